@@ -1,0 +1,124 @@
+// One round: the best continuations of all beams, split into finished hypotheses and beams that live on.
+#include "decoding/beam_search.h"
+
+#include <algorithm>
+#include <cmath>
+#include <stdexcept>
+#include <string>
+
+namespace gpt2fast {
+namespace {
+
+BeamSearchOptions checked(const BeamSearchOptions& options) {
+  const auto require = [](bool valid, const char* rule, auto value) {
+    if (!valid) throw std::invalid_argument(std::string(rule) + ", got " + std::to_string(value));
+  };
+  require(options.num_beams >= 1, "num_beams must be at least 1", options.num_beams);
+  require(options.num_return_sequences >= 1, "num_return_sequences must be at least 1", options.num_return_sequences);
+  require(options.num_return_sequences <= options.num_beams, "num_return_sequences must not exceed num_beams",
+          options.num_return_sequences);
+  require(std::isfinite(options.length_penalty), "length_penalty must be finite", options.length_penalty);
+  require(options.max_new_tokens >= 1, "max_new_tokens must be at least 1 in a beam search", options.max_new_tokens);
+  return options;
+}
+
+}  // namespace
+
+BeamSearch::BeamSearch(const BeamSearchOptions& options, std::span<const int32_t> eos_token_ids, int64_t vocab_size)
+    : options_(checked(options)),
+      eos_token_ids_(eos_token_ids.begin(), eos_token_ids.end()),
+      vocab_size_(vocab_size),
+      beams_(1),
+      candidates_(vocab_size) {}
+
+std::span<const BeamSearch::Extension> BeamSearch::advance(std::span<const float> log_probabilities) {
+  extensions_.clear();
+  if (done_) return extensions_;
+  find_continuations(log_probabilities);
+  if (continuations_.empty()) {  // everything is forbidden: the beams end as they are
+    for (const Beam& beam : beams_) finish(beam, nullptr, normalized(beam.score, length_), false);
+    done_ = true;
+    return extensions_;
+  }
+  ++length_;
+  const bool at_limit = length_ == options_.max_new_tokens;
+  // Only the best num_beams continuations may finish; the others are there to keep num_beams beams alive.
+  const auto best = std::min(continuations_.size(), static_cast<size_t>(options_.num_beams));
+  for (const Continuation& next : std::span(continuations_).first(best)) {
+    if (!next.ended && !at_limit) continue;
+    finish(beams_[static_cast<size_t>(next.parent)], &next.token, normalized(next.score, length_), next.ended);
+  }
+  if (!at_limit) extend();
+  done_ = extensions_.empty() || (full() && options_.early_stopping == EarlyStopping::kTrue) || !can_improve();
+  if (done_) extensions_.clear();
+  return extensions_;
+}
+
+void BeamSearch::find_continuations(std::span<const float> log_probabilities) {
+  const auto wanted = std::max<size_t>(2, 1 + eos_token_ids_.size()) * static_cast<size_t>(options_.num_beams);
+  continuations_.clear();
+  for (size_t beam = 0; beam < beams_.size(); ++beam) {
+    const auto row =
+        log_probabilities.subspan(beam * static_cast<size_t>(vocab_size_), static_cast<size_t>(vocab_size_));
+    candidates_.reset(row, 0);
+    candidates_.keep_top_k(static_cast<int64_t>(wanted));
+    for (int64_t i = 0; i < candidates_.count(); ++i) {
+      const int32_t token = candidates_.id(i);
+      const float score = row[static_cast<size_t>(token)] + beams_[beam].score;
+      if (!std::isfinite(score)) continue;
+      const bool ended = std::find(eos_token_ids_.begin(), eos_token_ids_.end(), token) != eos_token_ids_.end();
+      continuations_.push_back({score, static_cast<int32_t>(beam), token, ended});
+    }
+  }
+  const auto kept = std::min(wanted, continuations_.size());
+  std::partial_sort(continuations_.begin(), continuations_.begin() + static_cast<std::ptrdiff_t>(kept),
+                    continuations_.end(), [](const Continuation& a, const Continuation& b) {
+                      if (a.score != b.score) return a.score > b.score;
+                      return a.parent != b.parent ? a.parent < b.parent : a.token < b.token;
+                    });
+  continuations_.resize(kept);
+}
+
+// Adds beam's tokens and then `token`, if any, to the finished hypotheses, when they are among the best.
+void BeamSearch::finish(const Beam& beam, const int32_t* token, float score, bool ended) {
+  if (full() && finished_.back().score >= score) return;
+  if (full()) finished_.pop_back();
+  Hypothesis hypothesis{beam.tokens, score, ended};
+  if (token != nullptr) hypothesis.tokens.push_back(*token);
+  const auto place = std::find_if(finished_.begin(), finished_.end(),
+                                  [score](const Hypothesis& other) { return other.score < score; });
+  finished_.insert(place, std::move(hypothesis));
+}
+
+void BeamSearch::extend() {
+  for (const Continuation& next : continuations_) {
+    if (next.ended) continue;
+    if (extensions_.size() == static_cast<size_t>(options_.num_beams)) break;
+    const size_t index = extensions_.size();
+    if (next_beams_.size() <= index) next_beams_.emplace_back();
+    next_beams_[index].tokens = beams_[static_cast<size_t>(next.parent)].tokens;
+    next_beams_[index].tokens.push_back(next.token);
+    next_beams_[index].score = next.score;
+    extensions_.push_back({next.parent, next.token});
+  }
+  next_beams_.resize(extensions_.size());
+  std::swap(beams_, next_beams_);
+}
+
+bool BeamSearch::can_improve() const {
+  if (!full()) return true;
+  const bool longest = options_.early_stopping == EarlyStopping::kNever && options_.length_penalty > 0;
+  return normalized(beams_.front().score, longest ? options_.max_new_tokens : length_) > finished_.back().score;
+}
+
+std::vector<BeamSearch::Hypothesis> BeamSearch::results() const {
+  const auto count = std::min(finished_.size(), static_cast<size_t>(options_.num_return_sequences));
+  return {finished_.begin(), finished_.begin() + static_cast<std::ptrdiff_t>(count)};
+}
+
+float BeamSearch::normalized(float score, int64_t length) const {
+  if (length == 0) return score;
+  return score / static_cast<float>(std::pow(static_cast<double>(length), options_.length_penalty));
+}
+
+}  // namespace gpt2fast

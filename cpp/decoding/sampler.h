@@ -1,0 +1,55 @@
+// Chooses a sequence's next token from the model's logits: processors, then argmax or filters and a draw.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "decoding/candidates.h"
+#include "decoding/logits_processors.h"
+#include "gpt2fast/generation_options.h"
+
+namespace gpt2fast {
+
+// One per sequence. Everything is decided and allocated at construction; choosing allocates nothing.
+//
+// The token is a function of (logits, history, options) alone; the random draw is that of (seed, output position).
+// So drafted tokens need no acceptance rule of their own: a draft is right exactly when it is the token that choose()
+// returns for its position, and the output, sampled or greedy, is the one that decoding without drafts gives.
+class TokenChooser {
+ public:
+  // max_length: the most tokens that prompt and output have together.
+  TokenChooser(const SamplingOptions& options, std::span<const int32_t> eos_token_ids, int64_t vocab_size,
+               int64_t max_length);
+
+  static constexpr int32_t kNoToken = -1;
+  struct Choice {
+    int32_t token = kNoToken;
+    float logprob = 0;  // of the token, under the softmax of the raw logits; only when asked for
+  };
+
+  // logits [vocab_size], not modified. `allowed`: see LogitsProcessors::apply.
+  // The token is kNoToken when every token is forbidden. Throws std::runtime_error when the model produced NaN or
+  // infinity, or a penalty overflowed to it.
+  Choice choose(std::span<const float> logits, const TokenHistory& history, const uint32_t* allowed,
+                bool want_logprob);
+
+  // The distribution that choose() draws from: probabilities [vocab_size], zero for what is filtered out; without
+  // do_sample the softmax of the processed scores. All zero when every token is forbidden.
+  void distribution(std::span<const float> logits, const TokenHistory& history, const uint32_t* allowed,
+                    std::span<float> probabilities);
+
+ private:
+  // The processed scores: `logits` themselves where nothing changes them, else scores_.
+  std::span<const float> process(std::span<const float> logits, const TokenHistory& history, const uint32_t* allowed);
+  Extremum find_best(std::span<const float> scores, const TokenHistory& history) const;
+  // Filters `scores`, whose maximum is `best`, down to the weighted candidates of a draw.
+  void filter(std::span<const float> scores, float best);
+
+  SamplingOptions options_;
+  LogitsProcessors processors_;
+  std::unique_ptr<float[]> scores_;  // [vocab_size]
+  Candidates candidates_;
+};
+
+}  // namespace gpt2fast

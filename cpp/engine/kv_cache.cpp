@@ -1,0 +1,39 @@
+// The keys and values of all sequences.
+#include "engine/kv_cache.h"
+
+namespace gpt2fast {
+
+KvCache::KvCache(const CacheShape& shape, int64_t layers, int64_t slots) : shape_(shape), slots_(slots) {
+  layers_.reserve(static_cast<size_t>(layers));
+  for (int64_t i = 0; i < layers; ++i) layers_.emplace_back(static_cast<size_t>(shape.slot_bytes() * slots));
+}
+
+int64_t KvCache::bytes_per_position() const {
+  return 2 * shape_.heads * shape_.padded_head_dim() * shape_.element_bytes() * layers();
+}
+
+void* KvCache::slot_data(int64_t layer, int64_t slot) const {
+  return static_cast<char*>(this->layer(layer)) + slot * shape_.slot_bytes();
+}
+
+void KvCache::copy(int64_t from_slot, int64_t to_slot, int64_t length) {
+  for (int64_t i = 0; i < layers(); ++i) {
+    copy_slot(shape_, slot_data(i, from_slot), slot_data(i, to_slot), length);
+  }
+}
+
+void KvCache::read(int64_t layer, int64_t slot, int64_t first, int64_t length, float* keys, float* values) const {
+  read_slot(shape_, slot_data(layer, slot), first, length, keys, values);
+}
+
+void KvCache::write(int64_t layer, int64_t slot, int64_t first, int64_t length, const float* keys,
+                    const float* values) {
+  write_slot(shape_, keys, values, first, length, slot_data(layer, slot));
+}
+
+void KvCache::discard(int64_t slot) noexcept {
+  const auto bytes = static_cast<size_t>(shape_.slot_bytes());
+  for (ReservedMemory& memory : layers_) memory.discard(static_cast<size_t>(slot) * bytes, bytes);
+}
+
+}  // namespace gpt2fast

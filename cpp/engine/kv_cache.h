@@ -1,0 +1,41 @@
+// The keys and values of all sequences: one buffer per layer, one slot per sequence, written in place by the steps.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "engine/reserved_memory.h"
+#include "kernels/attention.h"
+
+namespace gpt2fast {
+
+class KvCache {
+ public:
+  KvCache(const CacheShape& shape, int64_t layers, int64_t slots);
+
+  const CacheShape& shape() const { return shape_; }
+  int64_t layers() const { return static_cast<int64_t>(layers_.size()); }
+  int64_t slots() const { return slots_; }
+  int64_t bytes_per_slot() const { return shape_.slot_bytes() * layers(); }
+  int64_t bytes_per_position() const;
+
+  // [slots, 2, heads, padded_positions, padded_head_dim]
+  void* layer(int64_t index) const { return layers_[static_cast<size_t>(index)].data(); }
+
+  // The first `length` positions of a slot, to another slot.
+  void copy(int64_t from_slot, int64_t to_slot, int64_t length);
+  // Plain float32 keys and values, [heads, length, head_dim] each, of one layer.
+  void read(int64_t layer, int64_t slot, int64_t first, int64_t length, float* keys, float* values) const;
+  void write(int64_t layer, int64_t slot, int64_t first, int64_t length, const float* keys, const float* values);
+  // Gives a slot's memory back to the system.
+  void discard(int64_t slot) noexcept;
+
+ private:
+  void* slot_data(int64_t layer, int64_t slot) const;
+
+  CacheShape shape_;
+  int64_t slots_;
+  std::vector<ReservedMemory> layers_;  // each [slots, slot_bytes]
+};
+
+}  // namespace gpt2fast

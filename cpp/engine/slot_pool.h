@@ -1,0 +1,77 @@
+// Who owns which slot of the KV cache, and what the idle ones still remember for prompts to come.
+#pragma once
+
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <mutex>
+#include <span>
+#include <vector>
+
+#include "engine/kv_cache.h"
+
+namespace gpt2fast {
+
+// A slot's owner alone reads and writes it. An idle slot keeps the keys and values of the tokens it last held (the
+// prefix cache); a new owner with a common prefix takes them over, or a copy of them.
+class SlotPool {
+ public:
+  SlotPool(KvCache& cache, int64_t prefix_cache_bytes);
+
+  struct Grant {
+    int64_t slot = -1;           // -1: none is free
+    int64_t cached_length = 0;   // leading tokens of the prompt whose keys and values the slot already holds
+  };
+
+  // A slot for `prompt` if one is free. At least one token of the prompt is always left to compute.
+  Grant try_acquire(std::span<const int32_t> prompt, bool use_prefix_cache);
+
+  // Waits for a slot while other callers are at work (those give slots back by themselves); throws BusyError when
+  // every slot is held by a paused caller, Interrupted when `interrupted` says so.
+  Grant acquire(std::span<const int32_t> prompt, bool use_prefix_cache, const std::function<bool()>& interrupted);
+
+  // So many slots at once, for a search that copies among them; waits like acquire().
+  std::vector<int64_t> acquire_many(int64_t count, const std::function<bool()>& interrupted);
+
+  // `tokens` are those whose keys and values the slot holds; they stay for later prompts as the budget allows.
+  void release(int64_t slot, std::span<const int32_t> tokens);
+
+  void clear_idle();
+
+  // Held by every call that runs steps, so that waiting callers know whether a slot can come free.
+  class Working {
+   public:
+    explicit Working(SlotPool& pool);
+    ~Working();
+    Working(const Working&) = delete;
+    Working& operator=(const Working&) = delete;
+
+   private:
+    SlotPool& pool_;
+  };
+
+ private:
+  struct Slot {
+    bool in_use = false;
+    uint64_t last_use = 0;
+    std::vector<int32_t> tokens;  // remembered while idle
+  };
+
+  Grant grant_locked(std::span<const int32_t> prompt, bool use_prefix_cache);
+  // Waits a little for another caller to give a slot back; throws as acquire() says.
+  void wait_for_release(std::unique_lock<std::mutex>& lock, const std::function<bool()>& interrupted);
+  void forget_locked(Slot& slot);
+  void keep_within_budget_locked();
+
+  KvCache& cache_;
+  const int64_t budget_tokens_;
+  std::mutex mutex_;
+  std::condition_variable released_;
+  std::vector<Slot> slots_;
+  int64_t remembered_tokens_ = 0;
+  uint64_t clock_ = 0;
+  int working_ = 0;  // callers that run steps
+  int waiting_ = 0;  // those among them that wait for a slot
+};
+
+}  // namespace gpt2fast

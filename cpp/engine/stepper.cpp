@@ -1,0 +1,73 @@
+// A loaded model and its step.
+#include "engine/stepper.h"
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "gpt2fast/errors.h"
+
+namespace gpt2fast {
+
+namespace {
+
+// Rows of logits that one step may ask for. Bounds the logits buffer (128 x 50,257 floats are 26 MB, committed only
+// when used) while leaving room for every live sequence.
+constexpr int64_t kMinLogitsRows = 128;
+
+CacheShape cache_shape(const EngineOptions& options) {
+  return {options.n_head, options.head_dim, options.n_positions, options.half_cache};
+}
+
+StepBuffers::Limits buffer_limits(const EngineOptions& options) {
+  return {.tokens = options.max_step_tokens,
+          .sequences = options.max_sequences,
+          .rows = std::max(kMinLogitsRows, options.max_sequences),
+          .width = options.n_head * options.head_dim,
+          .vocabulary = options.vocab_size};
+}
+
+const TensorInfo& find(const std::vector<TensorInfo>& tensors, const std::string& name) {
+  const auto found = std::ranges::find(tensors, name, &TensorInfo::name);
+  if (found == tensors.end()) throw ModelError("the model has no input or output named " + name);
+  return *found;
+}
+
+// Throws ModelError unless the graph's sizes are the configuration's.
+Session& checked(Session& session, const EngineOptions& options) {
+  const auto expect = [](const TensorInfo& tensor, size_t axis, int64_t size) {
+    if (tensor.shape.size() > axis && tensor.shape[axis] == size) return;
+    throw ModelError("dimension " + std::to_string(axis) + " of the model's " + tensor.name + " should be " +
+                     std::to_string(size) + " as the configuration says");
+  };
+  expect(find(session.outputs(), "logits"), 1, options.vocab_size);
+  expect(find(session.outputs(), "hidden"), 1, options.n_head * options.head_dim);
+  const CacheShape shape = cache_shape(options);
+  for (int64_t i = 0; i < options.n_layer; ++i) {
+    const TensorInfo& cache = find(session.inputs(), "kv_cache." + std::to_string(i));
+    if (cache.type != (shape.half ? ElementType::kFloat16 : ElementType::kFloat32)) {
+      throw ModelError("the model's " + cache.name + " has another type than its precision says");
+    }
+    expect(cache, 2, shape.heads);
+    expect(cache, 3, shape.padded_positions());
+    expect(cache, 4, shape.padded_head_dim());
+  }
+  return session;
+}
+
+}  // namespace
+
+Stepper::Stepper(const EngineOptions& options)
+    : context_{.poll = nullptr, .threads = options.threads, .workspace = {}},
+      operators_(context_),
+      cache_(cache_shape(options), options.n_layer, options.max_sequences),
+      session_(options.model_path, {.threads = options.threads}, operators_.domain()),
+      buffers_(checked(session_, options), cache_, buffer_limits(options)) {}
+
+void Stepper::step(std::span<const StepPart> parts, const InterruptCheck& stop) {
+  buffers_.fill(parts);
+  context_.poll = stop ? &stop : nullptr;
+  session_.run(buffers_.binding());
+}
+
+}  // namespace gpt2fast

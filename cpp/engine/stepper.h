@@ -1,0 +1,53 @@
+// A loaded model and its step: a ragged batch of tokens in, hidden states and wanted logits out.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "engine/fair_mutex.h"
+#include "engine/kv_cache.h"
+#include "engine/step_buffers.h"
+#include "gpt2fast/engine.h"
+#include "ops/registry.h"
+#include "ort/session.h"
+
+namespace gpt2fast {
+
+// One sequence's share of a step.
+struct StepPart {
+  int64_t slot = 0;
+  int64_t cached_length = 0;           // positions of the slot that are filled already
+  std::span<const int32_t> tokens;     // at least one
+  std::span<const int32_t> wanted;     // ascending indices into `tokens` whose logits are wanted; may be empty
+};
+
+class Stepper {
+ public:
+  explicit Stepper(const EngineOptions& options);
+
+  // Steps are made one at a time: hold this from step() until its results have been used.
+  FairMutex& mutex() { return mutex_; }
+  KvCache& cache() { return cache_; }
+  int64_t max_tokens() const { return buffers_.max_tokens(); }
+  int64_t max_logits_rows() const { return buffers_.max_rows(); }
+  int64_t width() const { return buffers_.width(); }
+
+  // Runs the graph. `stop` is asked once per layer; true abandons the step with Interrupted, and the slots then hold
+  // nothing new that counts. The parts must fit max_tokens(), max_logits_rows() and the cache.
+  void step(std::span<const StepPart> parts, const InterruptCheck& stop);
+
+  // Scores [vocab_size] of the row-th wanted token of the last step, counted over all parts.
+  std::span<float> logits(int64_t row) { return buffers_.logits(row); }
+  // Hidden state [n_embd] of the token-th token of the last step.
+  std::span<const float> hidden(int64_t token) const { return buffers_.hidden(token); }
+
+ private:
+  FairMutex mutex_;
+  StepContext context_;
+  OpRegistry operators_;
+  KvCache cache_;
+  Session session_;
+  StepBuffers buffers_;
+};
+
+}  // namespace gpt2fast

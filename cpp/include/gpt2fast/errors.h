@@ -1,0 +1,22 @@
+// The errors that the core throws, each mapped to one Python exception in src/module.cpp.
+#pragma once
+
+#include <stdexcept>
+
+namespace gpt2fast {
+
+// A bad argument: std::invalid_argument (ValueError). A library or file that is missing or unusable:
+struct LibraryError : std::runtime_error {  // ImportError
+  using std::runtime_error::runtime_error;
+};
+struct ModelError : std::runtime_error {  // gpt2fast.ModelError: a model directory that does not hold what it should
+  using std::runtime_error::runtime_error;
+};
+struct BusyError : std::runtime_error {  // gpt2fast.BusyError: every slot is held by a paused caller
+  using std::runtime_error::runtime_error;
+};
+struct Interrupted : std::exception {  // the poll function asked to stop; the binding re-raises what it holds
+  const char* what() const noexcept override { return "interrupted"; }
+};
+
+}  // namespace gpt2fast

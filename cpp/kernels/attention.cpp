@@ -1,0 +1,140 @@
+// Splits attention over sequences, heads and tiles of queries.
+#include "kernels/attention.h"
+
+#include <algorithm>
+
+#include "kernels/attention_kernel.h"
+
+namespace gpt2fast {
+namespace {
+
+// Less estimated work than this, in vector operations, is not worth handing to other threads.
+constexpr int64_t kTaskCost = 2000;
+constexpr int64_t kTasksPerThread = 4;
+
+AttentionKernel kernel_for(Isa isa, bool half) {
+  switch (isa) {
+#if defined(GPT2FAST_HAVE_AVX512)
+    case Isa::kAvx512Vnni:
+      return attention_kernel_avx512(half);
+#endif
+#if defined(GPT2FAST_HAVE_AVX2)
+    case Isa::kAvxVnni:
+    case Isa::kAvx2:
+      return attention_kernel_avx2(half);
+#endif
+    default:
+      return attention_kernel_portable(half);
+  }
+}
+
+int64_t longest_sequence(const AttentionArguments& arguments) {
+  int64_t longest = 0;
+  for (int64_t s = 0; s < arguments.sequences; ++s) {
+    longest = std::max<int64_t>(longest, arguments.sequence_starts[s + 1] - arguments.sequence_starts[s]);
+  }
+  return longest;
+}
+
+size_t scratch_floats(const AttentionArguments& arguments) {
+  const int64_t rows = std::min(longest_sequence(arguments), kAttentionTileRows);
+  return static_cast<size_t>((attention_scratch_floats(rows, arguments.shape.padded_head_dim()) + 15) / 16 * 16);
+}
+
+// The step's work as a list of units in a fixed order: sequences, then tiles of queries, then heads.
+// All heads of a tile cost the same, so a range of units is found without visiting each.
+class UnitList {
+ public:
+  explicit UnitList(const AttentionArguments& arguments) : arguments_(arguments) {
+    for_each_tile([this](int64_t, int64_t, int64_t, int64_t cost) { total_ += cost * arguments_.shape.heads; });
+  }
+
+  int64_t total_cost() const { return total_; }
+
+  // Calls visit(sequence, head, first_row, rows) for the units that begin in the given share of the total cost.
+  template <typename Visit>
+  void visit_share(int64_t share, int64_t shares, const Visit& visit) const {
+    const int64_t begin = total_ * share / shares;
+    const int64_t end = total_ * (share + 1) / shares;
+    int64_t before = 0;
+    for_each_tile([&](int64_t sequence, int64_t first_row, int64_t rows, int64_t cost) {
+      const int64_t heads = arguments_.shape.heads;
+      const int64_t first = std::clamp<int64_t>((begin - before + cost - 1) / cost, 0, heads);
+      const int64_t last = std::clamp<int64_t>((end - before + cost - 1) / cost, 0, heads);
+      for (int64_t head = first; head < last; ++head) visit(sequence, head, first_row, rows);
+      before += cost * heads;
+    });
+  }
+
+ private:
+  template <typename Visit>
+  void for_each_tile(const Visit& visit) const {
+    for (int64_t s = 0; s < arguments_.sequences; ++s) {
+      const int64_t tokens = arguments_.sequence_starts[s + 1] - arguments_.sequence_starts[s];
+      for (int64_t row = 0; row < tokens; row += kAttentionTileRows) {
+        const int64_t rows = std::min(tokens - row, kAttentionTileRows);
+        const int64_t positions = arguments_.cached_lengths[s] + row + rows;
+        visit(s, row, rows, (rows + 2) * (positions + kLanes) * arguments_.shape.padded_head_dim() / kLanes);
+      }
+    }
+  }
+
+  const AttentionArguments& arguments_;
+  int64_t total_ = 0;
+};
+
+AttentionTile make_tile(const AttentionArguments& arguments, int64_t sequence, int64_t head, int64_t first_row,
+                        int64_t rows, float* scratch) {
+  const CacheShape& shape = arguments.shape;
+  const int64_t width = shape.heads * shape.head_dim;
+  const int64_t token = arguments.sequence_starts[sequence] + first_row;
+  const int64_t head_bytes = shape.padded_positions() * shape.padded_head_dim() * shape.element_bytes();
+  char* slot = static_cast<char*>(arguments.cache) + arguments.slots[sequence] * shape.slot_bytes();
+
+  AttentionTile tile;
+  tile.rows = rows;
+  tile.first_position = arguments.cached_lengths[sequence] + first_row;
+  tile.head_dim = shape.head_dim;
+  tile.padded_head_dim = shape.padded_head_dim();
+  tile.scale = arguments.scale;
+  tile.queries = arguments.qkv + token * 3 * width + head * shape.head_dim;
+  tile.new_keys = tile.queries + width;
+  tile.new_values = tile.new_keys + width;
+  tile.qkv_stride = 3 * width;
+  tile.keys = slot + head * head_bytes;
+  tile.values = slot + (shape.heads + head) * head_bytes;
+  tile.y = arguments.y + token * width + head * shape.head_dim;
+  tile.y_stride = width;
+  tile.scratch = scratch;
+  return tile;
+}
+
+}  // namespace
+
+size_t attention_workspace_bytes(const AttentionArguments& arguments, int threads) {
+  return static_cast<size_t>(kTasksPerThread * threads) * scratch_floats(arguments) * sizeof(float);
+}
+
+void cached_attention(const AttentionArguments& arguments, const Parallel& parallel, void* workspace, Isa isa) {
+  const AttentionKernel kernel = kernel_for(isa, arguments.shape.half);
+  const UnitList units(arguments);
+  const int64_t tasks = std::clamp<int64_t>(units.total_cost() / kTaskCost, 1, kTasksPerThread * parallel.threads());
+  const size_t scratch = scratch_floats(arguments);
+  // A tile reads what earlier tiles of its sequence append; with one tile each, a unit appends what it alone reads.
+  const bool append_first = longest_sequence(arguments) > kAttentionTileRows;
+
+  const auto run_units = [&](bool append, bool attend) {
+    parallel.run(tasks, [&, append, attend](int64_t task) noexcept {
+      float* task_scratch = static_cast<float*>(workspace) + static_cast<size_t>(task) * scratch;
+      units.visit_share(task, tasks, [&](int64_t sequence, int64_t head, int64_t first_row, int64_t rows) {
+        const AttentionTile tile = make_tile(arguments, sequence, head, first_row, rows, task_scratch);
+        if (append) kernel.append(tile);
+        if (attend) kernel.attend(tile);
+      });
+    });
+  };
+  if (append_first) run_units(true, false);
+  run_units(!append_first, true);
+}
+
+}  // namespace gpt2fast

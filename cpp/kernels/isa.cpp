@@ -1,0 +1,115 @@
+// Which instruction sets this binary carries and this processor runs.
+#include "kernels/isa.h"
+
+#include <array>
+#include <cstdlib>
+#include <stdexcept>
+#include <string>
+
+#if defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#endif
+
+namespace gpt2fast {
+namespace {
+
+// From the plainest to the best.
+constexpr std::array kAllIsas = {Isa::kPortable, Isa::kNeonDot, Isa::kAvx2, Isa::kAvxVnni, Isa::kAvx512Vnni};
+
+#if defined(__x86_64__)
+bool runs_avx2() {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+}
+
+// CPUID leaf 7, subleaf 1, EAX bit 4: compilers' own name for it is younger than the instruction.
+bool has_avx_vnni() {
+  unsigned eax = 7, ebx = 0, ecx = 0, edx = 0;
+  __asm__("cpuid" : "+a"(eax), "=b"(ebx), "+c"(ecx), "=d"(edx));
+  if (eax < 1) return false;
+  eax = 7, ecx = 1;
+  __asm__("cpuid" : "+a"(eax), "=b"(ebx), "+c"(ecx), "=d"(edx));
+  return (eax >> 4 & 1) != 0;
+}
+
+bool runs_avx512_vnni() {
+  return runs_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+         __builtin_cpu_supports("avx512vnni");
+}
+#endif
+
+bool runs_neon_dot() {
+#if defined(__aarch64__) && defined(__linux__)
+  constexpr unsigned long kHardwareDotProduct = 1ul << 20;  // HWCAP_ASIMDDP
+  return (getauxval(AT_HWCAP) & kHardwareDotProduct) != 0;
+#elif defined(__aarch64__) && defined(__APPLE__)
+  return true;
+#else
+  return false;
+#endif
+}
+
+Isa best_isa() {
+  Isa best = Isa::kPortable;
+  for (Isa isa : kAllIsas) {
+    if (isa_is_available(isa)) best = isa;
+  }
+  return best;
+}
+
+Isa chosen_isa() {
+  const char* name = std::getenv("GPT2FAST_ISA");
+  if (name == nullptr || *name == '\0') return best_isa();
+  for (Isa isa : kAllIsas) {
+    if (isa_name(isa) != name) continue;
+    if (isa_is_available(isa)) return isa;
+    throw std::invalid_argument(std::string("GPT2FAST_ISA: this processor or build does not run ") + name +
+                                "; the best it runs is " + std::string(isa_name(best_isa())));
+  }
+  throw std::invalid_argument(std::string("GPT2FAST_ISA must be portable, neon_dot, avx2, avx_vnni or avx512_vnni, got ") +
+                              name);
+}
+
+}  // namespace
+
+Isa active_isa() {
+  static const Isa isa = chosen_isa();
+  return isa;
+}
+
+bool isa_is_available(Isa isa) {
+  switch (isa) {
+    case Isa::kPortable:
+      return true;
+    case Isa::kNeonDot:
+      return runs_neon_dot();
+#if defined(__x86_64__)
+    case Isa::kAvx2:
+      return runs_avx2();
+    case Isa::kAvxVnni:
+      return runs_avx2() && has_avx_vnni();
+    case Isa::kAvx512Vnni:
+      return runs_avx512_vnni();
+#endif
+    default:
+      return false;
+  }
+}
+
+std::string_view isa_name(Isa isa) {
+  switch (isa) {
+    case Isa::kPortable:
+      return "portable";
+    case Isa::kNeonDot:
+      return "neon_dot";
+    case Isa::kAvx2:
+      return "avx2";
+    case Isa::kAvxVnni:
+      return "avx_vnni";
+    case Isa::kAvx512Vnni:
+      return "avx512_vnni";
+  }
+  return "unknown";
+}
+
+}  // namespace gpt2fast

@@ -1,0 +1,58 @@
+// Register tiles over fp32 and bf16 weights: one chain of fused multiply-adds over in_features for each output.
+#pragma once
+
+#include "kernels/linear_kernel.h"
+
+namespace gpt2fast {
+
+template <typename Ops>
+struct Float32Weights {
+  static constexpr int64_t kBytes = 4;
+  static GPT2FAST_INLINE Vec<typename Ops::Tag> load(const uint8_t* p) {
+    return Vec<typename Ops::Tag>::load(reinterpret_cast<const float*>(p));
+  }
+};
+
+template <typename Ops>
+struct BFloat16Weights {
+  static constexpr int64_t kBytes = 2;
+  static GPT2FAST_INLINE Vec<typename Ops::Tag> load(const uint8_t* p) {
+    return Vec<typename Ops::Tag>::load_bf16(reinterpret_cast<const uint16_t*>(p));
+  }
+};
+
+template <typename Ops, typename Weights>
+struct FloatTile {
+  using V = Vec<typename Ops::Tag>;
+  static constexpr int kMaxRows = Ops::kFloatRows;
+  static constexpr int kMaxPanels = Ops::kFloatPanels;
+  static constexpr int kMaxSums = Ops::kFloatSums;
+
+  template <int rows, int panels>
+  static void run(const LinearTask& task, int64_t row, int64_t panel) {
+    const int64_t in_features = task.arguments.in_features;
+    const uint8_t* weight = task.arguments.weight + panel * task.panel_bytes;
+    const float* x = task.rows + row * in_features;
+    V sums[rows][panels];
+    GPT2FAST_UNROLL for (int r = 0; r < rows; ++r) {
+      GPT2FAST_UNROLL for (int p = 0; p < panels; ++p) sums[r][p] = V::zero();
+    }
+    for (int64_t k = 0; k < in_features; ++k) {
+      V w[panels];
+      GPT2FAST_UNROLL for (int p = 0; p < panels; ++p) {
+        w[p] = Weights::load(weight + p * task.panel_bytes + k * kLanes * Weights::kBytes);
+      }
+      GPT2FAST_UNROLL for (int r = 0; r < rows; ++r) {
+        const V value = V::set1(x[r * in_features + k]);
+        GPT2FAST_UNROLL for (int p = 0; p < panels; ++p) sums[r][p] = fma(value, w[p], sums[r][p]);
+      }
+    }
+    GPT2FAST_UNROLL for (int r = 0; r < rows; ++r) {
+      GPT2FAST_UNROLL for (int p = 0; p < panels; ++p) {
+        write_outputs<Ops>(task.arguments, row + r, panel + p, sums[r][p]);
+      }
+    }
+  }
+};
+
+}  // namespace gpt2fast

@@ -1,0 +1,159 @@
+// The parts of linear() that all weight formats share: preparing rows, cutting work into register tiles, writing outputs.
+//
+// Templates over Ops, one instruction set's vectors and dot products (see linear_portable.cpp for the plainest). Each
+// translation unit brings an Ops of its own, so that no two share an instantiation.
+#pragma once
+
+#include "kernels/layer_norm_kernel.h"
+#include "kernels/linear_variants.h"
+#include "kernels/math.h"
+#include "kernels/simd.h"
+
+// Unrolls a loop over a register tile completely, so that the tile's arrays become registers.
+#define GPT2FAST_UNROLL _Pragma("GCC unroll 32")
+
+namespace gpt2fast {
+
+inline constexpr int kBlockValues = 64;
+
+struct QuantizedBlock {
+  int8_t values[kBlockValues];
+  float scale;
+  int32_t sums[2];  // of the first and the last 32 values
+};
+
+// A block becomes NaN as a whole when it holds a NaN or an infinity, so that the row's outputs do.
+template <typename Ops>
+GPT2FAST_INLINE void quantize_block(const float* x, int64_t count, QuantizedBlock& block) {
+  using V = Vec<typename Ops::Tag>;
+  V parts[4];
+  V largest = V::zero();
+  V poison = V::zero();  // NaN as soon as an element is not finite
+  for (int i = 0; i < 4; ++i) {
+    parts[i] = count >= kBlockValues ? V::load(x + 16 * i) : V::load_partial(x + 16 * i, count - 16 * i);
+    largest = max(abs(parts[i]), largest);
+    poison = fma(parts[i], V::zero(), poison);
+  }
+  constexpr float kSmallest = 0x1p-110f;  // its reciprocal is still a float; smaller blocks count as zero
+  const float magnitude = reduce_max(largest);
+  const float not_finite = reduce_add(poison);
+  const bool quantizable = magnitude >= kSmallest && not_finite == 0.0f;
+  block.scale = quantizable ? magnitude / 127.0f : not_finite;
+  const V inverse = V::set1(quantizable ? 127.0f / magnitude : 0.0f);
+  for (int i = 0; i < 4; ++i) {
+    parts[i] = quantizable ? round_to_int(parts[i] * inverse) : V::zero();
+    Ops::store_int8(parts[i], block.values + 16 * i);
+  }
+  block.sums[0] = static_cast<int32_t>(reduce_add(parts[0] + parts[1]));
+  block.sums[1] = static_cast<int32_t>(reduce_add(parts[2] + parts[3]));
+}
+
+// Writes a block as row `row` of a tile of `height` rows; see QuantizedRows.
+template <typename Ops>
+GPT2FAST_INLINE void store_block(const QuantizedBlock& block, WeightFormat format, int64_t row, int64_t height,
+                                 uint8_t* tile_block) {
+  for (int64_t i = 0; i < kBlockValues / 4; ++i) memcpy(tile_block + 4 * (i * height + row), block.values + 4 * i, 4);
+  float* scales = reinterpret_cast<float*>(tile_block + kBlockValues * height);
+  int32_t* corrections = reinterpret_cast<int32_t*>(scales + height);
+  scales[row] = block.scale;
+  if (format == WeightFormat::kInt8) {
+    corrections[row] = -128 * (block.sums[0] + block.sums[1]);
+  } else {
+    corrections[row] = -block.sums[0] & 0xffff;
+    corrections[height + row] = -block.sums[1] & 0xffff;
+  }
+}
+
+template <typename Ops>
+void quantize_rows(const LinearTask& task, Range rows, float* scratch) {
+  const LinearArguments& a = task.arguments;
+  const QuantizedRows& quantized = task.quantized;
+  for (int64_t row = rows.begin; row < rows.end; ++row) {
+    const float* x = a.x + row * a.in_features;
+    if (a.gamma != nullptr) {
+      layer_norm_row<typename Ops::Tag>(x, a.in_features, a.gamma, a.beta, a.epsilon, scratch);
+      x = scratch;
+    }
+    const int64_t tile = task.tiles.tile_of(row);
+    const int64_t first_row = task.tiles.begin(tile);
+    const int64_t height = task.tiles.height(tile);
+    uint8_t* out = quantized.tile(first_row);
+    for (int64_t k = 0; k < a.in_features; k += kBlockValues, out += height * quantized.block_bytes) {
+      QuantizedBlock block;
+      quantize_block<Ops>(x + k, a.in_features - k, block);
+      store_block<Ops>(block, a.format, row - first_row, height, out);
+    }
+  }
+}
+
+template <typename Ops>
+void normalize_rows(const LinearTask& task, Range rows, float* y) {
+  const LinearArguments& a = task.arguments;
+  for (int64_t row = rows.begin; row < rows.end; ++row) {
+    const int64_t offset = row * a.in_features;
+    layer_norm_row<typename Ops::Tag>(a.x + offset, a.in_features, a.gamma, a.beta, a.epsilon, y + offset);
+  }
+}
+
+template <typename Tag>
+GPT2FAST_INLINE Vec<Tag> activate(Activation activation, Vec<Tag> x) {
+  switch (activation) {
+    case Activation::kNone:
+      return x;
+    case Activation::kGeluTanh:
+      return gelu_tanh<Tag>(x);
+    case Activation::kGeluErf:
+      return gelu_erf<Tag>(x);
+    case Activation::kRelu:
+      return relu<Tag>(x);
+  }
+  return x;
+}
+
+// From a row's sums for one panel to its outputs.
+template <typename Ops>
+GPT2FAST_INLINE void write_outputs(const LinearArguments& a, int64_t row, int64_t panel,
+                                   Vec<typename Ops::Tag> sums) {
+  using V = Vec<typename Ops::Tag>;
+  const int64_t column = panel * kLanes;
+  const int64_t count = a.out_features - column;
+  const bool whole = count >= kLanes;
+  const auto load = [whole, count](const float* p) {
+    return whole ? V::load(p) : V::load_partial(p, count);
+  };
+  if (a.bias != nullptr) sums = sums + load(a.bias + column);
+  sums = activate<typename Ops::Tag>(a.activation, sums);
+  const int64_t offset = row * a.out_features + column;
+  if (a.residual != nullptr) sums = sums + load(a.residual + offset);
+  if (whole) {
+    sums.store(a.y + offset);
+  } else {
+    sums.store_partial(a.y + offset, count);
+  }
+}
+
+// Tile::run<rows, panels>(task, row, panel) computes the outputs of that many rows and panels in registers. Tile has
+// kMaxRows, and kMaxSums: of rows * panels.
+template <typename Tile, int rows, int panels>
+void run_tile(const LinearTask& task, int64_t row, int64_t panel, int64_t height) {
+  if constexpr (rows > 1) {
+    if (height < rows) return run_tile<Tile, rows - 1, panels>(task, row, panel, height);
+  }
+  if constexpr (rows * panels <= Tile::kMaxSums) Tile::template run<rows, panels>(task, row, panel);
+}
+
+// As many panels at once as the tiles' height allows: few rows need several for independent sums.
+template <typename Tile, int panels_at_once = Tile::kMaxPanels>
+void multiply(const LinearTask& task, Range tiles, Range panels) {
+  int64_t panel = panels.begin;
+  if (task.tiles.max_height() * panels_at_once <= Tile::kMaxSums) {
+    for (; panel + panels_at_once <= panels.end; panel += panels_at_once) {
+      for (int64_t tile = tiles.begin; tile < tiles.end; ++tile) {
+        run_tile<Tile, Tile::kMaxRows, panels_at_once>(task, task.tiles.begin(tile), panel, task.tiles.height(tile));
+      }
+    }
+  }
+  if constexpr (panels_at_once > 1) multiply<Tile, panels_at_once / 2>(task, tiles, {panel, panels.end});
+}
+
+}  // namespace gpt2fast

@@ -1,0 +1,80 @@
+// exp, exp2 and the activations over any Vec. For one float use Vec<Scalar>: it gives the same bits.
+//
+// Polynomials are weighted minimax fits of the functions named beside them, rounded to float.
+#pragma once
+
+#include "kernels/simd.h"
+
+namespace gpt2fast {
+
+// e^x within 1.1 units in the last place. -inf gives 0, results above the largest float inf, NaN NaN.
+template <typename Tag>
+GPT2FAST_INLINE Vec<Tag> exp(Vec<Tag> x) {
+  using V = Vec<Tag>;
+  // Beyond these bounds the result is 0 or inf. Operands in this order let a NaN through.
+  x = min(V::set1(89.0f), max(V::set1(-104.0f), x));
+  const V n = round_to_int(x * V::set1(0x1.715476p+0f));  // log2(e)
+  V r = fma(n, V::set1(-0x1.62e430p-1f), x);              // ln(2) in two parts; |r| <= ln(2) / 2
+  r = fma(n, V::set1(0x1.05c610p-29f), r);
+  V p = V::set1(1.381459878757596e-3f);  // (e^r - 1 - r) / r^2
+  p = fma(p, r, V::set1(8.368716575205326e-3f));
+  p = fma(p, r, V::set1(4.166838899254799e-2f));
+  p = fma(p, r, V::set1(1.666652113199234e-1f));
+  p = fma(p, r, V::set1(4.999999403953552e-1f));
+  return scale_by_power_of_two(fma(r * r, p, r) + V::set1(1.0f), n);
+}
+
+// 2^x for x <= 0, within 1 unit in the last place. -inf gives 0, NaN NaN.
+template <typename Tag>
+GPT2FAST_INLINE Vec<Tag> exp2_nonpositive(Vec<Tag> x) {
+  using V = Vec<Tag>;
+  x = max(V::set1(-151.0f), x);  // 2^-151 rounds to 0
+  const V n = round_to_int(x);
+  const V r = x - n;
+  V p = V::set1(1.5353341586887836e-4f);  // (2^r - 1) / r
+  p = fma(p, r, V::set1(1.3398900628089905e-3f));
+  p = fma(p, r, V::set1(9.618437848985195e-3f));
+  p = fma(p, r, V::set1(5.5503323674201965e-2f));
+  p = fma(p, r, V::set1(2.4022647738456726e-1f));
+  p = fma(p, r, V::set1(6.931471824645996e-1f));
+  return scale_by_power_of_two(fma(p, r, V::set1(1.0f)), n);
+}
+
+// x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3))), GPT-2's GELU, as x / (1 + e^-2u): absolute error below 1e-6,
+// or below 1e-6 of |x| where that is larger. -inf and NaN give NaN.
+template <typename Tag>
+GPT2FAST_INLINE Vec<Tag> gelu_tanh(Vec<Tag> x) {
+  using V = Vec<Tag>;
+  constexpr float kLinear = -1.5957691216057308f;  // -2 sqrt(2 / pi)
+  constexpr float kCubic = -7.135481282958062e-2f;
+  const V minus_2u = x * fma(x * x, V::set1(kCubic), V::set1(kLinear));
+  return x / (V::set1(1.0f) + exp(minus_2u));
+}
+
+// x * Phi(x), the standard normal distribution function: error below 1e-6, or below 1e-6 of |x| where that is larger.
+// -inf and NaN give NaN.
+template <typename Tag>
+GPT2FAST_INLINE Vec<Tag> gelu_erf(Vec<Tag> x) {
+  using V = Vec<Tag>;
+  const V z = abs(x) * V::set1(0.7071067811865476f);
+  const V t = V::set1(1.0f) / fma(z, V::set1(0.4f), V::set1(1.0f));
+  V p = V::set1(4.1253041476011276e-2f);  // erfc(z) e^(z^2) / t
+  p = fma(p, t, V::set1(-1.4031924307346344e-1f));
+  p = fma(p, t, V::set1(8.3987295627594e-2f));
+  p = fma(p, t, V::set1(8.796432614326477e-2f));
+  p = fma(p, t, V::set1(7.975649833679199e-2f));
+  p = fma(p, t, V::set1(1.9339320063591003e-1f));
+  p = fma(p, t, V::set1(2.018875926733017e-1f));
+  p = fma(p, t, V::set1(2.264431118965149e-1f));
+  p = fma(p, t, V::set1(2.2563423216342926e-1f));
+  const V upper_tail = V::set1(0.5f) * p * t * exp(V::zero() - z * z);
+  return x * select_less(x, V::zero(), upper_tail, V::set1(1.0f) - upper_tail);
+}
+
+// max(x, 0); NaN gives NaN.
+template <typename Tag>
+GPT2FAST_INLINE Vec<Tag> relu(Vec<Tag> x) {
+  return max(Vec<Tag>::zero(), x);
+}
+
+}  // namespace gpt2fast

@@ -1,0 +1,36 @@
+// A few plain threads, for work that happens once and outside ONNX Runtime's pool: packing at conversion.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <thread>
+#include <vector>
+
+#include "kernels/parallel.h"
+
+namespace gpt2fast {
+
+// Starts its threads for each run: for tasks of milliseconds, not for the decode loop.
+class ThreadParallel final : public Parallel {
+ public:
+  explicit ThreadParallel(int threads) : threads_(threads) {}
+  int threads() const override { return threads_; }
+
+ protected:
+  void run_tasks(int64_t count, TaskFunction function, const void* data) const override {
+    std::atomic<int64_t> next = 0;
+    const auto work = [&]() noexcept {
+      for (int64_t i = next++; i < count; i = next++) function(data, i);
+    };
+    std::vector<std::thread> others;
+    const int64_t helpers = std::min<int64_t>(threads_, count) - 1;
+    for (int64_t i = 0; i < helpers; ++i) others.emplace_back(work);
+    work();
+    for (std::thread& thread : others) thread.join();
+  }
+
+ private:
+  int threads_;
+};
+
+}  // namespace gpt2fast

@@ -1,0 +1,74 @@
+// Vectorised passes over arrays as long as the vocabulary. Each gives the same bits in every instruction set.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/isa.h"
+
+namespace gpt2fast {
+
+// Floats that may be written beyond an output's last element: outputs of compact() need this much room.
+inline constexpr int64_t kVocabularyPadding = 16;
+// Elements summed into one of sum_blocks()' sums.
+inline constexpr int64_t kVocabularyBlock = 256;
+// Thresholds of one call of weigh_above().
+inline constexpr int kVocabularyThresholds = 7;
+
+struct Extremum {
+  float value;      // -infinity for an empty array or one of nothing else
+  int64_t index;    // of its first occurrence; 0 where the value is -infinity
+  bool is_regular;  // no element is NaN or +infinity; else value and index mean nothing
+};
+
+// Columns that are compacted together; an output that is null is left out.
+struct CompactArguments {
+  const float* keys = nullptr;  // [count]
+  int64_t count = 0;
+  float low = 0;  // element i stays when low <= keys[i] < high
+  float high = 0;
+  const int32_t* ids = nullptr;  // [count], or null: element i has the id i
+  int32_t* ids_out = nullptr;
+  const float* first = nullptr;  // [count]
+  float* first_out = nullptr;
+  const float* second = nullptr;  // [count]
+  float* second_out = nullptr;
+};
+
+struct VocabularyKernels {
+  Extremum (*find_max)(const float* x, int64_t count);
+
+  // Divides x into columns of at most column_length elements and writes each column's maximum; returns how many
+  // (at most ceil(count / (16 * column_length)) * 16).
+  int64_t (*column_maxima)(const float* x, int64_t count, int64_t column_length, float* maxima);
+
+  // weights[i] = exp((x[i] - max) / temperature)
+  void (*exp_weights)(const float* x, int64_t count, float max, float temperature, float* weights);
+
+  // The sum of exp(x[i] - max).
+  double (*exp_sum)(const float* x, int64_t count, float max);
+
+  // y[i] = x[i] - amount, the amount a double: rounded once.
+  void (*subtract)(const float* x, int64_t count, double amount, float* y);
+
+  // One sum per kVocabularyBlock elements; returns the sum of the sums.
+  double (*sum_blocks)(const float* x, int64_t count, float* sums);
+
+  // The elements with low <= key < high, in their order; returns how many. An output may be its own input.
+  int64_t (*compact)(const CompactArguments& arguments);
+
+  // totals[t] = the sum of weights[i] where keys[i] >= thresholds[t]
+  void (*weigh_above)(const float* keys, const float* weights, int64_t count, const float* thresholds, double* totals);
+
+  // The sum of weights[i] * (x[i] - max) / temperature over positive weights.
+  double (*weighted_log)(const float* x, const float* weights, int64_t count, float max, float temperature);
+
+  // keys[i] = -|(x[i] - max) / temperature - center|
+  void (*negative_distance)(const float* x, int64_t count, float max, float temperature, float center, float* keys);
+
+  // Sets scores[i] to -infinity where bit i % 32 of allowed[i / 32] is 0.
+  void (*forbid)(float* scores, int64_t count, const uint32_t* allowed);
+};
+
+const VocabularyKernels& vocabulary_kernels(Isa isa = active_isa());
+
+}  // namespace gpt2fast

@@ -1,0 +1,33 @@
+// CachedAttention(qkv, sequence_starts, slots, cached_lengths, kv_cache): cached_attention() as a graph
+// operator that writes into one of its inputs.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "kernels/attention.h"
+#include "ops/registry.h"
+
+namespace gpt2fast {
+
+class AttentionOp final : public Kernel {
+ public:
+  static std::vector<InputSpec> inputs();
+
+  AttentionOp(const NodeInfo& node, StepContext& context);
+  void compute(const NodeContext& node) override;
+
+ private:
+  AttentionArguments read_arguments(const NodeContext& node, int64_t& tokens);
+  void check_batch(const AttentionArguments& arguments, int64_t tokens, int64_t cache_slots);
+  void claim_slot(int32_t slot, int64_t cache_slots);
+
+  StepContext& context_;
+  CacheShape shape_;
+  float scale_;
+  // The run that used a slot last, by which two sequences in one slot are noticed without clearing anything.
+  std::vector<uint64_t> slot_runs_;
+  uint64_t run_ = 0;
+};
+
+}  // namespace gpt2fast

@@ -1,0 +1,64 @@
+// Linear as a graph operator: what the graph says is checked when the node is created, shapes at each run.
+#include "ops/linear_op.h"
+
+#include "gpt2fast/errors.h"
+#include "ops/node_attributes.h"
+
+namespace gpt2fast {
+
+namespace {
+
+enum Input : size_t { kX, kWeight, kBias, kGamma, kBeta, kResidual };
+
+const float* optional_vector(const NodeInfo& node, Input input, const char* name, int64_t size) {
+  if (!node.has_input(input)) return nullptr;
+  const TensorView tensor = node.constant(input, name, ElementType::kFloat32, alignof(float));
+  require_shape(tensor, name, {size});
+  return tensor.as<const float>();
+}
+
+}  // namespace
+
+std::vector<InputSpec> LinearOp::inputs() {
+  const InputSpec optional{ElementType::kFloat32, true};
+  return {{ElementType::kFloat32}, {ElementType::kUInt8}, optional, optional, optional, optional};
+}
+
+LinearOp::LinearOp(const NodeInfo& node, StepContext& context) : context_(context) {
+  arguments_.in_features = node.integer("in_features", 1, kMaxWidth);
+  arguments_.out_features = node.integer("out_features", 1, kMaxWidth);
+  arguments_.format = weight_format(node);
+  arguments_.activation = static_cast<Activation>(node.integer(
+      "activation", static_cast<int64_t>(Activation::kNone), static_cast<int64_t>(Activation::kRelu)));
+  arguments_.weight = packed_weight(node, kWeight, "weight", arguments_.format, arguments_.in_features,
+                                    arguments_.out_features);
+  arguments_.bias = optional_vector(node, kBias, "bias", arguments_.out_features);
+  arguments_.gamma = optional_vector(node, kGamma, "gamma", arguments_.in_features);
+  arguments_.beta = optional_vector(node, kBeta, "beta", arguments_.in_features);
+  if ((arguments_.gamma == nullptr) != (arguments_.beta == nullptr)) {
+    throw ModelError("gamma and beta must be given together");
+  }
+  if (arguments_.gamma != nullptr) arguments_.epsilon = layer_norm_epsilon(node);
+  has_residual_ = node.has_input(kResidual);
+}
+
+void LinearOp::compute(const NodeContext& node) {
+  LinearArguments arguments = arguments_;
+  const TensorView x = node.input(kX);
+  require_shape(x, "x", {-1, arguments.in_features});
+  arguments.rows = x.dimensions[0];
+  arguments.x = x.as<const float>();
+  const std::array<int64_t, 2> shape = {arguments.rows, arguments.out_features};
+  if (has_residual_) {
+    const TensorView residual = node.input(kResidual);
+    require_shape(residual, "residual", {shape[0], shape[1]});
+    arguments.residual = residual.as<const float>();
+  }
+  arguments.y = static_cast<float*>(node.output(0, shape));
+  if (arguments.rows == 0) return;
+  void* workspace = context_.workspace.reserve(
+      linear_workspace_bytes(arguments.format, arguments.rows, arguments.in_features));
+  linear(arguments, SessionParallel(node, context_.threads), workspace);
+}
+
+}  // namespace gpt2fast

@@ -1,0 +1,46 @@
+// The operators of domain "gpt2fast".
+#include "ops/registry.h"
+
+#include <new>
+
+#include "ops/attention_op.h"
+#include "ops/embed_op.h"
+#include "ops/layer_norm_op.h"
+#include "ops/linear_op.h"
+
+namespace gpt2fast {
+
+namespace {
+
+constexpr std::align_val_t kWorkspaceAlignment{64};
+
+template <typename Op>
+std::unique_ptr<CustomOp> make_op(const char* name, StepContext& context) {
+  return std::make_unique<CustomOp>(name, Op::inputs(),
+                                    [&context](const NodeInfo& node) -> std::unique_ptr<Kernel> {
+                                      return std::make_unique<Op>(node, context);
+                                    });
+}
+
+}  // namespace
+
+void* Workspace::reserve(size_t bytes) {
+  if (bytes > bytes_) {
+    memory_.reset();  // before the new one, so that both never count at once
+    bytes_ = 0;
+    memory_.reset(::operator new(bytes, kWorkspaceAlignment));
+    bytes_ = bytes;
+  }
+  return memory_.get();
+}
+
+void Workspace::Free::operator()(void* memory) const { ::operator delete(memory, kWorkspaceAlignment); }
+
+OpRegistry::OpRegistry(StepContext& context) : domain_("gpt2fast") {
+  domain_.add(make_op<EmbedOp>("Embed", context));
+  domain_.add(make_op<LinearOp>("Linear", context));
+  domain_.add(make_op<AttentionOp>("CachedAttention", context));
+  domain_.add(make_op<LayerNormOp>("LayerNorm", context));
+}
+
+}  // namespace gpt2fast

@@ -1,0 +1,46 @@
+// The operators of domain "gpt2fast", and what those of one session share.
+#pragma once
+
+#include <cstddef>
+#include <functional>
+#include <memory>
+
+#include "ort/custom_op.h"
+
+namespace gpt2fast {
+
+// Scratch memory that the operators of a session use one after another. It grows to the largest step seen,
+// then stays.
+class Workspace {
+ public:
+  // At least `bytes` bytes, 64-byte aligned, contents undefined; valid until the next call.
+  void* reserve(size_t bytes);
+
+ private:
+  struct Free {
+    void operator()(void* memory) const;
+  };
+  std::unique_ptr<void, Free> memory_;
+  size_t bytes_ = 0;
+};
+
+// Set by the engine before a step and read by the operators during it; a session runs one step at a time.
+struct StepContext {
+  const std::function<bool()>* poll =
+      nullptr;      // asked once per layer; true makes Session::run throw Interrupted
+  int threads = 1;  // of the session
+  Workspace workspace;
+};
+
+// `context` must outlive the registry, and the registry the sessions that use its domain.
+class OpRegistry {
+ public:
+  explicit OpRegistry(StepContext& context);
+
+  const CustomOpDomain& domain() const { return domain_; }
+
+ private:
+  CustomOpDomain domain_;
+};
+
+}  // namespace gpt2fast

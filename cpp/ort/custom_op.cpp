@@ -1,0 +1,249 @@
+// The callbacks between ONNX Runtime and our kernels.
+#include "ort/custom_op.h"
+
+#include <cmath>
+#include <exception>
+#include <utility>
+
+#include "gpt2fast/errors.h"
+
+namespace gpt2fast {
+
+namespace {
+
+using TensorHandle = Handle<abi::TensorInfo, &abi::Api::ReleaseTensorTypeAndShapeInfo>;
+
+// Exceptions travel through the library as messages; Interrupted is told from failures by this one.
+constexpr const char* kInterruptedMessage = "gpt2fast: interrupted by the caller";
+
+std::string show_shape(std::span<const int64_t> shape) {
+  std::string text = "[";
+  for (size_t i = 0; i < shape.size(); ++i) {
+    text += (i > 0 ? ", " : "") + (shape[i] < 0 ? std::string("any") : std::to_string(shape[i]));
+  }
+  return text + "]";
+}
+
+TensorView view(const abi::Api& api, const abi::Value* value) {
+  TensorView tensor;
+  abi::TensorInfo* created = nullptr;
+  check(api.GetTensorTypeAndShape(value, &created));
+  const TensorHandle info(created);
+  check(api.GetTensorElementType(created, &tensor.type));
+  check(api.GetDimensionsCount(created, &tensor.rank));
+  if (tensor.rank > TensorView::kMaxRank) {
+    throw ModelError("a tensor has " + std::to_string(tensor.rank) + " dimensions, more than any of ours");
+  }
+  check(api.GetDimensions(created, tensor.dimensions.data(), tensor.rank));
+  // The table has no entry for reading only; which inputs are written to is for the operators to know.
+  check(api.GetTensorMutableData(const_cast<abi::Value*>(value), &tensor.data));
+  return tensor;
+}
+
+// Reads text through a callback that fills a buffer, or tells the size needed when it gets none.
+template <typename Read>
+std::string read_text(const Read& read) {
+  size_t size = 0;
+  check(read(nullptr, &size));
+  std::string text(size, '\0');
+  check(read(text.data(), &size));
+  if (!text.empty()) text.pop_back();  // the size counts the terminating zero
+  return text;
+}
+
+// The exception being handled, as a status.
+abi::Status* to_status() noexcept {
+  const abi::Api& api = ort_api();
+  try {
+    throw;
+  } catch (const Interrupted&) {
+    return api.CreateStatus(abi::kFail, kInterruptedMessage);
+  } catch (const std::exception& error) {
+    return api.CreateStatus(abi::kInvalidArgument, error.what());
+  } catch (...) {
+    return api.CreateStatus(abi::kFail, "unknown exception");
+  }
+}
+
+// Says which node an error is about; errors of a run get that from the library.
+std::unique_ptr<Kernel> create_kernel(const CustomOp& op, const CustomOp::Factory& factory,
+                                      const abi::KernelInfo* info) {
+  try {
+    return factory(NodeInfo(info));
+  } catch (const std::exception& error) {
+    const std::string node =
+        read_text([&](char* out, size_t* size) { return ort_api().KernelInfo_GetNodeName(info, out, size); });
+    throw ModelError(op.name() + " '" + node + "': " + error.what());
+  }
+}
+
+}  // namespace
+
+void require_shape(const TensorView& tensor, const char* name, std::initializer_list<int64_t> shape) {
+  bool fits = tensor.rank == shape.size();
+  for (size_t i = 0; fits && i < tensor.rank; ++i) {
+    const int64_t wanted = shape.begin()[i];
+    fits = wanted < 0 || tensor.dimensions[i] == wanted;
+  }
+  if (!fits) {
+    throw ModelError(std::string(name) + " must have shape " + show_shape({shape.begin(), shape.size()}) +
+                     ", got " + show_shape(tensor.shape()));
+  }
+}
+
+int64_t NodeInfo::integer(const char* name, int64_t low, int64_t high) const {
+  int64_t value = 0;
+  check(ort_api().KernelInfoGetAttribute_int64(info_, name, &value));
+  if (value < low || value > high) {
+    throw ModelError(std::string(name) + " must be in [" + std::to_string(low) + ", " + std::to_string(high) +
+                     "], got " + std::to_string(value));
+  }
+  return value;
+}
+
+float NodeInfo::number(const char* name) const {
+  float value = 0;
+  check(ort_api().KernelInfoGetAttribute_float(info_, name, &value));
+  if (!std::isfinite(value))
+    throw ModelError(std::string(name) + " must be finite, got " + std::to_string(value));
+  return value;
+}
+
+bool NodeInfo::has_input(size_t index) const {
+  const abi::Api& api = ort_api();
+  size_t count = 0;
+  check(api.KernelInfo_GetInputCount(info_, &count));
+  if (index >= count) return false;
+  // An input that is left out in the middle has an empty name.
+  return !read_text([&](char* out, size_t* size) {
+            return api.KernelInfo_GetInputName(info_, index, out, size);
+          }).empty();
+}
+
+bool NodeInfo::is_constant(size_t index) const {
+  int constant = 0;
+  const abi::Value* value = nullptr;
+  check(ort_api().KernelInfoGetConstantInput_tensor(info_, index, &constant, &value));
+  return constant != 0 && value != nullptr;
+}
+
+TensorView NodeInfo::constant(size_t index, const char* name, ElementType type, size_t alignment) const {
+  if (!has_input(index) || !is_constant(index)) {
+    throw ModelError(std::string(name) + " must be a constant of the model");
+  }
+  const abi::Api& api = ort_api();
+  int constant = 0;
+  const abi::Value* value = nullptr;
+  check(api.KernelInfoGetConstantInput_tensor(info_, index, &constant, &value));
+  const TensorView tensor = view(api, value);
+  if (tensor.type != type) {
+    throw ModelError(std::string(name) + " must have element type " + std::to_string(type) + ", got " +
+                     std::to_string(tensor.type));
+  }
+  if (reinterpret_cast<uintptr_t>(tensor.data) % alignment != 0) {
+    throw ModelError(std::string(name) + " must start at a multiple of " + std::to_string(alignment) +
+                     " bytes in its file");
+  }
+  return tensor;
+}
+
+TensorView NodeContext::input(size_t index) const {
+  const abi::Api& api = ort_api();
+  const abi::Value* value = nullptr;
+  check(api.KernelContext_GetInput(context_, index, &value));
+  return value == nullptr ? TensorView{} : view(api, value);
+}
+
+void* NodeContext::output(size_t index, std::span<const int64_t> shape) const {
+  const abi::Api& api = ort_api();
+  abi::Value* value = nullptr;
+  check(api.KernelContext_GetOutput(context_, index, shape.data(), shape.size(), &value));
+  void* data = nullptr;
+  check(api.GetTensorMutableData(value, &data));
+  return data;
+}
+
+void SessionParallel::run_tasks(int64_t count, TaskFunction function, const void* data) const {
+  struct Call {
+    TaskFunction function;
+    const void* data;
+  } call{function, data};
+  const auto task = [](void* argument, size_t index) {
+    const Call& wanted = *static_cast<const Call*>(argument);
+    wanted.function(wanted.data, static_cast<int64_t>(index));
+  };
+  // One batch per task: a thread that is done takes the next task, rather than a share fixed beforehand.
+  const auto tasks = static_cast<size_t>(count);
+  check(ort_api().KernelContext_ParallelFor(context_, task, tasks, tasks, &call));
+}
+
+CustomOp::CustomOp(std::string name, std::vector<InputSpec> inputs, Factory factory)
+    : name_(std::move(name)), inputs_(std::move(inputs)), factory_(std::move(factory)) {
+  set_description_callbacks();
+  set_kernel_callbacks();
+}
+
+void CustomOp::set_description_callbacks() {
+  GetName = [](const abi::CustomOp* op) { return static_cast<const CustomOp*>(op)->name_.c_str(); };
+  GetExecutionProviderType = [](const abi::CustomOp*) { return "CPUExecutionProvider"; };
+  GetInputTypeCount = [](const abi::CustomOp* op) {
+    return static_cast<const CustomOp*>(op)->inputs_.size();
+  };
+  GetInputType = [](const abi::CustomOp* op, size_t index) {
+    return static_cast<const CustomOp*>(op)->inputs_[index].type;
+  };
+  GetInputCharacteristic = [](const abi::CustomOp* op, size_t index) {
+    return static_cast<const CustomOp*>(op)->inputs_[index].optional ? abi::kOptional : abi::kRequired;
+  };
+  GetInputMemoryType = [](const abi::CustomOp*, size_t) { return abi::kDefaultMemory; };
+  GetOutputTypeCount = [](const abi::CustomOp*) -> size_t { return 1; };
+  GetOutputType = [](const abi::CustomOp*, size_t) { return abi::kFloat32; };
+  GetOutputCharacteristic = [](const abi::CustomOp*, size_t) { return abi::kRequired; };
+  // The library asks for these whether or not anything is variadic.
+  GetVariadicInputMinArity = [](const abi::CustomOp*) { return 1; };
+  GetVariadicInputHomogeneity = [](const abi::CustomOp*) { return 1; };
+  GetVariadicOutputMinArity = [](const abi::CustomOp*) { return 1; };
+  GetVariadicOutputHomogeneity = [](const abi::CustomOp*) { return 1; };
+  GetStartVersion = [](const abi::CustomOp*) { return 1; };
+  GetEndVersion = [](const abi::CustomOp*) { return 1; };
+}
+
+void CustomOp::set_kernel_callbacks() {
+  CreateKernelV2 = [](const abi::CustomOp* base, const abi::Api*, const abi::KernelInfo* info,
+                      void** kernel) -> abi::Status* {
+    const auto* op = static_cast<const CustomOp*>(base);
+    try {
+      *kernel = create_kernel(*op, op->factory_, info).release();
+      return nullptr;
+    } catch (...) {
+      return to_status();
+    }
+  };
+  KernelComputeV2 = [](void* kernel, abi::KernelContext* context) -> abi::Status* {
+    try {
+      static_cast<Kernel*>(kernel)->compute(NodeContext(context));
+      return nullptr;
+    } catch (...) {
+      return to_status();
+    }
+  };
+  KernelDestroy = [](void* kernel) { delete static_cast<Kernel*>(kernel); };
+}
+
+CustomOpDomain::CustomOpDomain(const char* name) {
+  abi::CustomOpDomain* created = nullptr;
+  check(ort_api().CreateCustomOpDomain(name, &created));
+  domain_.reset(created);
+}
+
+void CustomOpDomain::add(std::unique_ptr<CustomOp> op) {
+  check(ort_api().CustomOpDomain_Add(domain_.get(), op.get()));
+  ops_.push_back(std::move(op));
+}
+
+void throw_run_error(const std::string& message) {
+  if (message.find(kInterruptedMessage) != std::string::npos) throw Interrupted{};
+  throw ModelError(message);
+}
+
+}  // namespace gpt2fast

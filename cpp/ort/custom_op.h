@@ -1,0 +1,137 @@
+// Custom operators without ONNX Runtime's names in them: a Kernel per node, created from the node's
+// attributes and constant inputs, and the domain that a session looks them up in. No exception crosses into
+// the library.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <functional>
+#include <initializer_list>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "kernels/parallel.h"
+#include "ort/value.h"
+
+namespace gpt2fast {
+
+// A tensor as an operator sees it. Ours have at most five dimensions.
+struct TensorView {
+  static constexpr size_t kMaxRank = 5;
+
+  void* data = nullptr;
+  ElementType type = ElementType::kUndefined;
+  size_t rank = 0;
+  std::array<int64_t, kMaxRank> dimensions{};
+
+  bool present() const { return type != ElementType::kUndefined; }
+  std::span<const int64_t> shape() const { return {dimensions.data(), rank}; }
+  template <typename T>
+  T* as() const {
+    return static_cast<T*>(data);
+  }
+};
+
+// Throws ModelError unless the tensor has this shape; -1 stands for any size.
+void require_shape(const TensorView& tensor, const char* name, std::initializer_list<int64_t> shape);
+
+// What a node may know while its kernel is created. Every error names the node's attribute or input.
+class NodeInfo {
+ public:
+  explicit NodeInfo(const abi::KernelInfo* info) : info_(info) {}
+
+  // Throws ModelError when the attribute is missing or outside [low, high].
+  int64_t integer(const char* name, int64_t low, int64_t high) const;
+  // Throws ModelError when the attribute is missing or not finite.
+  float number(const char* name) const;
+
+  bool has_input(size_t index) const;
+  bool is_constant(size_t index) const;
+  // A weight of the model, valid as long as the session. Throws ModelError unless it is a constant of this
+  // type whose first byte is at a multiple of `alignment`.
+  TensorView constant(size_t index, const char* name, ElementType type, size_t alignment) const;
+
+ private:
+  const abi::KernelInfo* info_;
+};
+
+// A node's inputs, outputs and threads during one run.
+class NodeContext {
+ public:
+  explicit NodeContext(abi::KernelContext* context) : context_(context) {}
+
+  // Throws ModelError when the tensor has more than kMaxRank dimensions. Not present(): the input was left
+  // out.
+  TensorView input(size_t index) const;
+  void* output(size_t index, std::span<const int64_t> shape) const;
+  const abi::KernelContext* get() const { return context_; }
+
+ private:
+  abi::KernelContext* context_;
+};
+
+// The session's own threads.
+class SessionParallel final : public Parallel {
+ public:
+  SessionParallel(const NodeContext& context, int threads) : context_(context.get()), threads_(threads) {}
+  int threads() const override { return threads_; }
+
+ protected:
+  void run_tasks(int64_t count, TaskFunction function, const void* data) const override;
+
+ private:
+  const abi::KernelContext* context_;
+  int threads_;
+};
+
+class Kernel {
+ public:
+  virtual ~Kernel() = default;
+  virtual void compute(const NodeContext& context) = 0;
+};
+
+struct InputSpec {
+  ElementType type = ElementType::kFloat32;  // kUndefined: any
+  bool optional = false;
+};
+
+// An operator type with one float32 output. Its address is known to the library: it stays where it is.
+class CustomOp : public abi::CustomOp {
+ public:
+  using Factory = std::function<std::unique_ptr<Kernel>(const NodeInfo& node)>;
+
+  CustomOp(std::string name, std::vector<InputSpec> inputs, Factory factory);
+
+  const std::string& name() const { return name_; }
+
+  CustomOp(const CustomOp&) = delete;
+  CustomOp& operator=(const CustomOp&) = delete;
+
+ private:
+  void set_description_callbacks();
+  void set_kernel_callbacks();
+
+  std::string name_;
+  std::vector<InputSpec> inputs_;
+  Factory factory_;
+};
+
+class CustomOpDomain {
+ public:
+  explicit CustomOpDomain(const char* name);
+
+  void add(std::unique_ptr<CustomOp> op);
+  abi::CustomOpDomain* get() const { return domain_.get(); }
+
+ private:
+  std::vector<std::unique_ptr<CustomOp>> ops_;
+  Handle<abi::CustomOpDomain, &abi::Api::ReleaseCustomOpDomain> domain_;
+};
+
+// Turns the message of a failed run back into what the operator threw: Interrupted, or ModelError with the
+// message.
+[[noreturn]] void throw_run_error(const std::string& message);
+
+}  // namespace gpt2fast

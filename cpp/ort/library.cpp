@@ -1,0 +1,96 @@
+// Loading ONNX Runtime's shared library.
+#include "ort/library.h"
+
+#include <atomic>
+#include <cstdlib>
+#include <mutex>
+
+#include "gpt2fast/errors.h"
+#include "ort/shared_library.h"
+
+namespace gpt2fast {
+
+namespace {
+
+// Never destroyed: at exit other threads may still be inside the library, and the system takes the memory
+// back anyway.
+std::atomic<const Library*> loaded_library{nullptr};
+std::mutex load_mutex;
+
+// Versions from 1.29 on report to their maker unless this variable is set before the library initialises. The
+// table's own switch needs an environment, whose creation has reported already.
+void forbid_telemetry() {
+#ifdef _WIN32
+  _putenv_s("ORT_DISABLE_TELEMETRY", "1");
+#else
+  setenv("ORT_DISABLE_TELEMETRY", "1", 1);
+#endif
+}
+
+}  // namespace
+
+const Library& Library::load(const std::string& path) {
+  const std::lock_guard lock(load_mutex);
+  const Library* library = loaded_library.load(std::memory_order_acquire);
+  if (library == nullptr) {
+    std::unique_ptr<Library> fresh(new Library(path));
+    fresh->create_env();
+    library = fresh.release();
+    loaded_library.store(library, std::memory_order_release);
+  } else if (library->path() != path) {
+    throw LibraryError("ONNX Runtime is loaded from '" + library->path() + "' already; '" + path +
+                       "' can only be loaded by another process");
+  }
+  return *library;
+}
+
+const Library& Library::instance() {
+  const Library* library = loaded_library.load(std::memory_order_acquire);
+  if (library == nullptr) throw LibraryError("ONNX Runtime has not been loaded");
+  return *library;
+}
+
+Library::Library(const std::string& path) : path_(path) {
+  forbid_telemetry();
+  SharedLibrary file(path);
+  using GetApiBase = const abi::ApiBase* (*)();
+  const auto get_api_base = reinterpret_cast<GetApiBase>(file.symbol("OrtGetApiBase"));
+  const abi::ApiBase* base = get_api_base == nullptr ? nullptr : get_api_base();
+  if (base == nullptr) {
+    throw LibraryError("'" + path + "' is not ONNX Runtime: it has no function OrtGetApiBase");
+  }
+  version_ = base->GetVersionString();
+  api_ = base->GetApi(abi::kApiVersion);
+  if (api_ == nullptr) {
+    throw LibraryError("'" + path + "' is ONNX Runtime " + version_ + ", which does not offer version " +
+                       std::to_string(abi::kApiVersion) + " of its interface");
+  }
+  file.keep();
+}
+
+void Library::create_env() {
+  // Failures come back as statuses whose message we raise; the library would print them as well, at any lower
+  // level.
+  abi::Env* env = nullptr;
+  abi::Status* status = api_->CreateEnv(abi::kLogFatal, "gpt2fast", &env);
+  if (status == nullptr) status = api_->DisableTelemetryEvents(env);
+  if (status != nullptr) {
+    const std::string message = api_->GetErrorMessage(status);
+    api_->ReleaseStatus(status);
+    throw LibraryError("ONNX Runtime from '" + path_ + "' does not start: " + message);
+  }
+  env_ = env;
+}
+
+std::string take_message(abi::Status* status) {
+  const abi::Api& api = ort_api();
+  std::string message = api.GetErrorMessage(status);
+  api.ReleaseStatus(status);
+  return message;
+}
+
+void check(abi::Status* status) {
+  if (status != nullptr) throw ModelError(take_message(status));
+}
+
+}  // namespace gpt2fast

@@ -1,0 +1,53 @@
+// ONNX Runtime's shared library: found at a path, loaded once per process, never unloaded.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "ort/abi.h"
+
+namespace gpt2fast {
+
+class Library {
+ public:
+  // Loads the library, or returns the one loaded before. Throws LibraryError when the file is missing, is no
+  // ONNX Runtime, is too old, or when another file has been loaded already.
+  static const Library& load(const std::string& path);
+  // Throws LibraryError when load() has not succeeded.
+  static const Library& instance();
+
+  const abi::Api& api() const { return *api_; }
+  const abi::Env* env() const { return env_; }
+  const std::string& version() const { return version_; }
+  const std::string& path() const { return path_; }
+
+  Library(const Library&) = delete;
+  Library& operator=(const Library&) = delete;
+
+ private:
+  explicit Library(const std::string& path);
+  void create_env();
+
+  const abi::Api* api_ = nullptr;
+  const abi::Env* env_ = nullptr;
+  std::string version_;
+  std::string path_;
+};
+
+inline const abi::Api& ort_api() { return Library::instance().api(); }
+
+// Throws ModelError with the library's own message when `status` is an error, which it releases.
+void check(abi::Status* status);
+
+// The message of an error status, which is released.
+std::string take_message(abi::Status* status);
+
+// Owns an object of the library: Handle<abi::Session, &abi::Api::ReleaseSession>.
+template <typename T, void (*abi::Api::*release)(T*)>
+struct Releaser {
+  void operator()(T* object) const { (ort_api().*release)(object); }
+};
+template <typename T, void (*abi::Api::*release)(T*)>
+using Handle = std::unique_ptr<T, Releaser<T, release>>;
+
+}  // namespace gpt2fast

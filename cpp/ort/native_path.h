@@ -1,0 +1,15 @@
+// UTF-8 paths in the form that the system's own calls take.
+#pragma once
+
+#include <filesystem>
+#include <string>
+
+#include "ort/abi.h"
+
+namespace gpt2fast {
+
+inline std::basic_string<abi::PathChar> native_path(const std::string& utf8) {
+  return std::filesystem::path(std::u8string(utf8.begin(), utf8.end())).native();
+}
+
+}  // namespace gpt2fast

@@ -1,0 +1,111 @@
+// Loading a model and running it.
+#include "ort/session.h"
+
+#include "gpt2fast/errors.h"
+#include "ort/native_path.h"
+
+namespace gpt2fast {
+
+namespace {
+
+using OptionsHandle = Handle<abi::SessionOptions, &abi::Api::ReleaseSessionOptions>;
+using TypeHandle = Handle<abi::TypeInfo, &abi::Api::ReleaseTypeInfo>;
+
+OptionsHandle make_options(const abi::Api& api, const SessionOptions& options,
+                           const CustomOpDomain& operators) {
+  abi::SessionOptions* created = nullptr;
+  check(api.CreateSessionOptions(&created));
+  OptionsHandle handle(created);
+  check(api.AddCustomOpDomain(created, operators.get()));
+  check(api.SetIntraOpNumThreads(created, options.threads));
+  check(api.SetInterOpNumThreads(created, 1));
+  // The graph is made of our own operators: there is nothing to optimise, only time to lose.
+  check(api.SetSessionGraphOptimizationLevel(created, abi::kOptimizeNothing));
+  // Patterns are kept per input shape, of which a ragged batch has no end.
+  check(api.DisableMemPattern(created));
+  // Threads wait for the next operator spinning, a wake-up being as long as an operator, but sleep between
+  // steps.
+  check(api.AddSessionConfigEntry(created, "session.intra_op.allow_spinning", "1"));
+  check(api.AddSessionConfigEntry(created, "session.force_spinning_stop", "1"));
+  return handle;
+}
+
+std::string take_string(const abi::Api& api, abi::Allocator* allocator, char* text) {
+  std::string copy = text;
+  check(api.AllocatorFree(allocator, text));
+  return copy;
+}
+
+void read_type(const abi::Api& api, const abi::TypeInfo* type, TensorInfo& info) {
+  const abi::TensorInfo* tensor = nullptr;  // owned by `type`
+  check(api.CastTypeInfoToTensorInfo(type, &tensor));
+  if (tensor == nullptr) return;
+  check(api.GetTensorElementType(tensor, &info.type));
+  size_t rank = 0;
+  check(api.GetDimensionsCount(tensor, &rank));
+  info.shape.resize(rank);
+  check(api.GetDimensions(tensor, info.shape.data(), rank));
+}
+
+// The inputs, or the outputs: whichever the three entries of the table speak of.
+template <typename Count, typename Name, typename Type>
+std::vector<TensorInfo> describe(const abi::Session* session, Count count, Name name, Type type) {
+  const abi::Api& api = ort_api();
+  abi::Allocator* allocator = nullptr;  // the library's own, not to be released
+  check(api.GetAllocatorWithDefaultOptions(&allocator));
+  size_t size = 0;
+  check((api.*count)(session, &size));
+  std::vector<TensorInfo> result(size);
+  for (size_t i = 0; i < size; ++i) {
+    char* text = nullptr;
+    check((api.*name)(session, i, allocator, &text));
+    result[i].name = take_string(api, allocator, text);
+    abi::TypeInfo* created = nullptr;
+    check((api.*type)(session, i, &created));
+    read_type(api, TypeHandle(created).get(), result[i]);
+  }
+  return result;
+}
+
+}  // namespace
+
+Session::Session(const std::string& model_path, const SessionOptions& options,
+                 const CustomOpDomain& operators) {
+  const abi::Api& api = ort_api();
+  const OptionsHandle handle = make_options(api, options, operators);
+  abi::Session* created = nullptr;
+  abi::Status* status =
+      api.CreateSession(Library::instance().env(), native_path(model_path).c_str(), handle.get(), &created);
+  if (status != nullptr) throw ModelError("'" + model_path + "' cannot be loaded: " + take_message(status));
+  session_.reset(created);
+
+  // A weight that callers may replace is not constant, and what our operators write to must not be a weight.
+  size_t replaceable = 0;
+  check(api.SessionGetOverridableInitializerCount(created, &replaceable));
+  if (replaceable != 0) throw ModelError("'" + model_path + "' declares weights as inputs");
+  inputs_ = describe(created, &abi::Api::SessionGetInputCount, &abi::Api::SessionGetInputName,
+                     &abi::Api::SessionGetInputTypeInfo);
+  outputs_ = describe(created, &abi::Api::SessionGetOutputCount, &abi::Api::SessionGetOutputName,
+                      &abi::Api::SessionGetOutputTypeInfo);
+}
+
+void Session::run(const Binding& binding) {
+  abi::Status* status = ort_api().RunWithBinding(session_.get(), nullptr, binding.binding_.get());
+  if (status != nullptr) throw_run_error(take_message(status));
+}
+
+Binding::Binding(Session& session) {
+  abi::IoBinding* created = nullptr;
+  check(ort_api().CreateIoBinding(session.session_.get(), &created));
+  binding_.reset(created);
+}
+
+void Binding::bind_input(const char* name, const Value& value) {
+  check(ort_api().BindInput(binding_.get(), name, value.get()));
+}
+
+void Binding::bind_output(const char* name, const Value& value) {
+  check(ort_api().BindOutput(binding_.get(), name, value.get()));
+}
+
+}  // namespace gpt2fast

@@ -1,0 +1,26 @@
+// A shared library of the system.
+#pragma once
+
+#include <string>
+
+namespace gpt2fast {
+
+class SharedLibrary {
+ public:
+  // `path` is UTF-8. Throws LibraryError with the system's reason.
+  explicit SharedLibrary(const std::string& path);
+  ~SharedLibrary();
+
+  // Null when there is none of that name.
+  void* symbol(const char* name) const;
+  // Leaves the library in the process for ever.
+  void keep() { handle_ = nullptr; }
+
+  SharedLibrary(const SharedLibrary&) = delete;
+  SharedLibrary& operator=(const SharedLibrary&) = delete;
+
+ private:
+  void* handle_;
+};
+
+}  // namespace gpt2fast

@@ -1,0 +1,42 @@
+// A tensor over memory that somebody else owns, and what a session says about its inputs and outputs.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "ort/library.h"
+
+namespace gpt2fast {
+
+using abi::ElementType;
+
+// Bytes of one element; throws std::invalid_argument for a type that we do not use.
+size_t element_bytes(ElementType type);
+
+// Elements of a tensor of this shape; throws ModelError for a negative dimension or a product beyond 2^62.
+int64_t element_count(std::span<const int64_t> shape);
+
+class Value {
+ public:
+  // `data` must outlive the value and be `bytes` long, exactly what `shape` and `type` need.
+  static Value tensor(void* data, size_t bytes, std::span<const int64_t> shape, ElementType type);
+
+  const abi::Value* get() const { return value_.get(); }
+
+ private:
+  explicit Value(abi::Value* value) : value_(value) {}
+
+  Handle<abi::Value, &abi::Api::ReleaseValue> value_;
+};
+
+// An input or output of a model.
+struct TensorInfo {
+  std::string name;
+  ElementType type = ElementType::kUndefined;  // kUndefined: not a tensor
+  std::vector<int64_t> shape;                  // -1: any size
+};
+
+}  // namespace gpt2fast

@@ -1,0 +1,128 @@
+"""Files that may come from strangers: regular, inside their folder, and read up to a limit."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from gpt2fast.errors import ModelError
+
+#: Limits on what is read whole into memory, in bytes.
+MAX_CONFIG_BYTES = 1 << 20
+MAX_INDEX_BYTES = 16 << 20
+MAX_TOKENIZER_BYTES = 64 << 20
+
+# Without these (Windows) a link or FIFO is still caught by the checks on the resolved path and the
+# descriptor.
+_OPEN_FLAGS = (
+    os.O_RDONLY
+    | getattr(os, "O_BINARY", 0)
+    | getattr(os, "O_CLOEXEC", 0)
+    | getattr(os, "O_NOFOLLOW", 0)
+    | getattr(os, "O_NONBLOCK", 0)
+)
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a name read from a file names something directly inside a folder."""
+    return 0 < len(name) <= 255 and name not in (".", "..") and not set(name) & set("/\\:\0")
+
+
+def find_inside(directory: Path, name: str) -> Path | None:
+    """The regular file ``name`` directly inside ``directory``, links resolved, or None if there is none.
+
+    A link may lead to another place inside the directory, or, as the Hugging Face hub's cache has it, from
+    ``models--X/snapshots/REVISION`` into ``models--X/blobs``; nowhere else.
+
+    Raises
+    ------
+    ModelError
+        The name is no plain file name, leads elsewhere, or stands for something that is no regular file.
+    """
+    if not is_plain_name(name):
+        raise ModelError(f"{directory}: {name!r} is not the name of a file inside this directory")
+    path = directory / name
+    if not os.path.lexists(path):
+        return None
+    home = Path(os.path.realpath(directory))
+    resolved = Path(os.path.realpath(path))
+    repository = home.parents[1] if len(home.parents) > 1 else home
+    is_snapshot = home.parent.name == "snapshots" and repository.name.startswith("models--")
+    if not resolved.is_relative_to(home) and not (is_snapshot and resolved.parent == repository / "blobs"):
+        raise ModelError(
+            f"{path}: a link that leads out of its directory, to {resolved}; put the file itself there"
+        )
+    if not resolved.is_file():
+        raise ModelError(f"{path}: not a regular file")
+    return resolved
+
+
+def file_inside(directory: Path, name: str) -> Path:
+    """:func:`find_inside` for a file that must be there; ModelError names it if it isn't."""
+    path = find_inside(directory, name)
+    if path is None:
+        raise ModelError(f"{directory}: there is no {name} in it")
+    return path
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a regular file for reading; ``path`` must have its links resolved.
+
+    Raises
+    ------
+    ModelError
+        It is a FIFO, device, directory or other special file.
+    """
+    descriptor = os.open(path, _OPEN_FLAGS)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ModelError(f"{path}: not a regular file")
+    return os.fdopen(descriptor, "rb")
+
+
+def read_bytes(path: Path, limit: int) -> bytes:
+    """The content of a file of at most ``limit`` bytes; ModelError if it is larger."""
+    with open_regular(path) as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise ModelError(f"{path}: larger than {limit} bytes, the most that is read of such a file")
+    return data
+
+
+def read_text(path: Path, limit: int) -> str:
+    """The content of a UTF-8 file of at most ``limit`` bytes; ModelError if it is larger or not UTF-8."""
+    try:
+        return read_bytes(path, limit).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ModelError(f"{path}: not UTF-8 text: {error}") from None
+
+
+def parse_json_object(text: str | bytes, where: str | Path) -> dict[str, Any]:
+    """A JSON object from text; ModelError if it is broken, nested too deep, or has a key twice."""
+    try:
+        decoded = text if isinstance(text, str) else text.decode("utf-8")
+        value = json.loads(decoded, object_pairs_hook=_unique_keys)
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{where}: not valid JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ModelError(f"{where}: must hold a JSON object, holds a {type(value).__name__}")
+    return value
+
+
+def read_json_object(path: Path, limit: int = MAX_CONFIG_BYTES) -> dict[str, Any]:
+    """:func:`parse_json_object` of a file of at most ``limit`` bytes."""
+    return parse_json_object(read_text(path, limit), path)
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise ValueError(f"the key {key!r} occurs twice")
+            seen.add(key)
+    return values

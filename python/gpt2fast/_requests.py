@@ -1,0 +1,142 @@
+"""Generation options of a call -> one request of the core for each text: numbers only, all checks done."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpt2fast._inputs import MAX_PROMPTS, check_token_ids
+from gpt2fast._native import core
+from gpt2fast.config import ModelConfig
+from gpt2fast.generation import GenerationOptions
+from gpt2fast.tokenizer import Tokenizer
+
+
+def build_requests(
+    prompts: Sequence[NDArray[np.int32]],
+    options: GenerationOptions,
+    config: ModelConfig,
+    tokenizer: Tokenizer | None,
+) -> list[core.Request]:
+    """One request for each text, the copies of a prompt one after another; raises before any work is done."""
+    copies = options.num_return_sequences or 1
+    if len(prompts) * copies > MAX_PROMPTS:
+        raise ValueError(
+            f"num_return_sequences ({copies}) for {len(prompts)} prompts asks for more than {MAX_PROMPTS} "
+            f"texts (MAX_PROMPTS)"
+        )
+    fitted = [_fit(prompt, options, config.n_positions) for prompt in prompts]
+    shared = _shared_fields(options, config, tokenizer)
+    requests = []
+    for prompt in fitted:
+        first_seed = secrets.randbits(64) if options.seed is None else options.seed
+        for copy in range(copies):
+            request = core.Request()
+            for name, value in shared.items():
+                setattr(request, name, value)
+            request.prompt = prompt
+            request.seed = (first_seed + copy) % 2**64
+            requests.append(request)
+    return requests
+
+
+def _fit(prompt: NDArray[np.int32], options: GenerationOptions, n_positions: int) -> NDArray[np.int32]:
+    """The prompt, or its newest part, so that the output fits the model's positions."""
+    tokens, wanted = len(prompt), options.max_new_tokens
+    room = n_positions - wanted
+    if tokens <= room or options.overflow == "slide":
+        return prompt
+    if options.overflow == "truncate" and room > 0:
+        return prompt[-room:]
+    if room <= 0:
+        advice = f"max_new_tokens must be below {n_positions}"
+    else:
+        advice = f"give max_new_tokens <= {n_positions - tokens}, or" if tokens < n_positions else "give"
+        advice += " overflow='truncate' to keep the newest prompt tokens"
+    raise ValueError(
+        f"prompt ({tokens} tokens) + max_new_tokens ({wanted}) = {tokens + wanted} exceeds the model's "
+        f"n_positions ({n_positions}); {advice}"
+    )
+
+
+def _shared_fields(
+    options: GenerationOptions, config: ModelConfig, tokenizer: Tokenizer | None
+) -> dict[str, Any]:
+    """The fields of ``Request`` that all texts of a call share."""
+    # GenerationOptions stores sequences as tuples, whatever it was given.
+    suppressed = cast("tuple[int, ...]", options.suppress_tokens)
+    stop_strings = cast("tuple[str, ...]", options.stop_strings)
+    if stop_strings and tokenizer is None:
+        raise ValueError("stop_strings needs a tokenizer, and the model has none")
+    check_token_ids(suppressed, "suppress_tokens", config)
+    if len(set(suppressed)) >= config.vocab_size:
+        raise ValueError("suppress_tokens holds the whole vocabulary; leave at least one token")
+    logit_bias = options.logit_bias or {}
+    check_token_ids(list(logit_bias), "logit_bias", config)
+    forced = _ids_of(options.forced_prefix, "forced_prefix", config, tokenizer)
+    if len(forced) > options.max_new_tokens:
+        raise ValueError(
+            f"forced_prefix has {len(forced)} tokens, more than max_new_tokens ({options.max_new_tokens})"
+        )
+    return {
+        "max_new_tokens": options.max_new_tokens,
+        "min_new_tokens": options.min_new_tokens,
+        "do_sample": options.sampling,
+        "temperature": options.temperature or 1.0,
+        "top_k": min(options.top_k or 0, config.vocab_size),
+        "top_p": 1.0 if options.top_p is None else options.top_p,
+        "min_p": options.min_p or 0.0,
+        "typical_p": 1.0 if options.typical_p is None else options.typical_p,
+        "repetition_penalty": options.repetition_penalty,
+        "presence_penalty": options.presence_penalty,
+        "frequency_penalty": options.frequency_penalty,
+        "no_repeat_ngram_size": options.no_repeat_ngram_size,
+        "suppress_tokens": list(suppressed),
+        "bad_words": _bad_words(options, config, tokenizer),
+        "logit_bias": list(logit_bias.items()),
+        "forced_prefix": forced,
+        "eos_token_ids": _eos_token_ids(options, config),
+        "stop_strings": [text.encode() for text in stop_strings],
+        "include_stop_string": options.include_stop_string,
+        "max_seconds": options.max_time or 0.0,
+        "logprobs": -1 if options.logprobs is None else min(options.logprobs, config.vocab_size),
+        "prompt_lookup_num_tokens": options.prompt_lookup_num_tokens,
+        "slide": options.overflow == "slide",
+        "use_prefix_cache": options.use_prefix_cache,
+    }
+
+
+def _eos_token_ids(options: GenerationOptions, config: ModelConfig) -> list[int]:
+    if options.eos_token_id is None:
+        return list(config.eos_token_ids)
+    ids = list(cast("tuple[int, ...]", options.eos_token_id))
+    check_token_ids(ids, "eos_token_id", config)
+    return ids
+
+
+def _bad_words(
+    options: GenerationOptions, config: ModelConfig, tokenizer: Tokenizer | None
+) -> list[list[int]]:
+    words: list[list[int]] = []
+    for i, word in enumerate(options.bad_words):
+        # Inside a text most words carry the space before them in their first token.
+        forms = (word, f" {word}") if isinstance(word, str) and not word[0].isspace() else (word,)
+        words.extend(_ids_of(form, f"bad_words[{i}]", config, tokenizer) for form in forms)
+    return words
+
+
+def _ids_of(
+    text: str | Sequence[int], name: str, config: ModelConfig, tokenizer: Tokenizer | None
+) -> list[int]:
+    if isinstance(text, str):
+        if not text:
+            return []
+        if tokenizer is None:
+            raise ValueError(f"{name} is text, but the model has no tokenizer; give token ids")
+        return tokenizer.encode(text)
+    check_token_ids(text, name, config)
+    return list(text)

@@ -1,0 +1,182 @@
+"""Checks of option values: each names the option in its errors and returns the value in plain form."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Real as RealNumber
+from operator import index
+from typing import Any, Protocol, SupportsIndex
+
+
+class Check(Protocol):
+    """Takes an option's name and value; returns the value in plain form or raises TypeError or ValueError."""
+
+    def __call__(self, name: str, value: Any) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Integer:
+    """An integer of any integer type, from ``low`` to ``high``."""
+
+    low: int
+    high: int
+
+    def __call__(self, name: str, value: Any) -> int:
+        try:
+            number = index(value)
+        except TypeError:
+            number = None
+        if number is None or _is_bool(value):
+            raise TypeError(f"{name} must be an integer, got {_shown(value)}")
+        if not self.low <= number <= self.high:
+            raise ValueError(f"{name} must be from {self.low} to {self.high}, got {number}")
+        return number
+
+
+@dataclass(frozen=True)
+class Real:
+    """A number from ``low`` (itself excluded if ``open_low``) to ``high``; ``zero`` allows 0 besides."""
+
+    low: float
+    high: float
+    open_low: bool = False
+    zero: bool = False
+
+    def __call__(self, name: str, value: Any) -> float:
+        if _is_bool(value) or not isinstance(value, RealNumber):
+            raise TypeError(f"{name} must be a number, got {_shown(value)}")
+        number = float(value)
+        above = number > self.low if self.open_low else number >= self.low
+        if not (above and number <= self.high) and not (self.zero and number == 0):
+            bracket = "(" if self.open_low else "["
+            also = "0 or " if self.zero else ""
+            raise ValueError(f"{name} must be {also}in {bracket}{self.low:g}, {self.high:g}], got {number:g}")
+        return number
+
+
+@dataclass(frozen=True)
+class Flag:
+    """True or false."""
+
+    def __call__(self, name: str, value: Any) -> bool:
+        if not _is_bool(value):
+            raise TypeError(f"{name} must be True or False, got {_shown(value)}")
+        return bool(value)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of a few words."""
+
+    words: tuple[str, ...]
+
+    def __call__(self, name: str, value: Any) -> str:
+        if value not in self.words:
+            raise ValueError(f"{name} must be one of {', '.join(map(repr, self.words))}, got {value!r}")
+        return str(value)
+
+
+@dataclass(frozen=True)
+class Strings:
+    """A string or several, none empty, at most ``limit``; becomes a tuple."""
+
+    limit: int
+
+    def __call__(self, name: str, value: Any) -> tuple[str, ...]:
+        values = (
+            (value,) if isinstance(value, str) else _sequence(name, value, "a string or a list of strings")
+        )
+        _check_count(name, values, self.limit)
+        for position, one in enumerate(values):
+            if not isinstance(one, str):
+                raise TypeError(f"{name}[{position}] must be a string, got {_shown(one)}")
+            if not one:
+                raise ValueError(f"{name}[{position}] must not be empty")
+        return tuple(values)
+
+
+@dataclass(frozen=True)
+class TokenIds:
+    """A token id or several; becomes a tuple. Only the model knows how many ids there are."""
+
+    limit: int
+
+    def __call__(self, name: str, value: Any) -> tuple[int, ...]:
+        single = isinstance(value, SupportsIndex) and not isinstance(value, Collection)
+        values = (value,) if single else _sequence(name, value, "a token id or a list of them")
+        _check_count(name, values, self.limit)
+        return tuple(_TOKEN_ID(f"{name}[{position}]", one) for position, one in enumerate(values))
+
+
+@dataclass(frozen=True)
+class Text:
+    """A string, or token ids; becomes a string or a tuple."""
+
+    limit: int
+
+    def __call__(self, name: str, value: Any) -> str | tuple[int, ...]:
+        if isinstance(value, str):
+            return value
+        return TokenIds(self.limit)(name, _sequence(name, value, "a string or a list of token ids"))
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Several strings or lists of token ids, none empty; becomes a tuple."""
+
+    limit: int
+
+    def __call__(self, name: str, value: Any) -> tuple[str | tuple[int, ...], ...]:
+        values = (
+            (value,)
+            if isinstance(value, str)
+            else _sequence(name, value, "a list of strings or of token ids")
+        )
+        _check_count(name, values, self.limit)
+        checked = tuple(Text(self.limit)(f"{name}[{position}]", one) for position, one in enumerate(values))
+        for position, one in enumerate(checked):
+            if not one:
+                raise ValueError(f"{name}[{position}] must not be empty")
+        return checked
+
+
+@dataclass(frozen=True)
+class TokenWeights:
+    """A mapping from token ids to finite numbers of at most ``largest`` in size; becomes a dict."""
+
+    largest: float
+    limit: int
+
+    def __call__(self, name: str, value: Any) -> dict[int, float]:
+        if not isinstance(value, Mapping):
+            raise TypeError(f"{name} must map token ids to numbers, got {_shown(value)}")
+        _check_count(name, value, self.limit)
+        weight = Real(-self.largest, self.largest)
+        return {
+            _TOKEN_ID(f"a key of {name}", token): weight(f"{name}[{token}]", bias)
+            for token, bias in value.items()
+        }
+
+
+_TOKEN_ID = Integer(0, 2**31 - 1)
+
+
+def _is_bool(value: Any) -> bool:
+    return isinstance(value, bool) or type(value).__name__ in ("bool", "bool_")
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return f"{text if len(text) <= 60 else text[:57] + '...'} ({type(value).__name__})"
+
+
+def _sequence(name: str, value: Any, wanted: str) -> Sequence[Any]:
+    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Collection):
+        raise TypeError(f"{name} must be {wanted}, got {_shown(value)}")
+    return list(value)
+
+
+def _check_count(name: str, values: Sequence[Any] | Mapping[Any, Any], limit: int) -> None:
+    if len(values) > limit:
+        raise ValueError(f"{name} must have at most {limit} entries, got {len(values)}")

@@ -1,0 +1,91 @@
+"""Turns the tokenizer inside a GGUF file into the text of a ``tokenizer.json``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from gpt2fast.checkpoints.base import TokenizerFiles
+from gpt2fast.errors import ModelError
+
+#: Token types of GGUF that stand for text as a whole: control (special) and user-defined.
+_CONTROL, _USER_DEFINED = 3, 4
+#: Pads a vocabulary to the table's size.
+_UNUSED = 5
+#: Ways of cutting a text into words that are GPT-2's.
+_GPT2_CUTS = (None, "gpt-2", "gpt2")
+
+
+def tokenizer_files(metadata: dict[str, Any], path: Path) -> TokenizerFiles:
+    """The tokenizer of the metadata; none if there is none or it isn't GPT-2's kind.
+
+    Raises
+    ------
+    ModelError
+        Its parts contradict each other.
+    """
+    tokens = metadata.get("tokenizer.ggml.tokens")
+    merges = metadata.get("tokenizer.ggml.merges")
+    if metadata.get("tokenizer.ggml.model") != "gpt2" or metadata.get("tokenizer.ggml.pre") not in _GPT2_CUTS:
+        return TokenizerFiles()
+    if not _is_strings(tokens) or not _is_strings(merges):
+        raise ModelError(f"{path}: tokenizer.ggml.tokens and tokenizer.ggml.merges must be lists of strings")
+    types = metadata.get("tokenizer.ggml.token_type", [1] * len(tokens))
+    if not isinstance(types, list) or len(types) != len(tokens):
+        raise ModelError(f"{path}: tokenizer.ggml.token_type must be a list as long as tokenizer.ggml.tokens")
+    vocabulary = {token: i for i, token in enumerate(tokens) if types[i] != _UNUSED}
+    if len(vocabulary) != sum(kind != _UNUSED for kind in types):
+        raise ModelError(f"{path}: a token occurs twice in tokenizer.ggml.tokens")
+    pairs = [merge.split(" ") for merge in merges]
+    for pair in pairs:
+        if (
+            len(pair) != 2
+            or pair[0] not in vocabulary
+            or pair[1] not in vocabulary
+            or "".join(pair) not in vocabulary
+        ):
+            raise ModelError(f"{path}: the merge {' '.join(pair)[:80]!r} does not join two tokens to a third")
+    added = [
+        _added_token(i, tokens[i], special=types[i] == _CONTROL)
+        for i in range(len(tokens))
+        if types[i] in (_CONTROL, _USER_DEFINED)
+    ]
+    return TokenizerFiles(tokenizer_json=_byte_level_bpe(vocabulary, pairs, added))
+
+
+def _is_strings(value: object) -> TypeGuard[list[str]]:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def _added_token(token_id: int, content: str, *, special: bool) -> dict[str, Any]:
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    return {"id": token_id, "content": content, **flags, "special": special}
+
+
+def _byte_level_bpe(vocabulary: dict[str, int], merges: list[list[str]], added: list[dict[str, Any]]) -> str:
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    return json.dumps(
+        {
+            "version": "1.0",
+            "truncation": None,
+            "padding": None,
+            "added_tokens": added,
+            "normalizer": None,
+            "pre_tokenizer": byte_level,
+            "post_processor": None,
+            "decoder": byte_level,
+            "model": {
+                "type": "BPE",
+                "dropout": None,
+                "unk_token": None,
+                "continuing_subword_prefix": None,
+                "end_of_word_suffix": None,
+                "fuse_unk": False,
+                "byte_fallback": False,
+                "vocab": vocabulary,
+                "merges": merges,
+            },
+        },
+        ensure_ascii=False,
+    )

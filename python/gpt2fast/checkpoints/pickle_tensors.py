@@ -1,0 +1,260 @@
+"""A pickle machine that knows tensors only: it builds containers, describes tensors, and calls nothing.
+
+Python's :mod:`pickletools` parses the opcodes. The calls that stand for tensors are PyTorch's
+``torch._utils._rebuild_tensor_v2`` and ``_rebuild_parameter``.
+"""
+
+from __future__ import annotations
+
+import pickletools
+from dataclasses import dataclass
+from typing import IO, Any, cast
+
+from gpt2fast.checkpoints.mapped_file import STORED_DTYPES, BoundedReader
+from gpt2fast.errors import ModelError
+
+#: The largest GPT-2 (580 tensors) takes some 30,000 opcodes.
+_MAX_OPCODES = 200_000
+_MAX_RANK = 8
+_STORAGE_DTYPES = {
+    ("torch", "DoubleStorage"): "F64",
+    ("torch", "FloatStorage"): "F32",
+    ("torch", "HalfStorage"): "F16",
+    ("torch", "BFloat16Storage"): "BF16",
+    ("torch", "LongStorage"): "I64",
+    ("torch", "IntStorage"): "I32",
+    ("torch", "ShortStorage"): "I16",
+    ("torch", "CharStorage"): "I8",
+    ("torch", "ByteStorage"): "U8",
+    ("torch", "BoolStorage"): "BOOL",
+}
+_ORDERED_DICT = ("collections", "OrderedDict")
+_REBUILD_TENSOR = ("torch._utils", "_rebuild_tensor_v2")
+_REBUILD_PARAMETER = ("torch._utils", "_rebuild_parameter")
+_ADMITTED = {*_STORAGE_DTYPES, _ORDERED_DICT, _REBUILD_TENSOR, _REBUILD_PARAMETER}
+
+
+@dataclass(frozen=True)
+class Storage:
+    """A run of ``count`` numbers somewhere in the file."""
+
+    key: str
+    dtype_name: str
+    count: int
+
+    @property
+    def nbytes(self) -> int:
+        """Its size in bytes."""
+        return self.count * STORED_DTYPES[self.dtype_name].itemsize
+
+
+@dataclass(frozen=True)
+class TensorView:
+    """A strided view of a storage that is known to stay inside it."""
+
+    storage: Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Symbol:
+    """A name of a class or function; it is compared, never looked up."""
+
+    name: tuple[str, str]
+
+
+class _Mark:
+    """The stack's mark."""
+
+
+def read_pickle(reader: BoundedReader, storages: dict[str, Storage], where: str) -> Any:
+    """Run one pickle from the reader's position to its STOP.
+
+    Parameters
+    ----------
+    reader : BoundedReader
+        Left behind the pickle.
+    storages : dict
+        Filled with the storages that the pickle refers to.
+    where : str
+        The file, for errors.
+
+    Raises
+    ------
+    ModelError
+        The pickle is corrupt, or holds anything but containers, plain values and tensors.
+    """
+    machine = _Machine(storages, where)
+    count = 0
+    try:
+        for opcode, argument, _ in pickletools.genops(cast("IO[bytes]", reader)):
+            count += 1
+            if count > _MAX_OPCODES:
+                raise ModelError(f"{where}: the pickle is longer than {_MAX_OPCODES} opcodes")
+            machine.run(opcode.name, argument)
+        return machine.result()
+    except ModelError:
+        raise
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
+        raise ModelError(f"{where}: the pickle is corrupt: {error}") from error
+
+
+class _Machine:
+    """The stack and memo of a pickle being run."""
+
+    def __init__(self, storages: dict[str, Storage], where: str) -> None:
+        self._storages = storages
+        self._where = where
+        self._stack: list[Any] = []
+        self._memo: dict[int, Any] = {}
+
+    def result(self) -> Any:
+        """What the pickle made."""
+        (value,) = self._stack
+        return value
+
+    def run(self, name: str, argument: Any) -> None:
+        """Run one opcode."""
+        if name in _PUSHES_ARGUMENT:
+            self._stack.append(argument)
+        elif name in _PUSHES_CONSTANT:
+            self._stack.append(_PUSHES_CONSTANT[name]())
+        elif name in _MEMO_WRITES:
+            self._memo[len(self._memo) if name == "MEMOIZE" else argument] = self._stack[-1]
+        elif name in _MEMO_READS:
+            self._stack.append(self._memo[argument])
+        elif name in _ACTIONS:
+            _ACTIONS[name](self, argument)
+        elif name not in ("PROTO", "FRAME", "STOP"):
+            raise ModelError(
+                f"{self._where}: the pickle's operation {name} is not needed for tensors; refused"
+            )
+
+    def _pop_to_mark(self) -> list[Any]:
+        for index in range(len(self._stack) - 1, -1, -1):
+            if self._stack[index] is _Mark:
+                items = self._stack[index + 1 :]
+                del self._stack[index:]
+                return items
+        raise ValueError("a mark is missing")
+
+    def _tuple(self, length: int) -> None:
+        self._stack.append(tuple([self._stack.pop() for _ in range(length)][::-1]))
+
+    def _set_items(self, items: list[Any]) -> None:
+        target = self._stack[-1]
+        if type(target) is not dict:
+            raise ValueError("an item is set in something that is no dictionary")
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            if not isinstance(key, (str, int)):
+                raise ValueError("a key is neither text nor a number")
+            target[key] = value
+
+    def _append(self, items: list[Any]) -> None:
+        target = self._stack[-1]
+        if type(target) is not list:
+            raise ValueError("an item is appended to something that is no list")
+        target.extend(items)
+
+    def _symbol(self, module: Any, name: Any) -> None:
+        if (module, name) not in _ADMITTED:
+            raise ModelError(
+                f"{self._where}: the pickle refers to {str(module)[:80]}.{str(name)[:80]}, which is no part "
+                f"of a tensor; nothing of it was run"
+            )
+        self._stack.append(_Symbol((module, name)))
+
+    def _stack_symbol(self) -> None:
+        name = self._stack.pop()
+        self._symbol(self._stack.pop(), name)
+
+    def _reduce(self) -> None:
+        arguments = self._stack.pop()
+        function = self._stack.pop()
+        if not isinstance(function, _Symbol) or type(arguments) is not tuple:
+            raise ValueError("a call of something that is no function")
+        if function.name == _ORDERED_DICT and not arguments:
+            self._stack.append({})
+        elif function.name == _REBUILD_TENSOR:
+            self._stack.append(_tensor_view(*arguments[:4]))
+        elif function.name == _REBUILD_PARAMETER and isinstance(arguments[0], TensorView):
+            self._stack.append(arguments[0])
+        else:
+            raise ValueError(f"the call of {'.'.join(function.name)} has unknown arguments")
+
+    def _build(self) -> None:
+        # The attributes of a state dictionary are its `_metadata` of module versions: nothing to keep.
+        self._stack.pop()
+        if type(self._stack[-1]) is not dict:
+            raise ValueError("attributes are set on something that is no dictionary")
+
+    def _persistent(self) -> None:
+        kind, symbol, key, _location, count, *view = self._stack.pop()
+        if kind != "storage" or not isinstance(symbol, _Symbol) or symbol.name not in _STORAGE_DTYPES:
+            raise ValueError("a persistent id is no storage")
+        if not isinstance(key, str) or type(count) is not int or count < 0 or any(view):
+            raise ValueError("a storage is described wrongly")
+        storage = Storage(key, _STORAGE_DTYPES[symbol.name], count)
+        if self._storages.setdefault(key, storage) != storage:
+            raise ValueError(f"the storage {key!r} is described in two ways")
+        self._stack.append(storage)
+
+
+def _tensor_view(storage: Any, offset: Any, shape: Any, strides: Any) -> TensorView:
+    if not isinstance(storage, Storage) or type(shape) is not tuple or type(strides) is not tuple:
+        raise ValueError("a tensor is described wrongly")
+    if len(shape) != len(strides) or len(shape) > _MAX_RANK:
+        raise ValueError(f"a tensor has {len(shape)} axes and {len(strides)} strides")
+    if not all(type(value) is int and value >= 0 for value in (offset, *shape, *strides)):
+        raise ValueError("a tensor's offset, shape or stride is no natural number")
+    empty = 0 in shape
+    last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
+    if empty or last >= storage.count:
+        raise ValueError(
+            f"a tensor of shape {list(shape)}, strides {list(strides)} and offset {offset} is empty "
+            f"or reaches past its storage of {storage.count} numbers"
+        )
+    elements = 1
+    for size in shape:
+        elements *= size
+    if elements > storage.count:
+        raise ValueError(f"a tensor of shape {list(shape)} repeats numbers of its storage of {storage.count}")
+    return TensorView(storage, offset, shape, strides)
+
+
+_PUSHES_ARGUMENT = frozenset(
+    (
+        *("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"),
+        *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
+        # Strings of a pickle written by Python 2.
+        *("SHORT_BINSTRING", "BINSTRING"),
+    )
+)
+_PUSHES_CONSTANT: dict[str, Any] = {
+    "NONE": lambda: None,
+    "NEWTRUE": lambda: True,
+    "NEWFALSE": lambda: False,
+    "EMPTY_DICT": dict,
+    "EMPTY_LIST": list,
+    "EMPTY_TUPLE": tuple,
+    "MARK": lambda: _Mark,
+}
+_MEMO_WRITES = frozenset(("BINPUT", "LONG_BINPUT", "MEMOIZE"))
+_MEMO_READS = frozenset(("BINGET", "LONG_BINGET"))
+_ACTIONS: dict[str, Any] = {
+    "TUPLE": lambda machine, _: machine._stack.append(tuple(machine._pop_to_mark())),
+    "TUPLE1": lambda machine, _: machine._tuple(1),
+    "TUPLE2": lambda machine, _: machine._tuple(2),
+    "TUPLE3": lambda machine, _: machine._tuple(3),
+    "SETITEM": lambda machine, _: machine._set_items([machine._stack.pop(-2), machine._stack.pop()]),
+    "SETITEMS": lambda machine, _: machine._set_items(machine._pop_to_mark()),
+    "APPEND": lambda machine, _: machine._append([machine._stack.pop()]),
+    "APPENDS": lambda machine, _: machine._append(machine._pop_to_mark()),
+    "GLOBAL": lambda machine, argument: machine._symbol(*argument.split(" ", 1)),
+    "STACK_GLOBAL": lambda machine, _: machine._stack_symbol(),
+    "REDUCE": lambda machine, _: machine._reduce(),
+    "BUILD": lambda machine, _: machine._build(),
+    "BINPERSID": lambda machine, _: machine._persistent(),
+}

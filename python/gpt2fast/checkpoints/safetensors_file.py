@@ -1,0 +1,159 @@
+"""Reads safetensors files, row range by row range.
+
+The format is the one of https://huggingface.co/docs/safetensors: 8 bytes of little-endian header length, a
+JSON header (name -> dtype, shape, data_offsets), the data. It is read here rather than through the
+`safetensors` package because that one hands out no bfloat16 without PyTorch, takes a header with a name in it
+twice, and maps the file, so that a file cut short meanwhile kills the process.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gpt2fast._files import open_regular, parse_json_object
+from gpt2fast.checkpoints.base import LazyTensor
+from gpt2fast.checkpoints.mapped_file import STORED_DTYPES, to_float32
+from gpt2fast.errors import ModelError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+MAX_HEADER_BYTES = 100_000_000
+MAX_RANK = 8
+
+_ITEM_BYTES = {
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0"), 1),
+    **dict.fromkeys(("U16", "I16", "F16", "BF16"), 2),
+    **dict.fromkeys(("U32", "I32", "F32"), 4),
+    **dict.fromkeys(("U64", "I64", "F64", "C64"), 8),
+}
+_READABLE = ("F16", "BF16", "F32", "F64")
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """Where a tensor lies in its file: ``[begin, end)`` in bytes from the file's start."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+class SafetensorsFile(Mapping[str, LazyTensor]):
+    """The tensors of one file by name.
+
+    Looking one up raises ModelError when its dtype is none of F16, BF16, F32 and F64.
+
+    Parameters
+    ----------
+    path : Path
+        The file, links resolved.
+
+    Raises
+    ------
+    ModelError
+        The file is no safetensors file, is cut short, or its header contradicts itself.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._entries = read_header(path)
+
+    def __getitem__(self, name: str) -> LazyTensor:
+        entry = self._entries[name]
+        if entry.dtype not in _READABLE or not entry.shape:
+            raise ModelError(
+                f"{self._path}: the tensor {name!r} has dtype {entry.dtype} and shape {list(entry.shape)}; "
+                f"weights must be {', '.join(_READABLE)} of at least one dimension"
+            )
+        return LazyTensor(entry.shape, partial(_read_rows, self._path, name, entry))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+
+def read_header(path: Path) -> dict[str, TensorEntry]:
+    """The tensors that a file holds; errors as of :class:`SafetensorsFile`."""
+    with open_regular(path) as file:
+        size = file.seek(0, 2)
+        file.seek(0)
+        prefix = file.read(8)
+        length = int.from_bytes(prefix, "little")
+        if len(prefix) < 8 or not 2 <= length <= min(size - 8, MAX_HEADER_BYTES):
+            raise ModelError(
+                f"{path}: not a safetensors file, or cut short: it has {size} bytes and claims "
+                f"a header of {length}"
+            )
+        header = parse_json_object(file.read(length), path)
+    _check_metadata(header.pop("__metadata__", {}), path)
+    data_start = 8 + length
+    entries = {name: _entry(name, value, data_start, path) for name, value in header.items()}
+    _check_coverage(entries, data_start, size, path)
+    return entries
+
+
+def _check_metadata(metadata: Any, path: Path) -> None:
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise ModelError(f"{path}: __metadata__ must map strings to strings")
+
+
+def _entry(name: str, value: Any, data_start: int, path: Path) -> TensorEntry:
+    if not isinstance(value, dict) or value.keys() != {"dtype", "shape", "data_offsets"}:
+        raise ModelError(f"{path}: the tensor {name!r} must have exactly dtype, shape and data_offsets")
+    dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in _ITEM_BYTES:
+        raise ModelError(f"{path}: the tensor {name!r} has the unknown dtype {dtype!r}")
+    if not _are_sizes(shape) or len(shape) > MAX_RANK:
+        raise ModelError(f"{path}: the tensor {name!r} has the impossible shape {str(shape)[:80]}")
+    if not _are_sizes(offsets) or len(offsets) != 2:
+        raise ModelError(f"{path}: the tensor {name!r} has the impossible data_offsets {str(offsets)[:80]}")
+    begin, end = offsets
+    wanted = math.prod(shape) * _ITEM_BYTES[dtype]
+    if end - begin != wanted:
+        raise ModelError(
+            f"{path}: the tensor {name!r} ({dtype} {shape}) needs {wanted} bytes, its data_offsets "
+            f"span {end - begin}"
+        )
+    return TensorEntry(dtype, tuple(shape), data_start + begin, data_start + end)
+
+
+def _are_sizes(values: Any) -> bool:
+    return isinstance(values, list) and all(type(value) is int and 0 <= value < 1 << 63 for value in values)
+
+
+def _check_coverage(entries: Mapping[str, TensorEntry], data_start: int, size: int, path: Path) -> None:
+    """The tensors, one after another, must make up the data exactly: no overlap, no hole, nothing beyond."""
+    position = data_start
+    for name, entry in sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end)):
+        if entry.begin != position:
+            kind = "overlaps another" if entry.begin < position else "leaves a hole before it"
+            raise ModelError(f"{path}: the tensor {name!r} {kind}")
+        position = entry.end
+    if position != size:
+        raise ModelError(
+            f"{path}: cut short or corrupt: its tensors end at byte {position}, the file at {size}"
+        )
+
+
+def _read_rows(path: Path, name: str, entry: TensorEntry, start: int, stop: int) -> NDArray[np.float32]:
+    if not 0 <= start <= stop <= entry.shape[0]:
+        raise ValueError(f"rows {start}:{stop} of {name!r} are outside its {entry.shape[0]} rows")
+    shape = (stop - start, *entry.shape[1:])
+    row_items = math.prod(entry.shape[1:])
+    with open_regular(path) as file:
+        file.seek(entry.begin + start * row_items * _ITEM_BYTES[entry.dtype])
+        items = np.fromfile(file, STORED_DTYPES[entry.dtype], (stop - start) * row_items)
+    if items.size != (stop - start) * row_items:
+        raise ModelError(f"{path}: the file became shorter while it was being read")
+    return to_float32(items.reshape(shape), entry.dtype)

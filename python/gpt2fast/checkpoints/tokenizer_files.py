@@ -1,0 +1,52 @@
+"""Finds a tokenizer's files beside a checkpoint or where the user says."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from gpt2fast._files import MAX_TOKENIZER_BYTES, file_inside, find_inside, read_text
+from gpt2fast.checkpoints.base import TokenizerFiles
+from gpt2fast.errors import ModelError
+
+
+def find_tokenizer_files(directory: Path) -> TokenizerFiles:
+    """A directory's tokenizer: ``tokenizer.json``, else ``vocab.json`` with ``merges.txt``, else none."""
+    tokenizer_json = find_inside(directory, "tokenizer.json")
+    if tokenizer_json is not None:
+        return TokenizerFiles(tokenizer_json=read_text(tokenizer_json, MAX_TOKENIZER_BYTES))
+    vocab_json = find_inside(directory, "vocab.json")
+    if vocab_json is None:
+        return TokenizerFiles()
+    return TokenizerFiles(
+        vocab_json=read_text(vocab_json, MAX_TOKENIZER_BYTES),
+        merges_txt=read_text(file_inside(directory, "merges.txt"), MAX_TOKENIZER_BYTES),
+    )
+
+
+def read_tokenizer_files(source: str | os.PathLike[str]) -> TokenizerFiles:
+    """The tokenizer a user names: a directory, a ``tokenizer.json``, or a ``vocab.json`` beside its merges.
+
+    Raises
+    ------
+    ModelError
+        There is no tokenizer at that place.
+    """
+    path = Path(source)
+    if path.is_dir():
+        files = find_tokenizer_files(path)
+        if not files:
+            raise ModelError(f"{path}: no tokenizer.json and no vocab.json with merges.txt in it")
+        return files
+    if not path.is_file():
+        raise ModelError(
+            f"tokenizer must name a directory or a file, got {str(source)!r}, which does not exist"
+        )
+    resolved = Path(os.path.realpath(path))
+    if path.name == "vocab.json":
+        merges = file_inside(path.parent, "merges.txt")
+        return TokenizerFiles(
+            vocab_json=read_text(resolved, MAX_TOKENIZER_BYTES),
+            merges_txt=read_text(merges, MAX_TOKENIZER_BYTES),
+        )
+    return TokenizerFiles(tokenizer_json=read_text(resolved, MAX_TOKENIZER_BYTES))

@@ -1,0 +1,114 @@
+"""The command line. Each command is a module of its own here, imported when it is used."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NoReturn
+
+import click
+
+# Command -> the line that `gpt2fast --help` shows. The module of that name has the click command `command`.
+_COMMANDS = {
+    "generate": "Continue a text.",
+    "convert": "Turn a checkpoint into a model directory.",
+    "info": "Show what a model and this installation are.",
+    "tokenize": "Show the tokens of a text.",
+}
+
+_EXAMPLES = """\b
+gpt2fast generate "Once upon a time"              with the small embedded model
+gpt2fast generate --model gpt2 "The King said"    with a model from the hub
+gpt2fast convert gpt2 my-model --precision int4   a directory that loads at once
+gpt2fast info --model my-model"""
+
+
+class _LazyGroup(click.Group):
+    """A group that imports the module of a command when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in _COMMANDS:
+            return None
+        command = import_module(f"gpt2fast.cli.{name}").command
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if not name.startswith("-") and name not in _COMMANDS:
+            from difflib import get_close_matches
+
+            near = get_close_matches(name, _COMMANDS, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"the commands are {', '.join(_COMMANDS)}."
+            raise click.UsageError(f"no command {name!r}; {hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+
+def _show_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        from gpt2fast import __version__
+
+        click.echo(f"gpt2fast {__version__}")
+        ctx.exit()
+
+
+@click.group(
+    cls=_LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help=f"Run GPT-2 models fast on the CPU.\n\n{_EXAMPLES}\n\n`gpt2fast COMMAND --help` tells more.",
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_version,
+    help="Show the version.",
+)
+def cli() -> None:
+    """Run GPT-2 models fast on the CPU."""
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit: 0 done, 1 failed, 2 used wrongly, 130 stopped by Ctrl-C."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that lacks a character shows another in its place.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    try:
+        cli.main(arguments, prog_name="gpt2fast", standalone_mode=False)
+        sys.stdout.flush()
+    except click.exceptions.Exit as exit_request:
+        sys.exit(exit_request.exit_code)
+    except click.UsageError as error:
+        _fail(error.format_message(), 2, error.ctx)
+    except (KeyboardInterrupt, click.Abort):
+        sys.stderr.write("\n")
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader has enough; the interpreter's last flush must not complain about it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except click.ClickException as error:
+        _fail(error.format_message(), 1)
+    except (ValueError, OSError, ImportError, RuntimeError, MemoryError) as error:
+        _fail(str(error) or type(error).__name__, 1)
+    sys.exit(0)
+
+
+def _fail(message: str, code: int, ctx: click.Context | None = None) -> NoReturn:
+    click.echo(f"gpt2fast: error: {message}", err=True)
+    if ctx is not None:
+        click.echo(f"Try '{ctx.command_path} --help'.", err=True)
+    sys.exit(code)

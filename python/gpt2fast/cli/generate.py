@@ -1,0 +1,89 @@
+"""``gpt2fast generate``: continue a text, shown as it is made."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gpt2fast.cli._options import collect, generation_options
+from gpt2fast.cli._shared import load_model, model_options, print_json, read_text
+
+if TYPE_CHECKING:
+    from gpt2fast.generation import Generation, GenerationOptions
+    from gpt2fast.model import GPT2
+
+
+@click.command(short_help="Continue a text.")
+@click.argument("prompt")
+@model_options
+@click.option("--echo", is_flag=True, help="Show the prompt in front of its continuation.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object for each text, when it is complete."
+)
+@generation_options
+def command(
+    prompt: str,
+    source: str | None,
+    precision: Any,
+    threads: int | None,
+    echo: bool,
+    as_json: bool,
+    **values: Any,
+) -> None:
+    r"""Continue PROMPT; `-` reads it from standard input, without its last line break.
+
+    \b
+    gpt2fast generate "Once upon a time"
+    gpt2fast generate "Once upon a time" --max-new-tokens 60 --temperature 0.8 --top-k 50 --seed 7
+    gpt2fast generate --model openai-community/gpt2 "Dear Sir," --stop-strings "Yours"
+    cat story.txt | gpt2fast generate - --overflow truncate
+    gpt2fast generate "A" --json --num-return-sequences 3 --temperature 1
+
+    Without options it takes the likeliest token each time; with a sampling option or a seed it draws.
+    """
+    options = collect(values)
+    text = read_text(prompt)
+    if prompt == "-":
+        text = text.removesuffix("\n").removesuffix("\r")
+    model = load_model(source, precision, threads)
+    model.tokenizer  # noqa: B018 - text comes out, or an error before any work
+    if as_json or options.num_return_sequences is not None:
+        _print_whole(model, text, options, echo=echo, as_json=as_json)
+    else:
+        _print_stream(model, text, options, echo=echo)
+
+
+def _print_stream(model: GPT2, prompt: str, options: GenerationOptions, *, echo: bool) -> None:
+    stream = model.stream(prompt, options)
+    if echo:
+        click.echo(prompt, nl=False)
+    for chunk in stream:
+        if chunk.text:
+            click.echo(chunk.text, nl=False)
+    click.echo()
+
+
+def _print_whole(model: GPT2, prompt: str, options: GenerationOptions, *, echo: bool, as_json: bool) -> None:
+    for result in model.generate([prompt], options):
+        text = prompt + result.text if echo else result.text
+        if as_json:
+            print_json(_as_dict(result, text))
+        else:
+            click.echo(text)
+
+
+def _as_dict(result: Generation, text: str) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        "text": text,
+        "token_ids": result.token_ids,
+        "finish_reason": result.finish_reason,
+        "prompt_tokens": len(result.prompt_token_ids),
+        "cached_tokens": result.cached_tokens,
+        "seed": result.seed,
+    }
+    if result.logprobs is not None:
+        values["logprobs"] = result.logprobs.chosen.tolist()
+        values["top_token_ids"] = result.logprobs.top_ids.tolist()
+        values["top_logprobs"] = result.logprobs.top.tolist()
+    return values

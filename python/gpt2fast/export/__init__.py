@@ -1,0 +1,71 @@
+"""Conversion: any checkpoint into a model directory."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gpt2fast.checkpoints import open_checkpoint
+from gpt2fast.checkpoints.base import Checkpoint
+
+if TYPE_CHECKING:
+    from gpt2fast.progress import Progress
+
+__all__ = ["convert"]
+
+
+def convert(
+    source: str | os.PathLike[str] | Checkpoint,
+    out: str | os.PathLike[str],
+    *,
+    precision: str = "int8",
+    tokenizer: str | os.PathLike[str] | None = None,
+    revision: str | None = None,
+    token: str | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Path:
+    """Convert a GPT-2 checkpoint into a model directory that loads at once.
+
+    Tensors are streamed: memory stays near the largest matrix of a layer, whatever the size of the model.
+
+    Parameters
+    ----------
+    source : str, path or Checkpoint
+        As :func:`gpt2fast.checkpoints.open_checkpoint` takes it, or what that returned.
+    out : str or path
+        The directory to write. It appears whole or not at all.
+    precision : str
+        ``"fp32"``, ``"bf16"``, ``"int8"`` or ``"int4"`` (which keeps the vocabulary table in int8).
+    tokenizer, revision, token : optional
+        As :func:`gpt2fast.checkpoints.open_checkpoint` takes them; not with a Checkpoint.
+    overwrite : bool
+        Replace ``out`` if it is a model directory.
+    progress : callable, optional
+        Called as ``progress(done_bytes, total_bytes)``.
+
+    Returns
+    -------
+    Path
+        ``out``.
+
+    Raises
+    ------
+    ModelError
+        The source is not what it should be.
+    FileExistsError
+        ``out`` exists and may not be replaced.
+    OSError
+        There is no room, or no permission to write.
+    """
+    from gpt2fast.export.quantize import check_precision
+    from gpt2fast.export.writer import check_destination, write_model_directory
+
+    check_precision(precision)
+    destination = Path(out)
+    check_destination(destination, overwrite=overwrite)
+    if not isinstance(source, Checkpoint):
+        source = open_checkpoint(source, tokenizer=tokenizer, revision=revision, token=token)
+    write_model_directory(source, destination, precision=precision, overwrite=overwrite, progress=progress)
+    return destination

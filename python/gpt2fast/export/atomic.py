@@ -1,0 +1,95 @@
+"""Files and directories that appear whole or not at all: written under another name, synced, renamed."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+
+def check_free(path: Path, *, overwrite: bool) -> None:
+    """Raise FileExistsError unless the file ``path`` is free, or a regular file that may be replaced."""
+    if not os.path.lexists(path):
+        return
+    if path.is_dir() or not path.is_file():
+        raise FileExistsError(errno.EEXIST, "exists and is no regular file; name another", str(path))
+    if not overwrite:
+        raise FileExistsError(errno.EEXIST, "exists; give --overwrite (overwrite=True) to replace it", str(path))
+
+
+def check_room(parent: Path, needed: int) -> None:
+    """Raise OSError unless ``needed`` bytes are free where the directory ``parent`` lies."""
+    free = shutil.disk_usage(parent).free
+    if free < needed:
+        message = f"{needed >> 20} MiB are needed, and only {free >> 20} MiB are free"
+        raise OSError(errno.ENOSPC, message, str(parent))
+
+
+def temporary_name(path: Path) -> Path:
+    """A free name beside ``path``."""
+    return path.with_name(f".{path.name}.tmp-{secrets.token_hex(8)}")
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """A new file that takes the place of ``path`` when the block ends without an error."""
+    temporary = temporary_name(path)
+    try:
+        with temporary.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        sync_directory(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_directory(path: Path) -> Iterator[Path]:
+    """A new directory that takes the place of ``path`` when the block ends without an error.
+
+    What was at ``path`` before is removed, so the caller checks first that it may be.
+    """
+    temporary = temporary_name(path)
+    temporary.mkdir()
+    try:
+        yield temporary
+        sync_directory(temporary)
+        old = temporary_name(path)
+        if path.exists():
+            os.rename(path, old)
+        try:
+            os.rename(temporary, path)
+        except BaseException:
+            if old.exists():
+                os.rename(old, path)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+        sync_directory(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_new(path: Path, data: bytes) -> None:
+    """Write and sync a file that must not exist yet."""
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_directory(path: Path) -> None:
+    """Make renames inside a directory last."""
+    if os.name != "posix":  # elsewhere a directory can't be opened
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

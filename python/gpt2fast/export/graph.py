@@ -1,0 +1,205 @@
+"""Builds the step graph: one call for any number of tokens of any number of sequences.
+
+Inputs, with T tokens, S sequences and R wanted rows: ``input_ids`` [T], ``positions`` [T],
+``sequence_starts`` [S + 1], ``slots`` [S], ``cached_lengths`` [S], ``logits_rows`` [R] (all int32), and
+``kv_cache.{i}`` [slots, 2, heads, positions, head_dim] per layer, the last two padded to multiples of 16.
+Outputs: ``logits`` [R, vocab_size] and ``hidden`` [T, n_embd], float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from onnx import (
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    StringStringEntryProto,
+    TensorProto,
+    ValueInfoProto,
+    helper,
+)
+
+from gpt2fast.config import ModelConfig
+from gpt2fast.export.quantize import StoredTensor
+from gpt2fast.graph_check import WEIGHTS_NAME
+
+DOMAIN = "gpt2fast"
+OPSET = 17
+IR_VERSION = 9
+DOMAIN_VERSION = 1
+
+# Values of Activation in the kernels. The polynomial of gelu_fast is gelu_new's with its constant rounded.
+_NO_ACTIVATION = 0
+_ACTIVATIONS = {"gelu_new": 1, "gelu_pytorch_tanh": 1, "gelu_fast": 1, "gelu": 2, "relu": 3}
+_CACHE_PADDING = 16
+
+
+def build_graph(config: ModelConfig, tensors: Sequence[StoredTensor], *, half_cache: bool) -> ModelProto:
+    """The graph of a model whose tensors lie in ``weights.bin`` as told.
+
+    Parameters
+    ----------
+    config : ModelConfig
+        The model's configuration.
+    tensors : sequence of StoredTensor
+        From :func:`gpt2fast.export.quantize.layout`.
+    half_cache : bool
+        Whether the KV cache holds float16 rather than float32.
+    """
+    stored = {tensor.name: tensor for tensor in tensors}
+    graph = helper.make_graph(
+        _nodes(config, stored),
+        "gpt2_step",
+        _inputs(config, half_cache),
+        [
+            helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["R", config.vocab_size]),
+            helper.make_tensor_value_info("hidden", TensorProto.FLOAT, ["T", config.n_embd]),
+        ],
+        [_initializer(tensor) for tensor in tensors],
+    )
+    return _model(graph)
+
+
+def _model(graph: GraphProto) -> ModelProto:
+    return helper.make_model(
+        graph,
+        producer_name="gpt2fast",
+        ir_version=IR_VERSION,
+        opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, DOMAIN_VERSION)],
+    )
+
+
+def _inputs(config: ModelConfig, half_cache: bool) -> list[ValueInfoProto]:
+    dimensions = {
+        "input_ids": "T",
+        "positions": "T",
+        "sequence_starts": "S1",
+        "slots": "S",
+        "cached_lengths": "S",
+        "logits_rows": "R",
+    }
+    inputs = [
+        helper.make_tensor_value_info(name, TensorProto.INT32, [size]) for name, size in dimensions.items()
+    ]
+    cache_type = TensorProto.FLOAT16 if half_cache else TensorProto.FLOAT
+    cache_shape: list[str | int] = [
+        "cache_slots",
+        2,
+        config.n_head,
+        _padded(config.n_positions),
+        _padded(config.head_dim),
+    ]
+    for layer in range(config.n_layer):
+        inputs.append(helper.make_tensor_value_info(f"kv_cache.{layer}", cache_type, cache_shape))
+    return inputs
+
+
+def _nodes(config: ModelConfig, stored: Mapping[str, StoredTensor]) -> list[NodeProto]:
+    table = stored["wte.weight"]
+    embed = helper.make_node(
+        "Embed",
+        ["input_ids", "positions", table.name, "wpe.weight"],
+        ["x.0"],
+        name="embed",
+        domain=DOMAIN,
+        width=config.n_embd,
+        vocabulary=config.vocab_size,
+        format=table.format,
+    )
+    nodes = [embed]
+    for layer in range(config.n_layer):
+        nodes += _layer_nodes(config, stored, layer)
+    nodes.append(
+        helper.make_node(
+            "LayerNorm",
+            [f"x.{config.n_layer}", "ln_f.weight", "ln_f.bias"],
+            ["hidden"],
+            name="ln_f",
+            domain=DOMAIN,
+            epsilon=config.layer_norm_epsilon,
+        )
+    )
+    nodes.append(
+        helper.make_node("Gather", ["hidden", "logits_rows"], ["wanted"], name="wanted_rows", axis=0)
+    )
+    head = table if config.tie_word_embeddings else stored["lm_head.weight"]
+    nodes.append(
+        helper.make_node(
+            "Linear",
+            ["wanted", head.name],
+            ["logits"],
+            name="lm_head",
+            domain=DOMAIN,
+            in_features=config.n_embd,
+            out_features=config.vocab_size,
+            format=head.format,
+            activation=_NO_ACTIVATION,
+            epsilon=config.layer_norm_epsilon,
+        )
+    )
+    return nodes
+
+
+def _layer_nodes(config: ModelConfig, stored: Mapping[str, StoredTensor], layer: int) -> list[NodeProto]:
+    prefix = f"h.{layer}"
+
+    def linear(
+        name: str, x: str, y: str, *, norm: str = "", residual: str = "", activation: int = 0
+    ) -> NodeProto:
+        weight = stored[f"{prefix}.{name}.weight"]
+        inputs = [x, weight.name, f"{prefix}.{name}.bias"]
+        inputs += [f"{prefix}.{norm}.weight", f"{prefix}.{norm}.bias"] if norm else ["", ""]
+        inputs.append(residual)
+        while not inputs[-1]:
+            inputs.pop()
+        return helper.make_node(
+            "Linear",
+            inputs,
+            [y],
+            name=f"{prefix}.{name}",
+            domain=DOMAIN,
+            in_features=weight.shape[0],
+            out_features=weight.shape[1],
+            format=weight.format,
+            activation=activation,
+            epsilon=config.layer_norm_epsilon,
+        )
+
+    x, qkv, attended, middle, inner = f"x.{layer}", *(f"{prefix}.{part}" for part in ("qkv", "a", "x", "f"))
+    attention = helper.make_node(
+        "CachedAttention",
+        [qkv, "sequence_starts", "slots", "cached_lengths", f"kv_cache.{layer}"],
+        [attended],
+        name=f"{prefix}.attn",
+        domain=DOMAIN,
+        heads=config.n_head,
+        head_dim=config.head_dim,
+        positions=config.n_positions,
+        scale=config.attention_scale(layer),
+    )
+    activation = _ACTIVATIONS[config.activation_function]
+    return [
+        linear("attn.c_attn", x, qkv, norm="ln_1"),
+        attention,
+        linear("attn.c_proj", attended, middle, residual=x),
+        linear("mlp.c_fc", middle, inner, norm="ln_2", activation=activation),
+        linear("mlp.c_proj", inner, f"x.{layer + 1}", residual=middle),
+    ]
+
+
+def _initializer(tensor: StoredTensor) -> TensorProto:
+    """A tensor that points into ``weights.bin``."""
+    packed = tensor.format is not None
+    location = {"location": WEIGHTS_NAME, "offset": tensor.offset, "length": tensor.length}
+    return TensorProto(
+        name=tensor.name,
+        dims=[tensor.length] if packed else tensor.shape,
+        data_type=TensorProto.UINT8 if packed else TensorProto.FLOAT,
+        data_location=TensorProto.EXTERNAL,
+        external_data=[StringStringEntryProto(key=key, value=str(value)) for key, value in location.items()],
+    )
+
+
+def _padded(size: int) -> int:
+    return -(-size // _CACHE_PADDING) * _CACHE_PADDING

@@ -1,0 +1,57 @@
+"""From what a user names to a model directory that can be loaded."""
+
+from __future__ import annotations
+
+import os
+from importlib.resources import files
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from gpt2fast._validation import Choice
+from gpt2fast.model_directory import PRECISIONS, ModelDirectory, is_model_directory, open_model_directory
+
+Precision: TypeAlias = Literal["fp32", "bf16", "int8", "int4"]
+
+DEFAULT_PRECISION: Precision = "int8"
+
+
+def embedded_model() -> Path:
+    """The checkpoint of the small model that comes with the package."""
+    return Path(str(files("gpt2fast") / "data" / "tiny"))
+
+
+def find_model_directory(
+    source: str | os.PathLike[str] | None,
+    precision: Precision | None = None,
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+) -> ModelDirectory:
+    """The model directory of a source, made in the cache first if the source is a checkpoint.
+
+    Parameters and errors as of :meth:`GPT2.from_pretrained`.
+    """
+    if precision is not None:
+        Choice(PRECISIONS)("precision", precision)
+    source = embedded_model() if source is None else source
+    if not is_model_directory(source):
+        return _convert(source, precision or DEFAULT_PRECISION, revision, token)
+    directory = open_model_directory(source)
+    if precision is not None and precision != directory.precision:
+        raise ValueError(
+            f"precision={precision!r}, but the model directory {source} holds {directory.precision!r}; leave "
+            f"precision out, or convert the original checkpoint again"
+        )
+    return directory
+
+
+def _convert(
+    source: str | os.PathLike[str], precision: Precision, revision: str | None, token: str | None
+) -> ModelDirectory:
+    # The converter's imports are slow; a model directory needs none of them.
+    from gpt2fast.cache import cached_conversion
+    from gpt2fast.progress import progress_bar
+
+    with progress_bar(f"Converting {Path(source).name}") as progress:
+        path = cached_conversion(source, precision, progress, revision=revision, token=token)
+    return open_model_directory(path)

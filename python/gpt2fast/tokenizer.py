@@ -1,0 +1,272 @@
+"""GPT-2's byte-level BPE: text to token ids and back, at once or as tokens arrive.
+
+The only importer of the package ``tokenizers``.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from operator import index
+from typing import TYPE_CHECKING
+
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers
+
+from gpt2fast.errors import ModelError
+
+if TYPE_CHECKING:
+    import os
+
+END_OF_TEXT = "<|endoftext|>"
+
+# Bytes that stand for themselves in a vocabulary; the others follow from U+0100 on, in order.
+_PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+_OTHERS = [byte for byte in range(256) if byte not in set(_PRINTABLE)]
+#: The character that stands for each byte in a byte-level vocabulary.
+BYTE_ALPHABET = [
+    chr(byte) if byte in set(_PRINTABLE) else chr(0x100 + _OTHERS.index(byte)) for byte in range(256)
+]
+# Alphabet character -> the byte as a Latin-1 character; characters that stand for no byte leave Latin-1.
+_TO_LATIN1 = dict.fromkeys(_OTHERS, 0xFFFF) | {ord(c): byte for byte, c in enumerate(BYTE_ALPHABET)}
+_ESCAPED_BYTES = re.compile("([\udc80-\udcff]+)")
+
+
+class Tokenizer:
+    """A byte-level BPE tokenizer with the vocabulary of one model.
+
+    Any Unicode text and any bytes survive a round trip. The text of a special token such as ``<|endoftext|>``
+    inside a text becomes that token; :meth:`encode_bytes` takes everything literally. Ids are lists of int.
+
+    Parameters
+    ----------
+    tokenizer_json : str
+        The text of a Hugging Face ``tokenizer.json``.
+    vocab_size : int, optional
+        The size of the model's vocabulary. It may exceed the tokenizer's (ids beyond decode to nothing), not
+        fall short of it. Default: the tokenizer's own.
+    where : str
+        What to name in errors.
+
+    Raises
+    ------
+    ModelError
+        The file is broken, no byte-level BPE, or doesn't fit the vocabulary.
+    """
+
+    def __init__(
+        self, tokenizer_json: str, *, vocab_size: int | None = None, where: str = "tokenizer.json"
+    ) -> None:
+        try:
+            self._backend = tokenizers.Tokenizer.from_str(tokenizer_json)
+        except Exception as error:  # the package raises bare Exception
+            raise ModelError(f"{where}: not a tokenizer: {error}") from None
+        # Settings of training time; they would cut or pad texts silently.
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        vocabulary = self._backend.get_vocab()
+        if not vocabulary:
+            raise ModelError(f"{where}: the vocabulary is empty")
+        largest = max(vocabulary.values())
+        self.vocab_size = largest + 1 if vocab_size is None else vocab_size
+        if largest >= self.vocab_size:
+            raise ModelError(
+                f"{where}: the tokenizer does not fit the model: its largest token id is {largest}, "
+                f"but the model's vocabulary has {self.vocab_size} tokens"
+            )
+        self._bytes, self._special = self._byte_tables(vocabulary, where)
+
+    @classmethod
+    def from_source(cls, source: str | os.PathLike[str], *, vocab_size: int | None = None) -> Tokenizer:
+        """Read a ``tokenizer.json``, a ``vocab.json`` beside its ``merges.txt``, or a directory with either.
+
+        Parameters and errors as of the class.
+        """
+        from gpt2fast.checkpoints.tokenizer_files import read_tokenizer_files
+
+        files = read_tokenizer_files(source)
+        text = files.tokenizer_json
+        if text is None:
+            text = tokenizer_json_from_gpt2_files(
+                files.vocab_json or "", files.merges_txt or "", where=str(source)
+            )
+        return cls(text, vocab_size=vocab_size, where=str(source))
+
+    def __repr__(self) -> str:
+        return f"Tokenizer(vocab_size={self.vocab_size}, end_of_text_id={self.end_of_text_id})"
+
+    @cached_property
+    def end_of_text_id(self) -> int | None:
+        """The id of ``<|endoftext|>``, if the vocabulary has it."""
+        return self._backend.token_to_id(END_OF_TEXT)
+
+    @property
+    def special_token_ids(self) -> frozenset[int]:
+        """Ids that stand for no text."""
+        return self._special
+
+    def encode(self, text: str) -> list[int]:
+        """The token ids of a text.
+
+        Raises
+        ------
+        ValueError
+            The text holds a lone surrogate, which is no Unicode character.
+        """
+        check_text(text)
+        return self._backend.encode(text, add_special_tokens=False).ids
+
+    def encode_batch(self, texts: Iterable[str]) -> list[list[int]]:
+        """:meth:`encode` of each text."""
+        checked = [check_text(text) for text in texts]
+        return [one.ids for one in self._backend.encode_batch(checked, add_special_tokens=False)]
+
+    def encode_bytes(self, data: bytes) -> list[int]:
+        """The token ids of any bytes, valid UTF-8 or not; special tokens are not looked for.
+
+        The parts that are valid UTF-8 are split into words as texts are; a run of other bytes is one word.
+        """
+        ids: list[int] = []
+        for part in _ESCAPED_BYTES.split(data.decode("utf-8", "surrogateescape")):
+            if _ESCAPED_BYTES.match(part):
+                words = ["".join(BYTE_ALPHABET[ord(c) - 0xDC00] for c in part)]
+            else:
+                words = [word for word, _ in self._backend.pre_tokenizer.pre_tokenize_str(part)]
+            ids.extend(token.id for word in words for token in self._backend.model.tokenize(word))
+        return ids
+
+    def decode_bytes(self, ids: Iterable[int], *, skip_special_tokens: bool = True) -> bytes:
+        """The bytes that token ids stand for; ids may be integers of any kind, an integer array included.
+
+        Raises
+        ------
+        ValueError
+            An id is outside the vocabulary.
+        """
+        table = self._bytes
+        special = self._special if skip_special_tokens else ()
+        pieces = []
+        for position, token in enumerate(ids):
+            token = index(token)
+            if not 0 <= token < self.vocab_size:
+                raise ValueError(
+                    f"token id {token} at position {position} is outside the vocabulary "
+                    f"(0 to {self.vocab_size - 1})"
+                )
+            if token not in special:
+                pieces.append(table[token])
+        return b"".join(pieces)
+
+    def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
+        """The text of token ids, with U+FFFD for invalid UTF-8; errors as of :meth:`decode_bytes`."""
+        return self.decode_bytes(ids, skip_special_tokens=skip_special_tokens).decode("utf-8", "replace")
+
+    def decode_batch(self, batch: Iterable[Iterable[int]], *, skip_special_tokens: bool = True) -> list[str]:
+        """:meth:`decode` of each sequence of ids."""
+        return [self.decode(ids, skip_special_tokens=skip_special_tokens) for ids in batch]
+
+    def token_bytes(self, *, skip_special_tokens: bool = True) -> list[bytes]:
+        """The bytes of each id of the vocabulary, ``vocab_size`` entries; ``b""`` where there are none."""
+        if not skip_special_tokens:
+            return list(self._bytes)
+        return [b"" if token in self._special else data for token, data in enumerate(self._bytes)]
+
+    def _byte_tables(self, vocabulary: dict[str, int], where: str) -> tuple[list[bytes], frozenset[int]]:
+        """The bytes of every id, and the special ids."""
+        table = [b""] * self.vocab_size
+        added = self._backend.get_added_tokens_decoder()
+        for token, token_id in vocabulary.items():
+            if token_id in added:
+                table[token_id] = added[token_id].content.encode()
+                continue
+            try:
+                table[token_id] = token.translate(_TO_LATIN1).encode("latin-1")
+            except UnicodeEncodeError:
+                raise ModelError(
+                    f"{where}: not a byte-level BPE tokenizer: the token {token!r} (id {token_id}) "
+                    f"holds characters outside the byte alphabet"
+                ) from None
+        return table, frozenset(token_id for token_id, token in added.items() if token.special)
+
+
+class IncrementalDecoder:
+    """Text from tokens as they arrive; never a part of a character.
+
+    The deltas, joined, equal the decoded whole: bytes that turn out to be invalid UTF-8 become U+FFFD as soon
+    as that is certain.
+
+    Parameters
+    ----------
+    tokenizer : Tokenizer
+        Whose ids are decoded.
+    skip_special_tokens : bool
+        Whether special tokens stand for no text.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, *, skip_special_tokens: bool = True) -> None:
+        self._tokenizer = tokenizer
+        self._skip_special_tokens = skip_special_tokens
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def feed(self, ids: Sequence[int], *, final: bool = False) -> str:
+        """The text that has become certain with these ids; with ``final`` also what was held back."""
+        data = self._tokenizer.decode_bytes(ids, skip_special_tokens=self._skip_special_tokens)
+        return self.feed_bytes(data, final=final)
+
+    def feed_bytes(self, data: bytes, *, final: bool = False) -> str:
+        """:meth:`feed` for bytes."""
+        return self._decoder.decode(data, final)
+
+
+def tokenizer_json_from_gpt2_files(vocab_json: str, merges_txt: str, *, where: str) -> str:
+    """The text of a ``tokenizer.json`` made from the texts of GPT-2's two original files.
+
+    Parameters
+    ----------
+    vocab_json, merges_txt : str
+        A mapping from token to id; the merges in order, after a line that begins with ``#version``.
+    where : str
+        What to name in errors.
+
+    Raises
+    ------
+    ModelError
+        Vocabulary and merges are broken or don't fit each other.
+    """
+    try:
+        vocabulary = json.loads(vocab_json)
+        lines = [line for line in merges_txt.split("\n") if line and not line.startswith("#version")]
+        merges = [(first, second) for first, second in (line.rstrip("\r").split(" ") for line in lines)]
+        backend = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
+    except Exception as error:  # the package raises bare Exception
+        raise ModelError(f"{where}: not a GPT-2 vocabulary with its merges: {error}") from None
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    if END_OF_TEXT in vocabulary:
+        backend.add_special_tokens([END_OF_TEXT])
+    return str(backend.to_str())
+
+
+def check_text(text: str) -> str:
+    """The text itself, if it is a string of Unicode characters.
+
+    Raises
+    ------
+    TypeError
+        It is no string.
+    ValueError
+        It holds a lone surrogate; the message says which and where.
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"text must be a str, got {type(text).__name__}")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"text holds the lone surrogate U+{ord(text[error.start]):04X} at position {error.start}, "
+            f"which is no Unicode character; for raw bytes use encode_bytes"
+        ) from None
+    return text

@@ -1,0 +1,82 @@
+// The options of one sequence, and the numbers that stand for finish reasons.
+#include "bindings.h"
+#include "choice_hook.h"
+#include "gpt2fast/engine.h"
+
+namespace gpt2fast::bindings {
+
+namespace {
+
+// A binding for `request.member.field`.
+template <typename Class, typename Part, typename Field>
+void field(py::class_<Class, std::shared_ptr<Class>>& type, const char* name, Part Class::*part, Field Part::*member) {
+  type.def_property(
+      name, [part, member](const Class& self) { return self.*part.*member; },
+      [part, member](Class& self, const Field& value) { self.*part.*member = value; });
+}
+
+std::vector<py::bytes> stop_strings(const Request& request) {
+  return {request.stop.stop_strings.begin(), request.stop.stop_strings.end()};
+}
+
+void set_stop_strings(Request& request, const std::vector<py::bytes>& strings) {
+  request.stop.stop_strings.assign(strings.begin(), strings.end());
+}
+
+void register_finish_reasons(py::module_& module) {
+  module.attr("FINISH_NONE") = static_cast<int>(FinishReason::kNone);
+  module.attr("FINISH_LENGTH") = static_cast<int>(FinishReason::kLength);
+  module.attr("FINISH_STOP") = static_cast<int>(FinishReason::kStop);
+  module.attr("FINISH_EOS") = static_cast<int>(FinishReason::kEos);
+  module.attr("FINISH_TIME") = static_cast<int>(FinishReason::kTime);
+  module.attr("FINISH_CANCELLED") = static_cast<int>(FinishReason::kCancelled);
+  module.attr("FINISH_CONSTRAINT") = static_cast<int>(FinishReason::kConstraint);
+}
+
+}  // namespace
+
+void register_request(py::module_& module) {
+  register_finish_reasons(module);
+  py::class_<Request, std::shared_ptr<Request>> type(module, "Request");
+  type.def(py::init<>());
+  type.def_property(
+      "prompt", [](const Request& self) { return to_array(self.prompt); },
+      [](Request& self, const Int32Array& ids) {
+        self.prompt.assign(ids.data(), ids.data() + ids.size());
+      });
+  const auto sampling = [&](const char* name, auto member) { field(type, name, &Request::sampling, member); };
+  sampling("do_sample", &SamplingOptions::do_sample);
+  sampling("seed", &SamplingOptions::seed);
+  sampling("temperature", &SamplingOptions::temperature);
+  sampling("top_k", &SamplingOptions::top_k);
+  sampling("top_p", &SamplingOptions::top_p);
+  sampling("min_p", &SamplingOptions::min_p);
+  sampling("typical_p", &SamplingOptions::typical_p);
+  sampling("repetition_penalty", &SamplingOptions::repetition_penalty);
+  sampling("presence_penalty", &SamplingOptions::presence_penalty);
+  sampling("frequency_penalty", &SamplingOptions::frequency_penalty);
+  sampling("no_repeat_ngram_size", &SamplingOptions::no_repeat_ngram_size);
+  sampling("min_new_tokens", &SamplingOptions::min_new_tokens);
+  sampling("suppress_tokens", &SamplingOptions::suppress_tokens);
+  sampling("bad_words", &SamplingOptions::bad_words);
+  sampling("logit_bias", &SamplingOptions::logit_bias);
+  sampling("forced_prefix", &SamplingOptions::forced_prefix);
+  const auto stopping = [&](const char* name, auto member) { field(type, name, &Request::stop, member); };
+  stopping("max_new_tokens", &StopOptions::max_new_tokens);
+  stopping("eos_token_ids", &StopOptions::eos_token_ids);
+  stopping("include_stop_string", &StopOptions::include_stop_string);
+  stopping("max_seconds", &StopOptions::max_seconds);
+  type.def_property("stop_strings", &stop_strings, &set_stop_strings);
+  type.def_readwrite("logprobs", &Request::logprobs);
+  type.def_readwrite("prompt_lookup_num_tokens", &Request::prompt_lookup_num_tokens);
+  type.def_readwrite("slide", &Request::slide);
+  type.def_readwrite("use_prefix_cache", &Request::use_prefix_cache);
+  type.def(
+      "set_hooks",
+      [](Request& self, const py::object& allowed_tokens, const py::object& process_scores) {
+        self.hook = make_choice_hook(allowed_tokens, process_scores);
+      },
+      py::kw_only(), py::arg("allowed_tokens") = py::none(), py::arg("process_scores") = py::none());
+}
+
+}  // namespace gpt2fast::bindings

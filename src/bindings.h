@@ -1,0 +1,49 @@
+// What the binding files share: the casters and small conversions between NumPy and the core.
+#pragma once
+
+#include <pybind11/functional.h>
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace gpt2fast::bindings {
+
+namespace py = pybind11;
+
+// Contiguous arrays of exactly this type: the Python layer converts, the core refuses.
+using Int32Array = py::array_t<int32_t, py::array::c_style>;
+using Int64Array = py::array_t<int64_t, py::array::c_style>;
+using FloatArray = py::array_t<float, py::array::c_style>;
+using ByteArray = py::array_t<uint8_t, py::array::c_style>;
+
+template <typename T>
+std::span<const T> as_span(const py::array_t<T, py::array::c_style>& array) {
+  return {array.data(), static_cast<size_t>(array.size())};
+}
+
+template <typename T>
+py::array_t<T> to_array(const std::vector<T>& values) {
+  return py::array_t<T>(static_cast<py::ssize_t>(values.size()), values.data());
+}
+
+// True when Python signal handlers want the call to stop. On threads other than the main one Python runs none, so the
+// check there is empty, and costs no lock.
+class SignalCheck {
+ public:
+  SignalCheck();
+  bool operator()() const;
+
+ private:
+  bool on_main_thread_;
+};
+
+void register_library(py::module_& module);
+void register_packing(py::module_& module);
+void register_request(py::module_& module);
+void register_engine(py::module_& module);
+
+}  // namespace gpt2fast::bindings

@@ -1,0 +1,15 @@
+// A caller's Python functions in the choice of a token.
+#pragma once
+
+#include <memory>
+
+#include "bindings.h"
+#include "gpt2fast/engine.h"
+
+namespace gpt2fast::bindings {
+
+// `allowed_tokens(output) -> uint32 array or None` and `process_scores(prompt, output, scores)`, either may be None;
+// the second changes the float32 array `scores` [vocab_size] in place. Both are called with Python's lock held.
+std::shared_ptr<ChoiceHook> make_choice_hook(const py::object& allowed_tokens, const py::object& process_scores);
+
+}  // namespace gpt2fast::bindings

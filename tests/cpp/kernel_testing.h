@@ -1,0 +1,86 @@
+// What kernel tests share: a pool of threads, random values, comparison by bits, the instruction sets at hand.
+#pragma once
+
+#include <atomic>
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <new>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "kernels/isa.h"
+#include "kernels/parallel.h"
+
+namespace gpt2fast::testing {
+
+class Threads final : public Parallel {
+ public:
+  explicit Threads(int count) : count_(count) {}
+  int threads() const override { return count_; }
+
+ protected:
+  void run_tasks(int64_t count, TaskFunction function, const void* data) const override {
+    std::atomic<int64_t> next{0};
+    const auto work = [&] {
+      for (int64_t index = next++; index < count; index = next++) function(data, index);
+    };
+    std::vector<std::thread> others;
+    for (int i = 1; i < count_; ++i) others.emplace_back(work);
+    work();
+    for (std::thread& other : others) other.join();
+  }
+
+ private:
+  int count_;
+};
+
+// Bytes at a 64-byte boundary, followed by nothing that belongs to the program, so that sanitizers see overruns.
+class AlignedBytes {
+ public:
+  explicit AlignedBytes(size_t size) : size_(size), data_(::operator new(size + 1, std::align_val_t{64})) {
+    std::memset(data_, 0, size_);
+  }
+  AlignedBytes(const AlignedBytes&) = delete;
+  AlignedBytes& operator=(const AlignedBytes&) = delete;
+  ~AlignedBytes() { ::operator delete(data_, std::align_val_t{64}); }
+
+  uint8_t* data() const { return static_cast<uint8_t*>(data_); }
+  size_t size() const { return size_; }
+
+ private:
+  size_t size_;
+  void* data_;
+};
+
+inline std::vector<float> random_normal(int64_t count, float deviation, uint32_t seed) {
+  std::mt19937 engine(seed);
+  std::normal_distribution<float> normal(0.0f, deviation);
+  std::vector<float> values(static_cast<size_t>(count));
+  for (float& value : values) value = normal(engine);
+  return values;
+}
+
+// Equal bits, or both NaN.
+inline bool same_float(float a, float b) {
+  return std::bit_cast<uint32_t>(a) == std::bit_cast<uint32_t>(b) || (std::isnan(a) && std::isnan(b));
+}
+
+inline int64_t count_different(const std::vector<float>& a, const std::vector<float>& b) {
+  if (a.size() != b.size()) return static_cast<int64_t>(a.size() + b.size());
+  int64_t different = 0;
+  for (size_t i = 0; i < a.size(); ++i) different += same_float(a[i], b[i]) ? 0 : 1;
+  return different;
+}
+
+inline std::vector<Isa> available_isas() {
+  std::vector<Isa> isas;
+  for (Isa isa : {Isa::kPortable, Isa::kNeonDot, Isa::kAvx2, Isa::kAvxVnni, Isa::kAvx512Vnni}) {
+    if (isa_is_available(isa)) isas.push_back(isa);
+  }
+  return isas;
+}
+
+}  // namespace gpt2fast::testing

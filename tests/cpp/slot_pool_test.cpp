@@ -1,0 +1,135 @@
+// Slots: who gets which, and what is reused of earlier sequences.
+#include "engine/slot_pool.h"
+
+#include <vector>
+
+#include "gpt2fast/errors.h"
+#include "testing.h"
+
+namespace gpt2fast {
+namespace {
+
+constexpr int64_t kPositions = 64;
+
+KvCache small_cache(int64_t slots) {
+  return KvCache({.heads = 2, .head_dim = 3, .positions = kPositions, .half = false}, 2, slots);
+}
+
+// Fills a slot with values that tell slot, layer and position apart, as a step would.
+void fill(KvCache& cache, int64_t slot, int64_t length, float value) {
+  for (int64_t layer = 0; layer < cache.layers(); ++layer) {
+    std::vector<float> keys(static_cast<size_t>(2 * length * 3));
+    for (size_t i = 0; i < keys.size(); ++i) keys[i] = value + static_cast<float>(i) + 1000.0f * static_cast<float>(layer);
+    cache.write(layer, slot, 0, length, keys.data(), keys.data());
+  }
+}
+
+std::vector<float> keys_of(const KvCache& cache, int64_t layer, int64_t slot, int64_t length) {
+  std::vector<float> keys(static_cast<size_t>(2 * length * 3));
+  std::vector<float> values(keys.size());
+  cache.read(layer, slot, 0, length, keys.data(), values.data());
+  return keys;
+}
+
+std::vector<int32_t> range(int32_t first, int32_t count) {
+  std::vector<int32_t> tokens;
+  for (int32_t i = 0; i < count; ++i) tokens.push_back(first + i);
+  return tokens;
+}
+
+TEST(grants_each_slot_once) {
+  KvCache cache = small_cache(2);
+  SlotPool pool(cache, 0);
+  const auto prompt = range(0, 4);
+  const auto first = pool.try_acquire(prompt, true);
+  const auto second = pool.try_acquire(prompt, true);
+  CHECK(first.slot >= 0 && second.slot >= 0 && first.slot != second.slot);
+  CHECK_EQ(pool.try_acquire(prompt, true).slot, -1);
+  pool.release(first.slot, {});
+  CHECK_EQ(pool.try_acquire(prompt, true).slot, first.slot);
+}
+
+TEST(waiting_without_anyone_at_work_is_refused) {
+  KvCache cache = small_cache(1);
+  SlotPool pool(cache, 0);
+  const auto prompt = range(0, 4);
+  CHECK(pool.try_acquire(prompt, true).slot >= 0);
+  const SlotPool::Working working(pool);
+  CHECK_THROWS(pool.acquire(prompt, true, {}), BusyError);
+}
+
+TEST(waiting_can_be_interrupted) {
+  KvCache cache = small_cache(1);
+  SlotPool pool(cache, 0);
+  const auto prompt = range(0, 4);
+  CHECK(pool.try_acquire(prompt, true).slot >= 0);
+  const SlotPool::Working other(pool);
+  const SlotPool::Working working(pool);
+  CHECK_THROWS(pool.acquire(prompt, true, [] { return true; }), Interrupted);
+}
+
+TEST(a_common_prefix_is_taken_over) {
+  KvCache cache = small_cache(1);
+  SlotPool pool(cache, 1 << 20);
+  const auto tokens = range(0, 10);
+  const auto first = pool.try_acquire(tokens, true);
+  CHECK_EQ(first.cached_length, 0);
+  pool.release(first.slot, tokens);
+  auto longer = range(0, 20);
+  const auto second = pool.try_acquire(longer, true);
+  CHECK_EQ(second.cached_length, 10);
+  pool.release(second.slot, tokens);
+  CHECK_EQ(pool.try_acquire(longer, false).cached_length, 0);
+}
+
+TEST(the_last_prompt_token_is_always_left_to_compute) {
+  KvCache cache = small_cache(1);
+  SlotPool pool(cache, 1 << 20);
+  const auto tokens = range(0, 10);
+  pool.release(pool.try_acquire(tokens, true).slot, tokens);
+  CHECK_EQ(pool.try_acquire(tokens, true).cached_length, 9);
+}
+
+TEST(a_long_sequence_keeps_its_slot_and_lends_a_copy) {
+  KvCache cache = small_cache(2);
+  SlotPool pool(cache, 1 << 20);
+  const auto tokens = range(0, 40);
+  const auto first = pool.try_acquire(tokens, true);
+  fill(cache, first.slot, 40, 7.0f);
+  pool.release(first.slot, tokens);
+  auto branch = range(0, 10);
+  branch.push_back(99);
+  const auto second = pool.try_acquire(branch, true);
+  CHECK(second.slot != first.slot);
+  CHECK_EQ(second.cached_length, 10);
+  for (int64_t layer = 0; layer < 2; ++layer) {
+    CHECK(keys_of(cache, layer, second.slot, 10) == keys_of(cache, layer, first.slot, 10));
+  }
+  pool.release(second.slot, {});
+  CHECK_EQ(pool.try_acquire(tokens, true).cached_length, 39);
+}
+
+TEST(the_budget_forgets_the_least_recently_used) {
+  KvCache cache = small_cache(2);
+  SlotPool pool(cache, 15 * cache.bytes_per_position());
+  const auto a = range(0, 10);
+  const auto b = range(100, 10);
+  const auto slot_a = pool.try_acquire(a, true).slot;
+  const auto slot_b = pool.try_acquire(b, true).slot;
+  pool.release(slot_a, a);
+  pool.release(slot_b, b);
+  CHECK_EQ(pool.try_acquire(b, true).cached_length, 9);
+  CHECK_EQ(pool.try_acquire(a, true).cached_length, 0);
+}
+
+TEST(clearing_forgets_everything_idle) {
+  KvCache cache = small_cache(1);
+  SlotPool pool(cache, 1 << 20);
+  const auto tokens = range(0, 10);
+  pool.release(pool.try_acquire(tokens, true).slot, tokens);
+  pool.clear_idle();
+  CHECK_EQ(pool.try_acquire(tokens, true).cached_length, 0);
+}
+
+}  // namespace
+}  // namespace gpt2fast

@@ -1,0 +1,224 @@
+"""GenerationOptions: defaults, rules, and an error that names the option for every bad value."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import FrozenInstanceError, fields, replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpt2fast import GenerationOptions, StreamChunk
+from gpt2fast.generation import Generation
+
+NAMES = [option.name for option in fields(GenerationOptions)]
+
+# (option, valid values as they are stored, values of a wrong type, values out of range)
+TABLE: list[tuple[str, list[Any], list[Any], list[Any]]] = [
+    ("max_new_tokens", [0, 1, 128, 10**6], [1.0, "5", True, [1]], [-1, 2**31]),
+    ("min_new_tokens", [0, 128], [1.5, None, False], [-1]),
+    ("do_sample", [True, False, None], [1, 0, "yes"], []),
+    ("seed", [0, 2**64 - 1, None], [1.0, True, "1"], [-1, 2**64]),
+    ("temperature", [0, 1e-4, 1.0, 100.0, None], ["1", True, [1.0]], [-0.5, 1e-5, math.nan, math.inf, 1e5]),
+    ("top_k", [0, 1, 50, 10**6, None], [5.0, "5", True], [-1, 2**31]),
+    ("top_p", [1e-9, 0.9, 1.0, None], ["0.9", True], [0.0, -0.1, 1.5, math.nan]),
+    ("min_p", [0.0, 0.05, 1.0, None], ["0", False], [-0.1, 1.01, math.nan]),
+    ("typical_p", [0.2, 1.0, None], ["0.2"], [0.0, 1.1, math.nan]),
+    ("repetition_penalty", [0.5, 1.0, 1.3], ["1", None], [0.0, -1.0, 1000.0, math.nan, math.inf]),
+    ("presence_penalty", [-2.0, 0.0, 2.0], ["1", None], [-101.0, math.nan, math.inf]),
+    ("frequency_penalty", [-2.0, 0.0, 2.0], [True, None], [101.0, math.nan, -math.inf]),
+    ("no_repeat_ngram_size", [0, 3], [3.0, None], [-1]),
+    ("suppress_tokens", [(), (1, 2)], ["a", [1.5], [True], 1.5, {1: 2}, None], [[-1], [2**31]]),
+    ("bad_words", [(), ("a", (1, 2))], [5, [5], [[1.5]], None], [[""], [[]], [[-1]]]),
+    (
+        "logit_bias",
+        [None, {}, {5: -1.5}],
+        [[1], "a", {"a": 1}, {1: "a"}, {True: 1.0}],
+        [{-1: 0.0}, {1: math.nan}, {1: 1e9}],
+    ),
+    ("forced_prefix", [(), "Once", (1, 2)], [5, [1.5], None], [[-1]]),
+    ("eos_token_id", [None, (), (0,), (0, 5)], ["a", 1.5, True, [None]], [-1, [2**31]]),
+    ("stop_strings", [(), ("a", "b")], [5, [5], b"a", None], ["", ["a", ""], ["a"] * 257]),
+    ("include_stop_string", [True, False], [1, None, "no"], []),
+    ("max_time", [0.5, 10.0, None], ["1", True], [0.0, -1.0, math.nan, math.inf]),
+    ("num_return_sequences", [1, None], [1.0, True], [0, -1, 5000]),
+    ("logprobs", [0, 5, None], [1.5, True], [-1, 5000]),
+    ("overflow", ["error", "truncate", "slide"], [], ["ignore", None, 5]),
+    ("prompt_lookup_num_tokens", [0, 10], [1.5, None], [-1, 65]),
+    ("use_prefix_cache", [True, False], [1, None], []),
+]
+
+
+def flat(kind: int) -> list[tuple[str, Any]]:
+    return [(row[0], value) for row in TABLE for value in row[kind]]
+
+
+def test_the_table_is_complete() -> None:
+    assert [row[0] for row in TABLE] == NAMES
+
+
+def test_defaults() -> None:
+    options = GenerationOptions()
+    assert options.max_new_tokens == 128
+    assert options.overflow == "error"
+    assert options.eos_token_id is None
+    assert not options.sampling
+
+
+@pytest.mark.parametrize(("name", "value"), flat(1))
+def test_valid_values(name: str, value: Any) -> None:
+    assert getattr(GenerationOptions.make(None, {name: value}), name) == value
+
+
+@pytest.mark.parametrize(("name", "value"), flat(2))
+def test_wrong_types(name: str, value: Any) -> None:
+    with pytest.raises(TypeError, match=name):
+        GenerationOptions.make(None, {name: value})
+
+
+@pytest.mark.parametrize(("name", "value"), flat(3))
+def test_values_out_of_range(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=name):
+        GenerationOptions.make(None, {name: value})
+
+
+def test_errors_name_value_and_range() -> None:
+    with pytest.raises(ValueError, match=r"^top_p must be in \(0, 1\], got 1\.5$"):
+        GenerationOptions(top_p=1.5)
+    with pytest.raises(ValueError, match=r"^temperature must be 0 or in \[0\.0001, 10000\], got nan$"):
+        GenerationOptions(temperature=math.nan)
+    with pytest.raises(TypeError, match=r"^top_k must be an integer, got '5' \(str\)$"):
+        GenerationOptions(top_k="5")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("given_name", "meant"),
+    [
+        ("topk", "top_k"),
+        ("temprature", "temperature"),
+        ("max_tokens", "max_new_tokens"),
+        ("max_length", "max_new_tokens"),
+        ("stop", "stop_strings"),
+        ("n", "num_return_sequences"),
+        ("bad_words_ids", "bad_words"),
+    ],
+)
+def test_unknown_names_get_the_nearest(given_name: str, meant: str) -> None:
+    with pytest.raises(TypeError, match=f"unknown generation option '{given_name}'; did you mean '{meant}'"):
+        GenerationOptions.make(None, {given_name: 1})
+
+
+def test_unknown_names_far_from_all() -> None:
+    with pytest.raises(TypeError, match="the options are max_new_tokens, "):
+        GenerationOptions.make(None, {"xyzzy": 1})
+
+
+def test_overrides_win() -> None:
+    base = GenerationOptions(top_k=5, max_new_tokens=7)
+    assert GenerationOptions.make(base, {"top_k": 9}) == GenerationOptions(top_k=9, max_new_tokens=7)
+    assert GenerationOptions.make(base) == base
+    with pytest.raises(TypeError, match="options must be a GenerationOptions, got dict"):
+        GenerationOptions.make({"top_k": 5})  # type: ignore[arg-type]
+
+
+def test_single_values_become_tuples() -> None:
+    options = GenerationOptions(
+        stop_strings="end", eos_token_id=5, suppress_tokens=[1, np.int32(2)], bad_words=["a", [1, 2]]
+    )
+    assert options.stop_strings == ("end",)
+    assert options.eos_token_id == (5,)
+    assert options.suppress_tokens == (1, 2)
+    assert options.bad_words == ("a", (1, 2))
+
+
+def test_numpy_numbers_are_numbers() -> None:
+    options = GenerationOptions(top_k=np.int64(3), temperature=np.float32(0.5), seed=np.uint64(2**63))  # type: ignore[arg-type]
+    assert (options.top_k, options.temperature, options.seed) == (3, 0.5, 2**63)
+    assert type(options.top_k) is int
+
+
+@pytest.mark.parametrize(
+    ("values", "sampling"),
+    [
+        ({}, False),
+        ({"seed": 3}, True),
+        ({"temperature": 0.8}, True),
+        ({"top_k": 50}, True),
+        ({"min_p": 0.1}, True),
+        ({"temperature": 0}, False),
+        ({"temperature": 0, "top_k": 50, "seed": 3}, False),
+        ({"do_sample": True}, True),
+        ({"do_sample": False, "seed": 3}, False),
+        ({"do_sample": False, "temperature": 0}, False),
+        ({"repetition_penalty": 1.2}, False),
+    ],
+)
+def test_when_tokens_are_drawn(values: dict[str, Any], sampling: bool) -> None:
+    assert GenerationOptions(**values).sampling is sampling
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"do_sample": False, "temperature": 0.7}, "temperature=0.7 contradicts do_sample=False"),
+        ({"do_sample": False, "top_p": 0.9}, "top_p=0.9 contradicts do_sample=False"),
+        ({"do_sample": True, "temperature": 0}, "temperature=0 .* contradicts do_sample=True"),
+        (
+            {"min_new_tokens": 9, "max_new_tokens": 8},
+            r"min_new_tokens \(9\) must not exceed max_new_tokens \(8\)",
+        ),
+        ({"num_return_sequences": 2}, "num_return_sequences=2 needs sampling"),
+    ],
+)
+def test_contradictions(values: dict[str, Any], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        GenerationOptions(**values)
+
+
+def test_options_are_frozen_and_copied() -> None:
+    bias = {1: 1.0}
+    options = GenerationOptions(logit_bias=bias)
+    bias[2] = 5.0
+    assert options.logit_bias == {1: 1.0}
+    with pytest.raises(FrozenInstanceError):
+        options.top_k = 5  # type: ignore[misc]
+
+
+def test_every_option_is_documented() -> None:
+    documentation = GenerationOptions.__doc__
+    assert documentation is not None
+    for name in NAMES:
+        assert f"\n{name} : " in documentation
+
+
+ANYTHING: st.SearchStrategy[Any] = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=5),
+    st.lists(st.integers(), max_size=3),
+)
+
+
+@given(st.dictionaries(st.sampled_from(NAMES), ANYTHING))
+def test_any_values_give_options_or_a_named_error(values: dict[str, Any]) -> None:
+    try:
+        options = GenerationOptions(**values)
+    except (TypeError, ValueError) as error:
+        assert any(name in str(error) for name in values)  # noqa: PT017 - which one depends on the values
+    else:
+        assert replace(options) == options
+
+
+def test_results_have_short_reprs() -> None:
+    result = Generation(text="x" * 500, token_ids=[1] * 300, finish_reason="length", prompt_token_ids=[0])
+    assert repr(result).endswith("', tokens=300, finish_reason='length')") or "..., tokens=300" in repr(
+        result
+    )
+    assert len(repr(result)) < 120
+    assert str(result) == "x" * 500
+    assert repr(StreamChunk("a", [5])) == "StreamChunk(index=0, text='a', tokens=1)"

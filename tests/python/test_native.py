@@ -1,0 +1,119 @@
+"""Finding and loading ONNX Runtime, and what importing the package costs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+
+import pytest
+
+import gpt2fast
+from gpt2fast import _native
+
+
+def run_python(code: str, **environment: str) -> str:
+    """Standard output of a fresh interpreter."""
+    completed = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return completed.stdout.strip()
+
+
+def imported_by(statement: str) -> set[str]:
+    code = f"import json, sys\n{statement}\nprint(json.dumps(sorted(sys.modules)))"
+    return set(json.loads(run_python(code)))
+
+
+HEAVY = {
+    "torch",
+    "transformers",
+    "onnx",
+    "onnxruntime",
+    "tokenizers",
+    "safetensors",
+    "huggingface_hub",
+    "tqdm",
+}
+
+
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    assert not imported_by("import gpt2fast") & (HEAVY | {"numpy", "gpt2fast._core"})
+
+
+def test_using_the_package_imports_no_onnx_and_no_torch() -> None:
+    assert not imported_by("from gpt2fast import GPT2") & (HEAVY - {"tokenizers"})
+
+
+def test_finding_the_library_does_not_import_its_package() -> None:
+    modules = imported_by("from gpt2fast._native import load_runtime; load_runtime()")
+    assert "gpt2fast._core" in modules
+    assert "onnxruntime" not in modules
+
+
+def test_public_names() -> None:
+    for name in gpt2fast.__all__:
+        assert getattr(gpt2fast, name) is not None
+        assert name in dir(gpt2fast)
+    with pytest.raises(AttributeError, match="has no attribute 'GPT3'"):
+        gpt2fast.GPT3  # noqa: B018
+
+
+def test_the_runtime_says_what_it_is() -> None:
+    runtime = _native.load_runtime()
+    assert runtime is _native.load_runtime()
+    assert runtime.path.is_file()
+    major, minor = (int(part) for part in runtime.version.split(".")[:2])
+    assert (major, minor) >= (1, 20)
+
+
+def test_the_core_describes_its_build() -> None:
+    core = _native.core
+    assert core.build_config()
+    assert core.active_isa() in core.available_isas()
+    assert core.usable_cores() >= 1
+
+
+def test_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(_native.LIBRARY_VARIABLE, raising=False)
+    monkeypatch.setattr(_native, "find_spec", lambda name: None)
+    with pytest.raises(
+        ImportError,
+        match=r"no package 'onnxruntime' is installed; install it with: pip install \"onnxruntime>=",
+    ):
+        _native.find_library()
+
+
+def test_package_without_the_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    spec = ModuleSpec("onnxruntime", None, is_package=True)
+    spec.submodule_search_locations = [str(tmp_path)]
+    monkeypatch.delenv(_native.LIBRARY_VARIABLE, raising=False)
+    monkeypatch.setattr(_native, "find_spec", lambda name: spec)
+    with pytest.raises(ImportError, match="onnxruntime") as caught:
+        _native.find_library()
+    assert str(tmp_path / "capi") in str(caught.value)
+
+
+def test_variable_that_names_no_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(_native.LIBRARY_VARIABLE, str(tmp_path / "missing.so"))
+    with pytest.raises(ImportError, match=r"GPT2FAST_ORT_LIBRARY names .*missing\.so.*, which is not a file"):
+        _native.find_library()
+
+
+def test_broken_library(tmp_path: Path) -> None:
+    broken = tmp_path / "libonnxruntime.so.1.99.0"
+    broken.write_bytes(b"not a library")
+    code = (
+        "from gpt2fast import GPT2\n"
+        "try:\n    GPT2.from_pretrained()\nexcept ImportError as error:\n    print(error)"
+    )
+    message = run_python(code, GPT2FAST_ORT_LIBRARY=str(broken))
+    assert str(broken) in message
+    assert "pip install" in message
