@@ -1,4 +1,8 @@
 // The options of one sequence, and the numbers that stand for finish reasons.
+#include <memory>
+#include <utility>
+#include <vector>
+
 #include "bindings.h"
 #include "choice_hook.h"
 #include "gpt2fast/engine.h"
@@ -33,10 +37,19 @@ void register_finish_reasons(py::module_& module) {
   module.attr("FINISH_CONSTRAINT") = static_cast<int>(FinishReason::kConstraint);
 }
 
+std::shared_ptr<Prefix> make_prefix(const Int32Array& tokens, const std::vector<FloatArray>& layers) {
+  auto prefix = std::make_shared<Prefix>();
+  prefix->tokens.assign(tokens.data(), tokens.data() + tokens.size());
+  for (const FloatArray& layer : layers) prefix->layers.emplace_back(layer.data(), layer.data() + layer.size());
+  return prefix;
+}
+
 }  // namespace
 
 void register_request(py::module_& module) {
   register_finish_reasons(module);
+  py::class_<Prefix, std::shared_ptr<Prefix>>(module, "Prefix")
+      .def(py::init(&make_prefix), py::arg("tokens"), py::arg("layers"));
   py::class_<Request, std::shared_ptr<Request>> type(module, "Request");
   type.def(py::init<>());
   type.def_property(
@@ -70,6 +83,13 @@ void register_request(py::module_& module) {
   type.def_readwrite("logprobs", &Request::logprobs);
   type.def_readwrite("prompt_lookup_num_tokens", &Request::prompt_lookup_num_tokens);
   type.def_readwrite("slide", &Request::slide);
+  type.def_readwrite("num_assistant_tokens", &Request::num_assistant_tokens);
+  type.def_property("assistant", nullptr, [](Request& self, std::shared_ptr<Engine> engine) {
+    self.assistant = std::move(engine);
+  });
+  type.def_property("prefix", nullptr, [](Request& self, std::shared_ptr<Prefix> prefix) {
+    self.prefix = std::move(prefix);
+  });
   type.def_readwrite("use_prefix_cache", &Request::use_prefix_cache);
   type.def(
       "set_hooks",

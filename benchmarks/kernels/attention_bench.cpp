@@ -1,5 +1,5 @@
-// How long attention takes: decode steps over caches that are not in the processor's caches, and whole prompts.
-// 12 heads of 64. Usage: attention_bench [seconds per case]
+// How long attention takes: decode steps over caches that are not in the processor's caches, and whole
+// prompts. 12 heads of 64. Usage: attention_bench [seconds per case]
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -60,7 +60,8 @@ class Setup {
     std::vector<float> plain(static_cast<size_t>(shape_.positions * kWidth));
     for (float& value : plain) value = normal(engine);
     for (int64_t slot = 0; slot < kLayers * item.sequences; ++slot) {
-      write_slot(shape_, plain.data(), plain.data(), 0, shape_.positions, cache_.data() + slot * shape_.slot_bytes());
+      write_slot(shape_, plain.data(), plain.data(), 0, shape_.positions,
+                 cache_.data() + slot * shape_.slot_bytes());
     }
     for (int64_t s = 0; s <= item.sequences; ++s) {
       starts_.push_back(static_cast<int32_t>(s * item.tokens));
@@ -91,7 +92,8 @@ class Setup {
   std::vector<int32_t> starts_, slots_, lengths_;
 };
 
-// Reads a buffer larger than the processor's caches, as model weights do between two steps; returns bytes per second.
+// Reads a buffer larger than the processor's caches, as model weights do between two steps; returns bytes per
+// second.
 double evict(const Bytes& large, const Parallel& parallel) {
   static std::atomic<int64_t> sink;
   constexpr int64_t kChunk = 1 << 20;
@@ -108,7 +110,7 @@ double evict(const Bytes& large, const Parallel& parallel) {
 }
 
 struct Measurement {
-  double least = 0;      // seconds for all layers
+  double least = 0;  // seconds for all layers
   double median = 0;
   double bandwidth = 0;  // of plain reading in the same minutes, bytes per second, the best
 };
@@ -159,11 +161,13 @@ int main(int argc, char** argv) {
       const double positions = static_cast<double>(item.context + item.tokens);
       const double keys = static_cast<double>(kLayers * item.sequences * kWidth);
       const double bytes = keys * positions * 2 * (item.half ? 2 : 4);
-      const double pairs = static_cast<double>(item.tokens) * (positions - static_cast<double>(item.tokens - 1) / 2);
+      const double pairs =
+          static_cast<double>(item.tokens) * (positions - static_cast<double>(item.tokens - 1) / 2);
       std::printf("%5s %4d %7d %6d %7d %10.0f %10.0f %6.1f %8.1f %7.1f\n", item.half ? "fp16" : "fp32",
-                  static_cast<int>(item.sequences), static_cast<int>(item.context), static_cast<int>(item.tokens),
-                  threads, measured.least * 1e6, measured.median * 1e6, bytes / measured.least * 1e-9,
-                  measured.bandwidth * 1e-9, keys * pairs * 4 / measured.least * 1e-9);
+                  static_cast<int>(item.sequences), static_cast<int>(item.context),
+                  static_cast<int>(item.tokens), threads, measured.least * 1e6, measured.median * 1e6,
+                  bytes / measured.least * 1e-9, measured.bandwidth * 1e-9,
+                  keys * pairs * 4 / measured.least * 1e-9);
     }
   }
 }

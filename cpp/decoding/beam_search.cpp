@@ -14,17 +14,20 @@ BeamSearchOptions checked(const BeamSearchOptions& options) {
     if (!valid) throw std::invalid_argument(std::string(rule) + ", got " + std::to_string(value));
   };
   require(options.num_beams >= 1, "num_beams must be at least 1", options.num_beams);
-  require(options.num_return_sequences >= 1, "num_return_sequences must be at least 1", options.num_return_sequences);
+  require(options.num_return_sequences >= 1, "num_return_sequences must be at least 1",
+          options.num_return_sequences);
   require(options.num_return_sequences <= options.num_beams, "num_return_sequences must not exceed num_beams",
           options.num_return_sequences);
   require(std::isfinite(options.length_penalty), "length_penalty must be finite", options.length_penalty);
-  require(options.max_new_tokens >= 1, "max_new_tokens must be at least 1 in a beam search", options.max_new_tokens);
+  require(options.max_new_tokens >= 1, "max_new_tokens must be at least 1 in a beam search",
+          options.max_new_tokens);
   return options;
 }
 
 }  // namespace
 
-BeamSearch::BeamSearch(const BeamSearchOptions& options, std::span<const int32_t> eos_token_ids, int64_t vocab_size)
+BeamSearch::BeamSearch(const BeamSearchOptions& options, std::span<const int32_t> eos_token_ids,
+                       int64_t vocab_size)
     : options_(checked(options)),
       eos_token_ids_(eos_token_ids.begin(), eos_token_ids.end()),
       vocab_size_(vocab_size),
@@ -46,16 +49,19 @@ std::span<const BeamSearch::Extension> BeamSearch::advance(std::span<const float
   const auto best = std::min(continuations_.size(), static_cast<size_t>(options_.num_beams));
   for (const Continuation& next : std::span(continuations_).first(best)) {
     if (!next.ended && !at_limit) continue;
-    finish(beams_[static_cast<size_t>(next.parent)], &next.token, normalized(next.score, length_), next.ended);
+    finish(beams_[static_cast<size_t>(next.parent)], &next.token, normalized(next.score, length_),
+           next.ended);
   }
   if (!at_limit) extend();
-  done_ = extensions_.empty() || (full() && options_.early_stopping == EarlyStopping::kTrue) || !can_improve();
+  done_ =
+      extensions_.empty() || (full() && options_.early_stopping == EarlyStopping::kTrue) || !can_improve();
   if (done_) extensions_.clear();
   return extensions_;
 }
 
 void BeamSearch::find_continuations(std::span<const float> log_probabilities) {
-  const auto wanted = std::max<size_t>(2, 1 + eos_token_ids_.size()) * static_cast<size_t>(options_.num_beams);
+  const auto wanted =
+      std::max<size_t>(2, 1 + eos_token_ids_.size()) * static_cast<size_t>(options_.num_beams);
   continuations_.clear();
   for (size_t beam = 0; beam < beams_.size(); ++beam) {
     const auto row =
@@ -66,7 +72,8 @@ void BeamSearch::find_continuations(std::span<const float> log_probabilities) {
       const int32_t token = candidates_.id(i);
       const float score = row[static_cast<size_t>(token)] + beams_[beam].score;
       if (!std::isfinite(score)) continue;
-      const bool ended = std::find(eos_token_ids_.begin(), eos_token_ids_.end(), token) != eos_token_ids_.end();
+      const bool ended =
+          std::find(eos_token_ids_.begin(), eos_token_ids_.end(), token) != eos_token_ids_.end();
       continuations_.push_back({score, static_cast<int32_t>(beam), token, ended});
     }
   }
@@ -108,7 +115,8 @@ void BeamSearch::extend() {
 bool BeamSearch::can_improve() const {
   if (!full()) return true;
   const bool longest = options_.early_stopping == EarlyStopping::kNever && options_.length_penalty > 0;
-  return normalized(beams_.front().score, longest ? options_.max_new_tokens : length_) > finished_.back().score;
+  return normalized(beams_.front().score, longest ? options_.max_new_tokens : length_) >
+         finished_.back().score;
 }
 
 std::vector<BeamSearch::Hypothesis> BeamSearch::results() const {

@@ -11,7 +11,8 @@ namespace gpt2fast {
 
 // When to stop although live beams are left and hypotheses could still be exchanged for better ones.
 enum class EarlyStopping : int32_t {
-  kFalse = 0,  // when the best live beam, scored at its present length, is worse than every finished hypothesis
+  kFalse =
+      0,  // when the best live beam, scored at its present length, is worse than every finished hypothesis
   kTrue = 1,   // as soon as num_beams hypotheses are finished
   kNever = 2,  // when no live beam can become better, scored at the greatest possible length
 };
@@ -24,10 +25,11 @@ struct BeamSearchOptions {
   int64_t max_new_tokens = 1;
 };
 
-// Holds tokens and scores only. Each round the caller computes the log-probabilities that follow every live beam
-// (log_softmax, then the processors, as transformers does), calls advance(), and lets beam i's cache become that of
-// beam extensions[i].parent, with the token to come. Tokens and scores equal those of transformers' beam search; where
-// bans leave fewer than num_beams continuations, fewer beams live on, and results() may be fewer.
+// Holds tokens and scores only. Each round the caller computes the log-probabilities that follow every live
+// beam (log_softmax, then the processors, as transformers does), calls advance(), and lets beam i's cache
+// become that of beam extensions[i].parent, with the token to come. Tokens and scores equal those of
+// transformers' beam search; where bans leave fewer than num_beams continuations, fewer beams live on, and
+// results() may be fewer.
 class BeamSearch {
  public:
   struct Extension {
@@ -48,8 +50,8 @@ class BeamSearch {
   // The output tokens of a live beam.
   std::span<const int32_t> tokens(int32_t beam) const { return beams_[static_cast<size_t>(beam)].tokens; }
 
-  // log_probabilities [live_beams(), vocab_size]. Returns one extension for each new live beam, best first, none when
-  // done; valid until the next call.
+  // log_probabilities [live_beams(), vocab_size]. Returns one extension for each new live beam, best first,
+  // none when done; valid until the next call.
   std::span<const Extension> advance(std::span<const float> log_probabilities);
 
   bool done() const { return done_; }

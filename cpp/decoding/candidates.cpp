@@ -43,7 +43,8 @@ Candidates::Candidates(int64_t vocab_size, const VocabularyKernels& kernels) : k
   for (Floats* buffer : {&scores_, &weights_, &band_keys_, &band_weights_}) {
     *buffer = std::make_unique_for_overwrite<float[]>(room);
   }
-  block_sums_ = std::make_unique_for_overwrite<float[]>(static_cast<size_t>(vocab_size / kVocabularyBlock + 1));
+  block_sums_ =
+      std::make_unique_for_overwrite<float[]>(static_cast<size_t>(vocab_size / kVocabularyBlock + 1));
 }
 
 void Candidates::reset(std::span<const float> scores, float max) {
@@ -61,10 +62,11 @@ void Candidates::keep_top_k(int64_t k) {
     keep_many(k);
     return;
   }
-  // At least k scores reach the k-th greatest of the maxima of any partition: a bound that keeps little more than k
-  // where there are several times k parts.
+  // At least k scores reach the k-th greatest of the maxima of any partition: a bound that keeps little more
+  // than k where there are several times k parts.
   constexpr int64_t kLeastColumns = 768, kLongestColumn = 64;
-  const int64_t column_length = std::clamp(count_ / std::max(kLeastColumns, 4 * k), int64_t{1}, kLongestColumn);
+  const int64_t column_length =
+      std::clamp(count_ / std::max(kLeastColumns, 4 * k), int64_t{1}, kLongestColumn);
   float* values = band_keys_.get();
   const int64_t columns = kernels_.column_maxima(source_, count_, column_length, values);
   std::nth_element(values, values + k - 1, values + columns, std::greater<>());
@@ -107,7 +109,8 @@ void Candidates::keep_top_p(double top_p) {
 void Candidates::keep_min_p(double min_p) { keep_at_least(weights_.get(), static_cast<float>(min_p)); }
 
 void Candidates::keep_typical(double typical_p) {
-  // With s = (score - max) / temperature and p = e^s / Z: -log p - entropy = mean(s) - s, the mean being weighted by p.
+  // With s = (score - max) / temperature and p = e^s / Z: -log p - entropy = mean(s) - s, the mean being
+  // weighted by p.
   const double total = total_weight();
   const double mean = kernels_.weighted_log(scores(), weights_.get(), count_, max_, temperature_) / total;
   float* keys = scores_.get();
@@ -125,7 +128,8 @@ Candidates::Cut Candidates::find_cut(const float* keys, Borders borders, double 
   const float* weights = weights_.get();
   int64_t count = count_;
   double above = 0;
-  // The cut lies between the outer borders: what is above weighs too little, what is above with what is between enough.
+  // The cut lies between the outer borders: what is above weighs too little, what is above with what is
+  // between enough.
   while (count > kSortable && borders.back() - borders.front() > 1) {
     std::array<float, kVocabularyThresholds> thresholds;
     std::array<double, kVocabularyThresholds> totals;
@@ -194,7 +198,8 @@ void Candidates::drop_ties(float weight, int64_t kept_ties) {
 
 int32_t Candidates::pick(double fraction) {
   const double total = total_weight();
-  const double target = std::min(fraction * total, std::nextafter(total, 0.0));  // the product may round up to total
+  const double target =
+      std::min(fraction * total, std::nextafter(total, 0.0));  // the product may round up to total
   double before = 0;
   int64_t chosen = 0;
   for (int64_t block = 0; block < count_; block += kVocabularyBlock) {

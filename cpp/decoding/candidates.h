@@ -1,5 +1,6 @@
-// The tokens that may still be drawn, with their weights, and the filters that narrow them down. No filter sorts the
-// vocabulary: thresholds are found by vectorised passes, and only what lies next to a threshold is sorted.
+// The tokens that may still be drawn, with their weights, and the filters that narrow them down. No filter
+// sorts the vocabulary: thresholds are found by vectorised passes, and only what lies next to a threshold is
+// sorted.
 #pragma once
 
 #include <array>
@@ -11,8 +12,8 @@
 
 namespace gpt2fast {
 
-// Filters are applied in the order of their declaration (as transformers does), each at most once. The tokens stay in
-// the order of their ids throughout, and the best token always stays.
+// Filters are applied in the order of their declaration (as transformers does), each at most once. The tokens
+// stay in the order of their ids throughout, and the best token always stays.
 class Candidates {
  public:
   // Buffers that an option set does not touch cost address space only.
@@ -29,12 +30,14 @@ class Candidates {
   void keep_top_p(double top_p);
   // Those at least min_p times as probable as the best.
   void keep_min_p(double min_p);
-  // The tokens whose information is nearest to the entropy, until their probabilities reach typical_p, with all that
-  // tie with the last of them (Meister, Pimentel, Wiher, Cotterell: Locally typical sampling, 2023).
+  // The tokens whose information is nearest to the entropy, until their probabilities reach typical_p, with
+  // all that tie with the last of them (Meister, Pimentel, Wiher, Cotterell: Locally typical sampling, 2023).
   void keep_typical(double typical_p);
 
   int64_t count() const { return count_; }
-  int32_t id(int64_t index) const { return all_ ? static_cast<int32_t>(index) : ids_[static_cast<size_t>(index)]; }
+  int32_t id(int64_t index) const {
+    return all_ ? static_cast<int32_t>(index) : ids_[static_cast<size_t>(index)];
+  }
   float weight(int64_t index) const { return weights_[static_cast<size_t>(index)]; }
   double total_weight() { return kernels_.sum_blocks(weights_.get(), count_, block_sums_.get()); }
 
@@ -49,8 +52,8 @@ class Candidates {
     double weight_above;  // of all greater keys
     int64_t ties;         // how many have this key
   };
-  // Sums weights_ in descending order of `keys` [count]. The borders are ranks of floats in ascending order, to be tried
-  // first; all keys that weigh anything lie between the outer ones.
+  // Sums weights_ in descending order of `keys` [count]. The borders are ranks of floats in ascending order,
+  // to be tried first; all keys that weigh anything lie between the outer ones.
   Cut find_cut(const float* keys, Borders borders, double target);
   static Cut sort_band(const float* keys, const float* weights, size_t count, double above, double target);
   void keep_many(int64_t k);

@@ -9,8 +9,8 @@
 namespace gpt2fast {
 namespace {
 
-// ln(x) for positive finite x. Only exact or correctly rounded operations, so that every platform gives the same bits;
-// 2 atanh((m - 1) / (m + 1)) with m in [sqrt(1/2), sqrt(2)], the series' remainder below 1e-19.
+// ln(x) for positive finite x. Only exact or correctly rounded operations, so that every platform gives the
+// same bits; 2 atanh((m - 1) / (m + 1)) with m in [sqrt(1/2), sqrt(2)], the series' remainder below 1e-19.
 double natural_log(double x) {
   int exponent = 0;
   double mantissa = std::frexp(x, &exponent);
@@ -41,7 +41,8 @@ void log_softmax(std::span<const float> logits, std::span<float> log_probabiliti
                                 log_probabilities.data());
 }
 
-TopLogprobs::TopLogprobs(int64_t vocab_size, int32_t k) : k_(std::min<int64_t>(k, vocab_size)), candidates_(vocab_size) {
+TopLogprobs::TopLogprobs(int64_t vocab_size, int32_t k)
+    : k_(std::min<int64_t>(k, vocab_size)), candidates_(vocab_size) {
   best_.resize(static_cast<size_t>(vocab_size));
 }
 

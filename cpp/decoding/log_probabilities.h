@@ -24,7 +24,8 @@ struct TokenLogprob {
   float logprob;
 };
 
-// The k most probable tokens, best first, the lower id first among equals. All buffers are allocated at construction.
+// The k most probable tokens, best first, the lower id first among equals. All buffers are allocated at
+// construction.
 class TopLogprobs {
  public:
   TopLogprobs(int64_t vocab_size, int32_t k);

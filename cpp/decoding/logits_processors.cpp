@@ -16,8 +16,8 @@ constexpr float kForbidden = -std::numeric_limits<float>::infinity();
 
 void require_token(const char* argument, int32_t token, int64_t vocab_size) {
   if (token < 0 || token >= vocab_size) {
-    throw std::invalid_argument(std::string(argument) + " must hold token ids in [0, " + std::to_string(vocab_size) +
-                                "), got " + std::to_string(token));
+    throw std::invalid_argument(std::string(argument) + " must hold token ids in [0, " +
+                                std::to_string(vocab_size) + "), got " + std::to_string(token));
   }
 }
 
@@ -33,8 +33,8 @@ class LogitBias final : public LogitsProcessor {
     for (const auto& [token, bias] : biases_) {
       require_token("logit_bias", token, vocab_size);
       if (!(bias < -kForbidden)) {
-        throw std::invalid_argument("logit_bias must be finite or -inf, got " + std::to_string(bias) + " for token " +
-                                    std::to_string(token));
+        throw std::invalid_argument("logit_bias must be finite or -inf, got " + std::to_string(bias) +
+                                    " for token " + std::to_string(token));
       }
     }
   }
@@ -46,7 +46,8 @@ class LogitBias final : public LogitsProcessor {
   std::vector<std::pair<int32_t, float>> biases_;
 };
 
-// Divides the positive and multiplies the negative scores of all tokens that occurred (Keskar et al., CTRL, 2019).
+// Divides the positive and multiplies the negative scores of all tokens that occurred (Keskar et al., CTRL,
+// 2019).
 class RepetitionPenalty final : public LogitsProcessor {
  public:
   RepetitionPenalty(float penalty, int64_t vocab_size, int64_t max_length)
@@ -115,7 +116,8 @@ class BadWords final : public LogitsProcessor {
   explicit BadWords(std::vector<std::vector<int32_t>> words) : words_(std::move(words)) {}
   void apply(std::span<float> scores, const TokenHistory& history) override {
     for (const auto& word : words_) {
-      if (ends_with(history, std::span(word).first(word.size() - 1))) score_of(scores, word.back()) = kForbidden;
+      if (ends_with(history, std::span(word).first(word.size() - 1)))
+        score_of(scores, word.back()) = kForbidden;
     }
   }
 
@@ -151,8 +153,10 @@ void check_penalties(const SamplingOptions& options) {
   };
   require(options.repetition_penalty > 0 && std::isfinite(options.repetition_penalty),
           "repetition_penalty must be positive and finite", options.repetition_penalty);
-  require(std::isfinite(options.presence_penalty), "presence_penalty must be finite", options.presence_penalty);
-  require(std::isfinite(options.frequency_penalty), "frequency_penalty must be finite", options.frequency_penalty);
+  require(std::isfinite(options.presence_penalty), "presence_penalty must be finite",
+          options.presence_penalty);
+  require(std::isfinite(options.frequency_penalty), "frequency_penalty must be finite",
+          options.frequency_penalty);
   require(options.no_repeat_ngram_size >= 0, "no_repeat_ngram_size must not be negative",
           options.no_repeat_ngram_size);
   require(options.min_new_tokens >= 0, "min_new_tokens must not be negative", options.min_new_tokens);
@@ -189,7 +193,8 @@ LogitsProcessors::LogitsProcessors(const SamplingOptions& options, std::span<con
     add(std::make_unique<RepetitionPenalty>(options.repetition_penalty, vocab_size, max_length));
   }
   if (options.presence_penalty != 0 || options.frequency_penalty != 0) {
-    add(std::make_unique<OutputPenalties>(options.presence_penalty, options.frequency_penalty, vocab_size, max_length));
+    add(std::make_unique<OutputPenalties>(options.presence_penalty, options.frequency_penalty, vocab_size,
+                                          max_length));
   }
   if (options.no_repeat_ngram_size > 0) add(std::make_unique<NoRepeatNgram>(options.no_repeat_ngram_size));
   add(make_bad_words(options.bad_words, eos_token_ids, vocab_size));

@@ -1,5 +1,5 @@
-// What changes the scores before a token is chosen: penalties, biases and bans, one small type per option, in the order
-// in which Hugging Face's transformers applies them.
+// What changes the scores before a token is chosen: penalties, biases and bans, one small type per option, in
+// the order in which Hugging Face's transformers applies them.
 #pragma once
 
 #include <cstdint>
@@ -20,7 +20,8 @@ class LogitsProcessor {
   virtual void apply(std::span<float> scores, const TokenHistory& history) = 0;
 };
 
-// The processors that a set of options switches on, chosen and allocated once. One per sequence: they keep counts.
+// The processors that a set of options switches on, chosen and allocated once. One per sequence: they keep
+// counts.
 class LogitsProcessors {
  public:
   // max_length: the most tokens that prompt and output have together.
@@ -30,7 +31,8 @@ class LogitsProcessors {
   // Whether apply() never changes anything when every token is allowed.
   bool empty() const { return processors_.empty() && forced_prefix_.empty(); }
 
-  // allowed: bit t % 32 of word t / 32 says whether token t may come (as llguidance lays it out), or null: all may.
+  // allowed: bit t % 32 of word t / 32 says whether token t may come (as llguidance lays it out), or null:
+  // all may.
   void apply(std::span<float> scores, const TokenHistory& history, const uint32_t* allowed);
 
  private:

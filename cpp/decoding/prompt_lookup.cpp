@@ -22,9 +22,11 @@ PromptLookup::PromptLookup(int32_t max_draft, int64_t max_length)
       draft_length_(std::min<int64_t>(max_draft, kFirstDraft)),
       needed_agreement_(kLeastAgreement) {
   if (max_draft < 0) {
-    throw std::invalid_argument("prompt_lookup_num_tokens must not be negative, got " + std::to_string(max_draft));
+    throw std::invalid_argument("prompt_lookup_num_tokens must not be negative, got " +
+                                std::to_string(max_draft));
   }
-  if (max_length < 0) throw std::invalid_argument("max_length must not be negative, got " + std::to_string(max_length));
+  if (max_length < 0)
+    throw std::invalid_argument("max_length must not be negative, got " + std::to_string(max_length));
   tokens_.reserve(max_length_);
   previous_.reserve(max_length_);
   latest_.assign(std::bit_ceil(2 * max_length_ + 1), -1);
@@ -32,7 +34,8 @@ PromptLookup::PromptLookup(int32_t max_draft, int64_t max_length)
 
 void PromptLookup::append(std::span<const int32_t> tokens) {
   if (tokens.size() > max_length_ - tokens_.size()) {
-    throw std::length_error("prompt lookup was made for " + std::to_string(max_length_) + " tokens, got more");
+    throw std::length_error("prompt lookup was made for " + std::to_string(max_length_) +
+                            " tokens, got more");
   }
   for (int32_t token : tokens) {
     // The pair before this token becomes known together with what follows it.
@@ -79,7 +82,8 @@ PromptLookup::Match PromptLookup::find_match() const {
   const auto size = static_cast<int64_t>(tokens_.size());
   Match best;
   int32_t place = latest_[bucket(tokens_[tokens_.size() - 2], tokens_.back())];
-  for (int looked = 0; place >= 0 && looked < kPlaces; ++looked, place = previous_[static_cast<size_t>(place)]) {
+  for (int looked = 0; place >= 0 && looked < kPlaces;
+       ++looked, place = previous_[static_cast<size_t>(place)]) {
     int64_t length = 0;
     const int64_t most = std::min<int64_t>(place, kMostAgreement);
     while (length < most && tokens_[static_cast<size_t>(place - 1 - length)] ==

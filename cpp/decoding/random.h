@@ -1,5 +1,5 @@
-// A counter-based random generator: the draw at a step is a function of (seed, step) alone, so a sequence that is
-// rewound, continued, drafted or batched differently draws the same numbers on every platform.
+// A counter-based random generator: the draw at a step is a function of (seed, step) alone, so a sequence
+// that is rewound, continued, drafted or batched differently draws the same numbers on every platform.
 #pragma once
 
 #include <array>
@@ -25,8 +25,8 @@ class Philox {
   }
 
   static constexpr Block block(uint64_t seed, uint64_t step, uint64_t stream) {
-    return block({static_cast<uint32_t>(step), static_cast<uint32_t>(step >> 32), static_cast<uint32_t>(stream),
-                  static_cast<uint32_t>(stream >> 32)},
+    return block({static_cast<uint32_t>(step), static_cast<uint32_t>(step >> 32),
+                  static_cast<uint32_t>(stream), static_cast<uint32_t>(stream >> 32)},
                  {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)});
   }
 };

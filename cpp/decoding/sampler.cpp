@@ -20,8 +20,8 @@ const SamplingOptions& checked(const SamplingOptions& options) {
     message << rule << ", got " << value;
     throw std::invalid_argument(message.str());
   };
-  require(options.temperature > 0 && options.temperature <= FLT_MAX, "temperature must be positive and finite",
-          options.temperature);
+  require(options.temperature > 0 && options.temperature <= FLT_MAX,
+          "temperature must be positive and finite", options.temperature);
   require(options.top_k >= 0, "top_k must not be negative", options.top_k);
   require(options.top_p > 0 && options.top_p <= 1, "top_p must be in (0, 1]", options.top_p);
   require(options.min_p >= 0 && options.min_p <= 1, "min_p must be in [0, 1]", options.min_p);
@@ -31,8 +31,8 @@ const SamplingOptions& checked(const SamplingOptions& options) {
 
 }  // namespace
 
-TokenChooser::TokenChooser(const SamplingOptions& options, std::span<const int32_t> eos_token_ids, int64_t vocab_size,
-                           int64_t max_length)
+TokenChooser::TokenChooser(const SamplingOptions& options, std::span<const int32_t> eos_token_ids,
+                           int64_t vocab_size, int64_t max_length)
     : options_(checked(options)),
       processors_(options, eos_token_ids, vocab_size, max_length),
       scores_(std::make_unique_for_overwrite<float[]>(static_cast<size_t>(vocab_size))),
@@ -53,8 +53,8 @@ TokenChooser::Choice TokenChooser::choose(std::span<const float> logits, const T
   return choice;
 }
 
-void TokenChooser::distribution(std::span<const float> logits, const TokenHistory& history, const uint32_t* allowed,
-                                std::span<float> probabilities) {
+void TokenChooser::distribution(std::span<const float> logits, const TokenHistory& history,
+                                const uint32_t* allowed, std::span<float> probabilities) {
   std::fill(probabilities.begin(), probabilities.end(), 0.0f);
   const std::span<const float> scores = process(logits, history, allowed);
   const Extremum best = find_best(scores, history);

@@ -13,9 +13,10 @@ namespace gpt2fast {
 
 // One per sequence. Everything is decided and allocated at construction; choosing allocates nothing.
 //
-// The token is a function of (logits, history, options) alone; the random draw is that of (seed, output position).
-// So drafted tokens need no acceptance rule of their own: a draft is right exactly when it is the token that choose()
-// returns for its position, and the output, sampled or greedy, is the one that decoding without drafts gives.
+// The token is a function of (logits, history, options) alone; the random draw is that of (seed, output
+// position). So drafted tokens need no acceptance rule of their own: a draft is right exactly when it is the
+// token that choose() returns for its position, and the output, sampled or greedy, is the one that decoding
+// without drafts gives.
 class TokenChooser {
  public:
   // max_length: the most tokens that prompt and output have together.
@@ -29,19 +30,20 @@ class TokenChooser {
   };
 
   // logits [vocab_size], not modified. `allowed`: see LogitsProcessors::apply.
-  // The token is kNoToken when every token is forbidden. Throws std::runtime_error when the model produced NaN or
-  // infinity, or a penalty overflowed to it.
+  // The token is kNoToken when every token is forbidden. Throws std::runtime_error when the model produced
+  // NaN or infinity, or a penalty overflowed to it.
   Choice choose(std::span<const float> logits, const TokenHistory& history, const uint32_t* allowed,
                 bool want_logprob);
 
-  // The distribution that choose() draws from: probabilities [vocab_size], zero for what is filtered out; without
-  // do_sample the softmax of the processed scores. All zero when every token is forbidden.
+  // The distribution that choose() draws from: probabilities [vocab_size], zero for what is filtered out;
+  // without do_sample the softmax of the processed scores. All zero when every token is forbidden.
   void distribution(std::span<const float> logits, const TokenHistory& history, const uint32_t* allowed,
                     std::span<float> probabilities);
 
  private:
   // The processed scores: `logits` themselves where nothing changes them, else scores_.
-  std::span<const float> process(std::span<const float> logits, const TokenHistory& history, const uint32_t* allowed);
+  std::span<const float> process(std::span<const float> logits, const TokenHistory& history,
+                                 const uint32_t* allowed);
   Extremum find_best(std::span<const float> scores, const TokenHistory& history) const;
   // Filters `scores`, whose maximum is `best`, down to the weighted candidates of a draw.
   void filter(std::span<const float> scores, float best);

@@ -9,10 +9,12 @@
 
 namespace gpt2fast {
 
-// An Aho-Corasick automaton: built in time proportional to the stop strings' bytes, one table step per output byte.
+// An Aho-Corasick automaton: built in time proportional to the stop strings' bytes, one table step per output
+// byte.
 //
-// The stop string that is completed first wins, at whatever byte of a token that happens; of several that end at the
-// same byte, the longest (the one that starts earliest). Bytes may be anything, NUL and broken UTF-8 included.
+// The stop string that is completed first wins, at whatever byte of a token that happens; of several that end
+// at the same byte, the longest (the one that starts earliest). Bytes may be anything, NUL and broken UTF-8
+// included.
 class StopMatcher {
  public:
   // Throws std::invalid_argument for an empty stop string.
@@ -22,11 +24,11 @@ class StopMatcher {
   bool feed(std::string_view bytes);
 
   bool stopped() const { return stopped_; }
-  // After a match: how many of the output's bytes to keep, up to the stop string's start, or its end where it is
-  // included. Before: all that were fed.
+  // After a match: how many of the output's bytes to keep, up to the stop string's start, or its end where it
+  // is included. Before: all that were fed.
   int64_t kept_bytes() const { return kept_; }
-  // The number of leading output bytes that no later completion of a stop string can take back; never shrinks. Once
-  // generation has ended for another reason, all kept_bytes() are safe.
+  // The number of leading output bytes that no later completion of a stop string can take back; never
+  // shrinks. Once generation has ended for another reason, all kept_bytes() are safe.
   int64_t safe_bytes() const;
 
  private:

@@ -13,7 +13,8 @@ TokenCounts::TokenCounts(int64_t vocab_size, int64_t max_length) : counts_(stati
 void TokenCounts::update(std::span<const int32_t> first, std::span<const int32_t> second) {
   const size_t from_first = std::min(first.size(), tokens_.size());
   size_t common = static_cast<size_t>(
-      std::mismatch(first.begin(), first.begin() + static_cast<std::ptrdiff_t>(from_first), tokens_.begin()).first -
+      std::mismatch(first.begin(), first.begin() + static_cast<std::ptrdiff_t>(from_first), tokens_.begin())
+          .first -
       first.begin());
   if (common == first.size()) {
     const auto rest = std::span(tokens_).subspan(common);
@@ -34,7 +35,8 @@ void TokenCounts::push(int32_t token) {
 void TokenCounts::pop() {
   const int32_t token = tokens_.back();
   tokens_.pop_back();
-  // Tokens leave in the reverse of the order they came in, so the last distinct one is the first to lose its last count.
+  // Tokens leave in the reverse of the order they came in, so the last distinct one is the first to lose its
+  // last count.
   if (in_vocabulary(token) && --counts_[static_cast<size_t>(token)] == 0) distinct_.pop_back();
 }
 

@@ -1,4 +1,5 @@
-// The tokens before the one to be chosen, and how often each occurs, kept up to date in time proportional to change.
+// The tokens before the one to be chosen, and how often each occurs, kept up to date in time proportional to
+// change.
 #pragma once
 
 #include <cstdint>
@@ -9,8 +10,8 @@
 
 namespace gpt2fast {
 
-// Occurrences of each token in one growing sequence. A sequence that was rewound or exchanged for another (beams) is
-// recognised: only what follows the common beginning is counted anew.
+// Occurrences of each token in one growing sequence. A sequence that was rewound or exchanged for another
+// (beams) is recognised: only what follows the common beginning is counted anew.
 class TokenCounts {
  public:
   TokenCounts(int64_t vocab_size, int64_t max_length);
@@ -22,7 +23,9 @@ class TokenCounts {
   int32_t count(int32_t token) const { return counts_[static_cast<size_t>(token)]; }
 
  private:
-  bool in_vocabulary(int32_t token) const { return token >= 0 && static_cast<size_t>(token) < counts_.size(); }
+  bool in_vocabulary(int32_t token) const {
+    return token >= 0 && static_cast<size_t>(token) < counts_.size();
+  }
   void push(int32_t token);
   void pop();
 

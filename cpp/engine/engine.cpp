@@ -37,6 +37,17 @@ EngineImpl::EngineImpl(const EngineOptions& options)
 
 int64_t EngineImpl::cache_bytes_per_sequence() const { return stepper_.cache().bytes_per_slot(); }
 
+void EngineImpl::check_prefix(const Prefix& prefix) const {
+  check_token_ids(prefix.tokens, options_.vocab_size);
+  const size_t elements = 2 * prefix.tokens.size() * static_cast<size_t>(stepper_.width());
+  const auto fits = [elements](const std::vector<float>& layer) { return layer.size() == elements; };
+  if (static_cast<int64_t>(prefix.tokens.size()) > options_.n_positions ||
+      static_cast<int64_t>(prefix.layers.size()) != options_.n_layer ||
+      !std::all_of(prefix.layers.begin(), prefix.layers.end(), fits)) {
+    throw std::invalid_argument("the prefix does not have this model's sizes");
+  }
+}
+
 std::unique_ptr<Run> EngineImpl::start(std::vector<Request> requests) {
   return std::make_unique<GenerationRun>(shared_from_this(), std::move(requests));
 }
@@ -46,7 +57,8 @@ GenerationRun::GenerationRun(std::shared_ptr<EngineImpl> engine, std::vector<Req
   const EngineOptions& options = engine_->options();
   int64_t drafts = 0;
   for (Request& request : requests) {
-    drafts = std::max<int64_t>(drafts, request.prompt_lookup_num_tokens);
+    drafts = std::max<int64_t>({drafts, request.prompt_lookup_num_tokens, request.num_assistant_tokens});
+    if (request.prefix) engine_->check_prefix(*request.prefix);
     has_deadlines_ = has_deadlines_ || request.stop.max_seconds > 0;
     sequences_.push_back(std::make_unique<LiveSequence>(std::move(request), options));
   }
@@ -119,7 +131,7 @@ void GenerationRun::step(const InterruptCheck& interrupted) {
 
 void GenerationRun::run_step(const InterruptCheck& stop) {
   admit(stop);
-  plan();
+  plan(stop);
   if (parts_.empty()) return;
   const std::lock_guard step_lock(engine_->stepper().mutex());
   engine_->stepper().step(parts_, stop);
@@ -161,11 +173,28 @@ bool GenerationRun::admit_one(LiveSequence& sequence, const InterruptCheck& inte
     engine_->stepper().cache().copy(donor->slot(), grant.slot, donated);
     grant.cached_length = donated;
   }
+  grant.cached_length = restore_prefix(sequence, grant.slot, grant.cached_length);
   sequence.give_slot(grant.slot, grant.cached_length);
   return true;
 }
 
-void GenerationRun::plan() {
+// The caller's own prefix, where it reaches further than what the slot holds already.
+int64_t GenerationRun::restore_prefix(const LiveSequence& sequence, int64_t slot, int64_t cached_length) {
+  const Prefix* prefix = sequence.prefix();
+  if (prefix == nullptr) return cached_length;
+  const std::span<const int32_t> prompt = sequence.window();
+  const int64_t length = std::min(common_prefix(prefix->tokens, prompt), static_cast<int64_t>(prompt.size()) - 1);
+  if (length <= cached_length) return cached_length;
+  KvCache& cache = engine_->stepper().cache();
+  const auto stored = static_cast<int64_t>(prefix->tokens.size());
+  for (int64_t layer = 0; layer < cache.layers(); ++layer) {
+    const float* keys = prefix->layers[static_cast<size_t>(layer)].data();
+    cache.restore(layer, slot, length, stored, keys, keys + stored * engine_->n_embd());
+  }
+  return length;
+}
+
+void GenerationRun::plan(const InterruptCheck& stop) {
   parts_.clear();
   places_.clear();
   draft_tokens_.clear();
@@ -177,12 +206,12 @@ void GenerationRun::plan() {
     for (size_t i = 0; i < sequences_.size(); ++i) {
       LiveSequence& sequence = *sequences_[i];
       if (sequence.finished() || !sequence.has_slot()) continue;
-      if ((sequence.pending_tokens().size() == 1) == decoding) plan_sequence(i, room, rows);
+      if ((sequence.pending_tokens().size() == 1) == decoding) plan_sequence(i, room, rows, stop);
     }
   }
 }
 
-void GenerationRun::plan_sequence(size_t index, int64_t& room, int64_t& rows) {
+void GenerationRun::plan_sequence(size_t index, int64_t& room, int64_t& rows, const InterruptCheck& stop) {
   if (room == 0 || rows == 0) return;
   LiveSequence& sequence = *sequences_[index];
   std::span<const int32_t> tokens = sequence.pending_tokens();
@@ -190,7 +219,7 @@ void GenerationRun::plan_sequence(size_t index, int64_t& room, int64_t& rows) {
   if (static_cast<int64_t>(tokens.size()) > room) tokens = tokens.first(static_cast<size_t>(room));
   const bool reaches_end = tokens.size() == sequence.pending_tokens().size();
   if (reaches_end && tokens.size() == 1) {
-    const std::span<const int32_t> drafts = sequence.propose_drafts(std::min(room, rows) - 1);
+    const std::span<const int32_t> drafts = sequence.propose_drafts(std::min(room, rows) - 1, stop);
     if (!drafts.empty()) {
       const size_t start = draft_tokens_.size();
       draft_tokens_.push_back(tokens[0]);

@@ -32,6 +32,7 @@ class EngineImpl final : public Engine, public std::enable_shared_from_this<Engi
   const EngineOptions& options() const override { return options_; }
   int64_t n_embd() const override { return stepper_.width(); }
   int64_t cache_bytes_per_sequence() const override;
+  void check_prefix(const Prefix& prefix) const override;
   std::unique_ptr<Run> start(std::vector<Request> requests) override;
   std::vector<BeamResult> beam_search(const BeamRequest& request, const InterruptCheck& interrupted) override;
   void forward(const ForwardRequest& request, const InterruptCheck& interrupted) override;
@@ -80,9 +81,10 @@ class GenerationRun final : public Run {
   void step(const InterruptCheck& interrupted);
   void admit(const InterruptCheck& interrupted);
   void run_step(const InterruptCheck& stop);
+  int64_t restore_prefix(const LiveSequence& sequence, int64_t slot, int64_t cached_length);
   bool admit_one(LiveSequence& sequence, const InterruptCheck& interrupted);
-  void plan();
-  void plan_sequence(size_t index, int64_t& room, int64_t& rows);
+  void plan(const InterruptCheck& stop);
+  void plan_sequence(size_t index, int64_t& room, int64_t& rows, const InterruptCheck& stop);
   void use_results();
   void end_expired();
   void end_unfinished(FinishReason reason);

@@ -1,6 +1,8 @@
 // The keys and values of all sequences.
 #include "engine/kv_cache.h"
 
+#include <algorithm>
+
 namespace gpt2fast {
 
 KvCache::KvCache(const CacheShape& shape, int64_t layers, int64_t slots) : shape_(shape), slots_(slots) {
@@ -29,6 +31,19 @@ void KvCache::read(int64_t layer, int64_t slot, int64_t first, int64_t length, f
 void KvCache::write(int64_t layer, int64_t slot, int64_t first, int64_t length, const float* keys,
                     const float* values) {
   write_slot(shape_, keys, values, first, length, slot_data(layer, slot));
+}
+
+void KvCache::restore(int64_t layer, int64_t slot, int64_t length, int64_t stored, const float* keys,
+                      const float* values) {
+  // Where only a part is taken, the heads are not adjacent: bring them together first.
+  std::vector<float> taken(static_cast<size_t>(2 * shape_.heads * length * shape_.head_dim));
+  float* out = taken.data();
+  for (const float* half : {keys, values}) {
+    for (int64_t head = 0; head < shape_.heads; ++head) {
+      out = std::copy_n(half + head * stored * shape_.head_dim, length * shape_.head_dim, out);
+    }
+  }
+  write(layer, slot, 0, length, taken.data(), taken.data() + shape_.heads * length * shape_.head_dim);
 }
 
 void KvCache::discard(int64_t slot) noexcept {

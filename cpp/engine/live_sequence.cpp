@@ -55,6 +55,9 @@ LiveSequence::LiveSequence(Request request, const EngineOptions& options)
     prompt_lookup_.emplace(request_.prompt_lookup_num_tokens, max_length(request_));
     prompt_lookup_->append(tokens_);
   }
+  if (request_.assistant && request_.num_assistant_tokens > 0 && !prompt_lookup_) {
+    assistant_ = std::make_unique<Assistant>(request_, options, max_length(request_));
+  }
   if (stop.max_seconds > 0) {
     deadline_ = Clock::now() + std::chrono::duration_cast<Clock::duration>(
                                    std::chrono::duration<double>(stop.max_seconds));
@@ -75,7 +78,10 @@ void LiveSequence::give_slot(int64_t slot, int64_t cached_length) {
   reused_tokens_ = cached_length;
 }
 
-int64_t LiveSequence::take_slot() { return std::exchange(slot_, -1); }
+int64_t LiveSequence::take_slot() {
+  if (assistant_) assistant_->release_slot();
+  return std::exchange(slot_, -1);
+}
 
 bool LiveSequence::window_is_full() const {
   return static_cast<int64_t>(window().size()) > options_.n_positions;
@@ -90,15 +96,19 @@ std::span<const int32_t> LiveSequence::pending_tokens() {
   return window().subspan(static_cast<size_t>(cached_length_));
 }
 
-std::span<const int32_t> LiveSequence::propose_drafts(int64_t limit) {
-  if (!prompt_lookup_) return {};
+std::span<const int32_t> LiveSequence::propose_drafts(int64_t limit, const InterruptCheck& stop) {
+  if (!prompt_lookup_ && !assistant_) return {};
   const auto room = options_.n_positions - static_cast<int64_t>(window().size());
   const auto wanted = request_.stop.max_new_tokens - static_cast<int64_t>(output().size()) - 1;
-  return prompt_lookup_->propose(std::max<int64_t>(0, std::min({limit, room, wanted})));
+  const int64_t most = std::max<int64_t>(0, std::min({limit, room, wanted}));
+  if (prompt_lookup_) return prompt_lookup_->propose(most);
+  return assistant_->propose(history(), most, stop);
 }
 
 void LiveSequence::report_drafts(int64_t proposed, int64_t accepted) {
-  if (proposed > 0) prompt_lookup_->accept(static_cast<int32_t>(accepted));
+  if (proposed == 0) return;
+  if (prompt_lookup_) prompt_lookup_->accept(accepted);
+  if (assistant_) assistant_->accept(accepted);
 }
 
 int32_t LiveSequence::choose_next(std::span<float> scores) {

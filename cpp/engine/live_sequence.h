@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
 #include <vector>
@@ -11,6 +12,7 @@
 #include "decoding/prompt_lookup.h"
 #include "decoding/sampler.h"
 #include "decoding/stop_matcher.h"
+#include "engine/assistant.h"
 #include "gpt2fast/engine.h"
 
 namespace gpt2fast {
@@ -45,7 +47,7 @@ class LiveSequence {
   void advance_cache(int64_t tokens) { cached_length_ += tokens; }
 
   // Draft tokens to verify beside the last token, at most `limit`.
-  std::span<const int32_t> propose_drafts(int64_t limit);
+  std::span<const int32_t> propose_drafts(int64_t limit, const InterruptCheck& stop);
   void report_drafts(int64_t proposed, int64_t accepted);
 
   // Chooses the next token from its scores [vocab_size], appends it and sees whether that ends the sequence.
@@ -56,6 +58,7 @@ class LiveSequence {
   void finish(FinishReason reason);
   bool out_of_time(Clock::time_point now) const { return deadline_ && now >= *deadline_; }
 
+  const Prefix* prefix() const { return request_.prefix.get(); }
   bool use_prefix_cache() const { return request_.use_prefix_cache; }
   int64_t safe_bytes() const { return safe_bytes_; }
   int64_t reused_tokens() const { return reused_tokens_; }
@@ -77,6 +80,7 @@ class LiveSequence {
   TokenChooser chooser_;
   std::optional<StopMatcher> stop_matcher_;
   std::optional<PromptLookup> prompt_lookup_;
+  std::unique_ptr<Assistant> assistant_;
   std::optional<TopLogprobs> top_logprobs_;
   std::optional<Clock::time_point> deadline_;
   FinishReason finish_reason_ = FinishReason::kNone;

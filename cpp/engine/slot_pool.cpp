@@ -11,9 +11,10 @@
 
 namespace gpt2fast {
 
-SlotPool::SlotPool(KvCache& cache, int64_t prefix_cache_bytes)
+SlotPool::SlotPool(KvCache& cache, int64_t prefix_cache_bytes, std::chrono::milliseconds patience)
     : cache_(cache),
       budget_tokens_(prefix_cache_bytes / std::max<int64_t>(1, cache.bytes_per_position())),
+      patience_(patience),
       slots_(static_cast<size_t>(cache.slots())) {
   // So that remembering tokens never allocates in a step.
   for (Slot& slot : slots_) slot.tokens.reserve(static_cast<size_t>(cache.shape().positions));
@@ -89,7 +90,8 @@ std::vector<int64_t> SlotPool::acquire_many(int64_t count, const std::function<b
 
 void SlotPool::wait_for_release(std::unique_lock<std::mutex>& lock, const std::function<bool()>& interrupted) {
   // Only a caller at work that does not itself wait here can give a slot back; the present one counts as one.
-  if (working_ - waiting_ <= 1) {
+  const bool others_work = working_ - waiting_ > 1;
+  if (!others_work && std::chrono::steady_clock::now() - last_work_ >= patience_) {
     throw BusyError("all " + std::to_string(slots_.size()) +
                     " slots of the KV cache are held by paused streams: finish or close one, or load the model with "
                     "a larger max_sequences");
@@ -140,12 +142,14 @@ void SlotPool::clear_idle() {
 SlotPool::Working::Working(SlotPool& pool) : pool_(pool) {
   const std::lock_guard lock(pool_.mutex_);
   ++pool_.working_;
+  pool_.last_work_ = std::chrono::steady_clock::now();
 }
 
 SlotPool::Working::~Working() {
   {
     const std::lock_guard lock(pool_.mutex_);
     --pool_.working_;
+    pool_.last_work_ = std::chrono::steady_clock::now();
   }
   pool_.released_.notify_all();
 }

@@ -1,6 +1,7 @@
 // Who owns which slot of the KV cache, and what the idle ones still remember for prompts to come.
 #pragma once
 
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <functional>
@@ -16,7 +17,10 @@ namespace gpt2fast {
 // prefix cache); a new owner with a common prefix takes them over, or a copy of them.
 class SlotPool {
  public:
-  SlotPool(KvCache& cache, int64_t prefix_cache_bytes);
+  // How long a caller waits for a slot while nobody is at work: streams pause for a moment between their steps.
+  static constexpr std::chrono::milliseconds kPatience{1000};
+
+  SlotPool(KvCache& cache, int64_t prefix_cache_bytes, std::chrono::milliseconds patience = kPatience);
 
   struct Grant {
     int64_t slot = -1;           // -1: none is free
@@ -27,7 +31,7 @@ class SlotPool {
   Grant try_acquire(std::span<const int32_t> prompt, bool use_prefix_cache);
 
   // Waits for a slot while other callers are at work (those give slots back by themselves); throws BusyError when
-  // every slot is held by a paused caller, Interrupted when `interrupted` says so.
+  // every slot has been held by paused callers for a while, Interrupted when `interrupted` says so.
   Grant acquire(std::span<const int32_t> prompt, bool use_prefix_cache, const std::function<bool()>& interrupted);
 
   // So many slots at once, for a search that copies among them; waits like acquire().
@@ -65,6 +69,7 @@ class SlotPool {
 
   KvCache& cache_;
   const int64_t budget_tokens_;
+  const std::chrono::milliseconds patience_;
   std::mutex mutex_;
   std::condition_variable released_;
   std::vector<Slot> slots_;
@@ -72,6 +77,7 @@ class SlotPool {
   uint64_t clock_ = 0;
   int working_ = 0;  // callers that run steps
   int waiting_ = 0;  // those among them that wait for a slot
+  std::chrono::steady_clock::time_point last_work_;  // when a caller last began or ended its steps
 };
 
 }  // namespace gpt2fast

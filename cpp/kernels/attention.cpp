@@ -9,7 +9,7 @@ namespace gpt2fast {
 namespace {
 
 // Less estimated work than this, in vector operations, is not worth handing to other threads.
-constexpr int64_t kTaskCost = 2000;
+constexpr int64_t kTaskCost = 500;
 constexpr int64_t kTasksPerThread = 4;
 
 AttentionKernel kernel_for(Isa isa, bool half) {
@@ -22,6 +22,10 @@ AttentionKernel kernel_for(Isa isa, bool half) {
     case Isa::kAvxVnni:
     case Isa::kAvx2:
       return attention_kernel_avx2(half);
+#endif
+#if defined(GPT2FAST_HAVE_NEON)
+    case Isa::kNeonDot:
+      return attention_kernel_neon(half);
 #endif
     default:
       return attention_kernel_portable(half);
@@ -38,7 +42,8 @@ int64_t longest_sequence(const AttentionArguments& arguments) {
 
 size_t scratch_floats(const AttentionArguments& arguments) {
   const int64_t rows = std::min(longest_sequence(arguments), kAttentionTileRows);
-  return static_cast<size_t>((attention_scratch_floats(rows, arguments.shape.padded_head_dim()) + 15) / 16 * 16);
+  return static_cast<size_t>((attention_scratch_floats(rows, arguments.shape.padded_head_dim()) + 15) / 16 *
+                             16);
 }
 
 // The step's work as a list of units in a fixed order: sequences, then tiles of queries, then heads.
@@ -46,12 +51,14 @@ size_t scratch_floats(const AttentionArguments& arguments) {
 class UnitList {
  public:
   explicit UnitList(const AttentionArguments& arguments) : arguments_(arguments) {
-    for_each_tile([this](int64_t, int64_t, int64_t, int64_t cost) { total_ += cost * arguments_.shape.heads; });
+    for_each_tile(
+        [this](int64_t, int64_t, int64_t, int64_t cost) { total_ += cost * arguments_.shape.heads; });
   }
 
   int64_t total_cost() const { return total_; }
 
-  // Calls visit(sequence, head, first_row, rows) for the units that begin in the given share of the total cost.
+  // Calls visit(sequence, head, first_row, rows) for the units that begin in the given share of the total
+  // cost.
   template <typename Visit>
   void visit_share(int64_t share, int64_t shares, const Visit& visit) const {
     const int64_t begin = total_ * share / shares;
@@ -83,15 +90,15 @@ class UnitList {
   int64_t total_ = 0;
 };
 
-AttentionTile make_tile(const AttentionArguments& arguments, int64_t sequence, int64_t head, int64_t first_row,
-                        int64_t rows, float* scratch) {
+AttentionTile make_tile(const AttentionArguments& arguments, int64_t sequence, int64_t head,
+                        int64_t first_row, int64_t rows, float* scratch) {
   const CacheShape& shape = arguments.shape;
   const int64_t width = shape.heads * shape.head_dim;
   const int64_t token = arguments.sequence_starts[sequence] + first_row;
-  const int64_t head_bytes = shape.padded_positions() * shape.padded_head_dim() * shape.element_bytes();
   char* slot = static_cast<char*>(arguments.cache) + arguments.slots[sequence] * shape.slot_bytes();
 
   AttentionTile tile;
+  tile.head_elements = shape.padded_positions() * shape.padded_head_dim();
   tile.rows = rows;
   tile.first_position = arguments.cached_lengths[sequence] + first_row;
   tile.head_dim = shape.head_dim;
@@ -101,8 +108,8 @@ AttentionTile make_tile(const AttentionArguments& arguments, int64_t sequence, i
   tile.new_keys = tile.queries + width;
   tile.new_values = tile.new_keys + width;
   tile.qkv_stride = 3 * width;
-  tile.keys = slot + head * head_bytes;
-  tile.values = slot + (shape.heads + head) * head_bytes;
+  tile.keys = slot + head * tile.head_elements * shape.element_bytes();
+  tile.values = slot + (shape.heads + head) * tile.head_elements * shape.element_bytes();
   tile.y = arguments.y + token * width + head * shape.head_dim;
   tile.y_stride = width;
   tile.scratch = scratch;
@@ -115,12 +122,15 @@ size_t attention_workspace_bytes(const AttentionArguments& arguments, int thread
   return static_cast<size_t>(kTasksPerThread * threads) * scratch_floats(arguments) * sizeof(float);
 }
 
-void cached_attention(const AttentionArguments& arguments, const Parallel& parallel, void* workspace, Isa isa) {
+void cached_attention(const AttentionArguments& arguments, const Parallel& parallel, void* workspace,
+                      Isa isa) {
   const AttentionKernel kernel = kernel_for(isa, arguments.shape.half);
   const UnitList units(arguments);
-  const int64_t tasks = std::clamp<int64_t>(units.total_cost() / kTaskCost, 1, kTasksPerThread * parallel.threads());
+  const int64_t tasks =
+      std::clamp<int64_t>(units.total_cost() / kTaskCost, 1, kTasksPerThread * parallel.threads());
   const size_t scratch = scratch_floats(arguments);
-  // A tile reads what earlier tiles of its sequence append; with one tile each, a unit appends what it alone reads.
+  // A tile reads what earlier tiles of its sequence append; with one tile each, a unit appends what it alone
+  // reads.
   const bool append_first = longest_sequence(arguments) > kAttentionTileRows;
 
   const auto run_units = [&](bool append, bool attend) {

@@ -15,7 +15,8 @@ constexpr int64_t kTaskElements = 4096;
 
 void embed(WeightFormat format, const uint8_t* table, const float* positions_table, const int32_t* tokens,
            const int32_t* positions, int64_t count, int64_t width, float* y, const Parallel& parallel) {
-  const int64_t tasks = std::clamp<int64_t>(count * width / kTaskElements, 1, 4 * int64_t{parallel.threads()});
+  const int64_t tasks =
+      std::clamp<int64_t>(count * width / kTaskElements, 1, 4 * int64_t{parallel.threads()});
   parallel.run(tasks, [&](int64_t task) noexcept {
     for (int64_t t = count * task / tasks; t < count * (task + 1) / tasks; ++t) {
       float* row = y + t * width;

@@ -50,7 +50,8 @@ void copy_slot(const CacheShape& shape, const void* from, void* to, int64_t leng
   }
 }
 
-void read_slot(const CacheShape& shape, const void* slot, int64_t first, int64_t length, float* keys, float* values) {
+void read_slot(const CacheShape& shape, const void* slot, int64_t first, int64_t length, float* keys,
+               float* values) {
   if (shape.half) {
     const uint16_t* elements = static_cast<const uint16_t*>(slot);
     for_each_element(shape, first, length, [&](int64_t plain, int64_t key, int64_t value) {
@@ -66,8 +67,8 @@ void read_slot(const CacheShape& shape, const void* slot, int64_t first, int64_t
   }
 }
 
-void write_slot(const CacheShape& shape, const float* keys, const float* values, int64_t first, int64_t length,
-                void* slot) {
+void write_slot(const CacheShape& shape, const float* keys, const float* values, int64_t first,
+                int64_t length, void* slot) {
   if (shape.half) {
     uint16_t* elements = static_cast<uint16_t*>(slot);
     for_each_element(shape, first, length, [&](int64_t plain, int64_t key, int64_t value) {

@@ -22,6 +22,10 @@ LayerNormRow row_function(Isa isa) {
     case Isa::kAvx2:
       return layer_norm_row_avx2;
 #endif
+#if defined(GPT2FAST_HAVE_NEON)
+    case Isa::kNeonDot:
+      return layer_norm_row_neon;
+#endif
     default:
       return layer_norm_row_portable;
   }
@@ -29,8 +33,8 @@ LayerNormRow row_function(Isa isa) {
 
 }  // namespace
 
-void layer_norm(const float* x, int64_t rows, int64_t width, const float* gamma, const float* beta, float epsilon,
-                float* y, const Parallel& parallel, Isa isa) {
+void layer_norm(const float* x, int64_t rows, int64_t width, const float* gamma, const float* beta,
+                float epsilon, float* y, const Parallel& parallel, Isa isa) {
   const LayerNormRow row_function_for_isa = row_function(isa);
   const int64_t tasks = std::clamp<int64_t>(rows * width / kTaskElements, 1, 4 * int64_t{parallel.threads()});
   parallel.run(tasks, [&](int64_t task) noexcept {

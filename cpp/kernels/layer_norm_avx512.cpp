@@ -3,7 +3,8 @@
 
 namespace gpt2fast {
 
-void layer_norm_row_avx512(const float* x, int64_t width, const float* gamma, const float* beta, float epsilon, float* y) {
+void layer_norm_row_avx512(const float* x, int64_t width, const float* gamma, const float* beta,
+                           float epsilon, float* y) {
   layer_norm_row<Avx512>(x, width, gamma, beta, epsilon, y);
 }
 

@@ -7,8 +7,8 @@ namespace gpt2fast {
 
 // x, gamma, beta, y [width]; y may equal x. Sums run in 16 lanes, then in reduce_add's order.
 template <typename Tag>
-GPT2FAST_INLINE void layer_norm_row(const float* x, int64_t width, const float* gamma, const float* beta, float epsilon,
-                                    float* y) {
+GPT2FAST_INLINE void layer_norm_row(const float* x, int64_t width, const float* gamma, const float* beta,
+                                    float epsilon, float* y) {
   using V = Vec<Tag>;
   const int64_t whole = width / kLanes * kLanes;
   const int64_t tail = width - whole;
@@ -36,17 +36,21 @@ GPT2FAST_INLINE void layer_norm_row(const float* x, int64_t width, const float* 
   }
   if (tail > 0) {
     const V normal = (V::load_partial(x + whole, tail) - mean) * inverse;
-    fma(normal, V::load_partial(gamma + whole, tail), V::load_partial(beta + whole, tail)).store_partial(y + whole, tail);
+    fma(normal, V::load_partial(gamma + whole, tail), V::load_partial(beta + whole, tail))
+        .store_partial(y + whole, tail);
   }
 }
 
 // layer_norm_row() as a plain function, one per instruction set.
-using LayerNormRow = void (*)(const float* x, int64_t width, const float* gamma, const float* beta, float epsilon,
-                              float* y);
-void layer_norm_row_portable(const float* x, int64_t width, const float* gamma, const float* beta, float epsilon,
-                             float* y);
-void layer_norm_row_avx2(const float* x, int64_t width, const float* gamma, const float* beta, float epsilon, float* y);
-void layer_norm_row_avx512(const float* x, int64_t width, const float* gamma, const float* beta, float epsilon,
-                           float* y);
+using LayerNormRow = void (*)(const float* x, int64_t width, const float* gamma, const float* beta,
+                              float epsilon, float* y);
+void layer_norm_row_portable(const float* x, int64_t width, const float* gamma, const float* beta,
+                             float epsilon, float* y);
+void layer_norm_row_avx2(const float* x, int64_t width, const float* gamma, const float* beta, float epsilon,
+                         float* y);
+void layer_norm_row_avx512(const float* x, int64_t width, const float* gamma, const float* beta,
+                           float epsilon, float* y);
+void layer_norm_row_neon(const float* x, int64_t width, const float* gamma, const float* beta, float epsilon,
+                         float* y);
 
 }  // namespace gpt2fast

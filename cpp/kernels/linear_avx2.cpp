@@ -22,8 +22,7 @@ struct Avx2Ops {
   struct NibbleSums {
     __m256i lo, hi;
   };
-  static constexpr int kInt8Rows = 2, kInt8Panels = 2, kInt8Sums = 2;
-  static constexpr int kInt4Rows = 2, kInt4Panels = 2, kInt4Sums = 2;
+  static constexpr int kInt8Rows = 2, kInt4Rows = 2;
   static constexpr int kFloatRows = 6, kFloatPanels = 2, kFloatSums = 6;
 
   static GPT2FAST_INLINE __m256i load(const uint8_t* p) {

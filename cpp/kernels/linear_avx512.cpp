@@ -15,8 +15,7 @@ struct Avx512Ops {
   using Int8Weights = Weights;
   using Nibbles = Weights;  // times 16
   using NibbleSums = Sums;
-  static constexpr int kInt8Rows = 12, kInt8Panels = 4, kInt8Sums = 12;
-  static constexpr int kInt4Rows = 8, kInt4Panels = 4, kInt4Sums = 8;
+  static constexpr int kInt8Rows = 12, kInt4Rows = 8;
   static constexpr int kFloatRows = 12, kFloatPanels = 4, kFloatSums = 24;
 
   static GPT2FAST_INLINE void store_int8(Vec<Tag> x, int8_t* p) {

@@ -15,8 +15,7 @@ struct AvxVnniOps {
   using Int8Weights = Weights;
   using Nibbles = Weights;  // times 16
   using NibbleSums = Sums;
-  static constexpr int kInt8Rows = 4, kInt8Panels = 2, kInt8Sums = 4;
-  static constexpr int kInt4Rows = 3, kInt4Panels = 2, kInt4Sums = 3;
+  static constexpr int kInt8Rows = 4, kInt4Rows = 3;
   static constexpr int kFloatRows = 6, kFloatPanels = 2, kFloatSums = 6;
 
   static GPT2FAST_INLINE __m256i load(const uint8_t* p) {

@@ -17,8 +17,7 @@ struct NeonOps {
   using Int8Weights = Weights;
   using Nibbles = Weights;
   using NibbleSums = Sums;
-  static constexpr int kInt8Rows = 4, kInt8Panels = 1, kInt8Sums = 4;
-  static constexpr int kInt4Rows = 3, kInt4Panels = 1, kInt4Sums = 3;
+  static constexpr int kInt8Rows = 4, kInt4Rows = 3;
   static constexpr int kFloatRows = 4, kFloatPanels = 1, kFloatSums = 4;
 
   template <typename Function>

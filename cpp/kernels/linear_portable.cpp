@@ -16,8 +16,7 @@ struct PortableOps {
   using Int8Weights = Weights;
   using Nibbles = Weights;
   using NibbleSums = Sums;
-  static constexpr int kInt8Rows = 2, kInt8Panels = 1, kInt8Sums = 2;
-  static constexpr int kInt4Rows = 2, kInt4Panels = 1, kInt4Sums = 2;
+  static constexpr int kInt8Rows = 2, kInt4Rows = 2;
   static constexpr int kFloatRows = 2, kFloatPanels = 1, kFloatSums = 2;
 
   static void store_int8(Vec<Tag> x, int8_t* p) {

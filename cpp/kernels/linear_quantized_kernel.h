@@ -6,60 +6,56 @@
 
 namespace gpt2fast {
 
+// Tall tiles compute while the next weights arrive; short ones leave that to the processor's own prefetching, which is
+// faster alone.
+inline constexpr int kPrefetchRows = 6;
+inline constexpr int kPrefetchBytes = 4096;
+
+// One panel at a time: a single stream through memory is read fastest.
 template <typename Ops>
 struct Int8Tile {
   using V = Vec<typename Ops::Tag>;
   static constexpr int kMaxRows = Ops::kInt8Rows;
-  static constexpr int kMaxPanels = Ops::kInt8Panels;
-  static constexpr int kMaxSums = Ops::kInt8Sums;
+  static constexpr int kMaxPanels = 1;
+  static constexpr int kMaxSums = kMaxRows;
 
   template <int rows, int panels>
   static void run(const LinearTask& task, int64_t row, int64_t panel) {
+    static_assert(panels == 1);
     const int64_t blocks = task.quantized.blocks;
     const uint8_t* x = task.quantized.tile(row);
     const uint8_t* scales = task.arguments.weight + panel * task.panel_bytes;
     const uint8_t* values = scales + (blocks * kLanes * 2 + 63) / 64 * 64;
-    V sums[rows][panels];
-    GPT2FAST_UNROLL for (int r = 0; r < rows; ++r) {
-      GPT2FAST_UNROLL for (int p = 0; p < panels; ++p) sums[r][p] = V::zero();
-    }
+    V sums[rows];
+    GPT2FAST_UNROLL for (int r = 0; r < rows; ++r) sums[r] = V::zero();
     for (int64_t block = 0; block < blocks; ++block) {
-      add_block(x, values, scales, task.panel_bytes, sums);
+      add_block(x, values, scales, sums);
       x += rows * QuantizedRows::bytes_per_block(WeightFormat::kInt8);
       values += kBlockValues * kLanes;
       scales += kLanes * 2;
     }
-    GPT2FAST_UNROLL for (int r = 0; r < rows; ++r) {
-      GPT2FAST_UNROLL for (int p = 0; p < panels; ++p) {
-        write_outputs<Ops>(task.arguments, row + r, panel + p, sums[r][p]);
-      }
-    }
+    GPT2FAST_UNROLL for (int r = 0; r < rows; ++r) write_outputs<Ops>(task.arguments, row + r, panel, sums[r]);
   }
 
-  // x: one block of a tile; values, scales: the same block of the first panel, the others following at panel_bytes.
-  template <int rows, int panels>
+  // x: one block of a tile; values, scales: the same block of a panel.
+  template <int rows>
   static GPT2FAST_INLINE void add_block(const uint8_t* x, const uint8_t* values, const uint8_t* scales,
-                                        int64_t panel_bytes, V (&sums)[rows][panels]) {
+                                        V (&sums)[rows]) {
     const int8_t* x_values = reinterpret_cast<const int8_t*>(x);
     const float* x_scales = reinterpret_cast<const float*>(x + kBlockValues * rows);
     const int32_t* corrections = reinterpret_cast<const int32_t*>(x_scales + rows);
-    typename Ops::Sums dots[rows][panels];
-    GPT2FAST_UNROLL for (int r = 0; r < rows; ++r) {
-      GPT2FAST_UNROLL for (int p = 0; p < panels; ++p) dots[r][p] = Ops::start_int8(corrections[r]);
-    }
+    typename Ops::Sums dots[rows];
+    GPT2FAST_UNROLL for (int r = 0; r < rows; ++r) dots[r] = Ops::start_int8(corrections[r]);
     for (int i = 0; i < kBlockValues / 4; ++i) {
-      GPT2FAST_UNROLL for (int p = 0; p < panels; ++p) {
-        const typename Ops::Int8Weights w = Ops::load_int8(values + p * panel_bytes + 64 * i);
-        GPT2FAST_UNROLL for (int r = 0; r < rows; ++r) {
-          dots[r][p] = Ops::dot_int8(dots[r][p], w, x_values + 4 * (i * rows + r));
-        }
+      if constexpr (rows >= kPrefetchRows) __builtin_prefetch(values + 64 * i + kPrefetchBytes);
+      const typename Ops::Int8Weights w = Ops::load_int8(values + 64 * i);
+      GPT2FAST_UNROLL for (int r = 0; r < rows; ++r) {
+        dots[r] = Ops::dot_int8(dots[r], w, x_values + 4 * (i * rows + r));
       }
     }
-    GPT2FAST_UNROLL for (int p = 0; p < panels; ++p) {
-      const V scale = V::load_bf16(reinterpret_cast<const uint16_t*>(scales + p * panel_bytes));
-      GPT2FAST_UNROLL for (int r = 0; r < rows; ++r) {
-        sums[r][p] = fma(Ops::to_float(dots[r][p]), scale * V::set1(x_scales[r]), sums[r][p]);
-      }
+    const V scale = V::load_bf16(reinterpret_cast<const uint16_t*>(scales));
+    GPT2FAST_UNROLL for (int r = 0; r < rows; ++r) {
+      sums[r] = fma(Ops::to_float(dots[r]), scale * V::set1(x_scales[r]), sums[r]);
     }
   }
 };
@@ -68,30 +64,25 @@ template <typename Ops>
 struct Int4Tile {
   using V = Vec<typename Ops::Tag>;
   static constexpr int kMaxRows = Ops::kInt4Rows;
-  static constexpr int kMaxPanels = Ops::kInt4Panels;
-  static constexpr int kMaxSums = Ops::kInt4Sums;
+  static constexpr int kMaxPanels = 1;
+  static constexpr int kMaxSums = kMaxRows;
   static constexpr int64_t kBlockBytes = 4 * kLanes + kBlockValues * kLanes / 2;
 
   template <int rows, int panels>
   static void run(const LinearTask& task, int64_t row, int64_t panel) {
+    static_assert(panels == 1);
     const uint8_t* column_scales = task.arguments.weight + panel * task.panel_bytes;
     const uint8_t* block_data = column_scales + 4 * kLanes;
     const uint8_t* x = task.quantized.tile(row);
-    V sums[panels][rows];
-    GPT2FAST_UNROLL for (int p = 0; p < panels; ++p) {
-      GPT2FAST_UNROLL for (int r = 0; r < rows; ++r) sums[p][r] = V::zero();
-    }
+    V sums[rows];
+    GPT2FAST_UNROLL for (int r = 0; r < rows; ++r) sums[r] = V::zero();
     for (int64_t block = 0; block < task.quantized.blocks; ++block) {
-      GPT2FAST_UNROLL for (int p = 0; p < panels; ++p) add_block(x, block_data + p * task.panel_bytes, sums[p]);
+      add_block(x, block_data, sums);
       x += rows * QuantizedRows::bytes_per_block(WeightFormat::kInt4);
       block_data += kBlockBytes;
     }
-    GPT2FAST_UNROLL for (int p = 0; p < panels; ++p) {
-      const V scale = V::load(reinterpret_cast<const float*>(column_scales + p * task.panel_bytes));
-      GPT2FAST_UNROLL for (int r = 0; r < rows; ++r) {
-        write_outputs<Ops>(task.arguments, row + r, panel + p, sums[p][r] * scale);
-      }
-    }
+    const V scale = V::load(reinterpret_cast<const float*>(column_scales));
+    GPT2FAST_UNROLL for (int r = 0; r < rows; ++r) write_outputs<Ops>(task.arguments, row + r, panel, sums[r] * scale);
   }
 
   // x: one block of a tile; block_data: the same block of a panel.
@@ -108,6 +99,7 @@ struct Int4Tile {
       GPT2FAST_UNROLL for (int r = 0; r < rows; ++r) dots[h][r] = Ops::start_int4(zero, corrections[h * rows + r]);
     }
     for (int i = 0; i < kBlockValues / 8; ++i) {
+      if constexpr (rows >= kPrefetchRows) __builtin_prefetch(values + 64 * i + kPrefetchBytes);
       typename Ops::Nibbles w[2];
       Ops::load_int4(values + 64 * i, w);
       GPT2FAST_UNROLL for (int h = 0; h < 2; ++h) {

@@ -40,8 +40,8 @@ GPT2FAST_INLINE Vec<Tag> exp2_nonpositive(Vec<Tag> x) {
   return scale_by_power_of_two(fma(p, r, V::set1(1.0f)), n);
 }
 
-// x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3))), GPT-2's GELU, as x / (1 + e^-2u): absolute error below 1e-6,
-// or below 1e-6 of |x| where that is larger. -inf and NaN give NaN.
+// x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3))), GPT-2's GELU, as x / (1 + e^-2u): absolute error
+// below 1e-6, or below 1e-6 of |x| where that is larger. -inf and NaN give NaN.
 template <typename Tag>
 GPT2FAST_INLINE Vec<Tag> gelu_tanh(Vec<Tag> x) {
   using V = Vec<Tag>;
@@ -51,8 +51,8 @@ GPT2FAST_INLINE Vec<Tag> gelu_tanh(Vec<Tag> x) {
   return x / (V::set1(1.0f) + exp(minus_2u));
 }
 
-// x * Phi(x), the standard normal distribution function: error below 1e-6, or below 1e-6 of |x| where that is larger.
-// -inf and NaN give NaN.
+// x * Phi(x), the standard normal distribution function: error below 1e-6, or below 1e-6 of |x| where that is
+// larger. -inf and NaN give NaN.
 template <typename Tag>
 GPT2FAST_INLINE Vec<Tag> gelu_erf(Vec<Tag> x) {
   using V = Vec<Tag>;

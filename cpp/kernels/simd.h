@@ -1,7 +1,8 @@
-// A vector of 16 floats that gives the same bits in every instruction set: Vec<Portable>, Vec<Avx2>, Vec<Avx512>.
+// A vector of 16 floats that gives the same bits in every instruction set: Vec<Portable>, Vec<Avx2>,
+// Vec<Avx512>, Vec<Neon>.
 //
-// A translation unit sees the vectors that its compiler flags allow. Everything here is forced inline, so that no
-// out-of-line copy compiled for one instruction set can be linked into the code of another.
+// A translation unit sees the vectors that its compiler flags allow. Everything here is forced inline, so
+// that no out-of-line copy compiled for one instruction set can be linked into the code of another.
 //
 // Rules that make the bits agree:
 // - fma(a, b, c) rounds once; a * b + c rounds twice (the project is compiled without contraction).
@@ -17,4 +18,7 @@
 #endif
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512DQ__)
 #include "kernels/simd_avx512.h"
+#endif
+#if defined(__aarch64__)
+#include "kernels/simd_neon.h"
 #endif

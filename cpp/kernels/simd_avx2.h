@@ -120,4 +120,39 @@ GPT2FAST_INLINE float reduce_max(Vec<Avx2> a) {
   return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
 }
 
+namespace avx2 {
+GPT2FAST_INLINE void transpose_8x8(__m256 (&rows)[8]) {
+  __m256 pairs[8], fours[8];
+  for (int i = 0; i < 8; i += 2) {
+    pairs[i] = _mm256_unpacklo_ps(rows[i], rows[i + 1]);
+    pairs[i + 1] = _mm256_unpackhi_ps(rows[i], rows[i + 1]);
+  }
+  for (int i = 0; i < 8; i += 4) {
+    fours[i] = _mm256_shuffle_ps(pairs[i], pairs[i + 2], 0x44);
+    fours[i + 1] = _mm256_shuffle_ps(pairs[i], pairs[i + 2], 0xee);
+    fours[i + 2] = _mm256_shuffle_ps(pairs[i + 1], pairs[i + 3], 0x44);
+    fours[i + 3] = _mm256_shuffle_ps(pairs[i + 1], pairs[i + 3], 0xee);
+  }
+  for (int i = 0; i < 4; ++i) {
+    rows[i] = _mm256_permute2f128_ps(fours[i], fours[i + 4], 0x20);
+    rows[i + 4] = _mm256_permute2f128_ps(fours[i], fours[i + 4], 0x31);
+  }
+}
+}  // namespace avx2
+
+GPT2FAST_INLINE void transpose(Vec<Avx2> (&rows)[kLanes]) {
+  __m256 quarters[4][8];  // top left, top right, bottom left, bottom right
+  for (int i = 0; i < 8; ++i) {
+    quarters[0][i] = rows[i].lo;
+    quarters[1][i] = rows[i].hi;
+    quarters[2][i] = rows[i + 8].lo;
+    quarters[3][i] = rows[i + 8].hi;
+  }
+  for (int q = 0; q < 4; ++q) avx2::transpose_8x8(quarters[q]);
+  for (int i = 0; i < 8; ++i) {
+    rows[i] = {quarters[0][i], quarters[2][i]};
+    rows[i + 8] = {quarters[1][i], quarters[3][i]};
+  }
+}
+
 }  // namespace gpt2fast

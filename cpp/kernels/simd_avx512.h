@@ -84,6 +84,31 @@ GPT2FAST_INLINE float reduce_max(Vec<Avx512> a) {
   return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
 }
 
+GPT2FAST_INLINE void transpose(Vec<Avx512> (&rows)[kLanes]) {
+  __m512 pairs[kLanes];
+  for (int i = 0; i < kLanes; i += 2) {
+    pairs[i] = _mm512_unpacklo_ps(rows[i].v, rows[i + 1].v);
+    pairs[i + 1] = _mm512_unpackhi_ps(rows[i].v, rows[i + 1].v);
+  }
+  __m512 fours[kLanes];  // fours[4 i + j], 128 bits l: column 4 l + j of rows 4 i to 4 i + 3
+  for (int i = 0; i < kLanes; i += 4) {
+    fours[i] = _mm512_shuffle_ps(pairs[i], pairs[i + 2], 0x44);
+    fours[i + 1] = _mm512_shuffle_ps(pairs[i], pairs[i + 2], 0xee);
+    fours[i + 2] = _mm512_shuffle_ps(pairs[i + 1], pairs[i + 3], 0x44);
+    fours[i + 3] = _mm512_shuffle_ps(pairs[i + 1], pairs[i + 3], 0xee);
+  }
+  for (int j = 0; j < 4; ++j) {
+    const __m512 even_top = _mm512_shuffle_f32x4(fours[j], fours[4 + j], 0x88);
+    const __m512 odd_top = _mm512_shuffle_f32x4(fours[j], fours[4 + j], 0xdd);
+    const __m512 even_bottom = _mm512_shuffle_f32x4(fours[8 + j], fours[12 + j], 0x88);
+    const __m512 odd_bottom = _mm512_shuffle_f32x4(fours[8 + j], fours[12 + j], 0xdd);
+    rows[j].v = _mm512_shuffle_f32x4(even_top, even_bottom, 0x88);
+    rows[4 + j].v = _mm512_shuffle_f32x4(odd_top, odd_bottom, 0x88);
+    rows[8 + j].v = _mm512_shuffle_f32x4(even_top, even_bottom, 0xdd);
+    rows[12 + j].v = _mm512_shuffle_f32x4(odd_top, odd_bottom, 0xdd);
+  }
+}
+
 }  // namespace gpt2fast
 
 #if defined(__GNUC__) && !defined(__clang__)

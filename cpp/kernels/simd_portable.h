@@ -74,7 +74,9 @@ GPT2FAST_INLINE float round_to_int(float x) {
 }
 
 // 2^n for an integral n in [-126, 127].
-GPT2FAST_INLINE float power_of_two(int32_t n) { return float_from_bits(static_cast<uint32_t>(n + 127) << 23); }
+GPT2FAST_INLINE float power_of_two(int32_t n) {
+  return float_from_bits(static_cast<uint32_t>(n + 127) << 23);
+}
 
 GPT2FAST_INLINE float scale_by_power_of_two(float x, float n) {
   if (!(n >= -252.0f && n <= 252.0f)) return x * n;  // only for a NaN n
@@ -180,5 +182,16 @@ struct Vec<PortableLanes<lanes>> {
     return a.v[0];
   }
 };
+
+// Turns 16 rows of a square into its 16 columns.
+GPT2FAST_INLINE void transpose(Vec<Portable> (&rows)[kLanes]) {
+  for (int i = 0; i < kLanes; ++i) {
+    for (int j = 0; j < i; ++j) {
+      const float swapped = rows[i].v[j];
+      rows[i].v[j] = rows[j].v[i];
+      rows[j].v[i] = swapped;
+    }
+  }
+}
 
 }  // namespace gpt2fast

@@ -37,8 +37,8 @@ struct CompactArguments {
 struct VocabularyKernels {
   Extremum (*find_max)(const float* x, int64_t count);
 
-  // Divides x into columns of at most column_length elements and writes each column's maximum; returns how many
-  // (at most ceil(count / (16 * column_length)) * 16).
+  // Divides x into columns of at most column_length elements and writes each column's maximum; returns how
+  // many (at most ceil(count / (16 * column_length)) * 16).
   int64_t (*column_maxima)(const float* x, int64_t count, int64_t column_length, float* maxima);
 
   // weights[i] = exp((x[i] - max) / temperature)
@@ -57,13 +57,15 @@ struct VocabularyKernels {
   int64_t (*compact)(const CompactArguments& arguments);
 
   // totals[t] = the sum of weights[i] where keys[i] >= thresholds[t]
-  void (*weigh_above)(const float* keys, const float* weights, int64_t count, const float* thresholds, double* totals);
+  void (*weigh_above)(const float* keys, const float* weights, int64_t count, const float* thresholds,
+                      double* totals);
 
   // The sum of weights[i] * (x[i] - max) / temperature over positive weights.
   double (*weighted_log)(const float* x, const float* weights, int64_t count, float max, float temperature);
 
   // keys[i] = -|(x[i] - max) / temperature - center|
-  void (*negative_distance)(const float* x, int64_t count, float max, float temperature, float center, float* keys);
+  void (*negative_distance)(const float* x, int64_t count, float max, float temperature, float center,
+                            float* keys);
 
   // Sets scores[i] to -infinity where bit i % 32 of allowed[i / 32] is 0.
   void (*forbid)(float* scores, int64_t count, const uint32_t* allowed);

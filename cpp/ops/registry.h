@@ -29,7 +29,7 @@ struct StepContext {
   const std::function<bool()>* poll =
       nullptr;      // asked once per layer; true makes Session::run throw Interrupted
   int threads = 1;  // of the session
-  Workspace workspace;
+  Workspace workspace{};
 };
 
 // `context` must outlive the registry, and the registry the sessions that use its domain.

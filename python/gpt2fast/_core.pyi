@@ -43,6 +43,11 @@ def unpack_linear(
 ) -> NDArray[np.float32]:
     """Dequantise columns of a blob; returns [columns, in_features]."""
 
+class Prefix:
+    """Keys and values of leading tokens, to start sequences from; layers [2, 1, heads, tokens, head_dim] each."""
+
+    def __init__(self, tokens: NDArray[np.int32], layers: Sequence[NDArray[np.float32]]) -> None: ...
+
 class Request:
     """One sequence's prompt and options; fields mirror SamplingOptions and StopOptions by name."""
 
@@ -72,6 +77,9 @@ class Request:
     prompt_lookup_num_tokens: int  # 0: off
     slide: bool  # past the context window: drop the older half and prefill the rest again
     use_prefix_cache: bool
+    prefix: Prefix | None  # write only
+    assistant: Engine | None  # write only
+    num_assistant_tokens: int
     def __init__(self) -> None: ...
     def set_hooks(
         self,

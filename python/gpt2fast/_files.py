@@ -86,10 +86,10 @@ def open_regular(path: Path) -> BinaryIO:
 def read_bytes(path: Path, limit: int) -> bytes:
     """The content of a file of at most ``limit`` bytes; ModelError if it is larger."""
     with open_regular(path) as file:
-        data = file.read(limit + 1)
-    if len(data) > limit:
-        raise ModelError(f"{path}: larger than {limit} bytes, the most that is read of such a file")
-    return data
+        size = os.fstat(file.fileno()).st_size
+        if size > limit:
+            raise ModelError(f"{path}: has {size} bytes; at most {limit} are read of such a file")
+        return file.read(size)
 
 
 def read_text(path: Path, limit: int) -> str:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
 from gpt2fast._validation import Integer
 from gpt2fast.config import ModelConfig
 from gpt2fast.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
 
 #: One prompt: text, or token ids as a sequence of int or a 1-D integer array.
 Prompt: TypeAlias = "str | Sequence[int] | NDArray[np.integer[Any]]"

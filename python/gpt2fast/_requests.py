@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from typing import Any, cast
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, cast
 
 from gpt2fast._inputs import MAX_PROMPTS, check_token_ids
 from gpt2fast._native import core
 from gpt2fast.config import ModelConfig
 from gpt2fast.generation import GenerationOptions
 from gpt2fast.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 def build_requests(

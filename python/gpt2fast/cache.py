@@ -12,6 +12,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import time
@@ -37,6 +38,8 @@ _FINE_TICK_NS = 100_000_000
 _COARSE_TICK_NS = 2_100_000_000
 _MAX_RECORD_BYTES = 16 << 20
 _KEY_DIGITS = 24
+# A directory being written: the model's name between marks (see export.atomic.temporary_name).
+_TEMPORARY = re.compile(r"\.(.+)\.tmp-[0-9a-f]+")
 
 _Snapshot = list[list[Any]]
 
@@ -188,12 +191,10 @@ def _remove_leftovers(models: Path, locks: Path) -> None:
     """Delete temporary directories of processes that were killed: those whose lock is free."""
     from filelock import FileLock, Timeout
 
-    from gpt2fast.export.writer import owner_of_temporary
-
     for path in models.iterdir():
-        owner = owner_of_temporary(path.name)
-        if owner is not None:
-            with suppress(Timeout), FileLock(locks / f"{owner}.lock", timeout=0):
+        temporary = _TEMPORARY.fullmatch(path.name)
+        if temporary is not None:
+            with suppress(Timeout), FileLock(locks / f"{temporary[1]}.lock", timeout=0):
                 shutil.rmtree(path, ignore_errors=True)
 
 
@@ -215,6 +216,6 @@ def _explained(root: Path, source: str | os.PathLike[str]) -> Iterator[None]:
         raise OSError(
             error.errno,
             f"can't write to the cache of converted models in {root} ({error.strerror}); set "
-            f"{CACHE_VARIABLE} to another directory, or run 'gpt2fast convert {os.fspath(source)} DIRECTORY' and "
-            f"load that",
+            f"{CACHE_VARIABLE} to another directory, or run 'gpt2fast convert {os.fspath(source)} DIRECTORY' "
+            f"and load that",
         ) from error

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Sequence
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
 from gpt2fast import _outputs
 from gpt2fast._inputs import Past, Prompt, read_batch, read_past, read_prompts, read_rows
@@ -20,6 +19,9 @@ from gpt2fast.generation import Generation, GenerationOptions, StreamChunk
 from gpt2fast.loading import Precision, find_model_directory
 from gpt2fast.model_directory import ModelDirectory
 from gpt2fast.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
 
 MAX_THREADS = 1024
 MAX_SEQUENCES = 4096

@@ -1,4 +1,5 @@
-// Compiled only, when the official header is at hand: every place and value in ort/abi.h is the library's own.
+// Compiled only, when the official header is at hand: every place and value in ort/abi.h is the library's
+// own.
 #include <onnxruntime_c_api.h>
 
 #include <cstddef>
@@ -7,8 +8,9 @@
 
 namespace gpt2fast::abi {
 
-#define SAME_PLACE(ours, theirs, member) \
-  static_assert(offsetof(ours, member) == offsetof(theirs, member), #ours "::" #member " is at another place")
+#define SAME_PLACE(ours, theirs, member)                                                                 \
+  static_assert(offsetof(ours, member) == offsetof(theirs, member), #ours "::" #member " is at another " \
+                                                                                       "place")
 #define SAME_VALUE(ours, theirs) \
   static_assert(static_cast<int>(ours) == static_cast<int>(theirs), #ours " has another value")
 

@@ -1,4 +1,5 @@
-// Attention against a double-precision reference, and the promise that nothing but a token's own past changes its bits.
+// Attention against a double-precision reference, and the promise that nothing but a token's own past changes
+// its bits.
 #include "kernels/attention.h"
 
 #include <algorithm>
@@ -32,7 +33,8 @@ struct Machine {
 
 class Cache {
  public:
-  Cache(CacheShape shape, int64_t slots, uint8_t fill) : shape_(shape), bytes_(static_cast<size_t>(slots * shape.slot_bytes())) {
+  Cache(CacheShape shape, int64_t slots, uint8_t fill)
+      : shape_(shape), bytes_(static_cast<size_t>(slots * shape.slot_bytes())) {
     std::fill_n(bytes_.data(), bytes_.size(), fill);
   }
 
@@ -80,13 +82,14 @@ CacheShape make_shape(int64_t heads, int64_t head_dim, int64_t positions, bool h
   return shape;
 }
 
-std::vector<float> random_qkv(const CacheShape& shape, int64_t tokens, uint32_t seed, float deviation = 1.5f) {
+std::vector<float> random_qkv(const CacheShape& shape, int64_t tokens, uint32_t seed,
+                              float deviation = 1.5f) {
   return random_normal(tokens * 3 * shape.heads * shape.head_dim, deviation, seed);
 }
 
 // One sequence alone, in steps of the given sizes, in a cache that starts out full of NaNs.
-std::vector<float> run_alone(const CacheShape& shape, const std::vector<float>& qkv, const std::vector<int64_t>& chunks,
-                             const Machine& machine) {
+std::vector<float> run_alone(const CacheShape& shape, const std::vector<float>& qkv,
+                             const std::vector<int64_t>& chunks, const Machine& machine) {
   Cache cache(shape, 1, 0xff);
   std::vector<float> all;
   int64_t first = 0;
@@ -103,7 +106,8 @@ double through_cache(const CacheShape& shape, float x) {
 }
 
 // softmax(q k^T / sqrt(head_dim)) v for one token and head.
-std::vector<double> reference(const CacheShape& shape, const std::vector<float>& qkv, int64_t token, int64_t head) {
+std::vector<double> reference(const CacheShape& shape, const std::vector<float>& qkv, int64_t token,
+                              int64_t head) {
   const int64_t width = shape.heads * shape.head_dim;
   const auto at = [&](int64_t t, int64_t part, int64_t d) {
     return qkv[static_cast<size_t>((t * 3 + part) * width + head * shape.head_dim + d)];
@@ -111,7 +115,8 @@ std::vector<double> reference(const CacheShape& shape, const std::vector<float>&
   std::vector<double> scores;
   for (int64_t t = 0; t <= token; ++t) {
     double score = 0;
-    for (int64_t d = 0; d < shape.head_dim; ++d) score += double{at(token, 0, d)} * through_cache(shape, at(t, 1, d));
+    for (int64_t d = 0; d < shape.head_dim; ++d)
+      score += double{at(token, 0, d)} * through_cache(shape, at(t, 1, d));
     scores.push_back(score / std::sqrt(static_cast<double>(shape.head_dim)));
   }
   const double maximum = *std::max_element(scores.begin(), scores.end());
@@ -120,13 +125,15 @@ std::vector<double> reference(const CacheShape& shape, const std::vector<float>&
   std::vector<double> result(static_cast<size_t>(shape.head_dim), 0.0);
   for (int64_t t = 0; t <= token; ++t) {
     for (int64_t d = 0; d < shape.head_dim; ++d) {
-      result[static_cast<size_t>(d)] += scores[static_cast<size_t>(t)] / sum * through_cache(shape, at(t, 2, d));
+      result[static_cast<size_t>(d)] +=
+          scores[static_cast<size_t>(t)] / sum * through_cache(shape, at(t, 2, d));
     }
   }
   return result;
 }
 
-void check_against_reference(const CacheShape& shape, const std::vector<float>& qkv, const std::vector<float>& y) {
+void check_against_reference(const CacheShape& shape, const std::vector<float>& qkv,
+                             const std::vector<float>& y) {
   const int64_t width = shape.heads * shape.head_dim;
   const int64_t tokens = static_cast<int64_t>(y.size()) / width;
   double largest_error = 0;
@@ -199,14 +206,16 @@ TEST(same_bits_for_any_number_of_threads) {
 TEST(same_bits_whatever_shares_the_step) {
   const CacheShape shape = make_shape(3, 64, 200, true);
   const int64_t width = shape.heads * shape.head_dim;
-  const std::vector<float> a = random_qkv(shape, 130, 5), b = random_qkv(shape, 200, 6), c = random_qkv(shape, 9, 7);
+  const std::vector<float> a = random_qkv(shape, 130, 5), b = random_qkv(shape, 200, 6),
+                           c = random_qkv(shape, 9, 7);
   for (Isa isa : available_isas()) {
     const std::vector<float> alone_a = run_alone(shape, a, {130}, {isa, 1});
     const std::vector<float> alone_b = run_alone(shape, b, {200}, {isa, 1});
     const std::vector<float> alone_c = run_alone(shape, c, {9}, {isa, 1});
     Cache cache(shape, 4, 0xff);
     std::vector<float> together_a, together_b, together_c;
-    const auto take = [width](const std::vector<float>& y, int64_t first, int64_t count, std::vector<float>& into) {
+    const auto take = [width](const std::vector<float>& y, int64_t first, int64_t count,
+                              std::vector<float>& into) {
       into.insert(into.end(), y.begin() + first * width, y.begin() + (first + count) * width);
     };
     std::vector<float> y = cache.step({{2, &a, 0, 129}, {0, &b, 0, 70}, {3, &c, 0, 8}}, {isa, 3});

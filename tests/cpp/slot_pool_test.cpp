@@ -51,7 +51,7 @@ TEST(grants_each_slot_once) {
 
 TEST(waiting_without_anyone_at_work_is_refused) {
   KvCache cache = small_cache(1);
-  SlotPool pool(cache, 0);
+  SlotPool pool(cache, 0, std::chrono::milliseconds(0));
   const auto prompt = range(0, 4);
   CHECK(pool.try_acquire(prompt, true).slot >= 0);
   const SlotPool::Working working(pool);

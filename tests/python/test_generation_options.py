@@ -135,7 +135,7 @@ def test_single_values_become_tuples() -> None:
 
 
 def test_numpy_numbers_are_numbers() -> None:
-    options = GenerationOptions(top_k=np.int64(3), temperature=np.float32(0.5), seed=np.uint64(2**63))  # type: ignore[arg-type]
+    options = GenerationOptions(top_k=np.int64(3), temperature=np.float32(0.5), seed=np.uint64(2**63))
     assert (options.top_k, options.temperature, options.seed) == (3, 0.5, 2**63)
     assert type(options.top_k) is int
 

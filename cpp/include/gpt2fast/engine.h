@@ -40,6 +40,14 @@ class ChoiceHook {
   virtual void process_scores(const TokenHistory& history, std::span<float> scores) = 0;
 };
 
+class Engine;
+
+// Keys and values of some leading tokens, kept by a caller to start many sequences from. Immutable.
+struct Prefix {
+  std::vector<int32_t> tokens;
+  std::vector<std::vector<float>> layers;  // per layer [2, heads, tokens, head_dim]
+};
+
 struct Request {
   std::vector<int32_t> prompt;  // at least one token
   SamplingOptions sampling;
@@ -48,6 +56,9 @@ struct Request {
   int32_t prompt_lookup_num_tokens = 0; // draft tokens looked up in the sequence itself; 0: off
   bool slide = false;                  // at the end of the context window, go on with its newer half
   bool use_prefix_cache = true;
+  std::shared_ptr<const Prefix> prefix;  // used as far as the prompt begins with its tokens; null: none
+  std::shared_ptr<Engine> assistant;     // a smaller model with the same vocabulary that drafts tokens; null: none
+  int32_t num_assistant_tokens = 0;      // drafted at once by the assistant
   std::shared_ptr<ChoiceHook> hook;    // null: none
 };
 
@@ -127,6 +138,8 @@ class Engine {
   virtual int64_t n_embd() const = 0;
   virtual int64_t cache_bytes_per_sequence() const = 0;
 
+  // Throws std::invalid_argument unless the arrays have this model's sizes.
+  virtual void check_prefix(const Prefix& prefix) const = 0;
   virtual std::unique_ptr<Run> start(std::vector<Request> requests) = 0;
   // The num_return_sequences best hypotheses, best first.
   virtual std::vector<BeamResult> beam_search(const BeamRequest& request, const InterruptCheck& interrupted) = 0;

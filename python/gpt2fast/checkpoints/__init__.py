@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
 __all__ = ["locate", "open_checkpoint"]
 
 _TORCH_SUFFIXES = (".bin", ".pt", ".pth")
+_SUFFIXES = (".safetensors", *_TORCH_SUFFIXES, ".gguf", ".onnx")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9_][\w.-]{0,95})?", re.ASCII)
 
 
 def locate(source: str | os.PathLike[str], *, revision: str | None = None, token: str | None = None) -> Path:
@@ -29,15 +33,17 @@ def locate(source: str | os.PathLike[str], *, revision: str | None = None, token
 
     Raises
     ------
-    ModelError
+    FileNotFoundError
         It is neither.
     """
     path = Path(source)
-    if path.exists():
+    if os.fspath(source) and path.exists():
         return path
+    if not isinstance(source, str) or not _HUB_ID.fullmatch(source) or path.suffix.lower() in _SUFFIXES:
+        raise FileNotFoundError(errno.ENOENT, "no such file or directory, and no id of the hub", str(source))
     from gpt2fast.checkpoints.hub import download_snapshot
 
-    return download_snapshot(str(source), revision=revision, token=token)
+    return download_snapshot(source, revision=revision, token=token)
 
 
 def open_checkpoint(
@@ -87,8 +93,8 @@ def _open(path: Path) -> Checkpoint:
 
         return open_weights_file(path)
     raise ModelError(
-        f"{path}: not a known kind of model file; known are .safetensors, {', '.join(_TORCH_SUFFIXES)}, "
-        f".gguf, .onnx and directories with a config.json"
+        f"{path}: not a known kind of model file; known are {', '.join(_SUFFIXES)} "
+        f"and directories with a config.json"
     )
 
 

@@ -96,7 +96,7 @@ def _config(file: MappedFile, container: Container, readers: dict[str, _Stored])
         if theirs in container.metadata
     }
     epsilon = values.get("layer_norm_epsilon")
-    if isinstance(epsilon, float):
+    if isinstance(epsilon, float) and 0 < epsilon < 1:
         # Stored as float32: 1e-5 is meant where the nearest such number stands.
         values["layer_norm_epsilon"] = float(str(np.float32(epsilon)))
     for name, key in ((_TABLE, "vocab_size"), (_POSITIONS, "n_positions")):

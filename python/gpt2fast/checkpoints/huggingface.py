@@ -6,6 +6,7 @@ import os
 import re
 import warnings
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -151,13 +152,9 @@ def _checkpoint(
         wanted[canonical] = tensors[names.pop(canonical)]
     _warn_of_unused(names.values(), source)
     tokenizer = find_tokenizer_files(home)
-    return Checkpoint.checked(
-        config,
-        wanted,
-        source=source,
-        fingerprint=fingerprint(config, tokenizer, files),
-        tokenizer=tokenizer,
-    )
+    checkpoint = Checkpoint.checked(config, wanted, source=source, fingerprint="", tokenizer=tokenizer)
+    # Hashing reads all the weights: only when they are the right ones.
+    return replace(checkpoint, fingerprint=fingerprint(config, tokenizer, files))
 
 
 def _canonical_names(tensors: Mapping[str, LazyTensor], source: Path) -> dict[str, str]:

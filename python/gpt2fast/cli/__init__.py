@@ -16,6 +16,9 @@ _COMMANDS = {
     "convert": "Turn a checkpoint into a model directory.",
     "info": "Show what a model and this installation are.",
     "tokenize": "Show the tokens of a text.",
+    "export": "Write standard ONNX or a Hugging Face checkpoint.",
+    "verify": "Run an ONNX model's test data.",
+    "eval": "Measure a model on a text or a benchmark.",
 }
 
 _EXAMPLES = """\b
@@ -36,6 +39,8 @@ class _LazyGroup(click.Group):
             return None
         command = import_module(f"gpt2fast.cli.{name}").command
         assert isinstance(command, click.Command)
+        # Click keeps a paragraph's line breaks after a backspace; raw docstrings spell it in two characters.
+        command.help = (command.help or "").replace("\\b\n", "\b\n")
         return command
 
     def resolve_command(
@@ -87,10 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
     try:
-        cli.main(arguments, prog_name="gpt2fast", standalone_mode=False)
+        code = cli.main(arguments, prog_name="gpt2fast", standalone_mode=False)
         sys.stdout.flush()
-    except click.exceptions.Exit as exit_request:
-        sys.exit(exit_request.exit_code)
     except click.UsageError as error:
         _fail(error.format_message(), 2, error.ctx)
     except (KeyboardInterrupt, click.Abort):
@@ -104,7 +107,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         _fail(error.format_message(), 1)
     except (ValueError, OSError, ImportError, RuntimeError, MemoryError) as error:
         _fail(str(error) or type(error).__name__, 1)
-    sys.exit(0)
+    # Commands return nothing; what comes back is the code of a `ctx.exit`.
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 def _fail(message: str, code: int, ctx: click.Context | None = None) -> NoReturn:

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
 from gpt2fast.cli._shared import PRECISION_TYPE
 
 
-@click.command(short_help="Turn a checkpoint into a model directory.")
+@click.command()
 @click.argument("source")
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option("--precision", type=PRECISION_TYPE, default="int8", show_default=True, help="Of the weights.")
+@click.option(
+    "--tokenizer",
+    metavar="PATH",
+    help="Directory or file to take the tokenizer from. Default: the source's own.",
+)
+@click.option("--revision", metavar="NAME", help="Branch, tag or commit of a hub id.")
 @click.option("--overwrite", is_flag=True, help="Replace a model directory that is there.")
-def command(source: str, directory: Path, precision: Any, overwrite: bool) -> None:
+def command(
+    source: str,
+    directory: Path,
+    precision: str,
+    tokenizer: str | None,
+    revision: str | None,
+    overwrite: bool,
+) -> None:
     r"""Convert SOURCE (checkpoint directory, model file or hub id) to the new model directory DIRECTORY.
 
     \b
@@ -29,5 +41,13 @@ def command(source: str, directory: Path, precision: Any, overwrite: bool) -> No
     from gpt2fast.progress import progress_bar
 
     with progress_bar(f"Converting {Path(source).name}") as progress:
-        convert(source, directory, precision=precision, overwrite=overwrite, progress=progress)
+        convert(
+            source,
+            directory,
+            precision=precision,
+            tokenizer=tokenizer,
+            revision=revision,
+            overwrite=overwrite,
+            progress=progress,
+        )
     click.echo(f"{directory}: {precision}", err=True)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from gpt2fast.model import GPT2
 
 
-@click.command(short_help="Continue a text.")
+@click.command()
 @click.argument("prompt")
 @model_options
 @click.option("--echo", is_flag=True, help="Show the prompt in front of its continuation.")

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from gpt2fast.model import GPT2
 
 
-@click.command(short_help="Show what a model and this installation are.")
+@click.command()
 @model_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(source: str | None, precision: Any, threads: int | None, as_json: bool) -> None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from gpt2fast.tokenizer import Tokenizer
 
 
-@click.command(short_help="Show the tokens of a text.")
+@click.command()
 @click.argument("text")
 @click.option(
     "-m",
@@ -36,12 +36,21 @@ def command(text: str, source: str | None, ids: bool, as_json: bool) -> None:
     if ids:
         click.echo(" ".join(map(str, token_ids)))
         return
-    pieces = [tokenizer.decode([token], skip_special_tokens=False) for token in token_ids]
+    pieces = [tokenizer.decode_bytes([token], skip_special_tokens=False) for token in token_ids]
     if as_json:
-        print_json({"token_ids": token_ids, "pieces": pieces})
+        texts = [piece.decode("utf-8", "backslashreplace") for piece in pieces]
+        print_json({"token_ids": token_ids, "pieces": texts})
         return
     for token, piece in zip(token_ids, pieces, strict=True):
-        click.echo(f"{token:>8}  {piece!r}")
+        click.echo(f"{token:>8}  {_quoted(piece)}")
+
+
+def _quoted(piece: bytes) -> str:
+    """A token's text in quotes; that of bytes which are no whole characters in hexadecimal."""
+    try:
+        return repr(piece.decode("utf-8"))
+    except UnicodeDecodeError:
+        return repr(piece).removeprefix("b")
 
 
 def _load_tokenizer(source: str | None) -> Tokenizer:

@@ -65,7 +65,12 @@ def convert(
     check_precision(precision)
     destination = Path(out)
     check_destination(destination, overwrite=overwrite)
-    if not isinstance(source, Checkpoint):
+    if isinstance(source, Checkpoint):
+        if (tokenizer, revision, token) != (None, None, None):
+            raise TypeError(
+                "tokenizer, revision and token can't be given with a checkpoint that is open already"
+            )
+    else:
         source = open_checkpoint(source, tokenizer=tokenizer, revision=revision, token=token)
     write_model_directory(source, destination, precision=precision, overwrite=overwrite, progress=progress)
     return destination

@@ -19,7 +19,7 @@ def check_free(path: Path, *, overwrite: bool) -> None:
     if path.is_dir() or not path.is_file():
         raise FileExistsError(errno.EEXIST, "exists and is no regular file; name another", str(path))
     if not overwrite:
-        raise FileExistsError(errno.EEXIST, "exists; give --overwrite (overwrite=True) to replace it", str(path))
+        raise FileExistsError(errno.EEXIST, "exists; --overwrite (overwrite=True) replaces it", str(path))
 
 
 def check_room(parent: Path, needed: int) -> None:

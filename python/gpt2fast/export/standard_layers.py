@@ -1,7 +1,7 @@
 """The layers of GPT-2 in ONNX's own operators, for any opset from 10.
 
-Operators whose form changed between opsets are left out where others do: no Split, Squeeze, Unsqueeze or ReduceSum.
-What is left that depends on the opset is Range (from 11) and LayerNormalization (from 17).
+Operators whose form changed between opsets are left out where others do (Split, Squeeze, Unsqueeze). What is
+left that depends on the opset is Range (from 11) and LayerNormalization (from 17).
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from onnx import NodeProto, TensorProto, helper, numpy_helper
@@ -29,7 +30,7 @@ class NodeList:
     nodes: list[NodeProto] = field(default_factory=list)
     constants: dict[str, TensorProto] = field(default_factory=dict)
 
-    def add(self, operator: str, inputs: Sequence[str], output: str, **attributes: object) -> str:
+    def add(self, operator: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
         """Append a node with one output, named after it; returns that name."""
         self.nodes.append(helper.make_node(operator, inputs, [output], name=output, **attributes))
         return output
@@ -53,14 +54,14 @@ class NodeList:
 
 @dataclass(frozen=True)
 class Context:
-    """What all layers share: ``positions`` int64 [tokens], ``mask`` float32 [tokens, all tokens] to add to scores."""
+    """What all layers share: ``positions`` int64 [tokens], ``mask`` float32 [tokens, past and new tokens]."""
 
     positions: str
     mask: str
 
 
 def add_context(graph: NodeList, input_ids: str, past: str | None) -> Context:
-    """Positions and causal mask from the shapes of ``input_ids`` [batch, tokens] and the first layer's past."""
+    """Positions and causal mask, from the shapes of ``input_ids`` [batch, tokens] and of a layer's past."""
     tokens = _size(graph, input_ids, 1, "tokens")
     if past is None:
         keys = queries = _count(graph, tokens, "positions")
@@ -86,7 +87,7 @@ def add_embedding(graph: NodeList, input_ids: str, context: Context) -> str:
 def add_layer(
     graph: NodeList, config: ModelConfig, layer: int, x: str, context: Context, past: str | None, present: str
 ) -> str:
-    """One transformer layer; ``x`` and the result are ``[batch, tokens, n_embd]``, ``present`` names the new past."""
+    """One layer; ``x`` and the result are ``[batch, tokens, n_embd]``, ``present`` names the new past."""
     prefix = f"h.{layer}"
     normed = add_layer_norm(graph, config, x, f"{prefix}.ln_1")
     qkv = _linear(graph, normed, f"{prefix}.attn.c_attn")
@@ -114,7 +115,7 @@ def add_layer_norm(graph: NodeList, config: ModelConfig, x: str, name: str) -> s
 
 
 def add_scores(graph: NodeList, config: ModelConfig, hidden: str) -> str:
-    """Scores ``[batch * tokens, vocab_size]`` from hidden states; a tied head uses the token table as it is."""
+    """Scores ``[batch * tokens, vocab_size]``; a tied head uses the token table as it is."""
     head = "wte.weight" if config.tie_word_embeddings else "lm_head.weight"
     rows = graph.add("Reshape", [hidden, graph.integers(-1, config.n_embd)], "lm_head.rows")
     # The third input is optional only from opset 11 on.
@@ -122,10 +123,17 @@ def add_scores(graph: NodeList, config: ModelConfig, hidden: str) -> str:
 
 
 def _attention(
-    graph: NodeList, config: ModelConfig, layer: int, qkv: str, context: Context, past: str | None, present: str
+    graph: NodeList,
+    config: ModelConfig,
+    layer: int,
+    qkv: str,
+    context: Context,
+    past: str | None,
+    present: str,
 ) -> str:
     name = f"h.{layer}.attn"
-    parts = graph.add("Reshape", [qkv, graph.integers(0, 0, 3, config.n_head, config.head_dim)], f"{name}.heads")
+    split = graph.integers(0, 0, 3, config.n_head, config.head_dim)
+    parts = graph.add("Reshape", [qkv, split], f"{name}.heads")
     # [batch, tokens, 3, heads, head_dim] -> [3, batch, heads, tokens, head_dim]
     parts = graph.add("Transpose", [parts], f"{name}.qkv", perm=[2, 0, 3, 1, 4])
     bounds = [graph.integers(1), graph.integers(3), graph.integers(0)]

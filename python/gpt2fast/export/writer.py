@@ -5,13 +5,12 @@ from __future__ import annotations
 import errno
 import json
 import os
-import secrets
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 from gpt2fast.errors import ModelError
+from gpt2fast.export.atomic import atomic_directory, check_room, write_new
 from gpt2fast.export.graph import build_graph
 from gpt2fast.export.quantize import StoredTensor, layout, stored_chunks
 from gpt2fast.export.tokenizer_json import tokenizer_json
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
     from gpt2fast.checkpoints.base import Checkpoint
     from gpt2fast.progress import Progress
 
-_TEMPORARY = ".tmp-"
 # Room for the small files beside the weights.
 _SPARE_BYTES = 16 << 20
 
@@ -63,40 +61,23 @@ def write_model_directory(
     tokenizer_text = tokenizer_json(checkpoint)
     tensors = layout(checkpoint.config, precision)
     total = tensors[-1].offset + tensors[-1].length
+    graph = build_graph(checkpoint.config, tensors, half_cache=precision != "fp32")
     out.parent.mkdir(parents=True, exist_ok=True)
-    _check_room(out.parent, total + len(tokenizer_text or "") + _SPARE_BYTES)
-    temporary = _temporary_beside(out)
-    temporary.mkdir()
+    check_room(out.parent, total + len(tokenizer_text or "") + _SPARE_BYTES)
     try:
-        _write_text(temporary / CONFIG_NAME, checkpoint.config.to_json())
-        if tokenizer_text is not None:
-            _write_text(temporary / TOKENIZER_NAME, tokenizer_text)
-        graph = build_graph(checkpoint.config, tensors, half_cache=precision != "fp32")
-        _write(temporary / MODEL_NAME, graph.SerializeToString(deterministic=True))
-        with (temporary / WEIGHTS_NAME).open("xb") as file:
-            _write_weights(file, checkpoint, tensors, progress)
-            _sync(file)
-        _write_text(temporary / METADATA_NAME, _metadata(checkpoint, precision, total))
-        _sync_directory(temporary)
-        if confirm is not None:
-            confirm()
-        _replace(out, temporary)
+        with atomic_directory(out) as temporary:
+            write_new(temporary / CONFIG_NAME, checkpoint.config.to_json().encode())
+            if tokenizer_text is not None:
+                write_new(temporary / TOKENIZER_NAME, tokenizer_text.encode())
+            write_new(temporary / MODEL_NAME, graph.SerializeToString(deterministic=True))
+            _write_weights(temporary / WEIGHTS_NAME, checkpoint, tensors, progress)
+            write_new(temporary / METADATA_NAME, _metadata(checkpoint, precision, total).encode())
+            if confirm is not None:
+                confirm()
     except OSError as error:
         if error.filename is None:  # of a write: a full disk shows here
             error.filename = str(out)
         raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def owner_of_temporary(name: str) -> str | None:
-    """The name of the model directory that a temporary directory is for, or None if ``name`` is not one's."""
-    owner, mark, _ = name.removeprefix(".").rpartition(_TEMPORARY)
-    return owner if mark and name.startswith(".") else None
-
-
-def _temporary_beside(out: Path) -> Path:
-    return out.with_name(f".{out.name}{_TEMPORARY}{secrets.token_hex(8)}")
 
 
 def check_destination(out: Path, *, overwrite: bool) -> None:
@@ -120,33 +101,25 @@ def check_destination(out: Path, *, overwrite: bool) -> None:
         )
 
 
-def _check_room(parent: Path, needed: int) -> None:
-    free = shutil.disk_usage(parent).free
-    if free < needed:
-        raise OSError(
-            errno.ENOSPC,
-            f"the model needs {needed >> 20} MiB, and only {free >> 20} MiB are free",
-            str(parent),
-        )
-
-
 def _write_weights(
-    file: BinaryIO, checkpoint: Checkpoint, tensors: Sequence[StoredTensor], progress: Progress | None
+    path: Path, checkpoint: Checkpoint, tensors: Sequence[StoredTensor], progress: Progress | None
 ) -> None:
     total = tensors[-1].offset + tensors[-1].length
-    for stored in tensors:
-        file.seek(stored.offset)
-        try:
-            for chunk in stored_chunks(stored, checkpoint.tensors[stored.name]):
-                file.write(chunk.data)
-                if progress is not None:
-                    progress(file.tell(), total)
-        except ModelError as error:
-            raise ModelError(f"{checkpoint.source}: {error}") from None
-        if file.tell() != stored.offset + stored.length:
-            raise RuntimeError(
-                f"{stored.name}: packed to {file.tell() - stored.offset} bytes, not {stored.length}"
-            )
+    with path.open("xb") as file:
+        for stored in tensors:
+            file.seek(stored.offset)
+            try:
+                for chunk in stored_chunks(stored, checkpoint.tensors[stored.name]):
+                    file.write(chunk.data)
+                    if progress is not None:
+                        progress(file.tell(), total)
+            except ModelError as error:
+                raise ModelError(f"{checkpoint.source}: {error}") from None
+            length = file.tell() - stored.offset
+            if length != stored.length:
+                raise RuntimeError(f"{stored.name}: packed to {length} bytes, not {stored.length}")
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _metadata(checkpoint: Checkpoint, precision: str, weights_bytes: int) -> str:
@@ -161,43 +134,3 @@ def _metadata(checkpoint: Checkpoint, precision: str, weights_bytes: int) -> str
         "gpt2fast_version": gpt2fast.__version__,
     }
     return json.dumps(values, indent=2) + "\n"
-
-
-def _replace(out: Path, temporary: Path) -> None:
-    if not os.path.lexists(out):
-        os.rename(temporary, out)
-    else:
-        old = _temporary_beside(out)
-        os.rename(out, old)
-        try:
-            os.rename(temporary, out)
-        except BaseException:
-            os.rename(old, out)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
-    _sync_directory(out.parent)
-
-
-def _write_text(path: Path, text: str) -> None:
-    _write(path, text.encode("utf-8"))
-
-
-def _write(path: Path, data: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(data)
-        _sync(file)
-
-
-def _sync(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _sync_directory(path: Path) -> None:
-    if os.name != "posix":  # elsewhere a directory can't be opened
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

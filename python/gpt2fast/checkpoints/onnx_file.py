@@ -1,0 +1,299 @@
+"""The parts of an ONNX file that the search for weights needs; large tensors stay in the file, mapped.
+
+The outer levels of the protobuf message (ModelProto, GraphProto, TensorProto of onnx.proto) are scanned here,
+so that an initializer is a place in the file rather than a copy; small messages go to the package ``onnx``.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gpt2fast._files import file_inside
+from gpt2fast.checkpoints.mapped_file import STORED_DTYPES, MappedFile
+from gpt2fast.errors import ModelError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+#: TensorProto.DataType -> name of the number format.
+_DTYPES = {
+    1: "F32",
+    2: "U8",
+    3: "I8",
+    5: "I16",
+    6: "I32",
+    7: "I64",
+    9: "BOOL",
+    10: "F16",
+    11: "F64",
+    16: "BF16",
+}
+# Field numbers of onnx.proto.
+_MODEL_GRAPH, _MODEL_FUNCTIONS = 7, 25
+_GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_SPARSE, _GRAPH_INPUT, _GRAPH_OUTPUT = 1, 5, 15, 11, 12
+_TENSOR_FLOAT_DATA, _TENSOR_RAW_DATA = 4, 9
+_EXTERNAL = 1
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+
+_MAX_NODES = 100_000
+_MAX_NODE_BYTES = 256 << 20
+_MAX_INITIALIZERS = 50_000
+_MAX_DESCRIPTION = 1 << 16
+_MAX_RANK = 8
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """Numbers of a file: a view whose elements are read when touched, and their format's name."""
+
+    view: NDArray[Any]
+    dtype_name: str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The view's shape."""
+        return tuple(self.view.shape)
+
+
+@dataclass
+class OnnxFile:
+    """Nodes in the file's order, initializers by name, inputs and outputs with their declared dimensions."""
+
+    path: Path
+    nodes: list[Any] = field(default_factory=list)
+    tensors: dict[str, StoredTensor] = field(default_factory=dict)
+    inputs: dict[str, list[int | None] | None] = field(default_factory=dict)
+    outputs: dict[str, list[int | None] | None] = field(default_factory=dict)
+    files: list[Path] = field(default_factory=list)
+
+
+def read_onnx(path: Path) -> OnnxFile:
+    """Scan an ONNX file.
+
+    Parameters
+    ----------
+    path : Path
+        The file; external data must be beside it.
+
+    Raises
+    ------
+    ModelError
+        The file is truncated or corrupt, a tensor doesn't fit its data, or external data leads elsewhere.
+    """
+    return _Scanner(path).scan()
+
+
+def tensor_from_proto(tensor: Any, where: str) -> StoredTensor:
+    """A tensor that is held inside a message.
+
+    Raises
+    ------
+    ModelError
+        Its data is elsewhere, of another type, or not of the size that its dimensions ask for.
+    """
+    dtype_name, shape = _type_and_shape(tensor, where)
+    dtype = STORED_DTYPES[dtype_name]
+    if tensor.data_location == _EXTERNAL:
+        raise ModelError(f"{where}: external data is read for initializers only")
+    if tensor.HasField("raw_data"):
+        data = tensor.raw_data
+    elif dtype_name in ("F16", "BF16", "U8", "I8", "I16", "BOOL"):
+        data = (
+            (np.array(tensor.int32_data, dtype=np.int64) & 0xFFFF)
+            .astype("<u2")
+            .astype(_bits(dtype))
+            .tobytes()
+        )
+    else:
+        kept = {"F32": "float_data", "F64": "double_data", "I32": "int32_data", "I64": "int64_data"}[
+            dtype_name
+        ]
+        data = np.array(getattr(tensor, kept), dtype=dtype).tobytes()
+    if len(data) != math.prod(shape) * dtype.itemsize:
+        raise ModelError(
+            f"{where}: {len(data)} bytes of data do not fill the shape {list(shape)} of {dtype_name}"
+        )
+    return StoredTensor(np.frombuffer(data, dtype).reshape(shape), dtype_name)
+
+
+def _bits(dtype: np.dtype[Any]) -> str:
+    return f"<u{dtype.itemsize}"
+
+
+def _type_and_shape(tensor: Any, where: str) -> tuple[str, tuple[int, ...]]:
+    if tensor.data_type not in _DTYPES:
+        raise ModelError(f"{where}: the element type {tensor.data_type} is not supported")
+    shape = tuple(tensor.dims)
+    if len(shape) > _MAX_RANK or any(size < 0 for size in shape):
+        raise ModelError(f"{where}: the shape {list(shape)[:_MAX_RANK]} is not possible")
+    return _DTYPES[tensor.data_type], shape
+
+
+@dataclass(frozen=True)
+class _Field:
+    """One field of a message: its number and kind, where it begins, and where its payload lies."""
+
+    number: int
+    kind: int
+    begin: int
+    start: int
+    stop: int
+
+
+class _Scanner:
+    """Walks one file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = MappedFile(Path(os.path.realpath(path)))
+        self._result = OnnxFile(path, files=[self._file.path])
+        self._external: dict[str, MappedFile] = {}
+        self._node_bytes = 0
+
+    def scan(self) -> OnnxFile:
+        graphs = []
+        for part in self._fields(0, self._file.size):
+            if part.number == _MODEL_FUNCTIONS:
+                raise ModelError(f"{self._path}: has functions of its own; export it with them inlined")
+            if part.number == _MODEL_GRAPH:
+                graphs.append(part)
+        if len(graphs) != 1:
+            raise ModelError(f"{self._path}: is not an ONNX model: it has {len(graphs)} graphs")
+        self._scan_graph(graphs[0])
+        return self._result
+
+    def _scan_graph(self, graph: _Field) -> None:
+        import onnx
+
+        for part in self._fields(graph.start, graph.stop):
+            if part.number == _GRAPH_NODE:
+                self._add_node(self._parse(onnx.NodeProto, self._payload(part)), part.stop - part.start)
+            elif part.number == _GRAPH_INITIALIZER:
+                self._add_initializer(part)
+            elif part.number == _GRAPH_SPARSE:
+                raise ModelError(f"{self._path}: sparse weights are not supported")
+            elif part.number in (_GRAPH_INPUT, _GRAPH_OUTPUT):
+                self._check_description(part)
+                value = self._parse(onnx.ValueInfoProto, self._payload(part))
+                declared = self._result.inputs if part.number == _GRAPH_INPUT else self._result.outputs
+                declared[value.name] = _dimensions(value)
+
+    def _add_node(self, node: Any, size: int) -> None:
+        self._node_bytes += size
+        if len(self._result.nodes) >= _MAX_NODES or self._node_bytes > _MAX_NODE_BYTES:
+            raise ModelError(f"{self._path}: the graph has more nodes than any GPT-2")
+        self._result.nodes.append(node)
+
+    def _add_initializer(self, part: _Field) -> None:
+        import onnx
+
+        data: list[_Field] = []
+        description = bytearray()
+        for inner in self._fields(part.start, part.stop):
+            if inner.kind == _BYTES and inner.number in (_TENSOR_FLOAT_DATA, _TENSOR_RAW_DATA):
+                data.append(inner)
+            else:
+                description += self._file.read(inner.begin, inner.stop - inner.begin, "a tensor")
+        tensor = self._parse(onnx.TensorProto, bytes(description))
+        where = f"{self._path}: the initializer {tensor.name[:200]!r}"
+        if tensor.name in self._result.tensors or len(self._result.tensors) >= _MAX_INITIALIZERS:
+            raise ModelError(f"{where} occurs twice, or there are more than {_MAX_INITIALIZERS}")
+        if tensor.data_location == _EXTERNAL:
+            stored = self._external_tensor(tensor, where)
+        elif len(data) == 1:
+            place = data[0]
+            if place.number == _TENSOR_FLOAT_DATA and tensor.data_type != 1:
+                raise ModelError(f"{where}: has float data of another type")
+            stored = self._mapped(self._file, tensor, place.start, place.stop - place.start, where)
+        elif data:
+            raise ModelError(f"{where}: its data is in several pieces")
+        else:
+            stored = tensor_from_proto(tensor, where)
+        self._result.tensors[tensor.name] = stored
+
+    def _external_tensor(self, tensor: Any, where: str) -> StoredTensor:
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        location = entries.get("location", "").removeprefix("./")
+        if location not in self._external:
+            opened = MappedFile(file_inside(self._path.parent, location))
+            self._external[location] = opened
+            self._result.files.append(opened.path)
+        file = self._external[location]
+        dtype_name, shape = _type_and_shape(tensor, where)
+        try:
+            offset = int(entries.get("offset") or 0)
+            length = int(entries.get("length") or math.prod(shape) * STORED_DTYPES[dtype_name].itemsize)
+        except ValueError:
+            raise ModelError(f"{where}: offset and length of its external data must be numbers") from None
+        return self._mapped(file, tensor, offset, length, where)
+
+    def _mapped(self, file: MappedFile, tensor: Any, offset: int, length: int, where: str) -> StoredTensor:
+        dtype_name, shape = _type_and_shape(tensor, where)
+        dtype = STORED_DTYPES[dtype_name]
+        if length != math.prod(shape) * dtype.itemsize:
+            raise ModelError(
+                f"{where}: {length} bytes of data do not fill the shape {list(shape)} of {dtype_name}"
+            )
+        numbers = file.array(dtype, offset, math.prod(shape), f"the initializer {tensor.name[:200]!r}")
+        return StoredTensor(numbers.reshape(shape), dtype_name)
+
+    def _parse(self, message: Any, data: bytes) -> Any:
+        try:
+            return message.FromString(data)
+        except Exception as error:  # protobuf's DecodeError, which the package onnx does not hand on
+            raise ModelError(f"{self._path}: is cut short or corrupt: {error}") from None
+
+    def _payload(self, part: _Field) -> bytes:
+        return self._file.read(part.start, part.stop - part.start, "a message")
+
+    def _check_description(self, part: _Field) -> None:
+        if part.stop - part.start > _MAX_DESCRIPTION:
+            raise ModelError(
+                f"{self._path}: the description of an input or output is larger than {_MAX_DESCRIPTION}"
+            )
+
+    def _fields(self, start: int, stop: int) -> Iterator[_Field]:
+        """The fields of the message at ``start:stop``, one level."""
+        position = start
+        while position < stop:
+            begin = position
+            tag, position = self._varint(position, stop)
+            number, kind = tag >> 3, tag & 7
+            if kind == _BYTES:
+                length, position = self._varint(position, stop)
+            elif kind == _VARINT:
+                length = self._varint(position, stop)[1] - position
+            elif kind in (_FIXED64, _FIXED32):
+                length = 8 if kind == _FIXED64 else 4
+            else:
+                raise ModelError(f"{self._path}: is not an ONNX model: a field has the kind {kind}")
+            if length > stop - position:
+                raise ModelError(
+                    f"{self._path}: is cut short or corrupt: {length} bytes are wanted at {position}"
+                )
+            yield _Field(number, kind, begin, position, position + length)
+            position += length
+
+    def _varint(self, position: int, stop: int) -> tuple[int, int]:
+        value = 0
+        data = self._file.read(position, min(10, stop - position), "a number")
+        for i, byte in enumerate(data):
+            value |= (byte & 0x7F) << (7 * i)
+            if byte < 0x80:
+                return value, position + i + 1
+        raise ModelError(f"{self._path}: is cut short or corrupt at byte {position}")
+
+
+def _dimensions(value: Any) -> list[int | None] | None:
+    """The declared dimensions of an input or output, None where they vary; None if even their number does."""
+    tensor = value.type.tensor_type
+    if not tensor.HasField("shape") or len(tensor.shape.dim) > _MAX_RANK:
+        return None
+    return [size.dim_value if size.HasField("dim_value") else None for size in tensor.shape.dim]

@@ -1,0 +1,347 @@
+"""Finds the parts of a GPT-2 in an ONNX graph: embeddings, LayerNorms, linear layers, attention.
+
+Nothing depends on the names of weights. A GPT-2 is a chain, so the order of its linear layers and of its
+LayerNorms in the graph tells which is which; the shapes and the connections between the two are checked.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from gpt2fast.checkpoints.onnx_file import StoredTensor
+from gpt2fast.checkpoints.onnx_walk import REARRANGING, Graph, attribute_float, attribute_ints
+from gpt2fast.errors import ModelError
+
+_CONVERTING = frozenset(("Cast", "Identity"))
+#: On the way from the joint projection to the heads.
+_TO_HEADS = REARRANGING | {"Split", "Slice", "Gather", "Mul", "Div", "Concat"}
+_ATTENTION_OPERATORS = ("Attention", "DecoderMaskedSelfAttention")
+#: ONNX Runtime's LayerNorms with something in front: the index of the gain among the inputs.
+_FUSED_NORMS = {"SkipLayerNormalization": 2, "EmbedLayerNormalization": 5}
+_GELU_OPERATORS = ("FastGelu", "BiasGelu")
+_SEARCH_LIMIT = 256
+_SCORES_LIMIT = 64
+#: What float16 rounds away stays within this part of a constant.
+_TOLERANCE = 0.01
+_GELU_CUBIC, _GELU_SLOPE = 0.044715, math.sqrt(2 / math.pi)
+
+
+@dataclass(frozen=True)
+class Linear:
+    """``y = x W + b``: weight ``[in, out]``, bias ``[out]`` or None; the values it takes and makes."""
+
+    weight: StoredTensor
+    bias: StoredTensor | None
+    input: str
+    output: str
+    node: Any
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A LayerNorm: gain and shift ``[width]``, epsilon, and the value it makes."""
+
+    gamma: StoredTensor
+    beta: StoredTensor
+    epsilon: float
+    output: str
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Token and position tables, and the graph input that brings the tokens."""
+
+    tokens: StoredTensor
+    positions: StoredTensor
+    input: str
+
+
+def find_embeddings(graph: Graph, inputs: list[str]) -> Embeddings:
+    """The two tables that rows are gathered from."""
+    tables: dict[str, list[StoredTensor]] = {"tokens": [], "positions": []}
+    token_input = ""
+    for name, indices in _lookups(graph):
+        table = graph.matrix(name)
+        if table is None or not table.dtype_name.startswith(("F", "BF")):
+            continue
+        source = _input_behind(graph, indices, inputs)
+        if source is None or "pos" in source.lower():
+            tables["positions"].append(table)
+        else:
+            tables["tokens"].append(table)
+            token_input = source
+    if any(len(found) != 1 for found in tables.values()):
+        raise ModelError(
+            f"{graph.path}: a GPT-2 looks rows up in one token table and in one position table; this graph "
+            f"has {len(tables['tokens'])} and {len(tables['positions'])}"
+        )
+    return Embeddings(tables["tokens"][0], tables["positions"][0], token_input)
+
+
+def find_linears(graph: Graph) -> list[Linear]:
+    """Every product with a constant matrix, in the graph's order, once if the graph computes it twice."""
+    found = []
+    seen = set()
+    for node in graph.nodes:
+        if node.op_type not in ("MatMul", "Gemm", *_ATTENTION_OPERATORS) or len(node.input) < 2:
+            continue
+        weight = graph.matrix(node.input[1])
+        if weight is None or not node.output or node.input[0] in graph.constants:
+            continue
+        maker = graph.behind(node.input[0])
+        product = (node.input[0] if maker is None else maker.output[0], node.input[1])
+        if product in seen:
+            # Optimised graphs project for attention, and again for the keys and values that they give out.
+            continue
+        seen.add(product)
+        if not weight.dtype_name.startswith(("F", "BF")):
+            raise ModelError(
+                f"{graph.path}: weights of type {weight.dtype_name} are not supported; give floats"
+            )
+        bias = graph.vector(node.input[2]) if node.op_type != "MatMul" and len(node.input) > 2 else None
+        if node.op_type == "Gemm":
+            weight = _gemm_weight(graph, node, weight)
+        output = node.output[0]
+        if bias is None:
+            bias, output = _added_bias(graph, output, weight.shape[1])
+        found.append(Linear(weight, bias, node.input[0], output, node))
+    return found
+
+
+def find_norms(graph: Graph) -> list[Norm]:
+    """Every LayerNorm, as an operator or spelled out, in the graph's order."""
+    found = []
+    for node in graph.nodes:
+        if node.op_type == "LayerNormalization" and len(node.input) == 3:
+            gain, shift, epsilon = node.input[1], node.input[2], attribute_float(node, "epsilon", 1e-5)
+            output = node.output[0]
+        elif node.op_type in _FUSED_NORMS and len(node.input) >= 4:
+            first = _FUSED_NORMS[node.op_type]
+            gain, shift = (*node.input[first : first + 2], "", "")[:2]
+            epsilon, output = attribute_float(node, "epsilon", 1e-12), node.output[0]
+        elif node.op_type == "Sqrt":
+            spelled_out = _norm_around(graph, node)
+            if spelled_out is None:
+                continue
+            gain, shift, epsilon, output = spelled_out
+        else:
+            continue
+        gamma, beta = graph.vector(gain), graph.vector(shift)
+        if gamma is None or beta is None:
+            raise ModelError(f"{graph.path}: a LayerNorm has no gain or no shift")
+        found.append(Norm(gamma, beta, epsilon, output))
+    return found
+
+
+def find_heads(graph: Graph, joint: Linear, width: int) -> int | None:
+    """The number of heads that the output of a joint projection is cut into."""
+    if joint.node.op_type in _ATTENTION_OPERATORS:
+        return next(iter(attribute_ints(joint.node, "num_heads")), None)
+    pending = [joint.output]
+    seen: set[str] = set()
+    while pending and len(seen) < _SEARCH_LIMIT:
+        name = pending.pop()
+        for node in graph.consumers(name):
+            if node.op_type == "Reshape" and len(node.input) == 2:
+                heads = _heads_of_shape(graph.shape_tail(node.input[1]), width)
+                if heads is not None:
+                    return heads
+            if node.op_type in _TO_HEADS:
+                fresh = [output for output in node.output if output not in seen]
+                seen.update(fresh)
+                pending.extend(fresh)
+    return None
+
+
+def find_activation(graph: Graph, first: Linear, second: Linear) -> str:
+    """The function between the two linear layers of an MLP, by its Hugging Face name."""
+    operators: set[str] = set()
+    constants: list[float] = []
+    pending, seen = [second.input], {first.output}
+    while pending and len(seen) < _SEARCH_LIMIT:
+        name = pending.pop()
+        node = graph.producer(name)
+        number = graph.scalar(name)
+        if number is not None:
+            constants.append(number)
+        elif node is not None and name not in seen:
+            if node.op_type == "Gelu":
+                tanh = any(attribute.s == b"tanh" for attribute in node.attribute)
+                return "gelu_new" if tanh else "gelu"
+            operators.add(node.op_type)
+            pending.extend(node.input)
+        seen.add(name)
+    if "Tanh" in operators and all(_has(constants, value) for value in (_GELU_CUBIC, _GELU_SLOPE)):
+        return "gelu_new"
+    for operator, name in (("FastGelu", "gelu_new"), ("BiasGelu", "gelu"), ("Erf", "gelu"), ("Relu", "relu")):
+        if operator in operators:
+            return name
+    shown = ", ".join(sorted(operators)[:10])
+    raise ModelError(f"{graph.path}: the activation made of {shown or 'nothing'} is not known")
+
+
+def find_attention_scales(graph: Graph, head_dim: int) -> list[float]:
+    """The factor on the query-key products of every attention, in the graph's order."""
+    scales = []
+    for node in graph.nodes:
+        if node.op_type == "Softmax" and node.input:
+            scale = _Scores(graph, head_dim).scale(node.input[0])
+            if scale is not None:
+                scales.append(scale)
+        elif node.op_type in _ATTENTION_OPERATORS and len(node.input) > 1 and graph.matrix(node.input[1]):
+            if attribute_ints(node, "unidirectional") != (1,):
+                raise ModelError(f"{graph.path}: its attention looks ahead, which a GPT-2's does not")
+            scales.append(attribute_float(node, "scale", 0.0) or 1 / math.sqrt(head_dim))
+    return scales
+
+
+class _Scores:
+    """The way back from a Softmax to the product of queries and keys, collecting constant factors."""
+
+    def __init__(self, graph: Graph, head_dim: int) -> None:
+        self._graph = graph
+        self._head_dim = head_dim
+        self._steps = 0
+
+    def scale(self, name: str) -> float | None:
+        """The product of all factors; None if no product of two computed values is found."""
+        self._steps += 1
+        node = self._graph.behind(name)
+        if node is None or self._steps > _SCORES_LIMIT or not node.input:
+            return None
+        if node.op_type in ("MatMul", "FusedMatMul"):
+            factors = [self._operand_scale(operand) for operand in node.input[:2]]
+            return attribute_float(node, "alpha", 1.0) * math.prod(factors)
+        factor, rest = self._factor(node)
+        if factor is not None:
+            inner = self.scale(rest)
+            return None if inner is None else inner * factor
+        if node.op_type in ("Add", "Sub", "Mul", "Where", "Max"):
+            found = (self.scale(operand) for operand in node.input)
+            return next((scale for scale in found if scale is not None), None)
+        return None
+
+    def _operand_scale(self, name: str) -> float:
+        """The factor on queries or keys before their product."""
+        total = 1.0
+        for _ in range(_SEARCH_LIMIT):
+            node = self._graph.behind(name)
+            factor, rest = (None, "") if node is None else self._factor(node)
+            if factor is not None:
+                total *= factor
+                name = rest
+            elif node is not None and node.op_type == "Concat" and node.input:
+                # A cached past, then this step's own.
+                name = node.input[-1]
+            else:
+                break
+        return total
+
+    def _factor(self, node: Any) -> tuple[float | None, str]:
+        """A multiplication's constant factor and its other operand."""
+        if node.op_type not in ("Mul", "Div") or len(node.input) != 2:
+            return None, ""
+        left, right = node.input
+        number = self._graph.scalar(right, self._head_dim)
+        if number:
+            return (1 / number if node.op_type == "Div" else number), left
+        number = self._graph.scalar(left, self._head_dim) if node.op_type == "Mul" else None
+        return (number, right) if number else (None, "")
+
+
+def follows(graph: Graph, linear: Linear, norm: Norm) -> bool:
+    """Whether a linear layer takes what a LayerNorm makes."""
+    maker = graph.behind(linear.input)
+    return maker is not None and norm.output in maker.output
+
+
+def _lookups(graph: Graph) -> Iterator[tuple[str, str]]:
+    """Table and indices of everything that is gathered."""
+    for node in graph.nodes:
+        if node.op_type == "Gather" and len(node.input) == 2:
+            yield node.input[0], node.input[1]
+        elif node.op_type == "EmbedLayerNormalization" and len(node.input) >= 7 and not node.input[4]:
+            yield node.input[2], node.input[0]
+            # Without indices of their own, positions count from zero.
+            yield node.input[3], node.input[8] if len(node.input) > 8 else ""
+
+
+def _input_behind(graph: Graph, name: str, inputs: list[str]) -> str | None:
+    """The graph input that indices are taken from, None if they are computed."""
+    for _ in range(_SEARCH_LIMIT):
+        if name in inputs:
+            return name
+        node = graph.producer(name)
+        if node is None or node.op_type not in REARRANGING:
+            return None
+        name = node.input[0]
+    return None
+
+
+def _gemm_weight(graph: Graph, node: Any, weight: StoredTensor) -> StoredTensor:
+    plain = attribute_float(node, "alpha", 1.0) == 1.0 and attribute_float(node, "beta", 1.0) == 1.0
+    if not plain or any(attribute_ints(node, "transA")):
+        raise ModelError(f"{graph.path}: the Gemm {node.name[:200]!r} scales or transposes its input")
+    if any(attribute_ints(node, "transB")):
+        return StoredTensor(weight.view.T, weight.dtype_name)
+    return weight
+
+
+def _added_bias(graph: Graph, output: str, size: int) -> tuple[StoredTensor | None, str]:
+    """The vector that is added to a product, and the value after that."""
+    for node in graph.after(output):
+        if node.op_type == "Add" or node.op_type in _GELU_OPERATORS:
+            vectors = [graph.vector(name) for name in node.input]
+        elif node.op_type == "SkipLayerNormalization":
+            vectors = [graph.vector(name) for name in node.input[4:5]]
+        else:
+            continue
+        for vector in vectors:
+            if vector is not None and vector.shape == (size,):
+                return vector, node.output[0] if node.op_type == "Add" else output
+    return None, output
+
+
+def _norm_around(graph: Graph, root: Any) -> tuple[str, str, float, str] | None:
+    """Gain, shift, epsilon and output of the LayerNorm whose denominator is this Sqrt."""
+    total = graph.behind(root.input[0], _CONVERTING) if root.input else None
+    if total is None or total.op_type != "Add" or len(total.input) != 2:
+        return None
+    numbers = [graph.scalar(name) for name in total.input]
+    epsilon = next((number for number in numbers if number is not None), None)
+    variance = graph.behind(total.input[1] if numbers[0] is not None else total.input[0], _CONVERTING)
+    if epsilon is None or variance is None or variance.op_type != "ReduceMean":
+        return None
+    for quotient in graph.after(root.output[0], _CONVERTING | {"Reciprocal"}):
+        for product in graph.after(quotient.output[0], _CONVERTING):
+            gain = _vector_operand(graph, product, "Mul")
+            for shifted in graph.after(product.output[0], _CONVERTING) if gain else ():
+                shift = _vector_operand(graph, shifted, "Add")
+                if gain and shift:
+                    return gain, shift, epsilon, shifted.output[0]
+    return None
+
+
+def _vector_operand(graph: Graph, node: Any, operator: str) -> str | None:
+    if node.op_type != operator:
+        return None
+    return next((name for name in node.input if graph.vector(name) is not None), None)
+
+
+def _heads_of_shape(tail: list[int | None], width: int) -> int | None:
+    """The heads in a shape that ends in [heads, head_dim], where one of the two may vary."""
+    if len(tail) < 3:
+        return None
+    heads, head_dim = (value if value is not None and value > 1 else None for value in tail[-2:])
+    if heads is None and head_dim is not None and width % head_dim == 0 and head_dim < width:
+        return width // head_dim
+    if heads is not None and width % heads == 0 and head_dim in (None, width // heads):
+        return heads
+    return None
+
+
+def _has(constants: list[float], wanted: float) -> bool:
+    return any(math.isclose(value, wanted, rel_tol=_TOLERANCE) for value in constants)

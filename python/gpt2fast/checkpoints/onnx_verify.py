@@ -1,0 +1,149 @@
+"""Checks what was read from an ONNX file: the file in ONNX Runtime against our reading of it in NumPy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpt2fast import reference
+from gpt2fast.checkpoints.base import Checkpoint
+from gpt2fast.checkpoints.onnx_file import read_onnx
+from gpt2fast.checkpoints.onnx_pattern import find_embeddings
+from gpt2fast.checkpoints.onnx_walk import Graph
+from gpt2fast.errors import ModelError
+
+_DTYPES = {
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(bool)": np.bool_,
+}
+_TOKENS, _PAST_TOKENS = 8, 3
+
+
+def verify_against_source(checkpoint: Checkpoint, path: Path) -> float:
+    """Run the file and our reading of it on the same tokens.
+
+    The file's graph runs in ONNX Runtime (so verify only what you would also run), the checkpoint in NumPy.
+    Where the file takes a past, it is given one.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+        From :func:`gpt2fast.checkpoints.onnx_graph.open_onnx`.
+    path : Path
+        The file that it was read from.
+
+    Returns
+    -------
+    float
+        The largest absolute difference over hidden states or scores, and over the past that the file gives.
+
+    Raises
+    ------
+    ModelError
+        ONNX Runtime can't run the file, or its inputs or outputs are not a GPT-2's.
+    """
+    from gpt2fast.export.verify import open_session
+
+    source = read_onnx(path)
+    names = [name for name in source.inputs if name not in source.tensors]
+    token_input = find_embeddings(Graph(source), names).input
+    session = open_session(path)
+    feed = _Feed(checkpoint, session, token_input, path)
+    try:
+        outputs = session.run(None, feed.values)
+    except Exception as error:  # onnxruntime's own types, which have no common public base
+        raise ModelError(f"{path}: ONNX Runtime can't run it: {error}") from error
+    return _largest_difference(checkpoint, feed, outputs, path)
+
+
+class _Feed:
+    """Random tokens and whatever else the session's inputs ask for.
+
+    Attributes
+    ----------
+    ids : array of int, shape (rows, tokens)
+        The tokens to run.
+    past : list of arrays or None
+        The reference's past before them.
+    values : dict
+        What to give the session.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, session: Any, token_input: str, path: Path) -> None:
+        inputs = {one.name: one for one in session.get_inputs()}
+        self._path = path
+        shape = [size if isinstance(size, int) and size > 0 else 1 for size in inputs[token_input].shape]
+        declared = inputs[token_input].shape[-1]
+        tokens = declared if isinstance(declared, int) else min(_TOKENS, checkpoint.config.n_positions // 2)
+        shape[-1] = tokens
+        generator = np.random.default_rng(0)
+        rows = int(np.prod(shape[:-1], dtype=np.int64))
+        self.ids = generator.integers(0, checkpoint.config.vocab_size, (rows, tokens))
+        self.past = self._past(checkpoint, inputs, generator, rows)
+        self._pieces = self._past_pieces(inputs)
+        self.values: dict[str, NDArray[Any]] = {
+            name: self._value(one, token_input, shape).astype(_DTYPES.get(one.type, np.float32))
+            for name, one in inputs.items()
+        }
+
+    def _past(
+        self, checkpoint: Checkpoint, inputs: dict[str, Any], generator: np.random.Generator, rows: int
+    ) -> list[NDArray[Any]] | None:
+        caches = [one.shape for one in inputs.values() if len(one.shape) > 3]
+        if not caches:
+            return None
+        declared = caches[0][-2]
+        length = (
+            declared if isinstance(declared, int) else min(_PAST_TOKENS, checkpoint.config.n_positions // 2)
+        )
+        before = generator.integers(0, checkpoint.config.vocab_size, (rows, length))
+        return reference.forward(checkpoint, before)[1]
+
+    def _past_pieces(self, inputs: dict[str, Any]) -> list[NDArray[Any]]:
+        """The past in the form of the inputs: both halves stacked, or keys and values apart."""
+        if self.past is None:
+            return []
+        stacked = any(len(one.shape) == 5 for one in inputs.values())
+        return list(self.past) if stacked else [half for layer in self.past for half in layer]
+
+    def _value(self, one: Any, token_input: str, shape: Sequence[int]) -> NDArray[Any]:
+        start = 0 if self.past is None else self.past[0].shape[3]
+        rows, tokens = self.ids.shape
+        name = one.name.lower()
+        if one.name == token_input:
+            return self.ids.reshape(shape)
+        if len(one.shape) > 3 and self._pieces:
+            return self._pieces.pop(0)
+        if "mask" in name:
+            return np.ones((rows, start + tokens))
+        if "pos" in name:
+            positions = np.arange(start, start + tokens)
+            return np.broadcast_to(positions, shape if len(one.shape) == len(shape) else positions.shape)
+        raise ModelError(f"{self._path}: takes the input {one.name!r}, which a GPT-2 does not need")
+
+
+def _largest_difference(checkpoint: Checkpoint, feed: _Feed, outputs: Sequence[Any], path: Path) -> float:
+    hidden, present = reference.forward(checkpoint, feed.ids, feed.past)
+    results = [
+        each for each in (hidden, reference.logits(checkpoint, hidden)) if each.size == outputs[0].size
+    ]
+    if not results:
+        raise ModelError(f"{path}: its first output has shape {list(outputs[0].shape)}, as no GPT-2's has")
+    # A vocabulary as large as the width leaves two readings of the first output.
+    first = min(_difference(outputs[0], result) for result in results)
+    caches = [output for output in outputs[1:] if output.ndim > 3 and output.shape[-2] == present[0].shape[3]]
+    stacked = any(output.ndim == 5 for output in caches)
+    wanted = list(present) if stacked else [half for layer in present for half in layer]
+    pairs = zip(caches, wanted, strict=True) if len(caches) == len(wanted) else ()
+    return max([first, *(_difference(output, cache) for output, cache in pairs)])
+
+
+def _difference(output: NDArray[Any], wanted: NDArray[Any]) -> float:
+    return float(np.abs(output.reshape(wanted.shape).astype(np.float64) - wanted).max())

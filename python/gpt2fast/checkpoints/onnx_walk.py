@@ -1,0 +1,266 @@
+"""A graph to look things up in: who makes and who uses a value, which values are constant."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpt2fast.checkpoints.onnx_file import OnnxFile, StoredTensor, tensor_from_proto
+from gpt2fast.errors import ModelError
+
+#: Operations that hand on their first input, rearranged or converted at most.
+REARRANGING = frozenset(
+    (
+        "Identity",
+        "Cast",
+        "Reshape",
+        "Transpose",
+        "Squeeze",
+        "Unsqueeze",
+        "Flatten",
+        "Dropout",
+        "Expand",
+        "Contiguous",
+    )
+)
+#: Those, and operations that pick an element of a shape.
+_PICKING = REARRANGING | {"Gather", "Slice"}
+#: Computed values are kept up to this many elements: shapes and scalars.
+_MAX_COMPUTED = 64
+_MAX_DEPTH = 24
+_MAX_EXPRESSION = 8
+
+
+class Graph:
+    """The nodes of a file, in an order that is known to be topological.
+
+    Attributes
+    ----------
+    nodes : list
+        NodeProto messages.
+    constants : dict
+        Initializers, values of Constant nodes, and what Identity, Cast and Transpose make of them.
+    """
+
+    def __init__(self, file: OnnxFile) -> None:
+        self.path = file.path
+        self.nodes = file.nodes
+        self.constants: dict[str, StoredTensor] = dict(file.tensors)
+        self._producers: dict[str, Any] = {}
+        self._consumers: dict[str, list[Any]] = {}
+        known = {"", *file.inputs, *file.tensors}
+        for node in file.nodes:
+            if any(attribute.HasField("g") for attribute in node.attribute):
+                raise ModelError(
+                    f"{file.path}: has the control flow operation {node.op_type}, as two merged models have; "
+                    f"give one of the two"
+                )
+            if not known.issuperset(node.input):
+                raise ModelError(f"{file.path}: the inputs of node {node.name[:200]!r} come from nowhere")
+            if node.op_type in _PICKING and not (node.input and node.output):
+                raise ModelError(f"{file.path}: the node {node.name[:200]!r} lacks an input or output")
+            for name in dict.fromkeys(node.input):
+                self._consumers.setdefault(name, []).append(node)
+            for name in node.output:
+                if name in known and name:
+                    raise ModelError(f"{file.path}: the value {name[:200]!r} is made twice")
+                known.add(name)
+                self._producers[name] = node
+            self._fold(node)
+
+    def producer(self, name: str) -> Any | None:
+        """The node that makes a value, None for inputs and initializers."""
+        return self._producers.get(name)
+
+    def consumers(self, name: str) -> list[Any]:
+        """The nodes that use a value."""
+        return self._consumers.get(name, [])
+
+    def matrix(self, name: str) -> StoredTensor | None:
+        """A constant of two axes, both longer than one."""
+        tensor = self.constants.get(name)
+        return tensor if tensor is not None and len(tensor.shape) == 2 and min(tensor.shape) > 1 else None
+
+    def vector(self, name: str) -> StoredTensor | None:
+        """A constant of one axis longer than one, the last."""
+        tensor = self.constants.get(name)
+        if (
+            tensor is None
+            or not tensor.shape
+            or tensor.view.size != tensor.shape[-1]
+            or tensor.view.size == 1
+        ):
+            return None
+        return StoredTensor(tensor.view.reshape(-1), tensor.dtype_name)
+
+    def numbers(self, name: str) -> NDArray[Any] | None:
+        """A small constant's value."""
+        tensor = self.constants.get(name)
+        if tensor is None or tensor.view.size > _MAX_COMPUTED or tensor.dtype_name == "BF16":
+            return None
+        return tensor.view
+
+    def scalar(self, name: str, width: int | None = None, depth: int = 0) -> float | None:
+        """A number that is constant, or computed from the length ``width`` of an axis."""
+        known = self.numbers(name)
+        if known is not None:
+            return float(known.reshape(-1)[0]) if known.size == 1 else None
+        node = self.behind(name, _PICKING)
+        if node is None or width is None or depth > _MAX_EXPRESSION:
+            return None
+        if node.op_type == "Shape":
+            return float(width)
+        function = _SCALAR_FUNCTIONS.get(node.op_type)
+        if function is None or len(node.input) > 2:
+            return None
+        arguments = [self.scalar(argument, width, depth + 1) for argument in node.input]
+        return None if None in arguments else _computed(function, arguments)
+
+    def shape_tail(self, name: str) -> list[int | None]:
+        """The elements of a shape, None where they vary; only the last ones are sure to be in place."""
+        known = self.numbers(name)
+        if known is not None:
+            return [int(value) for value in known.reshape(-1)]
+        node = self.producer(name)
+        if node is not None and node.op_type in ("Cast", "Identity"):
+            return self.shape_tail_of_node(self.producer(node.input[0]))
+        return self.shape_tail_of_node(node)
+
+    def shape_tail_of_node(self, node: Any | None) -> list[int | None]:
+        """The same for a value's producer: the pieces of a Concat."""
+        if node is None or node.op_type != "Concat":
+            return [None]
+        pieces = [self.numbers(name) for name in node.input]
+        return [
+            None if value is None else int(value)
+            for piece in pieces
+            for value in ([None] if piece is None else piece.reshape(-1))
+        ]
+
+    def behind(self, name: str, skipped: frozenset[str] = REARRANGING) -> Any | None:
+        """The node that makes a value, looking through operations that only rearrange."""
+        node = self.producer(name)
+        for _ in range(_MAX_DEPTH):
+            if node is None or node.op_type not in skipped:
+                return node
+            node = self.producer(node.input[0])
+        return None
+
+    def after(self, name: str, skipped: frozenset[str] = REARRANGING) -> Iterator[Any]:
+        """The nodes that use a value, looking through operations that only rearrange."""
+        pending = [(name, 0)]
+        while pending:
+            value, depth = pending.pop()
+            for node in self.consumers(value):
+                if node.op_type in skipped and node.input[0] == value and depth < _MAX_DEPTH:
+                    pending.append((node.output[0], depth + 1))
+                else:
+                    yield node
+
+    def _fold(self, node: Any) -> None:
+        """Take note of a node's output if it is constant."""
+        if len(node.output) != 1:
+            return
+        result = None
+        if node.op_type == "Constant":
+            result = self._constant(node)
+        elif node.op_type in ("Identity", "Cast") and node.input:
+            result = self.constants.get(node.input[0])
+        elif node.op_type == "Transpose" and node.input:
+            result = self._transposed(node)
+        elif node.op_type in _SCALAR_FUNCTIONS or node.op_type in (
+            "Concat",
+            "Reshape",
+            "Squeeze",
+            "Unsqueeze",
+        ):
+            result = self._small(node)
+        if result is not None:
+            self.constants[node.output[0]] = result
+
+    def _constant(self, node: Any) -> StoredTensor | None:
+        where = f"{self.path}: the constant {node.output[0][:200]!r}"
+        for attribute in node.attribute:
+            if attribute.name == "value":
+                return tensor_from_proto(attribute.t, where)
+            if attribute.name in ("value_float", "value_floats"):
+                values = attribute.floats if attribute.name.endswith("s") else attribute.f
+                return StoredTensor(np.array(values, np.float32), "F32")
+            if attribute.name in ("value_int", "value_ints"):
+                values = attribute.ints if attribute.name.endswith("s") else attribute.i
+                return StoredTensor(np.array(values, np.int64), "I64")
+        return None
+
+    def _transposed(self, node: Any) -> StoredTensor | None:
+        tensor = self.constants.get(node.input[0])
+        if tensor is None:
+            return None
+        order = list(attribute_ints(node, "perm")) or list(range(len(tensor.shape)))[::-1]
+        if sorted(order) != list(range(len(tensor.shape))):
+            raise ModelError(f"{self.path}: the node {node.name[:200]!r} transposes axes that are not there")
+        return StoredTensor(tensor.view.transpose(order), tensor.dtype_name)
+
+    def _small(self, node: Any) -> StoredTensor | None:
+        known = [self.numbers(name) for name in node.input]
+        arguments = [argument for argument in known if argument is not None]
+        if not arguments or len(arguments) != len(known):
+            return None
+        if node.op_type in _SCALAR_FUNCTIONS:
+            value = _computed(_SCALAR_FUNCTIONS[node.op_type], arguments)
+            return None if value is None else _stored(value)
+        # The order of elements is all that matters of a shape.
+        flat = [np.reshape(argument, -1) for argument in arguments]
+        joined = np.concatenate(flat) if node.op_type == "Concat" else flat[0]
+        if node.op_type == "Squeeze" and joined.size == 1:
+            joined = joined.reshape(())
+        return _stored(joined)
+
+
+def attribute_ints(node: Any, name: str) -> tuple[int, ...]:
+    """A node's attribute of integers; none if it has none of that name."""
+    for attribute in node.attribute:
+        if attribute.name == name:
+            return tuple(attribute.ints) or (attribute.i,)
+    return ()
+
+
+def attribute_float(node: Any, name: str, default: float) -> float:
+    """A node's attribute, a number."""
+    return next((float(attribute.f) for attribute in node.attribute if attribute.name == name), default)
+
+
+def _divide(dividend: Any, divisor: Any) -> Any:
+    integers = all(np.issubdtype(np.asarray(value).dtype, np.integer) for value in (dividend, divisor))
+    return np.floor_divide(dividend, divisor) if integers else np.true_divide(dividend, divisor)
+
+
+_SCALAR_FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "Add": np.add,
+    "Sub": np.subtract,
+    "Mul": np.multiply,
+    "Div": _divide,
+    "Pow": np.power,
+    "Sqrt": np.sqrt,
+    "Reciprocal": lambda value: np.true_divide(1.0, value),
+}
+
+
+def _computed(function: Callable[..., Any], arguments: list[Any]) -> Any | None:
+    """A function's value, None where it has none: wrong number or shapes of arguments, no number."""
+    try:
+        with np.errstate(all="ignore"):
+            value = function(*arguments)
+    except (TypeError, ValueError):
+        return None
+    usable = np.size(value) <= _MAX_COMPUTED and all(map(math.isfinite, np.ravel(value)))
+    return value if usable else None
+
+
+def _stored(value: Any) -> StoredTensor:
+    array = np.asarray(value)
+    is_integer = np.issubdtype(array.dtype, np.integer)
+    return StoredTensor(array.astype(np.int64 if is_integer else np.float64), "I64" if is_integer else "F64")

@@ -1,0 +1,31 @@
+"""Validation: perplexity of a text, LAMBADA, multiple choice, and what a precision costs.
+
+Every measurement works on anything that scores token ids (:class:`LanguageModel`), so it can be tried on a
+model made up for a test; :func:`language_model` makes one of a :class:`gpt2fast.GPT2`.
+"""
+
+from __future__ import annotations
+
+from gpt2fast.evaluation.comparison import Comparison, compare
+from gpt2fast.evaluation.journal import Journal
+from gpt2fast.evaluation.lambada import LambadaResult, lambada, read_lambada
+from gpt2fast.evaluation.language_model import LanguageModel, language_model
+from gpt2fast.evaluation.multiple_choice import ChoiceResult, multiple_choice, read_choices
+from gpt2fast.evaluation.perplexity import PerplexityResult, PerplexitySettings, perplexity
+
+__all__ = [
+    "ChoiceResult",
+    "Comparison",
+    "Journal",
+    "LambadaResult",
+    "LanguageModel",
+    "PerplexityResult",
+    "PerplexitySettings",
+    "compare",
+    "lambada",
+    "language_model",
+    "multiple_choice",
+    "perplexity",
+    "read_choices",
+    "read_lambada",
+]

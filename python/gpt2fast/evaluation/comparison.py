@@ -1,0 +1,91 @@
+"""What a precision costs: how far a model's predictions are from a reference's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from gpt2fast._validation import Integer
+from gpt2fast.evaluation.items import Progress, measure
+from gpt2fast.evaluation.journal import Journal
+from gpt2fast.evaluation.language_model import LanguageModel, Tokens, log_softmax
+from gpt2fast.evaluation.perplexity import Window, windows
+
+# Distributions over a whole vocabulary are large: so many are in memory in double precision at once.
+_ROWS = 64
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How far the next-token distributions of two models are apart.
+
+    Attributes
+    ----------
+    positions : int
+        Distributions compared.
+    kl_divergence : float
+        Mean divergence of the model's distribution from the reference's, ``sum(p * log(p / q))``, in nats.
+    top_1_agreement : float
+        The share of positions where both find the same token most likely.
+    """
+
+    positions: int
+    kl_divergence: float
+    top_1_agreement: float
+
+
+def compare(
+    reference: LanguageModel,
+    model: LanguageModel,
+    ids: Tokens,
+    *,
+    window: int,
+    limit: int | None = None,
+    run: str = "",
+    journal: Journal | None = None,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Compare the predictions after each token of a text, cut into windows without overlap.
+
+    Parameters
+    ----------
+    reference, model : LanguageModel
+        What is taken as right, and what is compared with it.
+    ids : int32 array, shape (tokens,)
+        The text.
+    window : int
+        Tokens that the models see at once.
+    limit : int, optional
+        Only the first so many tokens.
+    run, journal, progress : optional
+        As of :func:`gpt2fast.evaluation.items.measure`.
+    """
+    if limit is not None:
+        ids = ids[: Integer(2, 1 << 62)("limit", limit)]
+    items = windows(len(ids), window, window)
+    if not items:
+        raise ValueError(f"the text is too short to compare on: {len(ids)} tokens")
+
+    def evaluate(group: Sequence[Window]) -> list[list[float]]:
+        return [_differences(reference, model, ids[one.start : one.stop]) for one in group]
+
+    values = measure(items, evaluate, run=run, journal=journal, progress=progress).values
+    positions = sum(item.tokens for item in items)
+    return Comparison(
+        positions=positions,
+        kl_divergence=math.fsum(divergence for divergence, _ in values) / positions,
+        top_1_agreement=sum(agreeing for _, agreeing in values) / positions,
+    )
+
+
+def _differences(reference: LanguageModel, model: LanguageModel, ids: Tokens) -> list[float]:
+    """Over the positions of a window: the sum of divergences, and how often the most likely tokens agree."""
+    (right,), (other,) = reference.logits([ids], None), model.logits([ids], None)
+    divergence = 0.0
+    for start in range(0, len(ids), _ROWS):
+        p, q = log_softmax(right[start : start + _ROWS]), log_softmax(other[start : start + _ROWS])
+        divergence += float((np.exp(p) * (p - q)).sum())
+    return [divergence, float((right.argmax(axis=-1) == other.argmax(axis=-1)).sum())]

@@ -1,0 +1,132 @@
+"""``.tar.gz`` archives of a model and its test data, as the ONNX Model Zoo has them."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import shutil
+import tarfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+from gpt2fast._files import is_plain_name, open_regular
+from gpt2fast.errors import ModelError
+from gpt2fast.export.atomic import atomic_file, check_room
+
+#: What an archive may hold.
+MAX_MEMBERS = 100_000
+MAX_DEPTH = 8
+#: An archive may unpack to so many times its own size (weights hardly shrink at all), and some more.
+MAX_EXPANSION = 64
+SPARE_BYTES = 16 << 20
+
+_COPY_BYTES = 1 << 20
+
+
+def archive_path(model: Path) -> Path:
+    """Where the archive of the model file ``model`` goes: beside it, ``.tar.gz`` in place of ``.onnx``."""
+    return model.with_name(f"{model.name.removesuffix('.onnx')}.tar.gz")
+
+
+def pack_archive(archive: Path, model_files: Sequence[Path], sets: Sequence[Path]) -> None:
+    """Write a ``.tar.gz`` with one folder: ``model.onnx``, its external data, and the test data sets.
+
+    The folder is named like the archive. The same content gives the same bytes.
+
+    Parameters
+    ----------
+    archive : Path
+        The file to write or replace.
+    model_files : sequence of Path
+        The model, then files it refers to, which keep their names.
+    sets : sequence of Path
+        Directories of test data.
+    """
+    folder = archive.name.removesuffix(".tar.gz")
+    members = [(f"{folder}/model.onnx", model_files[0])]
+    members += [(f"{folder}/{path.name}", path) for path in model_files[1:]]
+    for directory in sets:
+        members += [(f"{folder}/{directory.name}/{path.name}", path) for path in sorted(directory.iterdir())]
+    with (
+        atomic_file(archive) as file,
+        gzip.GzipFile("", "wb", compresslevel=1, fileobj=file, mtime=0) as compressed,
+        tarfile.open(fileobj=compressed, mode="w", format=tarfile.GNU_FORMAT) as tar,
+    ):
+        for name, path in members:
+            information = tarfile.TarInfo(name)
+            information.size = path.stat().st_size
+            with path.open("rb") as source:
+                tar.addfile(information, source)
+
+
+def unpack_archive(archive: Path, target: Path) -> None:
+    """Unpack a ``.tar.gz`` that may come from a stranger into the empty directory ``target``.
+
+    Only regular files and folders come out, only inside ``target``, and no more bytes than the limits allow.
+
+    Raises
+    ------
+    ModelError
+        The archive is broken, holds anything else, or grows beyond the limits.
+    """
+    with open_regular(archive) as file:
+        limit = MAX_EXPANSION * file.seek(0, 2) + SPARE_BYTES
+        file.seek(0)
+        stream = _LimitedReader(gzip.GzipFile(fileobj=file), limit, archive)
+        try:
+            with tarfile.open(fileobj=stream, mode="r|") as tar:
+                for count, member in enumerate(tar):
+                    if count >= MAX_MEMBERS:
+                        raise ModelError(f"{archive}: more than {MAX_MEMBERS} members")
+                    _unpack_member(tar, member, archive, target)
+        except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error, ValueError, OverflowError) as error:
+            if isinstance(error, ModelError):
+                raise
+            raise ModelError(f"{archive}: not a .tar.gz archive, or cut short: {error}") from None
+
+
+class _LimitedReader(io.RawIOBase):
+    """Reads a stream up to a limit; a longer one is an error."""
+
+    def __init__(self, stream: gzip.GzipFile, limit: int, archive: Path) -> None:
+        self._stream = stream
+        self._left = limit
+        self._archive = archive
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1, /) -> bytes:
+        # One more byte than is left would be too many.
+        size = self._left + 1 if size < 0 else min(size, self._left + 1)
+        data = self._stream.read(size)
+        self._left -= len(data)
+        if self._left < 0:
+            raise ModelError(
+                f"{self._archive}: unpacks to more than {MAX_EXPANSION} times its size; if that is right, "
+                f"unpack it by other means"
+            )
+        return data
+
+
+def _unpack_member(tar: tarfile.TarFile, member: tarfile.TarInfo, archive: Path, target: Path) -> None:
+    parts = PurePosixPath(member.name).parts
+    parts = parts[1:] if parts[:1] == (".",) else parts
+    if len(parts) > MAX_DEPTH or not all(map(is_plain_name, parts)):
+        raise ModelError(f"{archive}: the member {member.name[:80]!r} leads out of it, or too deep")
+    if member.isdir():
+        return
+    if not member.isreg() or member.issparse() or not parts:
+        raise ModelError(f"{archive}: the member {member.name[:80]!r} is no regular file")
+    path = target.joinpath(*parts)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        raise ModelError(f"{archive}: the member {member.name[:80]!r} occurs twice")
+    source = tar.extractfile(member)
+    assert source is not None  # it is a regular file
+    check_room(target, member.size)
+    with path.open("xb") as file:
+        shutil.copyfileobj(source, file, _COPY_BYTES)
+    if path.stat().st_size != member.size:
+        raise ModelError(f"{archive}: cut short inside {member.name[:80]!r}")

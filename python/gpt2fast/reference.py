@@ -1,0 +1,125 @@
+"""GPT-2 in plain NumPy: what everything else is compared with. Slow, and meant to be read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpt2fast.checkpoints.base import Checkpoint
+
+Array = NDArray[Any]
+
+
+def forward(
+    checkpoint: Checkpoint,
+    input_ids: NDArray[np.integer[Any]],
+    past: Sequence[Array] | None = None,
+    *,
+    dtype: Any = np.float64,
+) -> tuple[Array, list[Array]]:
+    """Run a model.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+        Its weights are read one at a time.
+    input_ids : array of int, shape (batch, tokens)
+        Rows of equal length.
+    past : sequence of arrays, optional
+        As returned, one per layer: keys and values of the tokens before.
+    dtype : numpy dtype
+        What to compute in.
+
+    Returns
+    -------
+    hidden : array of dtype, shape (batch, tokens, n_embd)
+        After the last LayerNorm.
+    past : list of arrays of dtype, shape (2, batch, n_head, all tokens, head_dim)
+        One per layer.
+    """
+    config = checkpoint.config
+    weights = _Weights(checkpoint, dtype)
+    start = 0 if past is None else past[0].shape[3]
+    tokens = input_ids.shape[1]
+    x = weights["wte.weight"][input_ids] + weights["wpe.weight"][start : start + tokens]
+    present = []
+    for layer in range(config.n_layer):
+        name = f"h.{layer}"
+        normal = weights.layer_norm(f"{name}.ln_1", x, config.layer_norm_epsilon)
+        qkv = weights.linear(f"{name}.attn.c_attn", normal)
+        before = None if past is None else past[layer].astype(dtype)
+        mixed, cache = _attention(qkv, before, config.n_head, config.attention_scale(layer))
+        present.append(cache)
+        x = x + weights.linear(f"{name}.attn.c_proj", mixed)
+        normal = weights.layer_norm(f"{name}.ln_2", x, config.layer_norm_epsilon)
+        inner = _ACTIVATIONS[config.activation_function](weights.linear(f"{name}.mlp.c_fc", normal))
+        x = x + weights.linear(f"{name}.mlp.c_proj", inner)
+    return weights.layer_norm("ln_f", x, config.layer_norm_epsilon), present
+
+
+def logits(checkpoint: Checkpoint, hidden: Array) -> Array:
+    """The scores of the whole vocabulary, of shape (..., vocab_size), from :func:`forward`'s hidden."""
+    name = "wte.weight" if checkpoint.config.tie_word_embeddings else "lm_head.weight"
+    result: Array = hidden @ _Weights(checkpoint, hidden.dtype)[name].T
+    return result
+
+
+class _Weights:
+    """Reads a checkpoint's weights as they are needed."""
+
+    def __init__(self, checkpoint: Checkpoint, dtype: Any) -> None:
+        self._checkpoint = checkpoint
+        self._dtype = dtype
+
+    def __getitem__(self, name: str) -> Array:
+        values: Array = self._checkpoint.tensors[name].read().astype(self._dtype)
+        return values
+
+    def linear(self, name: str, x: Array) -> Array:
+        result: Array = x @ self[f"{name}.weight"] + self[f"{name}.bias"]
+        return result
+
+    def layer_norm(self, name: str, x: Array, epsilon: float) -> Array:
+        centred = x - x.mean(-1, keepdims=True)
+        variance = (centred**2).mean(-1, keepdims=True)
+        result: Array = centred / np.sqrt(variance + epsilon) * self[f"{name}.weight"] + self[f"{name}.bias"]
+        return result
+
+
+def _attention(qkv: Array, past: Array | None, heads: int, scale: float) -> tuple[Array, Array]:
+    """Causal attention over ``qkv`` (batch, tokens, 3 * width): (batch, tokens, width) and the cache."""
+    batch, tokens, width = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
+    split = qkv.reshape(batch, tokens, 3, heads, width // heads).transpose(2, 0, 3, 1, 4)
+    query, cache = split[0], split[1:]
+    if past is not None:
+        cache = np.concatenate([past, cache], axis=3)
+    scores = query @ cache[0].swapaxes(-1, -2) * scale
+    total = cache.shape[3]
+    visible = np.arange(total) <= np.arange(total - tokens, total)[:, None]
+    scores = np.where(visible, scores, -np.inf)
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    mixed = weights / weights.sum(-1, keepdims=True) @ cache[1]
+    return mixed.swapaxes(1, 2).reshape(batch, tokens, width), cache
+
+
+def _gelu_tanh(x: Array) -> Array:
+    result: Array = 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    return result
+
+
+def _gelu(x: Array) -> Array:
+    result: Array = 0.5 * x * (1 + np.vectorize(math.erf, otypes=[x.dtype])(x / math.sqrt(2)))
+    return result
+
+
+_ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu_new": _gelu_tanh,
+    "gelu_pytorch_tanh": _gelu_tanh,
+    "gelu_fast": _gelu_tanh,
+    "gelu": _gelu,
+    "relu": lambda x: np.maximum(x, 0),
+}

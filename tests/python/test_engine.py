@@ -1,0 +1,202 @@
+"""The engine through Python: same bits whatever surrounds a sequence, slots, interruption, threads."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from random_models import SHAPES, random_ids, write_shape
+
+from gpt2fast import GPT2, BusyError
+from gpt2fast._native import core
+
+PRECISIONS = ["fp32", "bf16", "int8", "int4"]
+SAMPLED = {"temperature": 0.9, "top_k": 40, "repetition_penalty": 1.2, "eos_token_id": []}
+PROMPTS = ["Once", "The King said to his daughter, who was the fairest of all:", "", "A wolf"]
+
+
+@pytest.fixture(params=PRECISIONS)
+def model(request: pytest.FixtureRequest) -> GPT2:
+    return GPT2.from_pretrained(precision=request.param)
+
+
+def test_a_text_is_the_same_alone_and_in_a_batch(model: GPT2) -> None:
+    together = model.generate(PROMPTS, max_new_tokens=40, seed=3, **SAMPLED)
+    for prompt, expected in zip(PROMPTS, together, strict=True):
+        alone = model.generate(prompt, max_new_tokens=40, seed=3, use_prefix_cache=False, **SAMPLED)
+        assert alone.token_ids == expected.token_ids
+
+
+def test_more_prompts_than_slots(model: GPT2) -> None:
+    few_slots = GPT2.from_pretrained(precision=model.precision, max_sequences=2)
+    prompts = [f"{word} and" for word in ("One", "Two", "Three", "Four", "Five")]
+    expected = [one.token_ids for one in model.generate(prompts, max_new_tokens=12)]
+    assert [one.token_ids for one in few_slots.generate(prompts, max_new_tokens=12)] == expected
+
+
+def test_logits_are_the_same_bits_however_the_tokens_are_cut(model: GPT2) -> None:
+    ids = random_ids(model, 300, seed=1)
+    whole, past = model.forward(ids)
+    for cuts in ([1], [16, 17, 255], list(range(1, 40))):
+        pieces, piece_past = [], None
+        for piece in np.split(ids, cuts):
+            hidden, piece_past = model.forward(piece, past=piece_past)
+            pieces.append(hidden)
+        np.testing.assert_array_equal(np.concatenate(pieces, axis=1), whole)
+        assert piece_past is not None
+        for ours, expected in zip(piece_past, past, strict=True):
+            np.testing.assert_array_equal(ours, expected)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_threads_do_not_change_the_bits(model: GPT2, threads: int) -> None:
+    other = GPT2.from_pretrained(precision=model.precision, threads=threads)
+    ids = random_ids(model, 3, 70, seed=2)
+    np.testing.assert_array_equal(other.logits(ids), model.logits(ids))
+    texts = [m.generate(PROMPTS, max_new_tokens=30, seed=1, **SAMPLED) for m in (model, other)]
+    assert [one.token_ids for one in texts[0]] == [one.token_ids for one in texts[1]]
+
+
+@pytest.mark.parametrize("shape", sorted(SHAPES))
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_every_shape_keeps_its_bits_in_a_batch(shape: str, precision: str, tmp_path: Path) -> None:
+    model = GPT2.from_pretrained(write_shape(tmp_path / shape, shape), precision=precision)
+    prompts = [random_ids(model, n, seed=n) for n in (1, 7, 20)]
+    together = model.generate(prompts, max_new_tokens=12, eos_token_id=[])
+    for prompt, expected in zip(prompts, together, strict=True):
+        assert model.generate(prompt, max_new_tokens=12, eos_token_id=[]).token_ids == expected.token_ids
+
+
+def test_prompt_lookup_does_not_change_the_text(model: GPT2) -> None:
+    prompt = "one two three four one two three four one two"
+    for options in ({"eos_token_id": []}, {"seed": 5, **SAMPLED}):
+        plain = model.generate(prompt, max_new_tokens=60, **options)
+        drafted = model.generate(prompt, max_new_tokens=60, prompt_lookup_num_tokens=8, **options)
+        assert drafted.token_ids == plain.token_ids
+
+
+def test_shared_prefixes_do_not_change_the_text(model: GPT2) -> None:
+    story = "Once upon a time there was a king who had three sons, and the youngest of them was called Hans. "
+    model.clear_prefix_cache()
+    fresh = model.generate(story + "He", max_new_tokens=20, use_prefix_cache=False)
+    model.generate(story, max_new_tokens=5)
+    reused = model.generate(story + "He", max_new_tokens=20)
+    assert fresh.cached_tokens == 0
+    assert reused.cached_tokens > 10
+    assert reused.token_ids == fresh.token_ids
+    model.clear_prefix_cache()
+    copies = model.generate(story + "He", num_return_sequences=3, max_new_tokens=20, top_k=1)
+    assert [copy.token_ids for copy in copies] == [fresh.token_ids] * 3
+    assert [copy.cached_tokens > 10 for copy in copies] == [False, True, True]
+
+
+def test_a_slot_comes_back_from_a_dropped_stream() -> None:
+    model = GPT2.from_pretrained(max_sequences=1)
+    stream = model.stream("Once", max_new_tokens=50)
+    next(stream)
+    with pytest.raises(BusyError, match="max_sequences"):
+        model.generate("Twice", max_new_tokens=2)
+    stream.close()
+    assert model.generate("Twice", max_new_tokens=2).text
+    stream = model.stream("Once", max_new_tokens=50)
+    next(stream)
+    del stream
+    assert model.generate("Twice", max_new_tokens=2).text
+
+
+def test_streams_side_by_side_do_not_mix() -> None:
+    model = GPT2.from_pretrained()
+    expected = [model.generate(prompt, max_new_tokens=20).text for prompt in PROMPTS]
+    streams = [model.stream(prompt, max_new_tokens=20) for prompt in PROMPTS]
+    texts = ["" for _ in PROMPTS]
+    live = set(range(len(PROMPTS)))
+    while live:
+        for i in sorted(live):
+            chunk = next(streams[i], None)
+            if chunk is None:
+                live.discard(i)
+            else:
+                texts[i] += chunk.text
+    assert texts == expected
+
+
+def test_many_threads_on_one_model() -> None:
+    model = GPT2.from_pretrained(max_sequences=3)
+    prompts = [f"The {word} went" for word in ("wolf", "king", "queen", "fox", "hen", "boy", "girl", "cat")]
+    expected = {prompt: model.generate(prompt, max_new_tokens=25, seed=1, **SAMPLED).text for prompt in prompts}
+    with ThreadPoolExecutor(8) as pool:
+        jobs = [
+            (prompt, pool.submit(model.generate, prompt, max_new_tokens=25, seed=1, **SAMPLED))
+            for prompt in prompts * 6
+        ]
+        for prompt, job in jobs:
+            assert job.result().text == expected[prompt]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
+def test_ctrl_c_stops_a_long_generation() -> None:
+    # A context large enough that the generation could not end by itself in the meantime.
+    model = GPT2.from_pretrained(max_sequences=1)
+    done = threading.Event()
+
+    def interrupt() -> None:
+        while not done.is_set():
+            os.kill(os.getpid(), signal.SIGINT)
+            done.wait(0.05)
+
+    thread = threading.Thread(target=interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        try:
+            thread.start()
+            model.generate(["Once"] * 64, max_new_tokens=10_000_000, overflow="slide", eos_token_id=[])
+        finally:
+            done.set()
+            thread.join()
+    assert model.generate("Twice", max_new_tokens=2).text
+
+
+def test_max_time_ends_an_endless_generation() -> None:
+    model = GPT2.from_pretrained()
+    started = time.monotonic()
+    out = model.generate("Once", max_new_tokens=10_000_000, overflow="slide", eos_token_id=[], max_time=0.2)
+    assert out.finish_reason == "time"
+    assert time.monotonic() - started >= 0.2
+
+
+def test_sliding_goes_beyond_the_context_window() -> None:
+    model = GPT2.from_pretrained()
+    tokens = model.config.n_positions + 100
+    out = model.generate("Once", max_new_tokens=tokens, overflow="slide", eos_token_id=[])
+    assert len(out.token_ids) == tokens
+    assert out.finish_reason == "length"
+
+
+def test_finished_texts_leave_no_memory_behind() -> None:
+    model = GPT2.from_pretrained(max_sequences=2)
+
+    def resident() -> int:
+        fields = Path("/proc/self/statm").read_text().split()
+        return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    if not Path("/proc/self/statm").exists():
+        pytest.skip("needs /proc")
+    for _ in range(500):
+        model.generate("Once", max_new_tokens=1)
+    before = resident()
+    for _ in range(10_000):
+        model.generate("Once", max_new_tokens=1)
+    assert resident() - before < 4 << 20
+
+
+def test_the_core_refuses_ids_out_of_range() -> None:
+    model = GPT2.from_pretrained()
+    request = core.Request()
+    request.prompt = np.array([model.config.vocab_size], np.int32)
+    with pytest.raises(ValueError, match="token ids must be from 0 to 4095, got 4096"):
+        model._engine.start([request])

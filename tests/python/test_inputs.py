@@ -1,0 +1,270 @@
+"""What the model takes: forms of prompts and arrays, what fits it, and a named error for the rest."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gpt2fast import GPT2, ModelError
+
+
+@pytest.fixture(scope="module")
+def model() -> GPT2:
+    return GPT2.from_pretrained(precision="fp32")
+
+
+IDS = [50, 60, 70]
+GREEDY: dict[str, Any] = {"max_new_tokens": 4}
+
+
+@pytest.mark.parametrize(
+    "prompt", [IDS, tuple(IDS), np.array(IDS), np.array(IDS, dtype=np.uint16), [np.int64(one) for one in IDS]]
+)
+def test_one_prompt_of_ids(model: GPT2, prompt: Any) -> None:
+    result = model.generate(prompt, **GREEDY)
+    assert result.prompt_token_ids == IDS
+    assert len(result.token_ids) == 4
+
+
+@pytest.mark.parametrize("prompts", [[IDS, IDS], np.array([IDS, IDS]), [np.array(IDS), tuple(IDS)]])
+def test_several_prompts_of_ids(model: GPT2, prompts: Any) -> None:
+    results = model.generate(prompts, **GREEDY)
+    assert [result.prompt_token_ids for result in results] == [IDS, IDS]
+    assert results[0].token_ids == results[1].token_ids
+
+
+def test_texts_and_ids_side_by_side(model: GPT2) -> None:
+    results = model.generate(["Once", IDS, "The King said that"], **GREEDY)
+    assert [result.prompt_token_ids for result in results] == [
+        model.tokenizer.encode("Once"),
+        IDS,
+        model.tokenizer.encode("The King said that"),
+    ]
+
+
+@pytest.mark.parametrize("prompt", ["", np.array([], dtype=np.int32)])
+def test_an_empty_prompt_starts_from_end_of_text(model: GPT2, prompt: Any) -> None:
+    assert model.generate(prompt, **GREEDY).prompt_token_ids == [0]
+
+
+def test_no_prompts_give_no_results(model: GPT2) -> None:
+    assert model.generate([], **GREEDY) == []
+    assert list(model.stream([], **GREEDY)) == []
+
+
+def test_copies_of_a_prompt_stay_together(model: GPT2) -> None:
+    options: dict[str, Any] = {"max_new_tokens": 6, "top_k": 40}
+    results = model.generate(["Once", "The King"], num_return_sequences=3, seed=10, **options)
+    singles = [
+        model.generate(text, seed=10 + i, **options) for text in ("Once", "The King") for i in range(3)
+    ]
+    assert [result.token_ids for result in results] == [result.token_ids for result in singles]
+    assert [result.seed for result in results] == [10, 11, 12] * 2
+    assert len(model.generate("Once", num_return_sequences=1, **GREEDY)) == 1
+
+
+def test_without_a_seed_texts_differ_and_tell_theirs(model: GPT2) -> None:
+    first, second = model.generate(["Once", "Once"], max_new_tokens=20, temperature=2.0)
+    assert first.seed != second.seed
+    assert model.generate("Once", max_new_tokens=20, temperature=2.0, seed=first.seed).text == first.text
+
+
+@pytest.mark.parametrize(
+    ("prompt", "error", "message"),
+    [
+        ([50, 4096], ValueError, r"prompt\[1\]: token id 4096 is outside the vocabulary \(0 to 4095\)"),
+        ([[50], [60, -1]], ValueError, r"prompts\[1\]\[1\]: token id -1 is outside"),
+        (np.array([2**40]), ValueError, "token id 1099511627776 is outside"),
+        ([1.5], TypeError, "prompt must hold integers, got float64"),
+        ([True, False], TypeError, "prompt must hold integers, got bool"),
+        ([["a"]], TypeError, r"prompts\[0\] must hold integers"),
+        (["a", None], TypeError, r"prompts\[1\] must hold integers"),
+        (
+            ["a", [[1]]],
+            ValueError,
+            r"prompts\[1\] must be text or a 1-D array of token ids, got shape \(1, 1\)",
+        ),
+        (np.zeros((1, 1, 1), dtype=np.int64), ValueError, r"prompts\[0\] must be text or a 1-D array"),
+        (b"abc", TypeError, "got bytes; Tokenizer.encode_bytes"),
+        (5, TypeError, "got int"),
+        (None, TypeError, "got NoneType"),
+        ({"a": 1}, TypeError, "got dict"),
+        (["ok", "a\udc80"], ValueError, r"prompts\[1\]: text holds the lone surrogate U\+DC80 at position 1"),
+        (["a"] * 70000, ValueError, r"at most 65536 \(MAX_PROMPTS\) in one call, got 70000"),
+    ],
+)
+def test_prompts_that_are_refused(model: GPT2, prompt: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        model.generate(prompt, **GREEDY)
+
+
+def test_prompt_and_output_beyond_the_positions(model: GPT2) -> None:
+    prompt = list(range(1, 511))
+    with pytest.raises(
+        ValueError,
+        match=r"prompt \(510 tokens\) \+ max_new_tokens \(3\) = 513 exceeds the model's n_positions \(512\); "
+        r"give max_new_tokens <= 2, or overflow='truncate' to keep the newest prompt tokens",
+    ):
+        model.generate(prompt, max_new_tokens=3)
+    assert len(model.generate(prompt, max_new_tokens=2, eos_token_id=[]).token_ids) == 2
+
+
+def test_truncation_keeps_the_newest_tokens(model: GPT2) -> None:
+    prompt = list(range(1, 601))
+    result = model.generate(prompt, max_new_tokens=12, overflow="truncate")
+    assert result.prompt_token_ids == prompt[-500:]
+    assert result.token_ids == model.generate(prompt[-500:], max_new_tokens=12).token_ids
+    with pytest.raises(ValueError, match="max_new_tokens must be below 512"):
+        model.generate(prompt, max_new_tokens=512, overflow="truncate")
+
+
+def test_sliding_goes_beyond_the_positions(model: GPT2) -> None:
+    result = model.generate(list(range(1, 601)), max_new_tokens=600, overflow="slide", eos_token_id=[])
+    assert len(result.token_ids) == 600
+    assert result.finish_reason == "length"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"suppress_tokens": [4096]}, r"suppress_tokens\[0\] must be from 0 to 4095, got 4096"),
+        ({"suppress_tokens": range(4096)}, "suppress_tokens holds the whole vocabulary"),
+        ({"eos_token_id": [5000]}, r"eos_token_id\[0\] must be from 0 to 4095"),
+        ({"logit_bias": {9999: 1.0}}, r"logit_bias\[0\] must be from 0 to 4095"),
+        ({"bad_words": [[4096]]}, r"bad_words\[0\]\[0\] must be from 0 to 4095"),
+        (
+            {"forced_prefix": [1, 2, 3], "max_new_tokens": 2},
+            r"forced_prefix has 3 tokens, more than max_new_tokens",
+        ),
+    ],
+)
+def test_options_that_do_not_fit_the_model(model: GPT2, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        model.generate("Once", **options)
+
+
+def test_unknown_options(model: GPT2) -> None:
+    with pytest.raises(TypeError, match="unknown generation option 'temprature'; did you mean 'temperature'"):
+        model.generate("Once", temprature=0.5)
+
+
+def test_shapes_of_forward_and_logits(model: GPT2) -> None:
+    hidden, past = model.forward(IDS)
+    assert hidden.shape == (1, 3, 256)
+    assert hidden.dtype == np.float32
+    assert len(past) == 6
+    assert {layer.shape for layer in past} == {(2, 1, 4, 3, 64)}
+    assert {layer.dtype for layer in past} == {np.dtype(np.float32)}
+    hidden, past = model.forward(np.array([IDS, IDS]))
+    assert hidden.shape == (2, 3, 256)
+    more, longer = model.forward([[80], [80]], past=past)
+    assert more.shape == (2, 1, 256)
+    assert longer[0].shape == (2, 2, 4, 4, 64)
+    assert model.logits(IDS).shape == (1, 3, 4096)
+    assert model.logits([IDS, IDS], rows=-1).shape == (2, 1, 4096)
+
+
+def test_a_past_continues_exactly(model: GPT2) -> None:
+    ids = np.array([[*IDS, 80, 90], [5, 6, 7, 8, 9]])
+    whole, whole_past = model.forward(ids)
+    first, past = model.forward(ids[:, :2])
+    rest, rest_past = model.forward(ids[:, 2:], past=past)
+    np.testing.assert_array_equal(np.concatenate([first, rest], axis=1), whole)
+    for one, other in zip(rest_past, whole_past, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_chosen_rows_are_those_of_all_logits(model: GPT2) -> None:
+    everything = model.logits([IDS, [5, 6, 7]])
+    np.testing.assert_array_equal(model.logits([IDS, [5, 6, 7]], rows=[2, 0, -1]), everything[:, [2, 0, 2]])
+
+
+@pytest.mark.parametrize(
+    ("ids", "error", "message"),
+    [
+        ([], ValueError, "input_ids must hold at least one token"),
+        ([[], []], ValueError, "input_ids must hold at least one token"),
+        ([[1, 2], [3]], ValueError, "input_ids must be a rectangular array of integers"),
+        ([[[1]]], ValueError, r"input_ids must have shape \(tokens,\) or \(batch, tokens\), got \(1, 1, 1\)"),
+        (5, ValueError, r"got \(\)"),
+        ("abc", TypeError, "input_ids must hold integers"),
+        ([1.0], TypeError, "input_ids must hold integers, got float64"),
+        ([[1], [4096]], ValueError, r"input_ids\[1, 0\]: token id 4096 is outside the vocabulary"),
+        (list(range(513)), ValueError, "input_ids holds 513 tokens; the model has n_positions = 512"),
+    ],
+)
+@pytest.mark.parametrize("method", ["forward", "logits"])
+def test_arrays_that_are_refused(
+    model: GPT2, method: str, ids: Any, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        getattr(model, method)(ids)
+
+
+def test_pasts_that_are_refused(model: GPT2) -> None:
+    _, past = model.forward([IDS])
+    with pytest.raises(ValueError, match="past must have one array for each of 6 layers, got 5"):
+        model.forward([IDS], past=past[:-1])
+    with pytest.raises(ValueError, match=r"past\[0\] must have shape \(2, batch, 4, tokens, 64\)"):
+        model.forward([IDS], past=[layer[:, :, :2] for layer in past])
+    with pytest.raises(ValueError, match=r"past\[1\] must have shape .* the same in every layer"):
+        model.forward([IDS], past=[past[0], past[1][:, :, :, :1], *past[2:]])
+    with pytest.raises(ValueError, match="past has a batch of 1, input_ids of 2"):
+        model.forward([IDS, IDS], past=past)
+    with pytest.raises(
+        ValueError, match="input_ids holds 510 tokens after a past of 3; the model has n_positions"
+    ):
+        model.forward([[1] * 510], past=past)
+
+
+@pytest.mark.parametrize("rows", [3, [0, -4], []])
+def test_rows_that_are_refused(model: GPT2, rows: Any) -> None:
+    with pytest.raises(ValueError, match="rows must be"):
+        model.logits(IDS, rows=rows)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"precision": "int2"}, "precision must be one of 'fp32', 'bf16', 'int8', 'int4', got 'int2'"),
+        ({"threads": 0}, "threads must be from 1 to 1024, got 0"),
+        ({"max_sequences": 0}, "max_sequences must be from 1 to 4096, got 0"),
+        ({"prefix_cache_bytes": -1}, "prefix_cache_bytes must be from 0"),
+    ],
+)
+def test_load_arguments_that_are_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        GPT2.from_pretrained(**arguments)
+
+
+def test_a_model_directory_keeps_its_precision(model: GPT2) -> None:
+    path = model.directory.path
+    assert GPT2.from_pretrained(path).precision == "fp32"
+    with pytest.raises(ValueError, match=r"precision='int8', but the model directory .* holds 'fp32'"):
+        GPT2.from_pretrained(path, precision="int8")
+
+
+def test_a_model_without_a_tokenizer(model: GPT2) -> None:
+    from dataclasses import replace
+
+    bare = GPT2(replace(model.directory, tokenizer_path=None))
+    assert not bare.has_tokenizer
+    with pytest.raises(ModelError, match="has no tokenizer; give one"):
+        bare.tokenizer  # noqa: B018
+    with pytest.raises(ValueError, match="prompt is text, but the model has no tokenizer"):
+        bare.generate("Once")
+    with pytest.raises(ValueError, match="stop_strings needs a tokenizer"):
+        bare.generate(IDS, stop_strings="a")
+    result = bare.generate(IDS, **GREEDY)
+    assert result.text == ""
+    assert result.token_ids == model.generate(IDS, **GREEDY).token_ids
+    assert [chunk.text for chunk in bare.stream(IDS, **GREEDY)] == [""] * 4
+
+
+def test_a_tokenizer_of_ones_own(model: GPT2) -> None:
+    path = model.directory.path
+    assert GPT2.from_pretrained(path, tokenizer=model.tokenizer).tokenizer is model.tokenizer
+    loaded = GPT2.from_pretrained(path, tokenizer=path / "tokenizer.json")
+    assert loaded.tokenizer.encode("Once") == model.tokenizer.encode("Once")
