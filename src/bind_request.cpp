@@ -48,6 +48,12 @@ std::shared_ptr<Prefix> make_prefix(const Int32Array& tokens, const std::vector<
 
 void register_request(py::module_& module) {
   register_finish_reasons(module);
+  module.def(
+      "next_token_distribution",
+      [](const Request& request, const Int32Array& output, const FloatArray& logits) {
+        return to_array(next_token_distribution(request, as_span(output), as_span(logits)));
+      },
+      py::arg("request"), py::arg("output"), py::arg("logits"));
   py::class_<Prefix, std::shared_ptr<Prefix>>(module, "Prefix")
       .def(py::init(&make_prefix), py::arg("tokens"), py::arg("layers"));
   py::class_<Request, std::shared_ptr<Request>> type(module, "Request");

@@ -39,9 +39,9 @@ TokenChooser::TokenChooser(const SamplingOptions& options, std::span<const int32
       candidates_(vocab_size) {}
 
 TokenChooser::Choice TokenChooser::choose(std::span<const float> logits, const TokenHistory& history,
-                                          const uint32_t* allowed, bool want_logprob) {
+                                          const uint32_t* allowed, bool want_logprob, ChoiceHook* hook) {
   Choice choice;
-  const std::span<const float> scores = process(logits, history, allowed);
+  const std::span<const float> scores = process(logits, history, allowed, hook);
   const Extremum best = find_best(scores, history);
   if (best.value < -FLT_MAX) return choice;
   choice.token = static_cast<int32_t>(best.index);
@@ -56,7 +56,7 @@ TokenChooser::Choice TokenChooser::choose(std::span<const float> logits, const T
 void TokenChooser::distribution(std::span<const float> logits, const TokenHistory& history,
                                 const uint32_t* allowed, std::span<float> probabilities) {
   std::fill(probabilities.begin(), probabilities.end(), 0.0f);
-  const std::span<const float> scores = process(logits, history, allowed);
+  const std::span<const float> scores = process(logits, history, allowed, nullptr);
   const Extremum best = find_best(scores, history);
   if (best.value < -FLT_MAX) return;
   filter(scores, best.value);
@@ -68,11 +68,12 @@ void TokenChooser::distribution(std::span<const float> logits, const TokenHistor
 }
 
 std::span<const float> TokenChooser::process(std::span<const float> logits, const TokenHistory& history,
-                                             const uint32_t* allowed) {
-  if (processors_.empty() && allowed == nullptr) return logits;
+                                             const uint32_t* allowed, ChoiceHook* hook) {
+  if (processors_.empty() && allowed == nullptr && hook == nullptr) return logits;
   const std::span<float> scores(scores_.get(), logits.size());
   std::copy(logits.begin(), logits.end(), scores.begin());
   processors_.apply(scores, history, allowed);
+  if (hook != nullptr) hook->process_scores(history, scores);
   return scores;
 }
 

@@ -7,6 +7,7 @@
 
 #include "decoding/candidates.h"
 #include "decoding/logits_processors.h"
+#include "gpt2fast/choice_hook.h"
 #include "gpt2fast/generation_options.h"
 
 namespace gpt2fast {
@@ -33,7 +34,7 @@ class TokenChooser {
   // The token is kNoToken when every token is forbidden. Throws std::runtime_error when the model produced
   // NaN or infinity, or a penalty overflowed to it.
   Choice choose(std::span<const float> logits, const TokenHistory& history, const uint32_t* allowed,
-                bool want_logprob);
+                bool want_logprob, ChoiceHook* hook = nullptr);
 
   // The distribution that choose() draws from: probabilities [vocab_size], zero for what is filtered out;
   // without do_sample the softmax of the processed scores. All zero when every token is forbidden.
@@ -43,7 +44,8 @@ class TokenChooser {
  private:
   // The processed scores: `logits` themselves where nothing changes them, else scores_.
   std::span<const float> process(std::span<const float> logits, const TokenHistory& history,
-                                 const uint32_t* allowed);
+                                 const uint32_t* allowed,
+                                 ChoiceHook* hook);
   Extremum find_best(std::span<const float> scores, const TokenHistory& history) const;
   // Filters `scores`, whose maximum is `best`, down to the weighted candidates of a draw.
   void filter(std::span<const float> scores, float best);

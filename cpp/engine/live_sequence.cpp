@@ -29,6 +29,17 @@ void check_token_ids(std::span<const int32_t> tokens, int64_t vocab_size) {
   }
 }
 
+std::vector<float> next_token_distribution(const Request& request, std::span<const int32_t> output,
+                                           std::span<const float> logits) {
+  const auto vocabulary = static_cast<int64_t>(logits.size());
+  check_token_ids(request.prompt, vocabulary);
+  if (!output.empty()) check_token_ids(output, vocabulary);
+  std::vector<float> probabilities(logits.size());
+  TokenChooser(request.sampling, request.stop.eos_token_ids, vocabulary, max_length(request))
+      .distribution(logits, {request.prompt, output}, nullptr, probabilities);
+  return probabilities;
+}
+
 LiveSequence::LiveSequence(Request request, const EngineOptions& options)
     : request_(std::move(request)),
       options_(options),
@@ -111,13 +122,11 @@ void LiveSequence::report_drafts(int64_t proposed, int64_t accepted) {
   if (assistant_) assistant_->accept(accepted);
 }
 
-int32_t LiveSequence::choose_next(std::span<float> scores) {
+int32_t LiveSequence::choose_next(std::span<const float> scores) {
   const uint32_t* allowed = nullptr;
-  if (request_.hook) {
-    allowed = request_.hook->allowed_tokens(history(), options_.vocab_size);
-    request_.hook->process_scores(history(), scores);
-  }
-  const TokenChooser::Choice choice = chooser_.choose(scores, history(), allowed, request_.logprobs >= 0);
+  if (request_.hook) allowed = request_.hook->allowed_tokens(history(), options_.vocab_size);
+  const TokenChooser::Choice choice =
+      chooser_.choose(scores, history(), allowed, request_.logprobs >= 0, request_.hook.get());
   if (choice.token == TokenChooser::kNoToken) {
     finish(FinishReason::kConstraint);
     return choice.token;

@@ -53,6 +53,8 @@ constexpr int64_t attention_scratch_floats(int64_t rows, int64_t padded_head_dim
          2 * (rows + kLanes);
 }
 
+inline constexpr int64_t kRowsAhead = 12;  // rows of qkv lie on different pages: no prefetcher follows them
+
 // One new key, into its column of a block.
 template <typename Tag, typename Element>
 static inline void append_key(const AttentionTile& tile, int64_t row, Element* block, int64_t column) {
@@ -72,6 +74,7 @@ static inline void append_key_block(const AttentionTile& tile, int64_t row, Elem
   for (int64_t d = 0; d < tile.head_dim; d += kLanes) {
     Vec<Tag> square[kLanes];
     for (int i = 0; i < kLanes; ++i) {
+      prefetch(key + (kLanes + i) * tile.qkv_stride + d);
       square[i] = Vec<Tag>::load_partial(key + i * tile.qkv_stride + d, tile.head_dim - d);
     }
     transpose(square);
@@ -98,6 +101,7 @@ static void append_rows(const AttentionTile& tile) {
   for (int64_t row = 0; row < tile.rows; ++row) {
     const float* value = tile.new_values + row * tile.qkv_stride;
     for (int64_t d = 0; d < tile.head_dim; d += kLanes) {
+      prefetch(value + kRowsAhead * tile.qkv_stride + d);
       store_element(Vec<Tag>::load_partial(value + d, tile.head_dim - d), values + row * width + d);
     }
   }
@@ -133,6 +137,7 @@ static TileState start_tile(const AttentionTile& tile) {
   for (int64_t r = 0; r < tile.rows; ++r) {
     const float* query = tile.queries + r * tile.qkv_stride;
     for (int64_t d = 0; d < width; d += kLanes) {
+      prefetch(query + kRowsAhead * tile.qkv_stride + d);
       (V::load_partial(query + d, tile.head_dim - d) * scale).store(state.queries + r * width + d);
       V::zero().store(state.outputs + r * width + d);
     }

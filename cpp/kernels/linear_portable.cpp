@@ -40,10 +40,8 @@ struct PortableOps {
   }
   static Sums dot_int4(const Sums& sums, Weights w, const int8_t* a) {
     return map([&](int c) {
-      const uint8_t* u = w.p + 4 * c;
-      int32_t sum = sums.v[c];
-      for (int j = 0; j < 4; ++j) sum += (u[j] >> w.shift & 15) * a[j];
-      return sum;
+      const auto nibble = [&](int j) { return w.p[4 * c + j] >> w.shift & 15; };
+      return sums.v[c] + nibble(0) * a[0] + nibble(1) * a[1] + nibble(2) * a[2] + nibble(3) * a[3];
     });
   }
   static Sums finish_int4(const Sums& sums, const Sums& zero, int32_t correction) {

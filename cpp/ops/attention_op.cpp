@@ -2,6 +2,7 @@
 // run.
 #include "ops/attention_op.h"
 
+#include <array>
 #include <string>
 
 #include "gpt2fast/errors.h"
@@ -11,7 +12,7 @@ namespace gpt2fast {
 
 namespace {
 
-enum Input : size_t { kQkv, kSequenceStarts, kSlots, kCachedLengths, kKvCache };
+enum InputIndex : size_t { kQkv, kSequenceStarts, kSlots, kCachedLengths, kKvCache };
 
 constexpr int64_t kMaxHeads = 1 << 12;
 constexpr int64_t kMaxHeadDim = 1 << 12;
@@ -36,8 +37,13 @@ AttentionOp::AttentionOp(const NodeInfo& node, StepContext& context)
              .head_dim = node.integer("head_dim", 1, kMaxHeadDim),
              .positions = node.integer("positions", 1, kMaxWidth)},
       scale_(node.number("scale")) {
-  // Weights are mapped read-only.
+  // A weight is no memory to write to.
   if (node.is_constant(kKvCache)) throw ModelError("kv_cache must be an input, not a constant of the model");
+  cache_type_ = node.input_type(kKvCache);
+  if (cache_type_ != ElementType::kFloat16 && cache_type_ != ElementType::kFloat32) {
+    throw ModelError("kv_cache must hold float16 or float32");
+  }
+  shape_.half = cache_type_ == ElementType::kFloat16;
 }
 
 void AttentionOp::compute(const NodeContext& node) {
@@ -52,34 +58,29 @@ void AttentionOp::compute(const NodeContext& node) {
 }
 
 AttentionArguments AttentionOp::read_arguments(const NodeContext& node, int64_t& tokens) {
-  const TensorView qkv = node.input(kQkv);
-  require_shape(qkv, "qkv", {-1, 3 * shape_.heads * shape_.head_dim});
-  tokens = qkv.dimensions[0];
-  const TensorView slots = node.input(kSlots);
-  require_shape(slots, "slots", {-1});
-  const int64_t sequences = slots.dimensions[0];
-  const TensorView starts = node.input(kSequenceStarts);
-  require_shape(starts, "sequence_starts", {sequences + 1});
-  const TensorView lengths = node.input(kCachedLengths);
-  require_shape(lengths, "cached_lengths", {sequences});
-  const TensorView cache = node.input(kKvCache);
-  require_shape(cache, "kv_cache",
-                {-1, 2, shape_.heads, shape_.padded_positions(), shape_.padded_head_dim()});
-  if (cache.type != ElementType::kFloat16 && cache.type != ElementType::kFloat32) {
-    throw ModelError("kv_cache must hold float16 or float32");
-  }
+  const auto integers = [&](InputIndex index, const char* name) {
+    return node.input(index, name, ElementType::kInt32);
+  };
+  const Input qkv = node.input(kQkv, "qkv");
+  tokens = qkv.rows(3 * shape_.heads * shape_.head_dim);
+  const Input slots = integers(kSlots, "slots");
+  const Input starts = integers(kSequenceStarts, "sequence_starts");
+  starts.require_elements(slots.elements + 1);
+  const Input lengths = integers(kCachedLengths, "cached_lengths");
+  lengths.require_elements(slots.elements);
+  const Input cache = node.input(kKvCache, "kv_cache", cache_type_);
+  const int64_t cache_slots = cache.rows(shape_.slot_elements());
 
   AttentionArguments arguments;
   arguments.shape = shape_;
-  arguments.shape.half = cache.type == ElementType::kFloat16;
   arguments.scale = scale_;
-  arguments.sequences = sequences;
-  arguments.qkv = qkv.as<const float>();
-  arguments.sequence_starts = starts.as<const int32_t>();
-  arguments.slots = slots.as<const int32_t>();
-  arguments.cached_lengths = lengths.as<const int32_t>();
+  arguments.sequences = slots.elements;
+  arguments.qkv = qkv.as<float>();
+  arguments.sequence_starts = starts.as<int32_t>();
+  arguments.slots = slots.as<int32_t>();
+  arguments.cached_lengths = lengths.as<int32_t>();
   arguments.cache = cache.data;
-  check_batch(arguments, tokens, cache.dimensions[0]);
+  check_batch(arguments, tokens, cache_slots);
   return arguments;
 }
 

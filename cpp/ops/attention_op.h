@@ -25,6 +25,7 @@ class AttentionOp final : public Kernel {
   StepContext& context_;
   CacheShape shape_;
   float scale_;
+  ElementType cache_type_;
   // The run that used a slot last, by which two sequences in one slot are noticed without clearing anything.
   std::vector<uint64_t> slot_runs_;
   uint64_t run_ = 0;

@@ -1,6 +1,8 @@
 // Embed as a graph operator.
 #include "ops/embed_op.h"
 
+#include <array>
+#include <span>
 #include <string>
 
 #include "gpt2fast/errors.h"
@@ -11,12 +13,12 @@ namespace gpt2fast {
 
 namespace {
 
-enum Input : size_t { kInputIds, kPositions, kTable, kPositionsTable };
+enum InputIndex : size_t { kInputIds, kPositions, kTable, kPositionsTable };
 
-void require_range(std::span<const int32_t> values, const char* name, int64_t size) {
-  for (const int32_t value : values) {
+void require_range(const Input& input, int64_t size) {
+  for (const int32_t value : std::span(input.as<int32_t>(), static_cast<size_t>(input.elements))) {
     if (value < 0 || value >= size) {
-      throw ModelError(std::string(name) + " must be in [0, " + std::to_string(size) + "), got " +
+      throw ModelError(std::string(input.name) + " must be in [0, " + std::to_string(size) + "), got " +
                        std::to_string(value));
     }
   }
@@ -34,25 +36,23 @@ EmbedOp::EmbedOp(const NodeInfo& node, StepContext& context)
       width_(node.integer("width", 1, kMaxWidth)),
       vocabulary_(node.integer("vocabulary", 1, kMaxWidth)),
       table_(packed_weight(node, kTable, "table", format_, width_, vocabulary_)) {
-  const TensorView positions =
+  const Constant positions =
       node.constant(kPositionsTable, "positions_table", ElementType::kFloat32, alignof(float));
   require_shape(positions, "positions_table", {-1, width_});
-  positions_ = positions.dimensions[0];
-  positions_table_ = positions.as<const float>();
+  positions_ = positions.shape[0];
+  positions_table_ = positions.as<float>();
 }
 
 void EmbedOp::compute(const NodeContext& node) {
-  const TensorView ids = node.input(kInputIds);
-  require_shape(ids, "input_ids", {-1});
-  const int64_t count = ids.dimensions[0];
-  const TensorView positions = node.input(kPositions);
-  require_shape(positions, "positions", {count});
-  const auto size = static_cast<size_t>(count);
-  require_range({ids.as<const int32_t>(), size}, "input_ids", vocabulary_);
-  require_range({positions.as<const int32_t>(), size}, "positions", positions_);
+  const Input ids = node.input(kInputIds, "input_ids", ElementType::kInt32);
+  const Input positions = node.input(kPositions, "positions", ElementType::kInt32);
+  const int64_t count = ids.elements;
+  positions.require_elements(count);
+  require_range(ids, vocabulary_);
+  require_range(positions, positions_);
   auto* y = static_cast<float*>(node.output(0, std::array<int64_t, 2>{count, width_}));
-  embed(format_, table_, positions_table_, ids.as<const int32_t>(), positions.as<const int32_t>(), count,
-        width_, y, SessionParallel(node, context_.threads));
+  embed(format_, table_, positions_table_, ids.as<int32_t>(), positions.as<int32_t>(), count, width_, y,
+        SessionParallel(node, context_.threads));
 }
 
 }  // namespace gpt2fast

@@ -1,6 +1,8 @@
 // Linear as a graph operator: what the graph says is checked when the node is created, shapes at each run.
 #include "ops/linear_op.h"
 
+#include <array>
+
 #include "gpt2fast/errors.h"
 #include "ops/node_attributes.h"
 
@@ -8,13 +10,13 @@ namespace gpt2fast {
 
 namespace {
 
-enum Input : size_t { kX, kWeight, kBias, kGamma, kBeta, kResidual };
+enum InputIndex : size_t { kX, kWeight, kBias, kGamma, kBeta, kResidual };
 
-const float* optional_vector(const NodeInfo& node, Input input, const char* name, int64_t size) {
-  if (!node.has_input(input)) return nullptr;
-  const TensorView tensor = node.constant(input, name, ElementType::kFloat32, alignof(float));
+const float* optional_vector(const NodeInfo& node, size_t index, const char* name, int64_t size) {
+  if (!node.has_input(index)) return nullptr;
+  const Constant tensor = node.constant(index, name, ElementType::kFloat32, alignof(float));
   require_shape(tensor, name, {size});
-  return tensor.as<const float>();
+  return tensor.as<float>();
 }
 
 }  // namespace
@@ -44,15 +46,14 @@ LinearOp::LinearOp(const NodeInfo& node, StepContext& context) : context_(contex
 
 void LinearOp::compute(const NodeContext& node) {
   LinearArguments arguments = arguments_;
-  const TensorView x = node.input(kX);
-  require_shape(x, "x", {-1, arguments.in_features});
-  arguments.rows = x.dimensions[0];
-  arguments.x = x.as<const float>();
+  const Input x = node.input(kX, "x");
+  arguments.rows = x.rows(arguments.in_features);
+  arguments.x = x.as<float>();
   const std::array<int64_t, 2> shape = {arguments.rows, arguments.out_features};
   if (has_residual_) {
-    const TensorView residual = node.input(kResidual);
-    require_shape(residual, "residual", {shape[0], shape[1]});
-    arguments.residual = residual.as<const float>();
+    const Input residual = node.input(kResidual, "residual");
+    residual.require_elements(shape[0] * shape[1]);
+    arguments.residual = residual.as<float>();
   }
   arguments.y = static_cast<float*>(node.output(0, shape));
   if (arguments.rows == 0) return;

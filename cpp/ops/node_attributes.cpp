@@ -22,9 +22,9 @@ float layer_norm_epsilon(const NodeInfo& node) {
 
 const uint8_t* packed_weight(const NodeInfo& node, size_t input, const char* name, WeightFormat format,
                              int64_t in_features, int64_t out_features) {
-  const TensorView tensor = node.constant(input, name, ElementType::kUInt8, kWeightAlignment);
+  const Constant tensor = node.constant(input, name, ElementType::kUInt8, kWeightAlignment);
   require_shape(tensor, name, {static_cast<int64_t>(packed_weight_bytes(format, in_features, out_features))});
-  return tensor.as<const uint8_t>();
+  return tensor.as<uint8_t>();
 }
 
 }  // namespace gpt2fast

@@ -8,9 +8,11 @@
 
 namespace gpt2fast::abi {
 
-// The lowest version of the table that has every entry below. Libraries answer for every version up to their
-// own.
+// The lowest version of the table that has every entry below but the last. Libraries answer for every version
+// up to their own.
 inline constexpr uint32_t kApiVersion = 17;
+// The version that has the last entry too.
+inline constexpr uint32_t kTensorSizeApiVersion = 23;
 
 // Objects of the library, only ever seen through pointers.
 struct Status;
@@ -86,7 +88,8 @@ struct Api {
   Status* (*GetTensorElementType)(const TensorInfo* info, ElementType* out);
   Status* (*GetDimensionsCount)(const TensorInfo* info, size_t* out);
   Status* (*GetDimensions)(const TensorInfo* info, int64_t* dimensions, size_t count);
-  void* unused_63[2];
+  void* unused_63[1];
+  Status* (*GetTensorShapeElementCount)(const TensorInfo* info, size_t* out);
   Status* (*GetTensorTypeAndShape)(const Value* value, TensorInfo** out);
   void* unused_66[3];
   Status* (*CreateCpuMemoryInfo)(AllocatorType allocator, MemoryType memory, MemoryInfo** out);
@@ -123,7 +126,9 @@ struct Api {
   Status* (*KernelInfo_GetInputCount)(const KernelInfo* info, size_t* out);
   void* unused_231[1];
   Status* (*KernelInfo_GetInputName)(const KernelInfo* info, size_t index, char* out, size_t* size);
-  void* unused_233[11];
+  void* unused_233[1];
+  Status* (*KernelInfo_GetInputTypeInfo)(const KernelInfo* info, size_t index, TypeInfo** out);
+  void* unused_235[9];
   Status* (*KernelInfo_GetNodeName)(const KernelInfo* info, char* out, size_t* size);
   void* unused_245[4];
   Status* (*KernelInfoGetConstantInput_tensor)(const KernelInfo* info, size_t index, int* is_constant,
@@ -131,6 +136,8 @@ struct Api {
   void* unused_250[24];
   Status* (*KernelContext_ParallelFor)(const KernelContext* context, void (*task)(void* data, size_t index),
                                        size_t count, size_t batches, void* data);
+  void* unused_275[43];
+  Status* (*GetTensorSizeInBytes)(const Value* value, size_t* out);  // from kTensorSizeApiVersion on
 };
 
 // What the library's one exported function, OrtGetApiBase, returns.

@@ -1,6 +1,7 @@
 // The callbacks between ONNX Runtime and our kernels.
 #include "ort/custom_op.h"
 
+#include <algorithm>
 #include <cmath>
 #include <exception>
 #include <utility>
@@ -24,20 +25,26 @@ std::string show_shape(std::span<const int64_t> shape) {
   return text + "]";
 }
 
-TensorView view(const abi::Api& api, const abi::Value* value) {
-  TensorView tensor;
-  abi::TensorInfo* created = nullptr;
-  check(api.GetTensorTypeAndShape(value, &created));
-  const TensorHandle info(created);
-  check(api.GetTensorElementType(created, &tensor.type));
-  check(api.GetDimensionsCount(created, &tensor.rank));
-  if (tensor.rank > TensorView::kMaxRank) {
-    throw ModelError("a tensor has " + std::to_string(tensor.rank) + " dimensions, more than any of ours");
+// Elements of a tensor. Newer libraries tell its size; older ones its shape, which costs an allocation.
+int64_t count_elements(const abi::Api& api, const abi::Value* value, ElementType type) {
+  size_t count = 0;
+  if (Library::instance().has_tensor_sizes()) {
+    check(api.GetTensorSizeInBytes(value, &count));
+    count /= element_bytes(type);
+  } else {
+    abi::TensorInfo* created = nullptr;
+    check(api.GetTensorTypeAndShape(value, &created));
+    const TensorHandle info(created);
+    check(api.GetTensorShapeElementCount(created, &count));
   }
-  check(api.GetDimensions(created, tensor.dimensions.data(), tensor.rank));
-  // The table has no entry for reading only; which inputs are written to is for the operators to know.
-  check(api.GetTensorMutableData(const_cast<abi::Value*>(value), &tensor.data));
-  return tensor;
+  return static_cast<int64_t>(count);
+}
+
+// The table has no entry for reading only; which inputs are written to is for the operators to know.
+void* tensor_data(const abi::Api& api, const abi::Value* value) {
+  void* data = nullptr;
+  check(api.GetTensorMutableData(const_cast<abi::Value*>(value), &data));
+  return data;
 }
 
 // Reads text through a callback that fills a buffer, or tells the size needed when it gets none.
@@ -79,16 +86,28 @@ std::unique_ptr<Kernel> create_kernel(const CustomOp& op, const CustomOp::Factor
 
 }  // namespace
 
-void require_shape(const TensorView& tensor, const char* name, std::initializer_list<int64_t> shape) {
-  bool fits = tensor.rank == shape.size();
-  for (size_t i = 0; fits && i < tensor.rank; ++i) {
-    const int64_t wanted = shape.begin()[i];
-    fits = wanted < 0 || tensor.dimensions[i] == wanted;
-  }
+void require_shape(const Constant& constant, const char* name, const std::vector<int64_t>& shape) {
+  const bool fits = std::ranges::equal(
+      constant.shape, shape, [](int64_t size, int64_t wanted) { return wanted < 0 || size == wanted; });
   if (!fits) {
-    throw ModelError(std::string(name) + " must have shape " + show_shape({shape.begin(), shape.size()}) +
-                     ", got " + show_shape(tensor.shape()));
+    throw ModelError(std::string(name) + " must have shape " + show_shape(shape) + ", got " +
+                     show_shape(constant.shape));
   }
+}
+
+void Input::require_elements(int64_t wanted) const {
+  if (elements != wanted) {
+    throw ModelError(std::string(name) + " must have " + std::to_string(wanted) + " elements, got " +
+                     std::to_string(elements));
+  }
+}
+
+int64_t Input::rows(int64_t width) const {
+  if (elements % width != 0) {
+    throw ModelError(std::string(name) + " must be rows of " + std::to_string(width) + " elements, got " +
+                     std::to_string(elements) + " elements");
+  }
+  return elements / width;
 }
 
 int64_t NodeInfo::integer(const char* name, int64_t low, int64_t high) const {
@@ -127,31 +146,43 @@ bool NodeInfo::is_constant(size_t index) const {
   return constant != 0 && value != nullptr;
 }
 
-TensorView NodeInfo::constant(size_t index, const char* name, ElementType type, size_t alignment) const {
+Constant NodeInfo::constant(size_t index, const char* name, ElementType type, size_t alignment) const {
   if (!has_input(index) || !is_constant(index)) {
     throw ModelError(std::string(name) + " must be a constant of the model");
   }
   const abi::Api& api = ort_api();
-  int constant = 0;
+  int is_constant = 0;
   const abi::Value* value = nullptr;
-  check(api.KernelInfoGetConstantInput_tensor(info_, index, &constant, &value));
-  const TensorView tensor = view(api, value);
-  if (tensor.type != type) {
+  check(api.KernelInfoGetConstantInput_tensor(info_, index, &is_constant, &value));
+  abi::TensorInfo* created = nullptr;
+  check(api.GetTensorTypeAndShape(value, &created));
+  const TensorHandle info(created);
+  TensorInfo description = describe_tensor(created);
+  if (description.type != type) {
     throw ModelError(std::string(name) + " must have element type " + std::to_string(type) + ", got " +
-                     std::to_string(tensor.type));
+                     std::to_string(description.type));
   }
-  if (reinterpret_cast<uintptr_t>(tensor.data) % alignment != 0) {
+  const void* data = tensor_data(api, value);
+  if (reinterpret_cast<uintptr_t>(data) % alignment != 0) {
     throw ModelError(std::string(name) + " must start at a multiple of " + std::to_string(alignment) +
                      " bytes in its file");
   }
-  return tensor;
+  return {data, std::move(description.shape)};
 }
 
-TensorView NodeContext::input(size_t index) const {
+ElementType NodeInfo::input_type(size_t index) const {
+  abi::TypeInfo* created = nullptr;
+  check(ort_api().KernelInfo_GetInputTypeInfo(info_, index, &created));
+  const Handle<abi::TypeInfo, &abi::Api::ReleaseTypeInfo> type(created);
+  return describe_type(created).type;
+}
+
+Input NodeContext::input(size_t index, const char* name, ElementType type) const {
   const abi::Api& api = ort_api();
   const abi::Value* value = nullptr;
   check(api.KernelContext_GetInput(context_, index, &value));
-  return value == nullptr ? TensorView{} : view(api, value);
+  if (value == nullptr) throw ModelError(std::string(name) + " is missing");
+  return {name, tensor_data(api, value), count_elements(api, value, type)};
 }
 
 void* NodeContext::output(size_t index, std::span<const int64_t> shape) const {
@@ -172,9 +203,8 @@ void SessionParallel::run_tasks(int64_t count, TaskFunction function, const void
     const Call& wanted = *static_cast<const Call*>(argument);
     wanted.function(wanted.data, static_cast<int64_t>(index));
   };
-  // One batch per task: a thread that is done takes the next task, rather than a share fixed beforehand.
-  const auto tasks = static_cast<size_t>(count);
-  check(ort_api().KernelContext_ParallelFor(context_, task, tasks, tasks, &call));
+  // No batches: a thread that is done takes the next task, rather than a share fixed beforehand.
+  check(ort_api().KernelContext_ParallelFor(context_, task, static_cast<size_t>(count), 0, &call));
 }
 
 CustomOp::CustomOp(std::string name, std::vector<InputSpec> inputs, Factory factory)

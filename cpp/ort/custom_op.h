@@ -3,10 +3,8 @@
 // the library.
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <functional>
-#include <initializer_list>
 #include <memory>
 #include <span>
 #include <string>
@@ -17,25 +15,36 @@
 
 namespace gpt2fast {
 
-// A tensor as an operator sees it. Ours have at most five dimensions.
-struct TensorView {
-  static constexpr size_t kMaxRank = 5;
+// A weight as an operator finds it in the model.
+struct Constant {
+  const void* data = nullptr;
+  std::vector<int64_t> shape;
 
+  template <typename T>
+  const T* as() const {
+    return static_cast<const T*>(data);
+  }
+};
+
+// Throws ModelError unless the weight has this shape; -1 stands for any size.
+void require_shape(const Constant& constant, const char* name, const std::vector<int64_t>& shape);
+
+// An input during a run, row-major. Its shape is not asked for: the library allocates memory to tell it, and
+// the number of elements says all that an operator needs.
+struct Input {
+  const char* name = "";
   void* data = nullptr;
-  ElementType type = ElementType::kUndefined;
-  size_t rank = 0;
-  std::array<int64_t, kMaxRank> dimensions{};
+  int64_t elements = 0;
 
-  bool present() const { return type != ElementType::kUndefined; }
-  std::span<const int64_t> shape() const { return {dimensions.data(), rank}; }
   template <typename T>
   T* as() const {
     return static_cast<T*>(data);
   }
+  // Throws ModelError unless there are this many elements.
+  void require_elements(int64_t wanted) const;
+  // The number of rows of `width` elements; throws ModelError when they do not come out even.
+  int64_t rows(int64_t width) const;
 };
-
-// Throws ModelError unless the tensor has this shape; -1 stands for any size.
-void require_shape(const TensorView& tensor, const char* name, std::initializer_list<int64_t> shape);
 
 // What a node may know while its kernel is created. Every error names the node's attribute or input.
 class NodeInfo {
@@ -51,7 +60,9 @@ class NodeInfo {
   bool is_constant(size_t index) const;
   // A weight of the model, valid as long as the session. Throws ModelError unless it is a constant of this
   // type whose first byte is at a multiple of `alignment`.
-  TensorView constant(size_t index, const char* name, ElementType type, size_t alignment) const;
+  Constant constant(size_t index, const char* name, ElementType type, size_t alignment) const;
+  // The type that the graph declares for an input.
+  ElementType input_type(size_t index) const;
 
  private:
   const abi::KernelInfo* info_;
@@ -62,9 +73,8 @@ class NodeContext {
  public:
   explicit NodeContext(abi::KernelContext* context) : context_(context) {}
 
-  // Throws ModelError when the tensor has more than kMaxRank dimensions. Not present(): the input was left
-  // out.
-  TensorView input(size_t index) const;
+  // `type` is what the operator's InputSpec says, or what NodeInfo::input_type() said.
+  Input input(size_t index, const char* name, ElementType type = ElementType::kFloat32) const;
   void* output(size_t index, std::span<const int64_t> shape) const;
   const abi::KernelContext* get() const { return context_; }
 

@@ -2,6 +2,7 @@
 #include "ort/library.h"
 
 #include <atomic>
+#include <cstdio>
 #include <cstdlib>
 #include <mutex>
 
@@ -25,6 +26,13 @@ void forbid_telemetry() {
 #else
   setenv("ORT_DISABLE_TELEMETRY", "1", 1);
 #endif
+}
+
+// The newest version of the table: a library 1.N offers version N. Asking for one that it does not have would
+// make it print.
+uint32_t offered_api_version(const std::string& version) {
+  unsigned minor = 0;
+  return std::sscanf(version.c_str(), "1.%u", &minor) == 1 ? minor : 0;
 }
 
 }  // namespace
@@ -65,6 +73,7 @@ Library::Library(const std::string& path) : path_(path) {
     throw LibraryError("'" + path + "' is ONNX Runtime " + version_ + ", which does not offer version " +
                        std::to_string(abi::kApiVersion) + " of its interface");
   }
+  has_tensor_sizes_ = offered_api_version(version_) >= abi::kTensorSizeApiVersion;
   file.keep();
 }
 

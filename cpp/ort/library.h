@@ -18,6 +18,8 @@ class Library {
 
   const abi::Api& api() const { return *api_; }
   const abi::Env* env() const { return env_; }
+  // Whether the table has GetTensorSizeInBytes.
+  bool has_tensor_sizes() const { return has_tensor_sizes_; }
   const std::string& version() const { return version_; }
   const std::string& path() const { return path_; }
 
@@ -30,6 +32,7 @@ class Library {
 
   const abi::Api* api_ = nullptr;
   const abi::Env* env_ = nullptr;
+  bool has_tensor_sizes_ = false;
   std::string version_;
   std::string path_;
 };

@@ -21,7 +21,7 @@ OptionsHandle make_options(const abi::Api& api, const SessionOptions& options,
   check(api.SetInterOpNumThreads(created, 1));
   // The graph is made of our own operators: there is nothing to optimise, only time to lose.
   check(api.SetSessionGraphOptimizationLevel(created, abi::kOptimizeNothing));
-  // Patterns are kept per input shape, of which a ragged batch has no end.
+  // A pattern is kept for ever for each combination of input shapes, of which ragged batches have no end.
   check(api.DisableMemPattern(created));
   // Threads wait for the next operator spinning, a wake-up being as long as an operator, but sleep between
   // steps.
@@ -36,17 +36,6 @@ std::string take_string(const abi::Api& api, abi::Allocator* allocator, char* te
   return copy;
 }
 
-void read_type(const abi::Api& api, const abi::TypeInfo* type, TensorInfo& info) {
-  const abi::TensorInfo* tensor = nullptr;  // owned by `type`
-  check(api.CastTypeInfoToTensorInfo(type, &tensor));
-  if (tensor == nullptr) return;
-  check(api.GetTensorElementType(tensor, &info.type));
-  size_t rank = 0;
-  check(api.GetDimensionsCount(tensor, &rank));
-  info.shape.resize(rank);
-  check(api.GetDimensions(tensor, info.shape.data(), rank));
-}
-
 // The inputs, or the outputs: whichever the three entries of the table speak of.
 template <typename Count, typename Name, typename Type>
 std::vector<TensorInfo> describe(const abi::Session* session, Count count, Name name, Type type) {
@@ -57,12 +46,12 @@ std::vector<TensorInfo> describe(const abi::Session* session, Count count, Name 
   check((api.*count)(session, &size));
   std::vector<TensorInfo> result(size);
   for (size_t i = 0; i < size; ++i) {
+    abi::TypeInfo* created = nullptr;
+    check((api.*type)(session, i, &created));
+    result[i] = describe_type(TypeHandle(created).get());
     char* text = nullptr;
     check((api.*name)(session, i, allocator, &text));
     result[i].name = take_string(api, allocator, text);
-    abi::TypeInfo* created = nullptr;
-    check((api.*type)(session, i, &created));
-    read_type(api, TypeHandle(created).get(), result[i]);
   }
   return result;
 }

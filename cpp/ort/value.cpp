@@ -53,4 +53,21 @@ Value Value::tensor(void* data, size_t bytes, std::span<const int64_t> shape, El
   return Value(value);
 }
 
+TensorInfo describe_tensor(const abi::TensorInfo* tensor) {
+  const abi::Api& api = ort_api();
+  TensorInfo info;
+  check(api.GetTensorElementType(tensor, &info.type));
+  size_t rank = 0;
+  check(api.GetDimensionsCount(tensor, &rank));
+  info.shape.resize(rank);
+  check(api.GetDimensions(tensor, info.shape.data(), rank));
+  return info;
+}
+
+TensorInfo describe_type(const abi::TypeInfo* type) {
+  const abi::TensorInfo* tensor = nullptr;  // owned by `type`; null when it is no tensor
+  check(ort_api().CastTypeInfoToTensorInfo(type, &tensor));
+  return tensor == nullptr ? TensorInfo{} : describe_tensor(tensor);
+}
+
 }  // namespace gpt2fast

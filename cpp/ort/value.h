@@ -39,4 +39,8 @@ struct TensorInfo {
   std::vector<int64_t> shape;                  // -1: any size
 };
 
+// What the library tells about a tensor, and about an input or output, whose name is left empty.
+TensorInfo describe_tensor(const abi::TensorInfo* tensor);
+TensorInfo describe_type(const abi::TypeInfo* type);
+
 }  // namespace gpt2fast

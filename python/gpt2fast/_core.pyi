@@ -90,6 +90,11 @@ class Request:
         """Called for every token: `allowed_tokens(output)` returns a bit set of (vocab_size + 31) // 32 words or None;
         `process_scores(prompt, output, scores)` changes the scores [vocab_size] in place."""
 
+def next_token_distribution(
+    request: Request, output: NDArray[np.int32], logits: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Probabilities [vocab_size] that the next token is drawn from, after processors and filters."""
+
 class Run:
     """A set of requests being generated; its slots are given back when it is finished, closed or collected."""
 

@@ -14,7 +14,7 @@ namespace gpt2fast::abi {
 #define SAME_VALUE(ours, theirs) \
   static_assert(static_cast<int>(ours) == static_cast<int>(theirs), #ours " has another value")
 
-static_assert(kApiVersion <= ORT_API_VERSION);
+static_assert(kTensorSizeApiVersion <= ORT_API_VERSION);
 
 SAME_PLACE(Api, OrtApi, CreateStatus);
 SAME_PLACE(Api, OrtApi, GetErrorMessage);
@@ -42,6 +42,7 @@ SAME_PLACE(Api, OrtApi, CastTypeInfoToTensorInfo);
 SAME_PLACE(Api, OrtApi, GetTensorElementType);
 SAME_PLACE(Api, OrtApi, GetDimensionsCount);
 SAME_PLACE(Api, OrtApi, GetDimensions);
+SAME_PLACE(Api, OrtApi, GetTensorShapeElementCount);
 SAME_PLACE(Api, OrtApi, GetTensorTypeAndShape);
 SAME_PLACE(Api, OrtApi, CreateCpuMemoryInfo);
 SAME_PLACE(Api, OrtApi, AllocatorFree);
@@ -66,9 +67,11 @@ SAME_PLACE(Api, OrtApi, BindInput);
 SAME_PLACE(Api, OrtApi, BindOutput);
 SAME_PLACE(Api, OrtApi, KernelInfo_GetInputCount);
 SAME_PLACE(Api, OrtApi, KernelInfo_GetInputName);
+SAME_PLACE(Api, OrtApi, KernelInfo_GetInputTypeInfo);
 SAME_PLACE(Api, OrtApi, KernelInfo_GetNodeName);
 SAME_PLACE(Api, OrtApi, KernelInfoGetConstantInput_tensor);
 SAME_PLACE(Api, OrtApi, KernelContext_ParallelFor);
+SAME_PLACE(Api, OrtApi, GetTensorSizeInBytes);
 
 SAME_PLACE(ApiBase, OrtApiBase, GetApi);
 SAME_PLACE(ApiBase, OrtApiBase, GetVersionString);

@@ -90,6 +90,15 @@ class LoadedModel {
   std::vector<Value> values_;
 };
 
+// Values in [-1, 1] that repeat after 101, different for every seed.
+inline std::vector<float> ramp(size_t size, int seed) {
+  std::vector<float> values(size);
+  for (size_t i = 0; i < size; ++i) {
+    values[i] = static_cast<float>((i * 37 + static_cast<size_t>(seed) * 11) % 101) / 50.0f - 1.0f;
+  }
+  return values;
+}
+
 // The message of the error that `action` throws, empty when it throws none of this type.
 template <typename Error, typename Action>
 std::string error_of(const Action& action) {

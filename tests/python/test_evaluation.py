@@ -1,10 +1,8 @@
-"""Evaluation: windows, sums and files on a made-up model, and the same numbers as transformers on the embedded one."""
+"""Evaluation on a made-up model: windows, sums, journals, files."""
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,14 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from gpt2fast import GPT2
 from gpt2fast.errors import ModelError
 from gpt2fast.evaluation import (
     Journal,
     PerplexitySettings,
     compare,
     lambada,
-    language_model,
     multiple_choice,
     perplexity,
     read_choices,
@@ -75,11 +71,6 @@ class MadeUpModel:
 @pytest.fixture(scope="module")
 def tokenizer(embedded_dir: Path) -> Tokenizer:
     return Tokenizer.from_source(embedded_dir)
-
-
-@pytest.fixture(scope="module")
-def model() -> GPT2:
-    return GPT2.from_pretrained(precision="fp32")
 
 
 @given(
@@ -198,18 +189,6 @@ def test_lambada_counts_words_that_are_right_token_for_token(tokenizer: Tokenize
     assert result.perplexity == pytest.approx(math.exp(loss / 4), rel=1e-6)
 
 
-def test_lambada_finds_the_models_own_continuation(model: GPT2) -> None:
-    own = ["Once upon a time", "The king's daughter", "In the middle of the"]
-    texts = []
-    for prompt in own:
-        text = prompt + model.generate(prompt, max_new_tokens=12, temperature=0).text
-        texts.append(text[: text.rindex(" ")])
-    assert lambada(language_model(model), model.tokenizer, texts).accuracy == 1.0
-    assert (
-        lambada(language_model(model), model.tokenizer, [f"{prompt} zebra" for prompt in own]).accuracy == 0.0
-    )
-
-
 def test_long_passage_loses_its_beginning(tokenizer: Tokenizer) -> None:
     fake = MadeUpModel()
     lambada(fake, tokenizer, [f"{TEXT}daughters"])
@@ -218,16 +197,16 @@ def test_long_passage_loses_its_beginning(tokenizer: Tokenizer) -> None:
 
 def test_choice_is_ranked_by_sum_and_by_byte(tokenizer: Tokenizer) -> None:
     fake = MadeUpModel()
-    choices = ("dog", "a very old woman who lived in the wood", "king")
+    choices = ("a", "daughter who was beautiful")
     scores = []
     for choice in choices:
-        whole = np.array(tokenizer.encode(f"There was a {choice}"), np.int32)
-        before = len(tokenizer.encode("There was a"))
+        whole = np.array(tokenizer.encode(f"There was once {choice}"), np.int32)
+        before = len(tokenizer.encode("There was once"))
         scores.append(float(fake.score([whole], [before])[0].sum()))
     plain = int(np.argmax(scores))
     per_byte = int(np.argmax([score / len(choice) for score, choice in zip(scores, choices, strict=True)]))
     assert plain != per_byte
-    questions = [Question("There was a", choices, plain), Question("There was a ", choices, per_byte)]
+    questions = [Question("There was once", choices, plain), Question("There was once ", choices, per_byte)]
     result = multiple_choice(fake, tokenizer, questions)
     assert (result.questions, result.accuracy, result.accuracy_per_byte) == (2, 0.5, 0.5)
 
@@ -270,7 +249,8 @@ def test_resumed_measurement_equals_an_uninterrupted_one(
     with Journal(path, {"text": 1}) as journal:
         result = perplexity(resumed, tokenizer, text, run="int8", journal=journal)
     assert (result.loss, result.scored_tokens) == (expected.loss, expected.scored_tokens)
-    assert len(resumed.calls) == len(fake.calls) - 2 + (cut > 0)
+    # All but what the first two groups gave; a cut costs one window.
+    assert [len(call) for call in resumed.calls] == [len(fake.calls[2]) + (cut > 0)]
     with Journal(path, {"text": 1}) as journal:
         again = perplexity(resumed, tokenizer, text, run="int8", journal=journal)
     assert (again.loss, again.tokens_per_second) == (expected.loss, None)
@@ -313,7 +293,7 @@ def test_file_that_is_no_journal_is_refused_and_kept(tmp_path: Path, content: by
         (
             read_choices,
             '{"prompt": "p", "choices": ["a", "b"], "answer": 2}',
-            "line 2: answer must be from 0 to 1",
+            "answer must be from 0 to 1, got 2",
         ),
         (read_choices, '{"prompt": "p", "choices": ["a", "b"], "answer": true}', "line 2: answer must be"),
     ],
@@ -335,83 +315,3 @@ def test_passages_of_lambada_are_read(shared_dir: Path) -> None:
     path = shared_dir / "data" / "eval" / "lambada_test.jsonl"
     assert len(read_lambada(path)) == 5153
     assert len(read_lambada(path, 10)) == 10
-
-
-@pytest.mark.parity
-@pytest.mark.parametrize(("window", "stride"), [(512, 256), (100, 37), (64, 64)])
-def test_perplexity_equals_transformers(model: GPT2, embedded_dir: Path, window: int, stride: int) -> None:
-    """The strided protocol, with labels of -100 for the tokens that an earlier window has scored."""
-    torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
-    other = transformers.GPT2LMHeadModel.from_pretrained(embedded_dir, dtype=torch.float32).eval()
-    ids = torch.tensor([model.tokenizer.encode(TEXT * 3)])
-    losses, scored, end = [], 0, 0
-    for start in range(0, ids.shape[1], stride):
-        stop = min(start + window, ids.shape[1])
-        inputs = ids[:, start:stop]
-        labels = inputs.clone()
-        labels[:, : -(stop - end)] = -100
-        count = int((labels[:, 1:] != -100).sum())
-        if count:
-            with torch.no_grad():
-                losses.append(float(other(inputs, labels=labels).loss) * count)
-        scored, end = scored + count, stop
-        if stop == ids.shape[1]:
-            break
-    settings = PerplexitySettings(window=window, stride=stride)
-    result = perplexity(language_model(model), model.tokenizer, TEXT * 3, settings)
-    assert result.scored_tokens == scored
-    assert result.loss == pytest.approx(sum(losses) / scored, rel=1e-5)
-
-
-@pytest.mark.parity
-def test_lambada_and_choice_equal_transformers(model: GPT2, embedded_dir: Path) -> None:
-    torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
-    other = transformers.GPT2LMHeadModel.from_pretrained(embedded_dir, dtype=torch.float32).eval()
-
-    def log_probabilities(prompt: str, word: str) -> tuple[float, bool]:
-        first = len(model.tokenizer.encode(prompt))
-        ids = torch.tensor([model.tokenizer.encode(f"{prompt} {word}")])
-        with torch.no_grad():
-            scores = other(ids).logits[0, first - 1 : -1].log_softmax(-1)
-        target = ids[0, first:]
-        total = float(scores.gather(1, target[:, None]).sum())
-        return total, bool((scores.argmax(-1) == target).all())
-
-    prompts = ["Once upon a", "The king and the", "She said to her"]
-    words = ["time", "queen", "father", "Rumpelstiltskin"]
-    pairs = [(prompt, word) for prompt in prompts for word in words]
-    found = [log_probabilities(prompt, word) for prompt, word in pairs]
-    result = lambada(language_model(model), model.tokenizer, [f"{prompt} {word}" for prompt, word in pairs])
-    assert result.accuracy == sum(right for _, right in found) / len(pairs)
-    assert math.log(result.perplexity) == pytest.approx(-np.mean([total for total, _ in found]), rel=1e-5)
-    best = [int(np.argmax([total for total, _ in found[i : i + 4]])) for i in range(0, 12, 4)]
-    questions = [Question(prompt, tuple(words), answer) for prompt, answer in zip(prompts, best, strict=True)]
-    assert multiple_choice(language_model(model), model.tokenizer, questions).accuracy == 1.0
-
-
-def test_embedded_model_on_its_own_protocol(shared_dir: Path, model: GPT2) -> None:
-    """The first windows of the held-out text: what the training code measures there with PyTorch is 3.86998."""
-    text = (shared_dir / "data" / "eval" / "tiny-heldout.txt").read_text("utf-8")
-    settings = PerplexitySettings(256, 256, r"<\|endoftext\|>|\n(?=CHAPTER )", drop_last=True, limit=256 * 64)
-    result = perplexity(language_model(model), model.tokenizer, text, settings)
-    assert result.scored_tokens == 64 * 255
-    assert result.loss == pytest.approx(3.86998, abs=1e-4)
-
-
-@pytest.mark.real_weights
-@pytest.mark.parametrize("number", range(3))
-def test_real_weights_give_the_published_scores(number: int) -> None:
-    path = os.environ.get("GPT2FAST_REAL_WEIGHTS")
-    if not path:
-        pytest.skip("GPT2FAST_REAL_WEIGHTS names no checkpoint of GPT-2 124M")
-    golden = Path(__file__).parents[1] / "goldens" / "gpt2_reference_logits.json"
-    case = json.loads(golden.read_text("utf-8"))[number]
-    model = GPT2.from_pretrained(path, precision="fp32")
-    if model.has_tokenizer:
-        assert model.tokenizer.encode(case["prompt"]) == case["token_ids"]
-    scores = model.logits(np.array(case["token_ids"]), rows=-1)[0, 0]
-    np.testing.assert_allclose(scores[case["top_ids"]], case["top_logits"], atol=0.02)
-    np.testing.assert_allclose(np.logaddexp.reduce(scores.astype(np.float64)), case["logsumexp"], atol=0.02)
-    assert set(np.argsort(-scores)[:10].tolist()) <= set(case["top_ids"])

@@ -320,3 +320,32 @@ def test_no_data_is_an_error(zoo: Path, tmp_path: Path) -> None:
         verify_model(zoo, tmp_path / "nowhere")
     with pytest.raises(ModelError, match="no such file"):
         verify_model(tmp_path / "nothing.onnx")
+
+
+@pytest.mark.parity
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("head", ["lm", "hidden"])
+def test_data_of_the_zoos_own_torch_model(tmp_path: Path, head: str) -> None:
+    """PyTorch's export of the Zoo's model passes on PyTorch's outputs, and so does ours."""
+    torch = pytest.importorskip("torch")
+    from zoo_torch_model import zoo_model
+
+    checkpoint = random_checkpoint()
+    tensors = {name: tensor.read() for name, tensor in checkpoint.tensors.items()}
+    model = zoo_model(checkpoint.config, tensors, with_head=head == "lm")
+    ids = torch.randint(0, 101, (1, 1, 8), generator=torch.Generator().manual_seed(0))
+    names = ["output1", "output2", "output3"]
+    theirs, ours = tmp_path / "theirs.onnx", tmp_path / "ours.onnx"
+    torch.onnx.export(
+        model, (ids,), theirs, input_names=["input1"], output_names=names, dynamo=False, opset_version=10
+    )
+    export_onnx(checkpoint, ours, StandardOptions(head=head, layout="zoo", opset=10))
+    (tmp_path / "test_data_set_0").mkdir()
+    _replace(tmp_path / "test_data_set_0" / "input_0.pb", ids.numpy())
+    with torch.no_grad():
+        for number, output in enumerate(model(ids)):
+            _replace(tmp_path / "test_data_set_0" / f"output_{number}.pb", output.numpy())
+    for path in (theirs, ours):
+        differences = verify_model(path, rtol=1e-4, atol=1e-5)
+        assert [one.output for one in differences] == names
+        assert all(one.passed for one in differences)

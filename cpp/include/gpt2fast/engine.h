@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "gpt2fast/choice_hook.h"
 #include "gpt2fast/generation_options.h"
 #include "gpt2fast/token_history.h"
 
@@ -28,16 +29,6 @@ struct EngineOptions {
   int64_t prefix_cache_bytes = 0;      // what finished sequences may keep for later prompts; 0: nothing
   bool has_token_bytes = false;        // false: stop strings are refused
   std::vector<std::string> token_bytes; // [vocab_size] what each token contributes to the text
-};
-
-// A caller's own say in the choice of a token. Called on the thread that runs the step.
-class ChoiceHook {
- public:
-  virtual ~ChoiceHook() = default;
-  // Bit set of allowed tokens, least significant bit first, (vocab_size + 31) / 32 words, or null for all.
-  virtual const uint32_t* allowed_tokens(const TokenHistory& history, int64_t vocab_size) = 0;
-  // May change the scores [vocab_size].
-  virtual void process_scores(const TokenHistory& history, std::span<float> scores) = 0;
 };
 
 class Engine;
@@ -128,6 +119,11 @@ struct BeamResult {
   float score = 0;            // log-probability / length^length_penalty
   FinishReason finish_reason = FinishReason::kNone;
 };
+
+// The distribution over [logits.size()] tokens that a request's next token is drawn from, its output so far given;
+// without do_sample, the softmax of the processed scores.
+std::vector<float> next_token_distribution(const Request& request, std::span<const int32_t> output,
+                                           std::span<const float> logits);
 
 class Engine {
  public:

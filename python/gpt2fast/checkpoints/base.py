@@ -93,8 +93,9 @@ class Checkpoint:
         ModelError
             A tensor is missing or has another shape; the message names source, tensor and both shapes.
         """
-        wanted = dict(expected_shapes(config))
-        for name, shape in wanted.items():
+        kept: dict[str, LazyTensor] = {}
+        # One by one: a configuration may ask for millions of layers that the source does not have.
+        for name, shape in expected_shapes(config):
             if name not in tensors:
                 raise ModelError(f"{source}: the tensor {name!r} is missing")
             if tensors[name].shape != shape:
@@ -102,7 +103,7 @@ class Checkpoint:
                     f"{source}: the tensor {name!r} has shape {list(tensors[name].shape)}; "
                     f"the configuration asks for {list(shape)}"
                 )
-        kept = {name: tensors[name] for name in wanted}
+            kept[name] = tensors[name]
         return cls(config, kept, str(source), fingerprint, tokenizer or TokenizerFiles())
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ import numpy as np
 
 from gpt2fast._files import file_inside
 from gpt2fast.checkpoints.mapped_file import STORED_DTYPES, MappedFile
+from gpt2fast.checkpoints.wire_format import BYTES, Field, fields
 from gpt2fast.errors import ModelError
 
 if TYPE_CHECKING:
@@ -40,7 +40,6 @@ _MODEL_GRAPH, _MODEL_FUNCTIONS = 7, 25
 _GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_SPARSE, _GRAPH_INPUT, _GRAPH_OUTPUT = 1, 5, 15, 11, 12
 _TENSOR_FLOAT_DATA, _TENSOR_RAW_DATA = 4, 9
 _EXTERNAL = 1
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 _MAX_NODES = 100_000
 _MAX_NODE_BYTES = 256 << 20
@@ -136,17 +135,6 @@ def _type_and_shape(tensor: Any, where: str) -> tuple[str, tuple[int, ...]]:
     return _DTYPES[tensor.data_type], shape
 
 
-@dataclass(frozen=True)
-class _Field:
-    """One field of a message: its number and kind, where it begins, and where its payload lies."""
-
-    number: int
-    kind: int
-    begin: int
-    start: int
-    stop: int
-
-
 class _Scanner:
     """Walks one file."""
 
@@ -159,7 +147,7 @@ class _Scanner:
 
     def scan(self) -> OnnxFile:
         graphs = []
-        for part in self._fields(0, self._file.size):
+        for part in fields(self._file, 0, self._file.size):
             if part.number == _MODEL_FUNCTIONS:
                 raise ModelError(f"{self._path}: has functions of its own; export it with them inlined")
             if part.number == _MODEL_GRAPH:
@@ -169,10 +157,10 @@ class _Scanner:
         self._scan_graph(graphs[0])
         return self._result
 
-    def _scan_graph(self, graph: _Field) -> None:
+    def _scan_graph(self, graph: Field) -> None:
         import onnx
 
-        for part in self._fields(graph.start, graph.stop):
+        for part in fields(self._file, graph.start, graph.stop):
             if part.number == _GRAPH_NODE:
                 self._add_node(self._parse(onnx.NodeProto, self._payload(part)), part.stop - part.start)
             elif part.number == _GRAPH_INITIALIZER:
@@ -191,13 +179,13 @@ class _Scanner:
             raise ModelError(f"{self._path}: the graph has more nodes than any GPT-2")
         self._result.nodes.append(node)
 
-    def _add_initializer(self, part: _Field) -> None:
+    def _add_initializer(self, part: Field) -> None:
         import onnx
 
-        data: list[_Field] = []
+        data: list[Field] = []
         description = bytearray()
-        for inner in self._fields(part.start, part.stop):
-            if inner.kind == _BYTES and inner.number in (_TENSOR_FLOAT_DATA, _TENSOR_RAW_DATA):
+        for inner in fields(self._file, part.start, part.stop):
+            if inner.kind == BYTES and inner.number in (_TENSOR_FLOAT_DATA, _TENSOR_RAW_DATA):
                 data.append(inner)
             else:
                 description += self._file.read(inner.begin, inner.stop - inner.begin, "a tensor")
@@ -250,45 +238,14 @@ class _Scanner:
         except Exception as error:  # protobuf's DecodeError, which the package onnx does not hand on
             raise ModelError(f"{self._path}: is cut short or corrupt: {error}") from None
 
-    def _payload(self, part: _Field) -> bytes:
+    def _payload(self, part: Field) -> bytes:
         return self._file.read(part.start, part.stop - part.start, "a message")
 
-    def _check_description(self, part: _Field) -> None:
+    def _check_description(self, part: Field) -> None:
         if part.stop - part.start > _MAX_DESCRIPTION:
             raise ModelError(
                 f"{self._path}: the description of an input or output is larger than {_MAX_DESCRIPTION}"
             )
-
-    def _fields(self, start: int, stop: int) -> Iterator[_Field]:
-        """The fields of the message at ``start:stop``, one level."""
-        position = start
-        while position < stop:
-            begin = position
-            tag, position = self._varint(position, stop)
-            number, kind = tag >> 3, tag & 7
-            if kind == _BYTES:
-                length, position = self._varint(position, stop)
-            elif kind == _VARINT:
-                length = self._varint(position, stop)[1] - position
-            elif kind in (_FIXED64, _FIXED32):
-                length = 8 if kind == _FIXED64 else 4
-            else:
-                raise ModelError(f"{self._path}: is not an ONNX model: a field has the kind {kind}")
-            if length > stop - position:
-                raise ModelError(
-                    f"{self._path}: is cut short or corrupt: {length} bytes are wanted at {position}"
-                )
-            yield _Field(number, kind, begin, position, position + length)
-            position += length
-
-    def _varint(self, position: int, stop: int) -> tuple[int, int]:
-        value = 0
-        data = self._file.read(position, min(10, stop - position), "a number")
-        for i, byte in enumerate(data):
-            value |= (byte & 0x7F) << (7 * i)
-            if byte < 0x80:
-                return value, position + i + 1
-        raise ModelError(f"{self._path}: is cut short or corrupt at byte {position}")
 
 
 def _dimensions(value: Any) -> list[int | None] | None:

@@ -1,0 +1,216 @@
+"""Downloads the files of a model, and no more than needed, from the Hugging Face hub."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+from glob import escape
+from pathlib import Path
+from typing import Any
+
+from gpt2fast.errors import ModelError
+
+#: Small files that say what a model is.
+_DESCRIPTIONS = ("config.json", "generation_config.json", "tokenizer.json", "vocab.json", "merges.txt")
+#: Where weights may be, best first: one file, or an index and its shards.
+_WEIGHTS = (
+    ("model.safetensors",),
+    ("model.safetensors.index.json", "model-*-of-*.safetensors"),
+    ("pytorch_model.bin",),
+    ("pytorch_model.bin.index.json", "pytorch_model-*-of-*.bin"),
+)
+#: Formats that hold a whole model in one file.
+_SINGLE_FILES = (".gguf", ".onnx")
+_TRUE = ("1", "on", "yes", "true")
+
+
+def download_snapshot(
+    repo_id: str,
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    local_files_only: bool = False,
+) -> Path:
+    """Bring a model from the hub into the hub's own cache, with progress bars.
+
+    What is cached already is not downloaded again, and an interrupted download is taken up where it stopped.
+    Without a network the cached copy is used.
+
+    Parameters
+    ----------
+    repo_id : str
+        ``name`` or ``organisation/name``.
+    revision : str, optional
+        Branch, tag or commit.
+    token : str, optional
+        Access token; default: the one that ``hf auth login`` or ``HF_TOKEN`` has set.
+    cache_dir : path, optional
+        Default: the hub's, as ``HF_HOME`` and ``HF_HUB_CACHE`` say.
+    local_files_only : bool
+        Use the cache alone, as with ``HF_HUB_OFFLINE=1``.
+
+    Returns
+    -------
+    Path
+        The directory of the snapshot; where the repository has but a ``.gguf`` or ``.onnx`` file, that file.
+
+    Raises
+    ------
+    ModelError
+        There is no such model or revision, or it has no weights of a known format.
+    PermissionError
+        The model is gated, or the token is not accepted.
+    FileNotFoundError
+        Working offline, and the model is not in the cache.
+    ConnectionError
+        The hub can't be reached, and the model is not in the cache.
+    """
+    request = _Request(repo_id, revision, token, None if cache_dir is None else str(cache_dir))
+    if local_files_only or os.environ.get("HF_HUB_OFFLINE", "").lower() in _TRUE:
+        return request.cached("not looking on the hub (local_files_only or HF_HUB_OFFLINE)")
+    return request.downloaded()
+
+
+class _Request:
+    """What is wanted, and from where."""
+
+    def __init__(self, repo_id: str, revision: str | None, token: str | None, cache_dir: str | None) -> None:
+        self._repo_id = repo_id
+        self._revision = revision
+        self._token = token
+        self._cache_dir = cache_dir
+        # Read at each call, where the package reads it once.
+        self._endpoint = os.environ.get("HF_ENDPOINT")
+
+    def downloaded(self) -> Path:
+        """The snapshot, completed from the hub."""
+        from huggingface_hub import HfApi, errors
+
+        try:
+            api = HfApi(endpoint=self._endpoint, token=self._token)
+            info = api.model_info(self._repo_id, revision=self._revision)
+        except Exception as error:
+            explained = self._explain(error)
+            if isinstance(explained, ConnectionError):
+                return self.cached(str(explained), explained)
+            raise explained from error
+        names = [sibling.rfilename for sibling in info.siblings or ()]
+        wanted = _needed(names)
+        if wanted is None:
+            raise ModelError(
+                f"{self._repo_id}: no weights of a known format on the hub; it has {_some(names)}"
+            )
+        try:
+            return _model_path(self._snapshot(allow_patterns=[escape(name) for name in wanted]), wanted)
+        except errors.LocalEntryNotFoundError as error:
+            # What the package raises when the connection breaks between two files.
+            raise self._unreachable(error) from error
+        except Exception as error:
+            raise self._explain(error) from error
+
+    def cached(self, reason: str, failure: Exception | None = None) -> Path:
+        """The snapshot as far as it is in the cache."""
+        from huggingface_hub import errors
+
+        missing = f"{self._repo_id}: not in the cache, and {reason}"
+        try:
+            directory = self._snapshot(allow_patterns=["config.json"], local_files_only=True)
+        except errors.HFValidationError as error:
+            raise self._explain(error) from error
+        except errors.LocalEntryNotFoundError as error:
+            if failure is not None:
+                raise failure from error
+            raise FileNotFoundError(f"{missing}; give a local directory, or download it first") from error
+        wanted = _needed([path.relative_to(directory).as_posix() for path in directory.iterdir()])
+        if wanted is None:
+            raise FileNotFoundError(f"{missing}: the cache has no weights of it") from failure
+        return _model_path(directory, wanted)
+
+    def _snapshot(self, **options: Any) -> Path:
+        from huggingface_hub import snapshot_download
+
+        return Path(
+            snapshot_download(
+                self._repo_id,
+                revision=self._revision,
+                token=self._token,
+                cache_dir=self._cache_dir,
+                endpoint=self._endpoint,
+                **options,
+            )
+        )
+
+    def _explain(self, error: Exception) -> Exception:
+        """What an error of the package means to a user, and what to do."""
+        from huggingface_hub import errors
+
+        name, address = self._repo_id, self._endpoint or "https://huggingface.co"
+        if isinstance(error, errors.HFValidationError):
+            return ModelError(
+                f"{name!r} is neither a file or directory that exists nor the id of a model on the hub "
+                f"(name or organisation/name)"
+            )
+        if isinstance(error, errors.GatedRepoError):
+            return PermissionError(
+                f"{name}: is gated; accept its conditions at {address}/{name}, then pass token= "
+                f"or run hf auth login"
+            )
+        if isinstance(error, errors.RevisionNotFoundError):
+            return ModelError(f"{name}: has no revision {self._revision!r}; see {address}/{name}/tree/main")
+        if isinstance(error, errors.RepositoryNotFoundError):
+            return ModelError(
+                f"{name}: no file or directory of that name, and no such model on {address}; check the name, "
+                f"or, if it is private, pass token= or run hf auth login"
+            )
+        if isinstance(error, errors.HfHubHTTPError):
+            status = error.response.status_code if error.response is not None else 0
+            if status in (401, 403):
+                return PermissionError(
+                    f"{name}: the hub refuses the access token ({status}); pass another as token=, "
+                    f"or run hf auth login"
+                )
+            return ConnectionError(f"{name}: {address} answers with an error ({status}); try again later")
+        # The HTTP library's own errors, whichever it is; a full disk and the like stay as they are.
+        http_error = getattr(errors, "HTTPError", OSError)
+        if isinstance(error, (http_error, ConnectionError, TimeoutError)):
+            return self._unreachable(error)
+        return error
+
+    def _unreachable(self, error: Exception) -> ConnectionError:
+        address = self._endpoint or "https://huggingface.co"
+        return ConnectionError(
+            f"{self._repo_id}: can't reach {address} ({type(error).__name__}); check the network and try "
+            f"again (an interrupted download continues where it stopped), or give a local directory"
+        )
+
+
+def _needed(names: Iterable[str]) -> list[str] | None:
+    """Which files of a repository to fetch; None if there are no weights that can be read."""
+    names = list(names)
+    descriptions = [name for name in names if name in _DESCRIPTIONS]
+    if "tokenizer.json" in descriptions:
+        descriptions = [name for name in descriptions if name not in ("vocab.json", "merges.txt")]
+    for first, *shards in _WEIGHTS:
+        if first in names:
+            return [
+                *descriptions,
+                first,
+                *(name for name in names if any(fnmatchcase(name, pattern) for pattern in shards)),
+            ]
+    for suffix in _SINGLE_FILES:
+        found = [name for name in names if name.endswith(suffix)]
+        if len(found) == 1:
+            return [*descriptions, *found, *(name for name in names if name.startswith(found[0] + "."))]
+    return None
+
+
+def _model_path(directory: Path, wanted: list[str]) -> Path:
+    """The snapshot's directory, or its only model file."""
+    lone = [name for name in wanted if name.endswith(_SINGLE_FILES)]
+    return directory / lone[0] if lone else directory
+
+
+def _some(names: list[str], shown: int = 8) -> str:
+    return ", ".join(names[:shown]) + (", ..." if len(names) > shown else "") if names else "no files"

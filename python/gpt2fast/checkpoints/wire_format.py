@@ -1,0 +1,67 @@
+"""Protocol Buffers' wire format, one level of a message at a time, over a mapped file.
+
+https://protobuf.dev/programming-guides/encoding/: a message is a run of fields, each a tag and a payload.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from gpt2fast.checkpoints.mapped_file import MappedFile
+from gpt2fast.errors import ModelError
+
+VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+_MAX_VARINT_BYTES = 10
+
+
+@dataclass(frozen=True)
+class Field:
+    """One field: number and kind, where its tag is, where its payload lies, and a VARINT's value."""
+
+    number: int
+    kind: int
+    begin: int
+    start: int
+    stop: int
+    value: int
+
+
+def fields(file: MappedFile, start: int, stop: int) -> Iterator[Field]:
+    """The fields of the message at bytes ``start:stop``.
+
+    Raises
+    ------
+    ModelError
+        A field is cut short, reaches past the message, or is of an unknown kind.
+    """
+    position = start
+    while position < stop:
+        begin = position
+        tag, position = varint(file, position, stop)
+        number, kind = tag >> 3, tag & 7
+        value = 0
+        if kind == BYTES:
+            length, position = varint(file, position, stop)
+        elif kind == VARINT:
+            value, end = varint(file, position, stop)
+            length = end - position
+        elif kind in (FIXED64, FIXED32):
+            length = 8 if kind == FIXED64 else 4
+        else:
+            raise ModelError(f"{file.path}: is corrupt at byte {begin}: a field has the kind {kind}")
+        if length > stop - position:
+            raise ModelError(f"{file.path}: is cut short or corrupt: {length} bytes are wanted at {position}")
+        yield Field(number, kind, begin, position, position + length, value)
+        position += length
+
+
+def varint(file: MappedFile, position: int, stop: int) -> tuple[int, int]:
+    """The variable-length integer at a position, and the position after it."""
+    value = 0
+    data = file.read(position, max(0, min(_MAX_VARINT_BYTES, stop - position)), "a number")
+    for i, byte in enumerate(data):
+        value |= (byte & 0x7F) << (7 * i)
+        if byte < 0x80:
+            return value, position + i + 1
+    raise ModelError(f"{file.path}: is cut short or corrupt at byte {position}")
