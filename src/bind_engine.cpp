@@ -168,26 +168,48 @@ std::vector<FloatArray> logits(Engine& engine, const Sequences& sequences,
   return out;
 }
 
-std::vector<py::array_t<float>> score(Engine& engine, const Sequences& sequences, const std::vector<int64_t>& first) {
+std::vector<Logprobs> score_all(Engine& engine, const Sequences& sequences, const std::vector<int64_t>& first,
+                                int32_t top) {
   if (first.size() != sequences.size()) throw std::invalid_argument("first must have one index per sequence");
   const auto spans = as_spans(sequences);
   const SignalCheck check;
-  std::vector<std::vector<float>> scores;
-  {
-    const py::gil_scoped_release release;
-    scores = engine.score(spans, first, check);
-  }
-  std::vector<py::array_t<float>> arrays;
-  for (const std::vector<float>& one : scores) arrays.push_back(to_array(one));
+  return unlocked([&] { return engine.score(spans, first, top, check); });
+}
+
+py::list score(Engine& engine, const Sequences& sequences, const std::vector<int64_t>& first) {
+  py::list arrays;
+  for (const Logprobs& one : score_all(engine, sequences, first, 0)) arrays.append(to_array(one.chosen));
   return arrays;
 }
 
-py::tuple logprobs(const Run& run, int64_t index) {
-  const Logprobs values = unlocked([&] { return run.logprobs(index); });
+py::list score_continuations(Engine& engine, const Int32Array& prompt, const Sequences& continuations,
+                             const std::shared_ptr<Prefix>& prefix) {
+  const auto spans = as_spans(continuations);
+  const auto tokens = as_span(prompt);
+  const SignalCheck check;
+  py::list arrays;
+  for (const auto& one : unlocked([&] { return engine.score_continuations(tokens, spans, prefix.get(), check); })) {
+    arrays.append(to_array(one));
+  }
+  return arrays;
+}
+
+// Chosen [tokens], the likeliest ids [tokens, k], theirs [tokens, k].
+py::tuple as_arrays(const Logprobs& values) {
   const auto tokens = static_cast<py::ssize_t>(values.chosen.size());
   const auto k = tokens > 0 ? static_cast<py::ssize_t>(values.top_ids.size()) / tokens : 0;
   return py::make_tuple(to_array(values.chosen), to_array(values.top_ids).reshape({tokens, k}),
                         to_array(values.top_values).reshape({tokens, k}));
+}
+
+py::tuple logprobs(const Run& run, int64_t index) {
+  return as_arrays(unlocked([&] { return run.logprobs(index); }));
+}
+
+py::list token_logprobs(Engine& engine, const Sequences& sequences, const std::vector<int64_t>& first, int32_t top) {
+  py::list values;
+  for (const Logprobs& one : score_all(engine, sequences, first, top)) values.append(as_arrays(one));
+  return values;
 }
 
 void register_run(py::module_& module) {
@@ -238,6 +260,9 @@ void register_engine(py::module_& module) {
       .def("forward", &forward, py::arg("sequences"), py::arg("past") = py::none(), py::arg("want_past") = true)
       .def("logits", &logits, py::arg("sequences"), py::arg("rows") = py::none())
       .def("score", &score, py::arg("sequences"), py::arg("first"))
+      .def("token_logprobs", &token_logprobs, py::arg("sequences"), py::arg("first"), py::arg("top"))
+      .def("score_continuations", &score_continuations, py::arg("prompt"), py::arg("continuations"),
+           py::arg("prefix") = py::none())
       .def("clear_prefix_cache", &Engine::clear_prefix_cache, py::call_guard<py::gil_scoped_release>());
 }
 

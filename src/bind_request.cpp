@@ -99,10 +99,12 @@ void register_request(py::module_& module) {
   type.def_readwrite("use_prefix_cache", &Request::use_prefix_cache);
   type.def(
       "set_hooks",
-      [](Request& self, const py::object& allowed_tokens, const py::object& process_scores) {
-        self.hook = make_choice_hook(allowed_tokens, process_scores);
+      [](Request& self, const py::object& allowed_tokens, const py::object& process_scores,
+         const py::object& is_complete) {
+        self.hook = make_choice_hook(allowed_tokens, process_scores, is_complete);
       },
-      py::kw_only(), py::arg("allowed_tokens") = py::none(), py::arg("process_scores") = py::none());
+      py::kw_only(), py::arg("allowed_tokens") = py::none(), py::arg("process_scores") = py::none(),
+      py::arg("is_complete") = py::none());
 }
 
 }  // namespace gpt2fast::bindings

@@ -13,14 +13,17 @@ using MaskArray = py::array_t<uint32_t, py::array::c_style>;
 
 class PythonChoiceHook final : public ChoiceHook {
  public:
-  PythonChoiceHook(py::object allowed_tokens, py::object process_scores)
-      : allowed_tokens_(std::move(allowed_tokens)), process_scores_(std::move(process_scores)) {}
+  PythonChoiceHook(py::object allowed_tokens, py::object process_scores, py::object is_complete)
+      : allowed_tokens_(std::move(allowed_tokens)),
+        process_scores_(std::move(process_scores)),
+        is_complete_(std::move(is_complete)) {}
 
   // The last reference may go on a thread without Python's lock.
   ~PythonChoiceHook() override {
     const py::gil_scoped_acquire acquire;
     allowed_tokens_ = py::object();
     process_scores_ = py::object();
+    is_complete_ = py::object();
     mask_ = MaskArray();
   }
 
@@ -46,6 +49,11 @@ class PythonChoiceHook final : public ChoiceHook {
     process_scores_(view(history.prompt), view(history.output), array);
   }
 
+  bool is_complete(const TokenHistory& history) override {
+    const py::gil_scoped_acquire acquire;
+    return !is_complete_.is_none() && py::cast<bool>(is_complete_(view(history.output)));
+  }
+
  private:
   static py::array_t<int32_t> view(std::span<const int32_t> tokens) {
     return py::array_t<int32_t>(static_cast<py::ssize_t>(tokens.size()), tokens.data());
@@ -53,14 +61,16 @@ class PythonChoiceHook final : public ChoiceHook {
 
   py::object allowed_tokens_;
   py::object process_scores_;
+  py::object is_complete_;
   MaskArray mask_;
 };
 
 }  // namespace
 
-std::shared_ptr<ChoiceHook> make_choice_hook(const py::object& allowed_tokens, const py::object& process_scores) {
-  if (allowed_tokens.is_none() && process_scores.is_none()) return nullptr;
-  return std::make_shared<PythonChoiceHook>(allowed_tokens, process_scores);
+std::shared_ptr<ChoiceHook> make_choice_hook(const py::object& allowed_tokens, const py::object& process_scores,
+                                             const py::object& is_complete) {
+  if (allowed_tokens.is_none() && process_scores.is_none() && is_complete.is_none()) return nullptr;
+  return std::make_shared<PythonChoiceHook>(allowed_tokens, process_scores, is_complete);
 }
 
 }  // namespace gpt2fast::bindings

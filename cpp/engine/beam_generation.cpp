@@ -9,6 +9,7 @@
 #include "decoding/log_probabilities.h"
 #include "decoding/logits_processors.h"
 #include "engine/engine.h"
+#include "engine/prompt_reader.h"
 #include "gpt2fast/errors.h"
 
 namespace gpt2fast {
@@ -41,7 +42,9 @@ class BeamRun {
   BeamRun& operator=(const BeamRun&) = delete;
 
   std::vector<BeamResult> run() {
-    read_prompt();
+    read_prompt(engine_.stepper(), slots_[0], request_.prompt, 0, stop_,
+                [this](std::span<const float>) { use_logits(1); });
+    length_ = static_cast<int64_t>(request_.prompt.size());
     while (!search_.done()) {
       const auto extensions = search_.advance(log_probabilities_);
       if (search_.done()) break;
@@ -57,23 +60,6 @@ class BeamRun {
   }
 
  private:
-  void read_prompt() {
-    Stepper& stepper = engine_.stepper();
-    std::span<const int32_t> rest = request_.prompt;
-    while (!rest.empty()) {
-      const auto count = std::min(rest.size(), static_cast<size_t>(stepper.max_tokens()));
-      const int32_t last = static_cast<int32_t>(count) - 1;
-      const bool reaches_end = count == rest.size();
-      const StepPart part{slots_[0], length_, rest.first(count),
-                          reaches_end ? std::span(&last, 1) : std::span<const int32_t>()};
-      const std::lock_guard lock(stepper.mutex());
-      stepper.step({&part, 1}, stop_);
-      length_ += static_cast<int64_t>(count);
-      rest = rest.subspan(count);
-      if (reaches_end) use_logits(1);
-    }
-  }
-
   // Lets slots_[i] hold what beam i continues. A beam's first continuation stays in its slot; only further ones are
   // copied, to the slots of beams that nothing continues.
   void move_beams(std::span<const BeamSearch::Extension> extensions) {

@@ -48,6 +48,20 @@ void EngineImpl::check_prefix(const Prefix& prefix) const {
   }
 }
 
+int64_t EngineImpl::restore_prefix(const Prefix* prefix, std::span<const int32_t> prompt, int64_t slot,
+                                   int64_t cached_length) {
+  if (prefix == nullptr) return cached_length;
+  const int64_t length = std::min(common_prefix(prefix->tokens, prompt), static_cast<int64_t>(prompt.size()) - 1);
+  if (length <= cached_length) return cached_length;
+  KvCache& cache = stepper_.cache();
+  const auto stored = static_cast<int64_t>(prefix->tokens.size());
+  for (int64_t layer = 0; layer < cache.layers(); ++layer) {
+    const float* keys = prefix->layers[static_cast<size_t>(layer)].data();
+    cache.restore(layer, slot, length, stored, keys, keys + stored * n_embd());
+  }
+  return length;
+}
+
 std::unique_ptr<Run> EngineImpl::start(std::vector<Request> requests) {
   return std::make_unique<GenerationRun>(shared_from_this(), std::move(requests));
 }
@@ -173,25 +187,9 @@ bool GenerationRun::admit_one(LiveSequence& sequence, const InterruptCheck& inte
     engine_->stepper().cache().copy(donor->slot(), grant.slot, donated);
     grant.cached_length = donated;
   }
-  grant.cached_length = restore_prefix(sequence, grant.slot, grant.cached_length);
+  grant.cached_length = engine_->restore_prefix(sequence.prefix(), prompt, grant.slot, grant.cached_length);
   sequence.give_slot(grant.slot, grant.cached_length);
   return true;
-}
-
-// The caller's own prefix, where it reaches further than what the slot holds already.
-int64_t GenerationRun::restore_prefix(const LiveSequence& sequence, int64_t slot, int64_t cached_length) {
-  const Prefix* prefix = sequence.prefix();
-  if (prefix == nullptr) return cached_length;
-  const std::span<const int32_t> prompt = sequence.window();
-  const int64_t length = std::min(common_prefix(prefix->tokens, prompt), static_cast<int64_t>(prompt.size()) - 1);
-  if (length <= cached_length) return cached_length;
-  KvCache& cache = engine_->stepper().cache();
-  const auto stored = static_cast<int64_t>(prefix->tokens.size());
-  for (int64_t layer = 0; layer < cache.layers(); ++layer) {
-    const float* keys = prefix->layers[static_cast<size_t>(layer)].data();
-    cache.restore(layer, slot, length, stored, keys, keys + stored * engine_->n_embd());
-  }
-  return length;
 }
 
 void GenerationRun::plan(const InterruptCheck& stop) {

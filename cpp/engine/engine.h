@@ -37,10 +37,18 @@ class EngineImpl final : public Engine, public std::enable_shared_from_this<Engi
   std::vector<BeamResult> beam_search(const BeamRequest& request, const InterruptCheck& interrupted) override;
   void forward(const ForwardRequest& request, const InterruptCheck& interrupted) override;
   void logits(const LogitsRequest& request, const InterruptCheck& interrupted) override;
-  std::vector<std::vector<float>> score(const std::vector<std::span<const int32_t>>& sequences,
-                                        const std::vector<int64_t>& first,
-                                        const InterruptCheck& interrupted) override;
+  std::vector<Logprobs> score(const std::vector<std::span<const int32_t>>& sequences,
+                              const std::vector<int64_t>& first, int32_t top,
+                              const InterruptCheck& interrupted) override;
+  std::vector<std::vector<float>> score_continuations(std::span<const int32_t> prompt,
+                                                      const std::vector<std::span<const int32_t>>& continuations,
+                                                      const Prefix* prefix,
+                                                      const InterruptCheck& interrupted) override;
   void clear_prefix_cache() override { pool_.clear_idle(); }
+
+  // Lets a slot that holds `cached_length` tokens of the prompt hold what the prefix (null: none) has of it, where
+  // that is more; returns how many tokens of the prompt the slot then holds, at most all but one.
+  int64_t restore_prefix(const Prefix* prefix, std::span<const int32_t> prompt, int64_t slot, int64_t cached_length);
 
   Stepper& stepper() { return stepper_; }
   SlotPool& pool() { return pool_; }
@@ -81,7 +89,6 @@ class GenerationRun final : public Run {
   void step(const InterruptCheck& interrupted);
   void admit(const InterruptCheck& interrupted);
   void run_step(const InterruptCheck& stop);
-  int64_t restore_prefix(const LiveSequence& sequence, int64_t slot, int64_t cached_length);
   bool admit_one(LiveSequence& sequence, const InterruptCheck& interrupted);
   void plan(const InterruptCheck& stop);
   void plan_sequence(size_t index, int64_t& room, int64_t& rows, const InterruptCheck& stop);

@@ -156,6 +156,7 @@ void LiveSequence::append(int32_t token) {
   }
   const std::vector<int32_t>& eos = request_.stop.eos_token_ids;
   if (std::find(eos.begin(), eos.end(), token) != eos.end()) finish(FinishReason::kEos);
+  if (!finished() && request_.hook && request_.hook->is_complete(history())) finish(FinishReason::kStop);
   const bool at_window_end = window_is_full() && !request_.slide;
   const bool at_limit = static_cast<int64_t>(output().size()) >= request_.stop.max_new_tokens;
   if (!finished() && (at_limit || at_window_end)) finish(FinishReason::kLength);

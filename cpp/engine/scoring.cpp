@@ -2,12 +2,14 @@
 #include <algorithm>
 #include <functional>
 #include <numeric>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <utility>
 
 #include "decoding/log_probabilities.h"
 #include "engine/engine.h"
+#include "engine/prompt_reader.h"
 #include "gpt2fast/errors.h"
 
 namespace gpt2fast {
@@ -16,23 +18,27 @@ namespace {
 
 using Sequences = std::vector<std::span<const int32_t>>;
 
-// A sequence being read: its slot is given back when this goes.
-class Reader {
+// A slot that is given back when this goes, unless it is only borrowed (pool is null).
+class HeldSlot {
  public:
-  Reader(SlotPool& pool, SlotPool::Grant grant) : pool_(pool), slot_(grant.slot) {}
-  ~Reader() {
-    if (slot_ >= 0) pool_.release(slot_, {});
+  HeldSlot(SlotPool* pool, int64_t slot) : pool_(pool), slot_(slot) {}
+  ~HeldSlot() {
+    if (pool_ != nullptr) pool_->release(slot_, remembered_);
   }
-  Reader(Reader&& other) noexcept : pool_(other.pool_), slot_(std::exchange(other.slot_, -1)) {}
-  Reader(const Reader&) = delete;
-  Reader& operator=(const Reader&) = delete;
-  Reader& operator=(Reader&&) = delete;
+  HeldSlot(HeldSlot&& other) noexcept
+      : pool_(std::exchange(other.pool_, nullptr)), slot_(other.slot_), remembered_(other.remembered_) {}
+  HeldSlot(const HeldSlot&) = delete;
+  HeldSlot& operator=(const HeldSlot&) = delete;
+  HeldSlot& operator=(HeldSlot&&) = delete;
 
   int64_t slot() const { return slot_; }
+  // Leaves these tokens, which the slot must hold, to later prompts.
+  void remember(std::span<const int32_t> tokens) { remembered_ = tokens; }
 
  private:
-  SlotPool& pool_;
+  SlotPool* pool_;
   int64_t slot_;
+  std::span<const int32_t> remembered_;
 };
 
 // What one step has computed of one sequence.
@@ -56,9 +62,15 @@ class BatchReader {
     std::function<void(int64_t sequence, int64_t slot)> finished;  // after its last
   };
 
+  // With a `shared_slot`, which the caller holds, that slot's first `past` tokens precede every sequence.
   BatchReader(EngineImpl& engine, const Sequences& sequences, int64_t past, const InterruptCheck& interrupted,
-              Hooks hooks)
-      : engine_(engine), sequences_(sequences), past_(past), check_(interrupted), hooks_(std::move(hooks)) {}
+              Hooks hooks, int64_t shared_slot = -1)
+      : engine_(engine),
+        sequences_(sequences),
+        past_(past),
+        shared_slot_(shared_slot),
+        check_(interrupted),
+        hooks_(std::move(hooks)) {}
 
   void run() {
     const SlotPool::Working working(engine_.pool());
@@ -70,13 +82,18 @@ class BatchReader {
   // Reads the sequences from `first` on that find a slot; returns the first that did not.
   size_t run_wave(size_t first) {
     const InterruptCheck stop = [this] { return check_(); };
-    std::vector<Reader> readers;
+    std::vector<HeldSlot> readers;
     size_t end = first;
+    if (shared_slot_ >= 0) {  // what is written behind the shared tokens does not change them
+      readers.emplace_back(nullptr, shared_slot_);
+      ++end;
+    }
     for (; end < sequences_.size(); ++end) {
       const SlotPool::Grant grant = readers.empty() ? engine_.pool().acquire({}, false, stop)
                                                     : engine_.pool().try_acquire({}, false);
       if (grant.slot < 0) break;
-      readers.emplace_back(engine_.pool(), grant);
+      readers.emplace_back(&engine_.pool(), grant.slot);
+      if (shared_slot_ >= 0) engine_.stepper().cache().copy(shared_slot_, grant.slot, past_);
       if (hooks_.started) hooks_.started(static_cast<int64_t>(end), grant.slot);
     }
     std::vector<int64_t> read(readers.size(), 0);
@@ -89,7 +106,7 @@ class BatchReader {
   }
 
   // One step over what is left of the wave; false when nothing is.
-  bool step(size_t first, const std::vector<Reader>& readers, std::vector<int64_t>& read, const InterruptCheck& stop) {
+  bool step(size_t first, const std::vector<HeldSlot>& readers, std::vector<int64_t>& read, const InterruptCheck& stop) {
     pieces_.clear();
     parts_.clear();
     Stepper& stepper = engine_.stepper();
@@ -125,6 +142,7 @@ class BatchReader {
   EngineImpl& engine_;
   const Sequences& sequences_;
   int64_t past_;
+  int64_t shared_slot_;
   RateLimitedCheck check_;
   Hooks hooks_;
   std::vector<StepPart> parts_;
@@ -197,9 +215,9 @@ void EngineImpl::logits(const LogitsRequest& request, const InterruptCheck& inte
   BatchReader(*this, request.sequences, 0, interrupted, std::move(hooks)).run();
 }
 
-std::vector<std::vector<float>> EngineImpl::score(const Sequences& sequences, const std::vector<int64_t>& first,
-                                                  const InterruptCheck& interrupted) {
-  std::vector<std::vector<float>> scores(sequences.size());
+std::vector<Logprobs> EngineImpl::score(const Sequences& sequences, const std::vector<int64_t>& first, int32_t top,
+                                        const InterruptCheck& interrupted) {
+  std::vector<Logprobs> scores(sequences.size());
   std::vector<std::vector<int64_t>> rows(sequences.size());
   LogitsRequest request{.sequences = sequences, .rows = {}, .take = {}};
   for (size_t i = 0; i < sequences.size(); ++i) {
@@ -207,14 +225,65 @@ std::vector<std::vector<float>> EngineImpl::score(const Sequences& sequences, co
     if (first[i] < 1) throw std::invalid_argument("the first scored token must have one before it");
     rows[i].resize(static_cast<size_t>(std::max<int64_t>(0, length - first[i])));
     std::iota(rows[i].begin(), rows[i].end(), first[i] - 1);
-    scores[i].reserve(rows[i].size());
+    scores[i].chosen.reserve(rows[i].size());
     request.rows.emplace_back(rows[i]);
   }
+  std::optional<TopLogprobs> likeliest;
+  if (top > 0) likeliest.emplace(options_.vocab_size, top);
   request.take = [&](int64_t sequence, int64_t row, std::span<const float> logits) {
     const auto i = static_cast<size_t>(sequence);
-    scores[i].push_back(log_probability(logits, sequences[i][static_cast<size_t>(row) + 1]));
+    scores[i].chosen.push_back(log_probability(logits, sequences[i][static_cast<size_t>(row) + 1]));
+    if (!likeliest) return;
+    for (const TokenLogprob& best : likeliest->find(logits)) {
+      scores[i].top_ids.push_back(best.token);
+      scores[i].top_values.push_back(best.logprob);
+    }
   };
   logits(request, interrupted);
+  return scores;
+}
+
+std::vector<std::vector<float>> EngineImpl::score_continuations(std::span<const int32_t> prompt,
+                                                                const Sequences& continuations, const Prefix* prefix,
+                                                                const InterruptCheck& interrupted) {
+  const auto length = static_cast<int64_t>(prompt.size());
+  check_sequences(options_, {prompt}, 0);
+  check_sequences(options_, continuations, length);
+  if (prefix != nullptr) check_prefix(*prefix);
+  std::vector<std::vector<float>> scores(continuations.size());
+  if (continuations.empty()) return scores;
+
+  const SlotPool::Working working(pool_);
+  RateLimitedCheck check(interrupted);
+  const InterruptCheck stop = [&check] { return check(); };
+  const SlotPool::Grant grant = pool_.acquire(prompt, true, stop);
+  HeldSlot shared(&pool_, grant.slot);
+  const int64_t cached = restore_prefix(prefix, prompt, grant.slot, grant.cached_length);
+  read_prompt(stepper_, grant.slot, prompt, cached, stop, [&](std::span<const float> logits) {
+    const double total = log_sum_exp(logits);
+    for (size_t i = 0; i < continuations.size(); ++i) {
+      const auto first = static_cast<size_t>(continuations[i].front());
+      scores[i].push_back(static_cast<float>(static_cast<double>(logits[first]) - total));
+    }
+  });
+  shared.remember(prompt);
+
+  // What follows a continuation's last token is not wanted: that token need not be read.
+  Sequences read;
+  for (const std::span<const int32_t> tokens : continuations) read.push_back(tokens.first(tokens.size() - 1));
+  BatchReader::Hooks hooks;
+  hooks.want = [](int64_t, int64_t, int64_t count, std::vector<int32_t>& wanted) {
+    wanted.resize(static_cast<size_t>(count));
+    std::iota(wanted.begin(), wanted.end(), 0);
+  };
+  hooks.use = [&](const Piece& piece) {
+    const auto i = static_cast<size_t>(piece.sequence);
+    for (int64_t k = 0; k < piece.count; ++k) {
+      const int32_t next = continuations[i][static_cast<size_t>(piece.first + k) + 1];
+      scores[i].push_back(log_probability(stepper_.logits(piece.first_row + k), next));
+    }
+  };
+  BatchReader(*this, read, length, interrupted, std::move(hooks), grant.slot).run();
   return scores;
 }
 

@@ -1,13 +1,11 @@
 // linear() for ARM64 with the dot product extension.
-#include <arm_neon.h>
-
 #include "kernels/linear_table.h"
 
 namespace gpt2fast {
 namespace {
 
 struct NeonOps {
-  using Tag = Portable;
+  using Tag = Neon;
   struct Sums {
     int32x4_t v[4];  // columns 4 i to 4 i + 3
   };
@@ -25,7 +23,7 @@ struct NeonOps {
     return {{function(0), function(1), function(2), function(3)}};
   }
   static GPT2FAST_INLINE void store_int8(Vec<Tag> x, int8_t* p) {
-    const Sums words = map([&](int i) { return vcvtq_s32_f32(vld1q_f32(x.v + 4 * i)); });
+    const Sums words = map([&](int i) { return vcvtq_s32_f32(x.v[i]); });
     const int16x8_t low = vcombine_s16(vmovn_s32(words.v[0]), vmovn_s32(words.v[1]));
     const int16x8_t high = vcombine_s16(vmovn_s32(words.v[2]), vmovn_s32(words.v[3]));
     vst1q_s8(p, vcombine_s8(vmovn_s16(low), vmovn_s16(high)));
@@ -74,16 +72,11 @@ struct NeonOps {
   static GPT2FAST_INLINE Vec<Tag> scales_over_16(const uint8_t* p) {
     const int32x4_t bias = vdupq_n_s32((127 - 11 - 4) << 23);
     const Sums codes = load_bytes(p);
-    Vec<Tag> scales;
-    for (int i = 0; i < 4; ++i) {
-      vst1q_f32(scales.v + 4 * i, vreinterpretq_f32_s32(vaddq_s32(vshlq_n_s32(codes.v[i], 19), bias)));
-    }
-    return scales;
+    return Vec<Tag>::map(
+        [&](int i) { return vreinterpretq_f32_s32(vaddq_s32(vshlq_n_s32(codes.v[i], 19), bias)); });
   }
   static GPT2FAST_INLINE Vec<Tag> to_float(const Sums& sums) {
-    Vec<Tag> result;
-    for (int i = 0; i < 4; ++i) vst1q_f32(result.v + 4 * i, vcvtq_f32_s32(sums.v[i]));
-    return result;
+    return Vec<Tag>::map([&](int i) { return vcvtq_f32_s32(sums.v[i]); });
   }
 };
 

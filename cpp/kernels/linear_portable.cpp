@@ -11,10 +11,10 @@ struct PortableOps {
   };
   struct Weights {
     const uint8_t* p;  // 4 consecutive rows of 16 columns: [16][4]
-    int shift;         // of a nibble
+    int shift;         // that brings a nibble to the high half of its byte
   };
   using Int8Weights = Weights;
-  using Nibbles = Weights;
+  using Nibbles = Weights;  // times 16
   using NibbleSums = Sums;
   static constexpr int kInt8Rows = 2, kInt4Rows = 2;
   static constexpr int kFloatRows = 2, kFloatPanels = 1, kFloatSums = 2;
@@ -33,20 +33,22 @@ struct PortableOps {
     });
   }
 
-  static Sums start_int4(const Sums&, int32_t) { return start_int8(0); }
+  static Sums start_int4(const Sums& zero, int32_t correction) {
+    const int32_t factor = static_cast<int16_t>(correction);
+    return map([&](int c) { return zero.v[c] * factor; });
+  }
   static void load_int4(const uint8_t* p, Weights w[2]) {
-    w[0] = {p, 0};
-    w[1] = {p, 4};
+    w[0] = {p, 4};
+    w[1] = {p, 0};
   }
   static Sums dot_int4(const Sums& sums, Weights w, const int8_t* a) {
+    const auto value = [&](int i) { return w.p[i] << w.shift & 0xf0; };
     return map([&](int c) {
-      const auto nibble = [&](int j) { return w.p[4 * c + j] >> w.shift & 15; };
-      return sums.v[c] + nibble(0) * a[0] + nibble(1) * a[1] + nibble(2) * a[2] + nibble(3) * a[3];
+      const int i = 4 * c;
+      return sums.v[c] + value(i) * a[0] + value(i + 1) * a[1] + value(i + 2) * a[2] + value(i + 3) * a[3];
     });
   }
-  static Sums finish_int4(const Sums& sums, const Sums& zero, int32_t correction) {
-    return map([&](int c) { return 16 * sums.v[c] + zero.v[c] * static_cast<int16_t>(correction); });
-  }
+  static Sums finish_int4(const Sums& sums, const Sums&, int32_t) { return sums; }
 
   static Sums load_bytes(const uint8_t* p) {
     return map([=](int c) { return p[c]; });

@@ -86,9 +86,11 @@ class Request:
         *,
         allowed_tokens: Callable[[NDArray[np.int32]], NDArray[np.uint32] | None] | None = None,
         process_scores: Callable[[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]], None] | None = None,
+        is_complete: Callable[[NDArray[np.int32]], bool] | None = None,
     ) -> None:
         """Called for every token: `allowed_tokens(output)` returns a bit set of (vocab_size + 31) // 32 words or None;
-        `process_scores(prompt, output, scores)` changes the scores [vocab_size] in place."""
+        `process_scores(prompt, output, scores)` changes the scores [vocab_size] in place; `is_complete(output)`, called
+        after each token, ends the text with FINISH_STOP when it returns True."""
 
 def next_token_distribution(
     request: Request, output: NDArray[np.int32], logits: NDArray[np.float32]
@@ -177,5 +179,18 @@ class Engine:
 
     def score(self, sequences: Sequence[NDArray[np.int32]], first: Sequence[int]) -> list[NDArray[np.float32]]:
         """Log-probability of each token from position first[i] (>= 1) on, given those before it."""
+
+    def token_logprobs(
+        self, sequences: Sequence[NDArray[np.int32]], first: Sequence[int], top: int
+    ) -> list[tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.float32]]]:
+        """What `score` gives, with the `top` likeliest ids and their log-probabilities, as `Run.logprobs`."""
+
+    def score_continuations(
+        self,
+        prompt: NDArray[np.int32],
+        continuations: Sequence[NDArray[np.int32]],
+        prefix: Prefix | None = None,
+    ) -> list[NDArray[np.float32]]:
+        """Log-probability of each continuation's tokens, given the prompt, which is read once, and those before."""
 
     def clear_prefix_cache(self) -> None: ...

@@ -100,7 +100,7 @@ def tensorflow_name(canonical: str) -> str:
 
 
 def write_tensorflow(directory: Path, config: ModelConfig, **changes: Any) -> dict[str, NDArray[np.float32]]:
-    """A checkpoint of random weights with everything beside it; ``changes`` replace values of hparams.json."""
+    """A checkpoint of random weights with all its files; ``changes`` replace values of hparams.json."""
     tensors = random_tensors(config)
     named = {}
     for name, values in tensors.items():

@@ -22,8 +22,8 @@ from gpt2fast.evaluation.multiple_choice import Question
 
 TEXT = (
     "Once upon a time there lived a king who had three daughters. The eldest was proud; the second was vain, "
-    "and the youngest — the fairest of them all — was kind. One day an old woman came to the gate and asked for "
-    "bread. "
+    "and the youngest — the fairest of them all — was kind. One day an old woman came to the gate and asked "
+    "for bread. "
 ) * 12
 
 

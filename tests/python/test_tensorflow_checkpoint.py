@@ -44,7 +44,7 @@ def test_another_prefix_is_found(tmp_path: Path) -> None:
         path.rename(tmp_path / path.name.replace("model.ckpt", "model-1000"))
     assert open_tensorflow(tmp_path).config == CONFIG
     (tmp_path / "model-2000.index").touch()
-    with pytest.raises(ModelError, match="one other .index; found"):
+    with pytest.raises(ModelError, match=r"one other .index; found"):
         open_tensorflow(tmp_path)
 
 
@@ -61,7 +61,7 @@ def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("key", ["n_vocab", "n_ctx", "n_embd", "n_layer"])
 def test_sizes_that_do_not_fit_are_refused(tmp_path: Path, key: str) -> None:
     write_tensorflow(tmp_path, CONFIG, **{key: 128})
-    with pytest.raises(ModelError, match="the configuration asks for|is missing"):
+    with pytest.raises(ModelError, match=r"the configuration asks for|is missing"):
         open_tensorflow(tmp_path)
 
 

@@ -16,6 +16,8 @@ class ChoiceHook {
   virtual const uint32_t* allowed_tokens(const TokenHistory& history, int64_t vocab_size) = 0;
   // May change the scores [vocab_size].
   virtual void process_scores(const TokenHistory& history, std::span<float> scores) = 0;
+  // Asked after each chosen token: true ends the text there, with FinishReason::kStop.
+  virtual bool is_complete(const TokenHistory& history) = 0;
 };
 
 }  // namespace gpt2fast

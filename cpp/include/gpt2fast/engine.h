@@ -141,10 +141,15 @@ class Engine {
   virtual std::vector<BeamResult> beam_search(const BeamRequest& request, const InterruptCheck& interrupted) = 0;
   virtual void forward(const ForwardRequest& request, const InterruptCheck& interrupted) = 0;
   virtual void logits(const LogitsRequest& request, const InterruptCheck& interrupted) = 0;
-  // Log-probability of every token from `first` (>= 1) on, given those before it, to out[sequence].
-  virtual std::vector<std::vector<float>> score(const std::vector<std::span<const int32_t>>& sequences,
-                                                const std::vector<int64_t>& first,
-                                                const InterruptCheck& interrupted) = 0;
+  // Log-probability of every token from `first` (>= 1) on, given those before it, and the `top` likeliest there.
+  virtual std::vector<Logprobs> score(const std::vector<std::span<const int32_t>>& sequences,
+                                      const std::vector<int64_t>& first, int32_t top,
+                                      const InterruptCheck& interrupted) = 0;
+  // Log-probability of every token of each continuation, given the prompt and those before it. The prompt is read
+  // once, what `prefix` (null: none) and the prefix cache have of it not at all.
+  virtual std::vector<std::vector<float>> score_continuations(
+      std::span<const int32_t> prompt, const std::vector<std::span<const int32_t>>& continuations,
+      const Prefix* prefix, const InterruptCheck& interrupted) = 0;
   virtual void clear_prefix_cache() = 0;
 };
 

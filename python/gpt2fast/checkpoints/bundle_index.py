@@ -1,8 +1,8 @@
 """Reads the index of a TensorFlow checkpoint: which tensor lies where in the data files.
 
 The file is a table of sorted keys in LevelDB's format
-(https://github.com/google/leveldb/blob/main/doc/table_format.md). Its values are the messages BundleHeaderProto
-and BundleEntryProto of tensorflow/core/protobuf/tensor_bundle.proto; the header has the empty key.
+(https://github.com/google/leveldb/blob/main/doc/table_format.md). Its values are the messages
+BundleHeaderProto, under the empty key, and BundleEntryProto of tensorflow/core/protobuf/tensor_bundle.proto.
 """
 
 from __future__ import annotations

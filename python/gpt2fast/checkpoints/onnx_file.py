@@ -162,7 +162,9 @@ class _Scanner:
 
         for part in fields(self._file, graph.start, graph.stop):
             if part.number == _GRAPH_NODE:
-                self._add_node(self._parse(onnx.NodeProto, self._payload(part)), part.stop - part.start)
+                node = self._parse(onnx.NodeProto, self._payload(part))
+                self._check_text(node.op_type, node.name, *node.input, *node.output)
+                self._add_node(node, part.stop - part.start)
             elif part.number == _GRAPH_INITIALIZER:
                 self._add_initializer(part)
             elif part.number == _GRAPH_SPARSE:
@@ -170,6 +172,7 @@ class _Scanner:
             elif part.number in (_GRAPH_INPUT, _GRAPH_OUTPUT):
                 self._check_description(part)
                 value = self._parse(onnx.ValueInfoProto, self._payload(part))
+                self._check_text(value.name)
                 declared = self._result.inputs if part.number == _GRAPH_INPUT else self._result.outputs
                 declared[value.name] = _dimensions(value)
 
@@ -190,6 +193,8 @@ class _Scanner:
             else:
                 description += self._file.read(inner.begin, inner.stop - inner.begin, "a tensor")
         tensor = self._parse(onnx.TensorProto, bytes(description))
+        entries = [text for entry in tensor.external_data for text in (entry.key, entry.value)]
+        self._check_text(tensor.name, *entries)
         where = f"{self._path}: the initializer {tensor.name[:200]!r}"
         if tensor.name in self._result.tensors or len(self._result.tensors) >= _MAX_INITIALIZERS:
             raise ModelError(f"{where} occurs twice, or there are more than {_MAX_INITIALIZERS}")
@@ -237,6 +242,11 @@ class _Scanner:
             return message.FromString(data)
         except Exception as error:  # protobuf's DecodeError, which the package onnx does not hand on
             raise ModelError(f"{self._path}: is cut short or corrupt: {error}") from None
+
+    def _check_text(self, *texts: object) -> None:
+        # Protobuf hands out what is not UTF-8 as bytes.
+        if not all(isinstance(text, str) for text in texts):
+            raise ModelError(f"{self._path}: is corrupt: a name in it is not UTF-8 text")
 
     def _payload(self, part: Field) -> bytes:
         return self._file.read(part.start, part.stop - part.start, "a message")

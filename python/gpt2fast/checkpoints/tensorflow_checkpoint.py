@@ -45,8 +45,8 @@ def open_tensorflow(directory: Path) -> Checkpoint:
     Raises
     ------
     ModelError
-        A file is missing, truncated or corrupt, or the tensors don't fit ``hparams.json``. The checksums of the
-        index are checked, those of the weights are not.
+        A file is missing, truncated or corrupt, or the tensors don't fit ``hparams.json``. The checksums of
+        the index are checked, those of the weights are not.
     """
     tokenizer = _tokenizer(directory)
     config = _config(directory, tokenizer)

@@ -55,8 +55,22 @@ _SAFETENSORS_ONLY = ("dtype", "max_shard_size")
     metavar="GB",
     help="safetensors: of a file, in units of 10^9 bytes. Default: 5.",
 )
+@click.option(
+    "--tokenizer",
+    metavar="PATH",
+    help="Directory or file to take the tokenizer from. Default: the source's own.",
+)
+@click.option("--revision", metavar="NAME", help="Branch, tag or commit of a hub id.")
 @click.option("--overwrite", is_flag=True, help="Replace what is there.")
-def command(source: str, out: Path, kind: str, overwrite: bool, **options: Any) -> None:
+def command(
+    source: str,
+    out: Path,
+    kind: str,
+    tokenizer: str | None,
+    revision: str | None,
+    overwrite: bool,
+    **options: Any,
+) -> None:
     r"""Write SOURCE (checkpoint directory, model file or hub id) to OUT in a format for others.
 
     \b
@@ -71,7 +85,8 @@ def command(source: str, out: Path, kind: str, overwrite: bool, **options: Any) 
     from gpt2fast.checkpoints import open_checkpoint
 
     write = _write_onnx if kind == "onnx" else _write_checkpoint
-    for path in write(open_checkpoint(source), out, overwrite, given):
+    checkpoint = open_checkpoint(source, tokenizer=tokenizer, revision=revision)
+    for path in write(checkpoint, out, overwrite, given):
         click.echo(str(path), err=True)
 
 
