@@ -1,5 +1,5 @@
-// Times linear() over weights that don't fit the caches, beside what the machine can do at most in the same run:
-// reading memory, and multiplying bytes where the processor has AVX512-VNNI.
+// Times linear() over weights that don't fit the caches, beside what the machine can do at most in the same
+// run: reading memory, and multiplying bytes where the processor has AVX512-VNNI.
 //
 //   linear_bench [in_features out_features [repeats]]
 #include <algorithm>
@@ -12,11 +12,11 @@
 #include <new>
 #include <random>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "kernels/linear.h"
 #include "kernels/packing.h"
+#include "spinning_threads.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -27,57 +27,6 @@ using namespace gpt2fast;
 namespace {
 
 using Clock = std::chrono::steady_clock;
-
-// Threads that spin between runs, as an inference runtime's do within a step.
-class SpinningThreads final : public Parallel {
- public:
-  explicit SpinningThreads(int count) {
-    for (int i = 1; i < count; ++i) others_.emplace_back([this] { serve(); });
-  }
-  ~SpinningThreads() override {
-    stop_ = true;
-    ++generation_;
-    for (std::thread& other : others_) other.join();
-  }
-  int threads() const override { return static_cast<int>(others_.size()) + 1; }
-
- protected:
-  void run_tasks(int64_t count, TaskFunction function, const void* data) const override {
-    function_ = function;
-    data_ = data;
-    count_ = count;
-    next_ = 0;
-    busy_ = static_cast<int>(others_.size());
-    ++generation_;
-    work();
-    while (busy_ != 0) {
-    }
-  }
-
- private:
-  void work() const {
-    for (int64_t index = next_++; index < count_; index = next_++) function_(data_, index);
-  }
-  void serve() const {
-    for (int64_t seen = 0;;) {
-      while (generation_ == seen) {
-      }
-      ++seen;
-      if (stop_) return;
-      work();
-      --busy_;
-    }
-  }
-
-  mutable TaskFunction function_ = nullptr;
-  mutable const void* data_ = nullptr;
-  mutable int64_t count_ = 0;
-  mutable std::atomic<int64_t> next_ = 0;
-  mutable std::atomic<int> busy_ = 0;
-  mutable std::atomic<int64_t> generation_ = 0;
-  std::atomic<bool> stop_ = false;
-  std::vector<std::thread> others_;
-};
 
 struct Timing {
   double best = 0;  // seconds
@@ -121,7 +70,8 @@ void probe_bandwidth(const Parallel& parallel, int repeats) {
     });
   });
   std::printf("limit: reading memory     threads %d  best %6.1f  median %6.1f GB/s\n", parallel.threads(),
-              static_cast<double>(kBytes) / timing.best / 1e9, static_cast<double>(kBytes) / timing.median / 1e9);
+              static_cast<double>(kBytes) / timing.best / 1e9,
+              static_cast<double>(kBytes) / timing.median / 1e9);
 }
 
 #if defined(__x86_64__)
@@ -156,7 +106,8 @@ struct Sizes {
   int64_t out_features;
 };
 
-void bench_format(const char* name, WeightFormat format, Sizes sizes, const std::vector<int64_t>& row_counts, int repeats) {
+void bench_format(const char* name, WeightFormat format, Sizes sizes, const std::vector<int64_t>& row_counts,
+                  int repeats) {
   const size_t bytes = packed_weight_bytes(format, sizes.in_features, sizes.out_features);
   const size_t copies = std::max<size_t>(12, (size_t{96} << 20) / bytes);
   const Buffer weights(copies * bytes);
@@ -168,7 +119,8 @@ void bench_format(const char* name, WeightFormat format, Sizes sizes, const std:
     return values;
   };
   const std::vector<float> w = random(sizes.in_features * sizes.out_features, 0.02f);
-  pack_columns(format, w.data(), sizes.out_features, 1, sizes.in_features, sizes.out_features, weights.data, Serial());
+  pack_columns(format, w.data(), sizes.out_features, 1, sizes.in_features, sizes.out_features, weights.data,
+               Serial());
   for (size_t i = 1; i < copies; ++i) std::memcpy(weights.data + i * bytes, weights.data, bytes);
 
   for (const int threads : {1, 2}) {
@@ -184,19 +136,16 @@ void bench_format(const char* name, WeightFormat format, Sizes sizes, const std:
       a.format = format;
       a.x = x.data();
       a.y = y.data();
-      const size_t passes = rows >= 128 ? 4 : copies;
       size_t next = 0;
-      const Timing timing = measure(repeats, [&] {
-        for (size_t i = 0; i < passes; ++i) {
-          a.weight = weights.data + next++ % copies * bytes;
-          linear(a, parallel, workspace.data);
-        }
+      const int calls = rows >= 128 ? repeats : repeats * 10;
+      const Timing timing = measure(calls, [&] {
+        a.weight = weights.data + next++ % copies * bytes;
+        linear(a, parallel, workspace.data);
       });
-      const double best = timing.best / static_cast<double>(passes);
       const double operations = 2.0 * static_cast<double>(rows * sizes.in_features * sizes.out_features);
-      std::printf("%-5s threads %d  rows %4lld  best %9.1f  median %9.1f us  %6.1f GB/s  %7.1f GOP/s\n", name, threads,
-                  static_cast<long long>(rows), best * 1e6, timing.median / static_cast<double>(passes) * 1e6,
-                  static_cast<double>(bytes) / best / 1e9, operations / best / 1e9);
+      std::printf("%-5s threads %d  rows %4lld  best %9.1f  median %9.1f us  %6.1f GB/s  %7.1f GOP/s\n", name,
+                  threads, static_cast<long long>(rows), timing.best * 1e6, timing.median * 1e6,
+                  static_cast<double>(bytes) / timing.median / 1e9, operations / timing.median / 1e9);
     }
   }
 }
@@ -207,8 +156,8 @@ int main(int argc, char** argv) {
   Sizes sizes{768, 3072};
   if (argc >= 3) sizes = {std::atoll(argv[1]), std::atoll(argv[2])};
   const int repeats = argc >= 4 ? std::atoi(argv[3]) : 15;
-  std::printf("[%lld x %lld], %s\n", static_cast<long long>(sizes.in_features), static_cast<long long>(sizes.out_features),
-              std::string(isa_name(active_isa())).c_str());
+  std::printf("[%lld x %lld], %s\n", static_cast<long long>(sizes.in_features),
+              static_cast<long long>(sizes.out_features), std::string(isa_name(active_isa())).c_str());
   for (const int threads : {1, 2}) {
     const SpinningThreads parallel(threads);
     probe_bandwidth(parallel, repeats);

@@ -66,8 +66,8 @@ Isa chosen_isa() {
     throw std::invalid_argument(std::string("GPT2FAST_ISA: this processor or build does not run ") + name +
                                 "; the best it runs is " + std::string(isa_name(best_isa())));
   }
-  throw std::invalid_argument(std::string("GPT2FAST_ISA must be portable, neon_dot, avx2, avx_vnni or avx512_vnni, got ") +
-                              name);
+  throw std::invalid_argument(
+      std::string("GPT2FAST_ISA must be portable, neon_dot, avx2, avx_vnni or avx512_vnni, got ") + name);
 }
 
 }  // namespace

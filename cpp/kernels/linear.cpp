@@ -10,13 +10,17 @@
 namespace gpt2fast {
 namespace {
 
-constexpr int64_t kMaxRowTasks = 64;                    // each has a row of scratch in the workspace
-constexpr int64_t kSerialRowElements = int64_t{1} << 15;  // below, preparing rows costs less than starting tasks
-constexpr int64_t kSerialProducts = int64_t{1} << 16;     // the same for the product
-constexpr int64_t kLargeProducts = int64_t{1} << 25;      // from here on, smaller tasks than threads even out delays
+constexpr int64_t kMaxRowTasks = 64;  // each has a row of scratch in the workspace
+constexpr int64_t kSerialRowElements = int64_t{1}
+                                       << 15;          // below, preparing rows costs less than starting tasks
+constexpr int64_t kSerialProducts = int64_t{1} << 16;  // the same for the product
+constexpr int64_t kLargeProducts = int64_t{1}
+                                   << 25;  // from here on, smaller tasks than threads even out delays
 constexpr int64_t kTasksPerThread = 4;
 
-bool is_quantized(WeightFormat format) { return format == WeightFormat::kInt8 || format == WeightFormat::kInt4; }
+bool is_quantized(WeightFormat format) {
+  return format == WeightFormat::kInt8 || format == WeightFormat::kInt4;
+}
 
 int64_t divide_up(int64_t value, int64_t divisor) { return (value + divisor - 1) / divisor; }
 
@@ -27,14 +31,17 @@ int64_t row_bytes(WeightFormat format, int64_t in_features) {
 // Scratch rows start on cache lines.
 int64_t scratch_stride(int64_t in_features) { return divide_up(in_features, 16) * 16; }
 
-Range part(int64_t count, int64_t index, int64_t parts) { return {count * index / parts, count * (index + 1) / parts}; }
+Range part(int64_t count, int64_t index, int64_t parts) {
+  return {count * index / parts, count * (index + 1) / parts};
+}
 
 int64_t row_tasks(int64_t rows, int64_t in_features, const Parallel& parallel) {
   if (rows * in_features <= kSerialRowElements) return 1;
   return std::min({rows, int64_t{2} * parallel.threads(), kMaxRowTasks});
 }
 
-void quantize_rows(const LinearVariant& variant, const LinearTask& task, float* scratch, const Parallel& parallel) {
+void quantize_rows(const LinearVariant& variant, const LinearTask& task, float* scratch,
+                   const Parallel& parallel) {
   const LinearArguments& a = task.arguments;
   const int64_t tasks = row_tasks(a.rows, a.in_features, parallel);
   parallel.run(tasks, [&](int64_t index) noexcept {
@@ -42,7 +49,8 @@ void quantize_rows(const LinearVariant& variant, const LinearTask& task, float* 
   });
 }
 
-void normalize_rows(const LinearVariant& variant, const LinearTask& task, float* y, const Parallel& parallel) {
+void normalize_rows(const LinearVariant& variant, const LinearTask& task, float* y,
+                    const Parallel& parallel) {
   const LinearArguments& a = task.arguments;
   const int64_t tasks = row_tasks(a.rows, a.in_features, parallel);
   parallel.run(tasks,
@@ -91,7 +99,8 @@ LinearVariant make_variant(Isa isa) {
 size_t linear_workspace_bytes(WeightFormat format, int64_t rows, int64_t in_features) {
   const int64_t scratch_rows = is_quantized(format) ? std::min(rows, kMaxRowTasks) : rows;
   const int64_t scratch = scratch_rows * scratch_stride(in_features) * static_cast<int64_t>(sizeof(float));
-  const int64_t quantized = is_quantized(format) ? divide_up(rows * row_bytes(format, in_features), 64) * 64 : 0;
+  const int64_t quantized =
+      is_quantized(format) ? divide_up(rows * row_bytes(format, in_features), 64) * 64 : 0;
   return static_cast<size_t>(scratch + quantized);
 }
 

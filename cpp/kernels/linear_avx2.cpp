@@ -1,16 +1,13 @@
 // linear() for AVX2 with FMA, without dot product instructions.
+#include "kernels/linear_avx2_ops.h"
 #include "kernels/linear_table.h"
 
 namespace gpt2fast {
 namespace {
 
-struct Avx2Ops {
-  using Tag = Avx2;
-  struct Sums {
-    __m256i lo, hi;  // columns 0 to 7, 8 to 15
-  };
-  // maddubs multiplies unsigned by signed bytes and saturates to int16: magnitudes keep both factors within 127 (128
-  // for the one weight that no packing produces), and the weight's sign moves to the activation.
+struct Avx2Ops : Avx2CommonOps {
+  // maddubs multiplies unsigned by signed bytes and saturates to int16: magnitudes keep both factors within
+  // 127 (128 for the one weight that no packing produces), and the weight's sign moves to the activation.
   struct Int8Weights {
     __m256i lo, hi;
     __m256i lo_magnitude, hi_magnitude;
@@ -18,37 +15,17 @@ struct Avx2Ops {
   struct Nibbles {
     __m256i lo, hi;
   };
-  // int16 pairs: 8 products of at most 15 * 127 * 2 stay within 32767.
+  // Pairs of int16: sums of 8 products of at most 15 * 127 * 2 stay within 32767.
   struct NibbleSums {
     __m256i lo, hi;
   };
-  static constexpr int kInt8Rows = 2, kInt4Rows = 2;
-  static constexpr int kFloatRows = 6, kFloatPanels = 2, kFloatSums = 6;
-
-  static GPT2FAST_INLINE __m256i load(const uint8_t* p) {
-    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
-  }
-  static GPT2FAST_INLINE __m256i broadcast(const int8_t* a) {
-    int32_t four;
-    memcpy(&four, a, sizeof(four));
-    return _mm256_set1_epi32(four);
-  }
-  static GPT2FAST_INLINE void store_int8(Vec<Tag> x, int8_t* p) {
-    const __m256i words = _mm256_packs_epi32(_mm256_cvtps_epi32(x.lo), _mm256_cvtps_epi32(x.hi));
-    const __m256i ordered = _mm256_permute4x64_epi64(words, 0xd8);
-    const __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(ordered), _mm256_extracti128_si256(ordered, 1));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes);
-  }
+  static constexpr int kInt8Rows = 4, kInt4Rows = 2;
 
   static GPT2FAST_INLINE Sums start_int8(int32_t) { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
   static GPT2FAST_INLINE Int8Weights load_int8(const uint8_t* p) {
     const __m256i middle = _mm256_set1_epi8(static_cast<char>(0x80));
-    Int8Weights w;
-    w.lo = _mm256_xor_si256(load(p), middle);
-    w.hi = _mm256_xor_si256(load(p + 32), middle);
-    w.lo_magnitude = _mm256_abs_epi8(w.lo);
-    w.hi_magnitude = _mm256_abs_epi8(w.hi);
-    return w;
+    const __m256i lo = _mm256_xor_si256(load(p), middle), hi = _mm256_xor_si256(load(p + 32), middle);
+    return {lo, hi, _mm256_abs_epi8(lo), _mm256_abs_epi8(hi)};
   }
   static GPT2FAST_INLINE Sums dot_int8(Sums sums, const Int8Weights& w, const int8_t* a) {
     const __m256i ones = _mm256_set1_epi16(1);
@@ -76,23 +53,9 @@ struct Avx2Ops {
   }
   static GPT2FAST_INLINE Sums finish_int4(NibbleSums sums, Sums zero, int32_t correction) {
     const __m256i sixteen = _mm256_set1_epi16(16);
-    const __m256i factor = _mm256_set1_epi32(correction);
-    return {_mm256_add_epi32(_mm256_madd_epi16(sums.lo, sixteen), _mm256_madd_epi16(zero.lo, factor)),
-            _mm256_add_epi32(_mm256_madd_epi16(sums.hi, sixteen), _mm256_madd_epi16(zero.hi, factor))};
-  }
-
-  static GPT2FAST_INLINE Sums load_bytes(const uint8_t* p) {
-    return {_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))),
-            _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p + 8)))};
-  }
-  static GPT2FAST_INLINE Vec<Tag> scales_over_16(const uint8_t* p) {
-    const __m256i bias = _mm256_set1_epi32((127 - 11 - 4) << 23);
-    const Sums codes = load_bytes(p);
-    return {_mm256_castsi256_ps(_mm256_add_epi32(_mm256_slli_epi32(codes.lo, 19), bias)),
-            _mm256_castsi256_ps(_mm256_add_epi32(_mm256_slli_epi32(codes.hi, 19), bias))};
-  }
-  static GPT2FAST_INLINE Vec<Tag> to_float(Sums sums) {
-    return {_mm256_cvtepi32_ps(sums.lo), _mm256_cvtepi32_ps(sums.hi)};
+    const Sums offset = multiply_zero(zero, correction);
+    return {_mm256_add_epi32(_mm256_madd_epi16(sums.lo, sixteen), offset.lo),
+            _mm256_add_epi32(_mm256_madd_epi16(sums.hi, sixteen), offset.hi)};
   }
 };
 

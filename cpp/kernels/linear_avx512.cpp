@@ -24,8 +24,8 @@ struct Avx512Ops {
 
   static GPT2FAST_INLINE Sums start_int8(int32_t correction) { return {_mm512_set1_epi32(correction)}; }
   static GPT2FAST_INLINE Weights load_int8(const uint8_t* p) { return {_mm512_loadu_si512(p)}; }
-  // Compilers copy the destructive operand and keep broadcasts in registers that the sums need; written out, the
-  // broadcast is part of the load.
+  // Compilers copy the destructive operand and keep broadcasts in registers that the sums need; written out,
+  // the broadcast is part of the load.
   static GPT2FAST_INLINE Sums dot_int8(Sums sums, Weights w, const int8_t* a) {
     struct Four {
       int8_t values[4];

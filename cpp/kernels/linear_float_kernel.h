@@ -1,4 +1,5 @@
-// Register tiles over fp32 and bf16 weights: one chain of fused multiply-adds over in_features for each output.
+// Register tiles over fp32 and bf16 weights: one chain of fused multiply-adds over in_features for each
+// output.
 #pragma once
 
 #include "kernels/linear_kernel.h"

@@ -1,7 +1,8 @@
-// The parts of linear() that all weight formats share: preparing rows, cutting work into register tiles, writing outputs.
+// The parts of linear() that all weight formats share: preparing rows, cutting work into register tiles,
+// writing outputs.
 //
-// Templates over Ops, one instruction set's vectors and dot products (see linear_portable.cpp for the plainest). Each
-// translation unit brings an Ops of its own, so that no two share an instantiation.
+// Templates over Ops, one instruction set's vectors and dot products (see linear_portable.cpp for the
+// plainest). Each translation unit brings an Ops of its own, so that no two share an instantiation.
 #pragma once
 
 #include "kernels/layer_norm_kernel.h"
@@ -50,9 +51,10 @@ GPT2FAST_INLINE void quantize_block(const float* x, int64_t count, QuantizedBloc
 
 // Writes a block as row `row` of a tile of `height` rows; see QuantizedRows.
 template <typename Ops>
-GPT2FAST_INLINE void store_block(const QuantizedBlock& block, WeightFormat format, int64_t row, int64_t height,
-                                 uint8_t* tile_block) {
-  for (int64_t i = 0; i < kBlockValues / 4; ++i) memcpy(tile_block + 4 * (i * height + row), block.values + 4 * i, 4);
+GPT2FAST_INLINE void store_block(const QuantizedBlock& block, WeightFormat format, int64_t row,
+                                 int64_t height, uint8_t* tile_block) {
+  for (int64_t i = 0; i < kBlockValues / 4; ++i)
+    memcpy(tile_block + 4 * (i * height + row), block.values + 4 * i, 4);
   float* scales = reinterpret_cast<float*>(tile_block + kBlockValues * height);
   int32_t* corrections = reinterpret_cast<int32_t*>(scales + height);
   scales[row] = block.scale;
@@ -118,9 +120,7 @@ GPT2FAST_INLINE void write_outputs(const LinearArguments& a, int64_t row, int64_
   const int64_t column = panel * kLanes;
   const int64_t count = a.out_features - column;
   const bool whole = count >= kLanes;
-  const auto load = [whole, count](const float* p) {
-    return whole ? V::load(p) : V::load_partial(p, count);
-  };
+  const auto load = [whole, count](const float* p) { return whole ? V::load(p) : V::load_partial(p, count); };
   if (a.bias != nullptr) sums = sums + load(a.bias + column);
   sums = activate<typename Ops::Tag>(a.activation, sums);
   const int64_t offset = row * a.out_features + column;
@@ -132,8 +132,8 @@ GPT2FAST_INLINE void write_outputs(const LinearArguments& a, int64_t row, int64_
   }
 }
 
-// Tile::run<rows, panels>(task, row, panel) computes the outputs of that many rows and panels in registers. Tile has
-// kMaxRows, and kMaxSums: of rows * panels.
+// Tile::run<rows, panels>(task, row, panel) computes the outputs of that many rows and panels in registers.
+// Tile has kMaxRows, and kMaxSums: of rows * panels.
 template <typename Tile, int rows, int panels>
 void run_tile(const LinearTask& task, int64_t row, int64_t panel, int64_t height) {
   if constexpr (rows > 1) {
@@ -149,7 +149,8 @@ void multiply(const LinearTask& task, Range tiles, Range panels) {
   if (task.tiles.max_height() * panels_at_once <= Tile::kMaxSums) {
     for (; panel + panels_at_once <= panels.end; panel += panels_at_once) {
       for (int64_t tile = tiles.begin; tile < tiles.end; ++tile) {
-        run_tile<Tile, Tile::kMaxRows, panels_at_once>(task, task.tiles.begin(tile), panel, task.tiles.height(tile));
+        run_tile<Tile, Tile::kMaxRows, panels_at_once>(task, task.tiles.begin(tile), panel,
+                                                       task.tiles.height(tile));
       }
     }
   }

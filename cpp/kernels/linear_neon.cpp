@@ -65,7 +65,8 @@ struct NeonOps {
   static GPT2FAST_INLINE Sums load_bytes(const uint8_t* p) {
     const uint8x16_t bytes = vld1q_u8(p);
     const uint16x8_t low = vmovl_u8(vget_low_u8(bytes)), high = vmovl_u8(vget_high_u8(bytes));
-    return {{vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(low))), vreinterpretq_s32_u32(vmovl_u16(vget_high_u16(low))),
+    return {{vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(low))),
+             vreinterpretq_s32_u32(vmovl_u16(vget_high_u16(low))),
              vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(high))),
              vreinterpretq_s32_u32(vmovl_u16(vget_high_u16(high)))}};
   }

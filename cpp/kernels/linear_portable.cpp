@@ -55,8 +55,9 @@ struct PortableOps {
   }
   static Vec<Tag> scales_over_16(const uint8_t* p) {
     constexpr uint32_t kBias = 127 - 11 - 4;
-    return Vec<Tag>::map(
-        [=](int c) { return portable::float_from_bits((static_cast<uint32_t>(p[c]) << 19) + (kBias << 23)); });
+    return Vec<Tag>::map([=](int c) {
+      return portable::float_from_bits((static_cast<uint32_t>(p[c]) << 19) + (kBias << 23));
+    });
   }
   static Vec<Tag> to_float(const Sums& sums) {
     return Vec<Tag>::map([&](int c) { return static_cast<float>(sums.v[c]); });

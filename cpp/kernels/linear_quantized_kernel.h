@@ -1,13 +1,13 @@
-// Register tiles over int8 and int4 weights: exact integer sums within a block of 64 rows of the weight, scaled and
-// added up in float in the order of the blocks.
+// Register tiles over int8 and int4 weights: exact integer sums within a block of 64 rows of the weight,
+// scaled and added up in float in the order of the blocks.
 #pragma once
 
 #include "kernels/linear_kernel.h"
 
 namespace gpt2fast {
 
-// Tall tiles compute while the next weights arrive; short ones leave that to the processor's own prefetching, which is
-// faster alone.
+// Tall tiles compute while the next weights arrive; short ones leave that to the processor's own prefetching,
+// which is faster alone.
 inline constexpr int kPrefetchRows = 6;
 inline constexpr int kPrefetchBytes = 4096;
 
@@ -34,7 +34,8 @@ struct Int8Tile {
       values += kBlockValues * kLanes;
       scales += kLanes * 2;
     }
-    GPT2FAST_UNROLL for (int r = 0; r < rows; ++r) write_outputs<Ops>(task.arguments, row + r, panel, sums[r]);
+    GPT2FAST_UNROLL for (int r = 0; r < rows; ++r)
+        write_outputs<Ops>(task.arguments, row + r, panel, sums[r]);
   }
 
   // x: one block of a tile; values, scales: the same block of a panel.
@@ -82,7 +83,8 @@ struct Int4Tile {
       block_data += kBlockBytes;
     }
     const V scale = V::load(reinterpret_cast<const float*>(column_scales));
-    GPT2FAST_UNROLL for (int r = 0; r < rows; ++r) write_outputs<Ops>(task.arguments, row + r, panel, sums[r] * scale);
+    GPT2FAST_UNROLL for (int r = 0; r < rows; ++r)
+        write_outputs<Ops>(task.arguments, row + r, panel, sums[r] * scale);
   }
 
   // x: one block of a tile; block_data: the same block of a panel.
@@ -96,7 +98,8 @@ struct Int4Tile {
     typename Ops::NibbleSums dots[2][rows];
     GPT2FAST_UNROLL for (int h = 0; h < 2; ++h) {
       const typename Ops::Sums zero = Ops::load_bytes(zeros + h * kLanes);
-      GPT2FAST_UNROLL for (int r = 0; r < rows; ++r) dots[h][r] = Ops::start_int4(zero, corrections[h * rows + r]);
+      GPT2FAST_UNROLL for (int r = 0; r < rows; ++r) dots[h][r] =
+          Ops::start_int4(zero, corrections[h * rows + r]);
     }
     for (int i = 0; i < kBlockValues / 8; ++i) {
       if constexpr (rows >= kPrefetchRows) __builtin_prefetch(values + 64 * i + kPrefetchBytes);

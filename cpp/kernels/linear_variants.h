@@ -1,4 +1,5 @@
-// What linear() asks of each instruction set: a table of functions, filled from the templates in linear_kernel.h.
+// What linear() asks of each instruction set: a table of functions, filled from the templates in
+// linear_kernel.h.
 #pragma once
 
 #include <cstddef>
@@ -13,8 +14,8 @@ struct Range {
   int64_t end = 0;
 };
 
-// The rows of a step, cut into tiles of nearly equal height, none above a kernel's limit. A tile shares one pass over
-// the weights.
+// The rows of a step, cut into tiles of nearly equal height, none above a kernel's limit. A tile shares one
+// pass over the weights.
 struct RowTiles {
   int64_t rows = 0;
   int64_t count = 0;
@@ -25,7 +26,8 @@ struct RowTiles {
   int64_t tile_of(int64_t row) const { return ((row + 1) * count - 1) / rows; }
 };
 
-// Activations for integer weights, quantised in blocks of 64 along in_features. For a tile of H rows, block by block:
+// Activations for integer weights, quantised in blocks of 64 along in_features. For a tile of H rows, block
+// by block:
 //   int8 values[16][H][4], zero beyond in_features
 //   float scales[H]
 //   int32 corrections[H] for int8 weights: -128 times the sum of the row's values
@@ -36,7 +38,9 @@ struct QuantizedRows {
   int64_t blocks = 0;
   int64_t block_bytes = 0;  // of one row
 
-  static constexpr int64_t bytes_per_block(WeightFormat format) { return format == WeightFormat::kInt4 ? 76 : 72; }
+  static constexpr int64_t bytes_per_block(WeightFormat format) {
+    return format == WeightFormat::kInt4 ? 76 : 72;
+  }
   uint8_t* tile(int64_t first_row) const { return data + first_row * blocks * block_bytes; }
 };
 
@@ -45,12 +49,14 @@ struct LinearTask {
   int64_t panels = 0;
   int64_t panel_bytes = 0;
   RowTiles tiles;
-  const float* rows = nullptr;  // [rows, in_features]: x, after the LayerNorm if there is one; float formats only
-  QuantizedRows quantized;      // integer formats only
+  const float* rows =
+      nullptr;              // [rows, in_features]: x, after the LayerNorm if there is one; float formats only
+  QuantizedRows quantized;  // integer formats only
 };
 
 struct LinearVariant {
-  // Quantises rows [rows.begin, rows.end), after the LayerNorm if there is one. scratch: [in_features] floats.
+  // Quantises rows [rows.begin, rows.end), after the LayerNorm if there is one. scratch: [in_features]
+  // floats.
   void (*quantize_rows)(const LinearTask& task, Range rows, float* scratch) = nullptr;
   // LayerNorm of rows [rows.begin, rows.end) into y, which has the shape of x.
   void (*normalize_rows)(const LinearTask& task, Range rows, float* y) = nullptr;

@@ -25,8 +25,8 @@ int64_t int8_scale_bytes(int64_t blocks) { return round_up(blocks * kPanelColumn
 
 void check_size(const char* name, int64_t value) {
   if (value >= 1 && value <= kMaxFeatures) return;
-  throw std::invalid_argument(std::string(name) + " must be in [1, " + std::to_string(kMaxFeatures) + "], got " +
-                              std::to_string(value));
+  throw std::invalid_argument(std::string(name) + " must be in [1, " + std::to_string(kMaxFeatures) +
+                              "], got " + std::to_string(value));
 }
 
 // To nearest even; a finite value stays finite.
@@ -183,8 +183,8 @@ size_t packed_weight_bytes(WeightFormat format, int64_t in_features, int64_t out
          static_cast<size_t>(round_up(out_features, kPanelColumns) / kPanelColumns);
 }
 
-void pack_columns(WeightFormat format, const float* w, int64_t stride_in, int64_t stride_out, int64_t in_features,
-                  int64_t columns, uint8_t* packed, const Parallel& parallel) {
+void pack_columns(WeightFormat format, const float* w, int64_t stride_in, int64_t stride_out,
+                  int64_t in_features, int64_t columns, uint8_t* packed, const Parallel& parallel) {
   const size_t panel_bytes = packed_panel_bytes(format, in_features);
   const int64_t panels = round_up(columns, kPanelColumns) / kPanelColumns;
   const int64_t tasks = std::min<int64_t>(panels, parallel.threads() * int64_t{4});
@@ -196,15 +196,19 @@ void pack_columns(WeightFormat format, const float* w, int64_t stride_in, int64_
     for (int64_t panel = panels * task / tasks; panel < panels * (task + 1) / tasks; ++panel) {
       const int64_t first = panel * kPanelColumns;
       const int64_t count = std::min(kPanelColumns, columns - first);
-      if (!panel_columns.gather(w + first * stride_out, stride_in, stride_out, in_features, count)) finite = false;
-      if (finite) pack_panel(format, panel_columns, in_features, packed + static_cast<size_t>(panel) * panel_bytes);
+      if (!panel_columns.gather(w + first * stride_out, stride_in, stride_out, in_features, count))
+        finite = false;
+      if (finite)
+        pack_panel(format, panel_columns, in_features, packed + static_cast<size_t>(panel) * panel_bytes);
     }
   });
   if (!finite) throw std::invalid_argument("weights must be finite, got a NaN or an infinity");
 }
 
-void unpack_column(WeightFormat format, const uint8_t* packed, int64_t in_features, int64_t column, float* out) {
-  const uint8_t* panel = packed + packed_panel_bytes(format, in_features) * static_cast<size_t>(column / kPanelColumns);
+void unpack_column(WeightFormat format, const uint8_t* packed, int64_t in_features, int64_t column,
+                   float* out) {
+  const uint8_t* panel =
+      packed + packed_panel_bytes(format, in_features) * static_cast<size_t>(column / kPanelColumns);
   const int64_t c = column % kPanelColumns;
   switch (format) {
     case WeightFormat::kFloat32:

@@ -1,4 +1,5 @@
-// Packed weight layouts: made once at conversion, streamed by linear().
+// Packed weight layouts: made once at conversion, streamed by linear(). Sizes and unpacking:
+// gpt2fast/weights.h.
 #pragma once
 
 #include <cstddef>
@@ -8,9 +9,9 @@
 
 namespace gpt2fast {
 
-// A packed weight is a sequence of panels, one for every 16 output columns, the last one padded with zero columns.
-// A panel is contiguous, a multiple of 64 bytes, and little-endian. With K = in_features and
-// blocks = ceil(K / 64), the rows beyond K of the last block being zero, a panel holds:
+// A packed weight is a sequence of panels, one for every 16 output columns, the last one padded with zero
+// columns. A panel is contiguous, a multiple of 64 bytes, and little-endian. With K = in_features and blocks
+// = ceil(K / 64), the rows beyond K of the last block being zero, a panel holds:
 //
 //   fp32  float w[K][16]
 //   bf16  uint16 w[K][16], rounded to nearest even
@@ -18,29 +19,27 @@ namespace gpt2fast {
 //         uint8 u[blocks][16][16][4]: row k = 64 block + 4 i + j of column c at [block][i][c][j]
 //         w = scale * (u - 128), u in [1, 255]
 //   int4  float column_scale[16]
-//         per block: uint8 scale[2][16], uint8 zero[2][16], the halves being rows 0..31 and 32..63 of the block
+//         per block: uint8 scale[2][16], uint8 zero[2][16], the halves being rows 0..31 and 32..63 of the
+//         block
 //                    uint8 u[8][16][4]: low nibble row k = 64 block + 4 i + j, high nibble row k + 32
 //         w = column_scale * minifloat(scale) * (u - zero / 16)
 //
-// minifloat is unsigned, with 4 bits of exponent and 4 of mantissa: (1 + (scale % 16) / 16) * 2^(scale / 16 - 11).
-// Bits a weight, all included, at K = 768: 32, 16, 8.25 and 4.54.
+// minifloat is unsigned, with 4 bits of exponent and 4 of mantissa: (1 + (scale % 16) / 16) * 2^(scale / 16 -
+// 11). Bits a weight, all included, at K = 768: 32, 16, 8.25 and 4.54.
 inline constexpr int64_t kPanelColumns = 16;
 inline constexpr int64_t kBlockRows = 64;
 
 // Sizes beyond this are refused everywhere, so that products of two fit 64 bits.
 inline constexpr int64_t kMaxFeatures = int64_t{1} << 28;
 
-// Throw std::invalid_argument unless both sizes are in [1, kMaxFeatures] and the format is one of WeightFormat.
+// Throws std::invalid_argument unless the format is one of WeightFormat and in_features in [1, kMaxFeatures].
 size_t packed_panel_bytes(WeightFormat format, int64_t in_features);
-size_t packed_weight_bytes(WeightFormat format, int64_t in_features, int64_t out_features);
 
-// Packs `columns` columns of a weight with `in_features` rows into `packed`, which starts at the first column's panel:
-// a weight may be packed in ranges of columns that begin at multiples of kPanelColumns. Element (k, n) is
-// w[k * stride_in + n * stride_out]. Throws std::invalid_argument when an element is not finite.
-void pack_columns(WeightFormat format, const float* w, int64_t stride_in, int64_t stride_out, int64_t in_features,
-                  int64_t columns, uint8_t* packed, const Parallel& parallel);
-
-// Column `column` of a packed weight, dequantised, as in_features floats.
-void unpack_column(WeightFormat format, const uint8_t* packed, int64_t in_features, int64_t column, float* out);
+// Packs `columns` columns of a weight with `in_features` rows into `packed`, which starts at the first
+// column's panel: a weight may be packed in ranges of columns that begin at multiples of kPanelColumns.
+// Element (k, n) is w[k * stride_in + n * stride_out]. Throws std::invalid_argument when an element is not
+// finite.
+void pack_columns(WeightFormat format, const float* w, int64_t stride_in, int64_t stride_out,
+                  int64_t in_features, int64_t columns, uint8_t* packed, const Parallel& parallel);
 
 }  // namespace gpt2fast

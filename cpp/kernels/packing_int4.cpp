@@ -1,5 +1,5 @@
-// The search for int4 scales and zero points: for every representable scale near the one that spans the group's range,
-// alternate between the best values for a zero point and the best zero point for those values.
+// The search for int4 scales and zero points: for every representable scale near the one that spans the
+// group's range, alternate between the best values for a zero point and the best zero point for those values.
 #include "kernels/packing_int4.h"
 
 #include <algorithm>
@@ -19,7 +19,9 @@ struct Range {
   double low = 0;
   double high = 0;
 
-  double step() const { return (high - low) / kMaxValue; }  // of the scale that spans the range without clipping
+  double step() const {
+    return (high - low) / kMaxValue;
+  }  // of the scale that spans the range without clipping
 };
 
 // The range is widened to hold zero, which every zero point can then represent exactly or nearly.
@@ -101,7 +103,8 @@ Int4Group quantize_int4_group(const float* w, float column_scale) {
     float x[kInt4GroupRows];
     for (int64_t k = 0; k < kInt4GroupRows; ++k) x[k] = static_cast<float>(w[k] / scale);
     const float weight = static_cast<float>(scale / step * (scale / step));
-    const float from_low = static_cast<float>(-range.low / scale);  // the zero point that maps the lowest weight to 0
+    const float from_low =
+        static_cast<float>(-range.low / scale);  // the zero point that maps the lowest weight to 0
     const float from_high = static_cast<float>(kMaxValue - range.high / scale);  // ... the highest to 15
     for (int start = 0; start < kStarts; ++start) {
       float zero = from_low + (from_high - from_low) * static_cast<float>(start) / (kStarts - 1);
@@ -118,7 +121,8 @@ Int4Group quantize_int4_group(const float* w, float column_scale) {
   group.zero = static_cast<uint8_t>(best_zero);
   const double scale = static_cast<double>(column_scale) * int4_minifloat(group.scale);
   for (int64_t k = 0; k < kInt4GroupRows; ++k) {
-    group.values[k] = static_cast<uint8_t>(nearest_value(static_cast<float>(w[k] / scale), best_zero / kZeroSteps));
+    group.values[k] =
+        static_cast<uint8_t>(nearest_value(static_cast<float>(w[k] / scale), best_zero / kZeroSteps));
   }
   return group;
 }

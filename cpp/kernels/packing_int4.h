@@ -19,7 +19,8 @@ float int4_minifloat(uint8_t code);
 // The column scale for a column of `count` weights, count a multiple of kInt4GroupRows.
 float int4_column_scale(const float* column, int64_t count);
 
-// The group that comes near the least squared error that any scale, zero and values reach for `w` [kInt4GroupRows].
+// The group that comes near the least squared error that any scale, zero and values reach for `w`
+// [kInt4GroupRows].
 Int4Group quantize_int4_group(const float* w, float column_scale);
 
 }  // namespace gpt2fast

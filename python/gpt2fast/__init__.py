@@ -6,21 +6,28 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gpt2fast.cancellation import CancelToken
     from gpt2fast.config import ModelConfig
     from gpt2fast.errors import BusyError, ModelError
-    from gpt2fast.generation import Generation, GenerationOptions, StreamChunk, TokenLogprobs
+    from gpt2fast.generation import GenerationOptions
     from gpt2fast.model import GPT2
+    from gpt2fast.prefix import Prefix
+    from gpt2fast.results import Generation, RankedChoice, StreamChunk, TextScore, TokenLogprobs
     from gpt2fast.tokenizer import IncrementalDecoder, Tokenizer
 
 __all__ = [
     "GPT2",
     "BusyError",
+    "CancelToken",
     "Generation",
     "GenerationOptions",
     "IncrementalDecoder",
     "ModelConfig",
     "ModelError",
+    "Prefix",
+    "RankedChoice",
     "StreamChunk",
+    "TextScore",
     "TokenLogprobs",
     "Tokenizer",
     "__version__",
@@ -30,13 +37,17 @@ __all__ = [
 _MODULE_OF = {
     "GPT2": "model",
     "BusyError": "errors",
-    "Generation": "generation",
+    "CancelToken": "cancellation",
+    "Generation": "results",
     "GenerationOptions": "generation",
     "IncrementalDecoder": "tokenizer",
     "ModelConfig": "config",
     "ModelError": "errors",
-    "StreamChunk": "generation",
-    "TokenLogprobs": "generation",
+    "Prefix": "prefix",
+    "RankedChoice": "results",
+    "StreamChunk": "results",
+    "TextScore": "results",
+    "TokenLogprobs": "results",
     "Tokenizer": "tokenizer",
 }
 

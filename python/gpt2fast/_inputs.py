@@ -24,18 +24,28 @@ MAX_PROMPTS = 1 << 16
 
 
 def read_prompts(
-    prompts: Any, config: ModelConfig, tokenizer: Tokenizer | None
+    prompts: Any,
+    config: ModelConfig,
+    tokenizer: Tokenizer | None,
+    *,
+    before: NDArray[np.int32] | None = None,
+    name: str = "prompt",
 ) -> tuple[list[NDArray[np.int32]], bool]:
     """Token ids of each prompt, never empty, and whether the caller gave a single one.
 
-    An empty prompt becomes the model's beginning-of-text (or end-of-text) token.
+    An empty prompt becomes the model's beginning-of-text (or end-of-text) token. With ``before``, each prompt
+    begins with these tokens. Errors call a prompt by ``name``.
     """
-    single = _is_single(prompts)
+    single = _is_single(prompts, name)
     given = [prompts] if single else list(prompts)
     if len(given) > MAX_PROMPTS:
-        raise ValueError(f"prompts: at most {MAX_PROMPTS} (MAX_PROMPTS) in one call, got {len(given)}")
-    names = ["prompt"] if single else [f"prompts[{i}]" for i in range(len(given))]
-    read = [_read_prompt(one, name, config, tokenizer) for one, name in zip(given, names, strict=True)]
+        raise ValueError(f"{name}s: at most {MAX_PROMPTS} (MAX_PROMPTS) in one call, got {len(given)}")
+    names = [name] if single else [f"{name}s[{i}]" for i in range(len(given))]
+    if before is None:
+        read = [_read_prompt(one, label, config, tokenizer) for one, label in zip(given, names, strict=True)]
+    else:
+        own = [_read_ids(one, label, config, tokenizer) for one, label in zip(given, names, strict=True)]
+        read = [np.concatenate([before, ids]) for ids in own]
     return read, single
 
 
@@ -90,17 +100,17 @@ def check_token_ids(ids: Sequence[int], name: str, config: ModelConfig) -> None:
         check(f"{name}[{position}]", token)
 
 
-def _is_single(prompts: Any) -> bool:
+def _is_single(prompts: Any, name: str) -> bool:
     if isinstance(prompts, str):
         return True
     if isinstance(prompts, bytes):
         raise TypeError(
-            "prompts must be text or token ids, got bytes; Tokenizer.encode_bytes makes ids of it"
+            f"{name}s must be text or token ids, got bytes; Tokenizer.encode_bytes makes ids of it"
         )
     if hasattr(prompts, "__array__"):
         return np.ndim(prompts) == 1
     if not isinstance(prompts, Sequence):
-        raise TypeError(f"prompts must be text, token ids or a list of these, got {type(prompts).__name__}")
+        raise TypeError(f"{name}s must be text, token ids or a list of these, got {type(prompts).__name__}")
     # A list of ids is one prompt; the empty list is a list without prompts.
     return len(prompts) > 0 and not (isinstance(prompts[0], Sequence) or np.ndim(prompts[0]) > 0)
 
@@ -108,24 +118,29 @@ def _is_single(prompts: Any) -> bool:
 def _read_prompt(
     prompt: Any, name: str, config: ModelConfig, tokenizer: Tokenizer | None
 ) -> NDArray[np.int32]:
-    if isinstance(prompt, str):
-        if tokenizer is None:
-            raise ValueError(f"{name} is text, but the model has no tokenizer; give token ids")
-        try:
-            ids = np.asarray(tokenizer.encode(prompt), dtype=np.int32)
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from None
-    else:
-        raw = _integers(prompt, name)
-        if raw.ndim != 1:
-            raise ValueError(f"{name} must be text or a 1-D array of token ids, got shape {raw.shape}")
-        ids = _in_vocabulary(raw, name, config)
+    ids = _read_ids(prompt, name, config, tokenizer)
     if ids.size:
         return ids
     starts = [token for token in (config.bos_token_id, *config.eos_token_ids) if token is not None]
     if not starts:
         raise ValueError(f"{name} is empty, and the model has no end-of-text token to start from")
     return np.asarray(starts[:1], dtype=np.int32)
+
+
+def _read_ids(
+    prompt: Any, name: str, config: ModelConfig, tokenizer: Tokenizer | None
+) -> NDArray[np.int32]:
+    if isinstance(prompt, str):
+        if tokenizer is None:
+            raise ValueError(f"{name} is text, but the model has no tokenizer; give token ids")
+        try:
+            return np.asarray(tokenizer.encode(prompt), dtype=np.int32)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+    raw = _integers(prompt, name)
+    if raw.ndim != 1:
+        raise ValueError(f"{name} must be text or a 1-D array of token ids, got shape {raw.shape}")
+    return _in_vocabulary(raw, name, config)
 
 
 def _integers(values: Any, name: str) -> NDArray[np.integer[Any]]:

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from gpt2fast._inputs import MAX_PROMPTS, check_token_ids
 from gpt2fast._native import core
 from gpt2fast.config import ModelConfig
+from gpt2fast.constraints import find_constraint
 from gpt2fast.generation import GenerationOptions
 from gpt2fast.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from gpt2fast.model import GPT2
+
+
+#: As transformers has it when it samples.
+DEFAULT_TOP_K = 50
 
 
 def build_requests(
@@ -24,14 +31,16 @@ def build_requests(
     tokenizer: Tokenizer | None,
 ) -> list[core.Request]:
     """One request for each text, the copies of a prompt one after another; raises before any work is done."""
-    copies = options.num_return_sequences or 1
+    copies = copies_per_prompt(options)
     if len(prompts) * copies > MAX_PROMPTS:
+        name = "num_return_sequences" if options.best_of is None else "best_of"
         raise ValueError(
-            f"num_return_sequences ({copies}) for {len(prompts)} prompts asks for more than {MAX_PROMPTS} "
-            f"texts (MAX_PROMPTS)"
+            f"{name} ({copies}) for {len(prompts)} prompts asks for more than {MAX_PROMPTS} texts (MAX_PROMPTS)"
         )
     fitted = [_fit(prompt, options, config.n_positions) for prompt in prompts]
     shared = _shared_fields(options, config, tokenizer)
+    constraint = find_constraint(options, shared["eos_token_ids"], tokenizer, config.vocab_size)
+    assistant = _check_assistant(options, config)
     requests = []
     for prompt in fitted:
         first_seed = secrets.randbits(64) if options.seed is None else options.seed
@@ -41,8 +50,54 @@ def build_requests(
                 setattr(request, name, value)
             request.prompt = prompt
             request.seed = (first_seed + copy) % 2**64
+            hooks = _score_hooks(options)
+            if constraint is not None:
+                state = constraint.new_state()
+                hooks |= {"allowed_tokens": state.allowed_tokens, "is_complete": state.is_complete}
+            if hooks:
+                request.set_hooks(**hooks)
+            if options.prefix is not None:
+                request.prefix = options.prefix.core
+            if assistant is not None:
+                request.assistant = assistant._engine
+                request.num_assistant_tokens = options.num_assistant_tokens
             requests.append(request)
     return requests
+
+
+def copies_per_prompt(options: GenerationOptions) -> int:
+    """Requests for each prompt: a search over beams is one, whatever it returns."""
+    if options.num_beams > 1:
+        return 1
+    return options.best_of or options.num_return_sequences or 1
+
+
+def _score_hooks(options: GenerationOptions) -> dict[str, Any]:
+    """The caller's processors as one hook of the core."""
+    processors = cast("tuple[Callable[..., None], ...]", options.logits_processor)
+    if not processors:
+        return {}
+
+    def process_scores(
+        prompt: NDArray[np.int32], output: NDArray[np.int32], scores: NDArray[np.float32]
+    ) -> None:
+        own = scores.copy()  # the core's memory is only good during this call; a caller may keep what it gets
+        for processor in processors:
+            if processor(prompt, output, own) is not None:
+                raise TypeError("logits_processor must change the scores in place and return None")
+        scores[:] = own
+
+    return {"process_scores": process_scores}
+
+
+def _check_assistant(options: GenerationOptions, config: ModelConfig) -> GPT2 | None:
+    assistant = options.assistant_model
+    if assistant is not None and assistant.config.vocab_size != config.vocab_size:
+        raise ValueError(
+            f"assistant_model must have the model's vocabulary of {config.vocab_size} tokens, it has "
+            f"{assistant.config.vocab_size}"
+        )
+    return assistant
 
 
 def _fit(prompt: NDArray[np.int32], options: GenerationOptions, n_positions: int) -> NDArray[np.int32]:
@@ -88,7 +143,7 @@ def _shared_fields(
         "min_new_tokens": options.min_new_tokens,
         "do_sample": options.sampling,
         "temperature": options.temperature or 1.0,
-        "top_k": min(options.top_k or 0, config.vocab_size),
+        "top_k": min(DEFAULT_TOP_K if options.top_k is None else options.top_k, config.vocab_size),
         "top_p": 1.0 if options.top_p is None else options.top_p,
         "min_p": options.min_p or 0.0,
         "typical_p": 1.0 if options.typical_p is None else options.typical_p,
@@ -104,11 +159,18 @@ def _shared_fields(
         "stop_strings": [text.encode() for text in stop_strings],
         "include_stop_string": options.include_stop_string,
         "max_seconds": options.max_time or 0.0,
-        "logprobs": -1 if options.logprobs is None else min(options.logprobs, config.vocab_size),
+        "logprobs": _logprobs(options, config),
         "prompt_lookup_num_tokens": options.prompt_lookup_num_tokens,
         "slide": options.overflow == "slide",
         "use_prefix_cache": options.use_prefix_cache,
     }
+
+
+def _logprobs(options: GenerationOptions, config: ModelConfig) -> int:
+    """How many of the likeliest tokens to report; -1: nothing at all. The choice of the best needs the chosen."""
+    if options.logprobs is None:
+        return -1 if options.best_of is None else 0
+    return min(options.logprobs, config.vocab_size)
 
 
 def _eos_token_ids(options: GenerationOptions, config: ModelConfig) -> list[int]:

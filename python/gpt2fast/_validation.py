@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import json
+import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real as RealNumber
 from operator import index
@@ -66,6 +68,49 @@ class Flag:
 
 
 @dataclass(frozen=True)
+class FlagOr:
+    """True, false or one word."""
+
+    word: str
+
+    def __call__(self, name: str, value: Any) -> bool | str:
+        if isinstance(value, str) and value == self.word:
+            return self.word
+        if not _is_bool(value):
+            raise TypeError(f"{name} must be True, False or {self.word!r}, got {_shown(value)}")
+        return bool(value)
+
+
+@dataclass(frozen=True)
+class Instance:
+    """An object of one class, named so that it need not be imported for the check."""
+
+    module: str
+    type_name: str
+
+    def __call__(self, name: str, value: Any) -> Any:
+        module = sys.modules.get(self.module)
+        if module is None or not isinstance(value, getattr(module, self.type_name)):
+            raise TypeError(f"{name} must be a {self.type_name}, got {_shown(value)}")
+        return value
+
+
+@dataclass(frozen=True)
+class Callables:
+    """A function or several, at most ``limit``; becomes a tuple."""
+
+    limit: int
+
+    def __call__(self, name: str, value: Any) -> tuple[Callable[..., Any], ...]:
+        values = (value,) if callable(value) else _sequence(name, value, "a function or a list of functions")
+        _check_count(name, values, self.limit)
+        for position, one in enumerate(values):
+            if not callable(one):
+                raise TypeError(f"{name}[{position}] must be a function, got {_shown(one)}")
+        return tuple(values)
+
+
+@dataclass(frozen=True)
 class Choice:
     """One of a few words."""
 
@@ -94,6 +139,37 @@ class Strings:
             if not one:
                 raise ValueError(f"{name}[{position}] must not be empty")
         return tuple(values)
+
+
+@dataclass(frozen=True)
+class String:
+    """A string that is not empty, of at most ``limit`` characters."""
+
+    limit: int
+
+    def __call__(self, name: str, value: Any) -> str:
+        if not isinstance(value, str):
+            raise TypeError(f"{name} must be a string, got {_shown(value)}")
+        if not 0 < len(value) <= self.limit:
+            raise ValueError(f"{name} must have from 1 to {self.limit} characters, got {len(value)}")
+        return value
+
+
+@dataclass(frozen=True)
+class JsonSchema:
+    """A JSON schema, as a dict or as JSON text of at most ``limit`` characters; becomes JSON text."""
+
+    limit: int
+
+    def __call__(self, name: str, value: Any) -> str:
+        if isinstance(value, Mapping):
+            try:
+                value = json.dumps(dict(value), allow_nan=False)
+            except (TypeError, ValueError, RecursionError) as error:
+                raise ValueError(f"{name} must be a JSON schema: {error}") from None
+        if not isinstance(value, str):
+            raise TypeError(f"{name} must be a dict or a string, got {_shown(value)}")
+        return String(self.limit)(name, value)
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,23 @@
-"""What a user asks of generation (options), and what comes back (results)."""
+"""What a user asks of generation: every option, its meaning, default and limits."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Literal
 
 from gpt2fast._validation import (
+    Callables,
     Check,
     Choice,
     Flag,
+    FlagOr,
+    Instance,
     Integer,
+    JsonSchema,
     Real,
+    String,
     Strings,
     Text,
     Texts,
@@ -21,21 +26,45 @@ from gpt2fast._validation import (
 )
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-FinishReason = Literal["length", "stop", "eos", "time", "cancelled", "constraint"]
+    from gpt2fast.cancellation import CancelToken
+    from gpt2fast.model import GPT2
+    from gpt2fast.prefix import Prefix
 
 #: Limits of one request, so that none asks for unbounded work.
 MAX_LOGPROBS = 1024
 MAX_STOP_STRINGS = 256
 MAX_LISTED_TOKENS = 1 << 20
 MAX_RETURN_SEQUENCES = 4096
+MAX_BEAMS = 4096
+MAX_LOGITS_PROCESSORS = 64
+MAX_GRAMMAR_CHARACTERS = 1 << 20
+MAX_CHOICES = 4096
 _MAX_COUNT = 2**31 - 1
+
+#: The options that constrain the output; at most one of them is given.
+CONSTRAINTS = ("regex", "json_schema", "grammar", "choices")
+
+# What the search over beams has no place for: it chooses whole texts, when all steps are done.
+_NOT_WITH_BEAMS = (
+    "stop_strings",
+    "max_time",
+    "logprobs",
+    "best_of",
+    *CONSTRAINTS,
+    "logits_processor",
+    "prompt_lookup_num_tokens",
+    "assistant_model",
+    "prefix",
+    "cancel",
+)
 
 # Names that other libraries use -> ours, where the spelling alone would not lead there.
 _ELSEWHERE = {
     "bad_words_ids": "bad_words",
+    "guided_choice": "choices",
+    "guided_grammar": "grammar",
+    "guided_json": "json_schema",
+    "guided_regex": "regex",
     "max_length": "max_new_tokens",
     "max_tokens": "max_new_tokens",
     "min_length": "min_new_tokens",
@@ -87,7 +116,9 @@ class GenerationOptions:
         Real(1e-4, 1e4, zero=True),
         "Divides the scores: below 1 bolder, above 1 wilder. 0 takes the best token.",
     )
-    top_k: int | None = _option(None, Integer(0, _MAX_COUNT), "Keep the k likeliest tokens; 0 keeps all.")
+    top_k: int | None = _option(
+        None, Integer(0, _MAX_COUNT), "Keep the k likeliest tokens; 0 keeps all. Unset: 50, as transformers has it."
+    )
     top_p: float | None = _option(
         None, Real(0, 1, open_low=True), "Keep the likeliest tokens that together reach this probability."
     )
@@ -144,13 +175,60 @@ class GenerationOptions:
     num_return_sequences: int | None = _option(
         None,
         Integer(1, MAX_RETURN_SEQUENCES),
-        "So many texts for each prompt, drawn with seeds seed, seed + 1, ...; the result is then a list.",
+        "So many texts for each prompt, drawn with seeds seed, seed + 1, ..., or the best of num_beams or "
+        "best_of, best first; the result is then a list.",
+    )
+    best_of: int | None = _option(
+        None,
+        Integer(1, MAX_RETURN_SEQUENCES),
+        "Draw so many texts and keep those whose tokens are likeliest on average.",
+    )
+    num_beams: int = _option(
+        1,
+        Integer(1, MAX_BEAMS),
+        "Search for the likeliest text with so many beams; at most the model's max_sequences.",
+    )
+    length_penalty: float = _option(
+        1.0,
+        Real(-100, 100),
+        "A beam's score is its log-probability divided by its length to this power: above 0 favours long texts.",
+    )
+    early_stopping: bool | Literal["never"] = _option(
+        False,
+        FlagOr("never"),
+        "End a search with beams when num_beams texts are complete (True), when a better one is unlikely "
+        "(False), or when none is possible ('never').",
     )
     logprobs: int | None = _option(
         None,
         Integer(0, MAX_LOGPROBS),
         "Report the log-probability of each chosen token and of so many of the likeliest.",
     )
+    echo: bool = _option(
+        False,
+        Flag(),
+        "Let the text, and the log-probabilities if asked for, begin with the prompt's.",
+    )
+    logits_processor: Callable[..., None] | Sequence[Callable[..., None]] = _option(
+        (),
+        Callables(MAX_LOGITS_PROCESSORS),
+        "A function or several, called for every token with the prompt's ids, the output's ids and the scores "
+        "(float32 array of vocab_size), which it changes in place. Much slower than the other options.",
+    )
+    regex: str | None = _option(
+        None,
+        String(MAX_GRAMMAR_CHARACTERS),
+        "Only output that matches this regular expression as a whole (Rust's syntax).",
+    )
+    json_schema: Mapping[str, Any] | str | None = _option(
+        None,
+        JsonSchema(MAX_GRAMMAR_CHARACTERS),
+        "Only JSON of this schema (a dict or JSON text), spaced as json.dumps does.",
+    )
+    grammar: str | None = _option(
+        None, String(MAX_GRAMMAR_CHARACTERS), "Only output of this grammar, in llguidance's form of Lark."
+    )
+    choices: Sequence[str] | None = _option(None, Strings(MAX_CHOICES), "Only one of these strings.")
     overflow: Literal["error", "truncate", "slide"] = _option(
         "error",
         Choice(("error", "truncate", "slide")),
@@ -162,8 +240,26 @@ class GenerationOptions:
         Integer(0, 64),
         "Guess up to so many tokens from repetitions in the text and verify them in one step; 0: off.",
     )
+    assistant_model: GPT2 | None = _option(
+        None,
+        Instance("gpt2fast.model", "GPT2"),
+        "A smaller model with the same vocabulary that guesses tokens for this one to verify in one step.",
+    )
+    num_assistant_tokens: int = _option(
+        20, Integer(1, 64), "The most tokens that assistant_model guesses at once; it adapts to its success."
+    )
+    prefix: Prefix | None = _option(
+        None,
+        Instance("gpt2fast.prefix", "Prefix"),
+        "What GPT2.prefill returned: its tokens come before each prompt, and need not be computed again.",
+    )
     use_prefix_cache: bool = _option(
         True, Flag(), "Reuse what was computed for an equal beginning of a recent prompt."
+    )
+    cancel: CancelToken | None = _option(
+        None,
+        Instance("gpt2fast.cancellation", "CancelToken"),
+        "A handle that ends the generation from another thread, in the middle of a long prompt too.",
     )
 
     def __post_init__(self) -> None:
@@ -224,10 +320,53 @@ class GenerationOptions:
                 f"min_new_tokens ({self.min_new_tokens}) must not exceed "
                 f"max_new_tokens ({self.max_new_tokens})"
             )
-        if self.num_return_sequences is not None and self.num_return_sequences > 1 and not self.sampling:
+        constraints = [name for name in CONSTRAINTS if getattr(self, name) is not None]
+        if len(constraints) > 1:
+            raise ValueError(f"{constraints[0]} contradicts {constraints[1]}; leave one of them out")
+        if self.choices is not None and not self.choices:
+            raise ValueError("choices must hold at least one string")
+        if self.num_beams > 1:
+            self._check_beams()
+        else:
+            self._check_without_beams()
+        if self.prompt_lookup_num_tokens and self.assistant_model is not None:
+            raise ValueError(
+                "prompt_lookup_num_tokens contradicts assistant_model: both guess tokens; leave one out"
+            )
+
+    def _check_beams(self) -> None:
+        if self.sampling:
+            raise ValueError(
+                f"num_beams={self.num_beams} contradicts sampling (temperature, top_k, top_p, min_p, typical_p, "
+                f"seed or do_sample=True): a search draws nothing"
+            )
+        defaults = {option.name: option.default for option in fields(self)}
+        for name in _NOT_WITH_BEAMS:
+            if getattr(self, name) != defaults[name]:
+                raise ValueError(f"{name} contradicts num_beams={self.num_beams}; leave one of them out")
+        if self.overflow == "slide":
+            raise ValueError(f"overflow='slide' contradicts num_beams={self.num_beams}; use 'truncate'")
+        if self.max_new_tokens == 0:
+            raise ValueError(f"max_new_tokens=0 contradicts num_beams={self.num_beams}; give at least 1")
+        if (self.num_return_sequences or 1) > self.num_beams:
+            raise ValueError(
+                f"num_return_sequences ({self.num_return_sequences}) must not exceed num_beams ({self.num_beams})"
+            )
+
+    def _check_without_beams(self) -> None:
+        for name in ("length_penalty", "early_stopping"):
+            if getattr(self, name) != GenerationOptions.__dataclass_fields__[name].default:
+                raise ValueError(f"{name}={getattr(self, name)!r} needs num_beams above 1")
+        if self.best_of is not None and not self.sampling:
+            raise ValueError(f"best_of={self.best_of} needs sampling: give temperature or do_sample=True")
+        if self.best_of is not None and self.best_of < (self.num_return_sequences or 1):
+            raise ValueError(
+                f"num_return_sequences ({self.num_return_sequences}) must not exceed best_of ({self.best_of})"
+            )
+        if (self.num_return_sequences or 1) > 1 and not self.sampling:
             raise ValueError(
                 f"num_return_sequences={self.num_return_sequences} needs sampling (give temperature or "
-                f"do_sample=True): without it all texts would be the same"
+                f"do_sample=True) or num_beams: without it all texts would be the same"
             )
 
 
@@ -239,98 +378,3 @@ def _documented() -> str:
 
 if GenerationOptions.__doc__:  # absent under `python -OO`
     GenerationOptions.__doc__ = _documented()
-
-
-@dataclass(frozen=True, eq=False)
-class TokenLogprobs:
-    """Natural-logarithm probabilities of generated tokens, before any option changed them.
-
-    Attributes
-    ----------
-    chosen : float32 array, shape (tokens,)
-        Of the tokens that were chosen.
-    top_ids : int32 array, shape (tokens, k)
-        The k likeliest tokens at each place, the likeliest first.
-    top : float32 array, shape (tokens, k)
-        Their log-probabilities.
-    """
-
-    chosen: NDArray[np.float32]
-    top_ids: NDArray[np.int32]
-    top: NDArray[np.float32]
-
-    def __repr__(self) -> str:
-        tokens, k = self.top_ids.shape
-        return f"TokenLogprobs(tokens={tokens}, k={k}, sum={float(self.chosen.sum()):.3f})"
-
-
-@dataclass(frozen=True, repr=False)
-class Generation:
-    """One generated text.
-
-    Attributes
-    ----------
-    text : str
-        The output without the prompt; it ends before a stop string, and special tokens are left out.
-    token_ids : list of int
-        Every generated token, an end-of-text token and those of a stop string included.
-    finish_reason : str
-        ``"length"`` (max_new_tokens), ``"eos"``, ``"stop"`` (a stop string), ``"time"``, ``"cancelled"`` or
-        ``"constraint"``.
-    prompt_token_ids : list of int
-        The prompt that the model read, after truncation.
-    seed : int or None
-        What its random numbers began with; None when nothing was drawn.
-    cached_tokens : int
-        Prompt tokens that the prefix cache spared.
-    logprobs : TokenLogprobs or None
-        When asked for.
-    """
-
-    text: str
-    token_ids: list[int]
-    finish_reason: FinishReason
-    prompt_token_ids: list[int]
-    seed: int | None = None
-    cached_tokens: int = 0
-    logprobs: TokenLogprobs | None = field(default=None, compare=False)
-
-    def __repr__(self) -> str:
-        return (
-            f"Generation(text={_shortened(self.text)}, tokens={len(self.token_ids)}, "
-            f"finish_reason={self.finish_reason!r})"
-        )
-
-    def __str__(self) -> str:
-        return self.text
-
-
-@dataclass(frozen=True, repr=False)
-class StreamChunk:
-    """What one step added to one text.
-
-    Attributes
-    ----------
-    text : str
-        The new text; whole characters, and nothing that a stop string could still take back. May be empty.
-    token_ids : list of int
-        The new tokens.
-    index : int
-        Which text of the call it belongs to, counted as in the list that ``generate`` returns.
-    finish_reason : str or None
-        Set in the last chunk of a text; see :class:`Generation`.
-    """
-
-    text: str
-    token_ids: list[int]
-    index: int = 0
-    finish_reason: FinishReason | None = None
-
-    def __repr__(self) -> str:
-        end = f", finish_reason={self.finish_reason!r}" if self.finish_reason else ""
-        text, tokens = _shortened(self.text), len(self.token_ids)
-        return f"StreamChunk(index={self.index}, text={text}, tokens={tokens}{end})"
-
-
-def _shortened(text: str, limit: int = 60) -> str:
-    return repr(text) if len(text) <= limit else repr(text[: limit - 3]) + "..."

@@ -1,10 +1,11 @@
-"""The model as its users see it: load, generate, stream, forward, logits."""
+"""The model as its users see it: load, generate, stream, forward, logits; scores come from :mod:`scoring`."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Generator, Sequence
-from typing import TYPE_CHECKING, Any, overload
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, BinaryIO, overload
 
 import numpy as np
 
@@ -13,11 +14,15 @@ from gpt2fast._inputs import Past, Prompt, read_batch, read_past, read_prompts, 
 from gpt2fast._native import Runtime, core, load_runtime
 from gpt2fast._requests import build_requests
 from gpt2fast._validation import Integer
+from gpt2fast.async_generation import AsyncGeneration
 from gpt2fast.config import ModelConfig
 from gpt2fast.errors import ModelError
-from gpt2fast.generation import Generation, GenerationOptions, StreamChunk
+from gpt2fast.generation import GenerationOptions
 from gpt2fast.loading import Precision, find_model_directory
 from gpt2fast.model_directory import ModelDirectory
+from gpt2fast.prefix import CacheFormat, Prefix, load_prefix
+from gpt2fast.results import Generation, StreamChunk
+from gpt2fast.scoring import Scoring
 from gpt2fast.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -30,7 +35,7 @@ DEFAULT_PREFIX_CACHE_BYTES = 256 << 20
 _MAX_STEP_TOKENS = 512
 
 
-class GPT2:
+class GPT2(Scoring, AsyncGeneration):
     """A loaded GPT-2 model; make one with :meth:`from_pretrained`.
 
     The model is immutable and may be used from many threads at once. A text depends on its prompt, options
@@ -238,15 +243,15 @@ class GPT2:
         -------
         Generation or list of Generation
             A list when ``prompts`` is one or ``num_return_sequences`` is given: in the order of the prompts,
-            the texts of a prompt one after another.
+            the texts of a prompt one after another. A search with beams may find fewer than asked for.
 
         Raises
         ------
         TypeError, ValueError
             A wrong prompt or option; raised before any work.
         """
-        requests, single = self._requests(prompts, options, overrides)
-        results = _outputs.finish(self._engine, requests, self._tokenizer)
+        requests, chosen, single = self._requests(prompts, options, overrides)
+        results = _outputs.finish(self._engine, requests, chosen, self._tokenizer, self.config)
         return results[0] if single else results
 
     def stream(
@@ -255,10 +260,14 @@ class GPT2:
         """Like :meth:`generate`, but yields text as it is made: one chunk for each text that a step advanced.
 
         A chunk's ``index`` is the place of its text in the list that :meth:`generate` would return. The
-        stream holds memory for its texts until it is exhausted, closed or dropped.
+        stream holds memory for its texts until it is exhausted, closed or dropped. ``num_beams`` and
+        ``best_of`` choose whole texts and can't stream.
         """
-        requests, _ = self._requests(prompts, options, overrides)
-        return _outputs.stream(self._engine, requests, self._tokenizer)
+        requests, chosen, _ = self._requests(prompts, options, overrides)
+        for name in ("num_beams", "best_of"):
+            if (getattr(chosen, name) or 1) > 1:
+                raise ValueError(f"{name} chooses whole texts and can't stream; use generate")
+        return _outputs.stream(self._engine, requests, chosen, self._tokenizer)
 
     def forward(
         self, input_ids: ArrayLike, past: Sequence[ArrayLike] | None = None
@@ -316,18 +325,60 @@ class GPT2:
         ascending, order = np.unique(read_rows(rows, batch.shape[1]), return_inverse=True)
         return _stacked(self._engine.logits(list(batch), [ascending] * len(batch)))[:, order]
 
+    def prefill(self, text: Prompt) -> Prefix:
+        """Compute the keys and values of a text's beginning once, to start many texts from.
+
+        Parameters
+        ----------
+        text : str or token ids
+            At most as long as the context.
+
+        Returns
+        -------
+        Prefix
+            For the option ``prefix`` of :meth:`generate`, :meth:`stream` and :meth:`rank`, or a file.
+        """
+        (ids,), single = read_prompts(text, self.config, self._tokenizer, name="text")
+        if not single:
+            raise TypeError("text must be a single text, got a list")
+        _, past = self.forward(ids)
+        return Prefix(self._cache_format, ids, list(past))
+
+    def load_prefix(self, source: str | os.PathLike[str] | bytes | BinaryIO) -> Prefix:
+        """A prefix that was saved with this model, from a path, from bytes or from an open binary file.
+
+        Raises
+        ------
+        ModelError
+            It is none, is damaged, or was made by another model.
+        """
+        return load_prefix(source, self._cache_format)
+
+    @cached_property
+    def _cache_format(self) -> CacheFormat:
+        return CacheFormat.of(self._directory)
+
     def clear_prefix_cache(self) -> None:
         """Forget the keys and values of finished texts."""
         self._engine.clear_prefix_cache()
 
     def _requests(
         self, prompts: Any, options: GenerationOptions | None, overrides: dict[str, Any]
-    ) -> tuple[list[core.Request], bool]:
-        """The checked requests of a call, and whether it wants one result rather than a list."""
+    ) -> tuple[list[core.Request], GenerationOptions, bool]:
+        """The checked requests of a call, its options, and whether it wants one result rather than a list."""
         chosen = GenerationOptions.make(options, overrides)
-        token_ids, single = read_prompts(prompts, self.config, self._tokenizer)
+        if chosen.num_beams > self.max_sequences:
+            raise ValueError(
+                f"num_beams ({chosen.num_beams}) must not exceed max_sequences ({self.max_sequences}), with which "
+                f"the model was loaded"
+            )
+        before = None
+        if chosen.prefix is not None:
+            chosen.prefix.check_model(self._cache_format)
+            before = np.asarray(chosen.prefix.token_ids, np.int32)
+        token_ids, single = read_prompts(prompts, self.config, self._tokenizer, before=before)
         requests = build_requests(token_ids, chosen, self.config, self._tokenizer)
-        return requests, single and chosen.num_return_sequences is None
+        return requests, chosen, single and chosen.num_return_sequences is None
 
 
 def _stacked(arrays: list[NDArray[np.float32]]) -> NDArray[np.float32]:

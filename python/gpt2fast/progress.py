@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TypeAlias
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 #: Called with the bytes done so far and all bytes to do.
 Progress: TypeAlias = Callable[[int, int], None]
@@ -12,13 +15,20 @@ Progress: TypeAlias = Callable[[int, int], None]
 
 @contextmanager
 def progress_bar(title: str) -> Iterator[Progress]:
-    """A bar on standard error while something is done; nothing where that is no terminal."""
-    from tqdm import tqdm
+    """A bar on standard error while something is done; nothing where that is no terminal.
 
-    with tqdm(desc=title, unit="B", unit_scale=True, leave=False, disable=None) as bar:
+    The bar, and the package that draws it, appear with the first report: what is cached needs neither.
+    """
+    with ExitStack() as stack:
+        bars: list[tqdm[None]] = []
 
         def show(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
+            if not bars:
+                from tqdm import tqdm
+
+                bar = tqdm(desc=title, unit="B", unit_scale=True, leave=False, disable=None)
+                bars.append(stack.enter_context(bar))
+            bars[0].total = total
+            bars[0].update(done - bars[0].n)
 
         yield show

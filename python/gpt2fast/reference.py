@@ -76,7 +76,7 @@ class _Weights:
         self._dtype = dtype
 
     def __getitem__(self, name: str) -> Array:
-        values: Array = self._checkpoint.tensors[name].read().astype(self._dtype)
+        values: Array = self._checkpoint.tensors[name].read().astype(self._dtype, copy=False)
         return values
 
     def linear(self, name: str, x: Array) -> Array:

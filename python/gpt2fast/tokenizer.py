@@ -98,6 +98,10 @@ class Tokenizer:
     def __repr__(self) -> str:
         return f"Tokenizer(vocab_size={self.vocab_size}, end_of_text_id={self.end_of_text_id})"
 
+    def to_json(self) -> str:
+        """The text of a ``tokenizer.json`` for this tokenizer."""
+        return str(self._backend.to_str())
+
     @cached_property
     def end_of_text_id(self) -> int | None:
         """The id of ``<|endoftext|>``, if the vocabulary has it."""

@@ -1,43 +1,20 @@
-// What kernel tests share: a pool of threads, random values, comparison by bits, the instruction sets at hand.
+// What kernel tests share: aligned bytes, random values, comparison by bits, the instruction sets at hand.
 #pragma once
 
-#include <atomic>
 #include <bit>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <new>
 #include <random>
-#include <thread>
 #include <vector>
 
 #include "kernels/isa.h"
-#include "kernels/parallel.h"
 
 namespace gpt2fast::testing {
 
-class Threads final : public Parallel {
- public:
-  explicit Threads(int count) : count_(count) {}
-  int threads() const override { return count_; }
-
- protected:
-  void run_tasks(int64_t count, TaskFunction function, const void* data) const override {
-    std::atomic<int64_t> next{0};
-    const auto work = [&] {
-      for (int64_t index = next++; index < count; index = next++) function(data, index);
-    };
-    std::vector<std::thread> others;
-    for (int i = 1; i < count_; ++i) others.emplace_back(work);
-    work();
-    for (std::thread& other : others) other.join();
-  }
-
- private:
-  int count_;
-};
-
-// Bytes at a 64-byte boundary, followed by nothing that belongs to the program, so that sanitizers see overruns.
+// Bytes at a 64-byte boundary, followed by nothing that belongs to the program, so that sanitizers see
+// overruns.
 class AlignedBytes {
  public:
   explicit AlignedBytes(size_t size) : size_(size), data_(::operator new(size + 1, std::align_val_t{64})) {

@@ -1,4 +1,5 @@
-// linear(): every format and instruction set against a double-precision reference, and the promises about bits.
+// linear(): every format and instruction set against a double-precision reference, and the promises about
+// bits.
 #include "kernels/linear.h"
 
 #include <algorithm>
@@ -10,6 +11,7 @@
 #include "kernel_testing.h"
 #include "kernels/layer_norm_kernel.h"
 #include "kernels/packing.h"
+#include "kernels/thread_parallel.h"
 #include "testing.h"
 
 using namespace gpt2fast;
@@ -17,7 +19,6 @@ using gpt2fast::testing::AlignedBytes;
 using gpt2fast::testing::available_isas;
 using gpt2fast::testing::count_different;
 using gpt2fast::testing::random_normal;
-using gpt2fast::testing::Threads;
 
 namespace {
 
@@ -26,7 +27,9 @@ constexpr WeightFormat kFormats[] = {WeightFormat::kFloat32, WeightFormat::kBFlo
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
-bool is_quantized(WeightFormat format) { return format == WeightFormat::kInt8 || format == WeightFormat::kInt4; }
+bool is_quantized(WeightFormat format) {
+  return format == WeightFormat::kInt8 || format == WeightFormat::kInt4;
+}
 
 // A weight of random normals with everything that linear() may be given beside it.
 struct Problem {
@@ -107,14 +110,15 @@ double activate(Activation activation, double x) {
   }
 }
 
-// Checks outputs against sums in double over the unpacked weights and the quantised activations, within the rounding
-// that a chain of float additions can have.
+// Checks outputs against sums in double over the unpacked weights and the quantised activations, within the
+// rounding that a chain of float additions can have.
 void check_against_reference(const LinearArguments& a, const std::vector<float>& y) {
   const auto in = static_cast<size_t>(a.in_features);
   std::vector<std::vector<float>> rows;
   for (int64_t r = 0; r < a.rows; ++r) {
     std::vector<float> row(a.x + r * a.in_features, a.x + (r + 1) * a.in_features);
-    if (a.gamma != nullptr) layer_norm_row<Portable>(row.data(), a.in_features, a.gamma, a.beta, a.epsilon, row.data());
+    if (a.gamma != nullptr)
+      layer_norm_row<Portable>(row.data(), a.in_features, a.gamma, a.beta, a.epsilon, row.data());
     rows.push_back(is_quantized(a.format) ? quantized_row(row) : row);
   }
   std::vector<float> column(in);
@@ -123,15 +127,18 @@ void check_against_reference(const LinearArguments& a, const std::vector<float>&
     for (int64_t r = 0; r < a.rows; ++r) {
       double sum = 0, magnitude = 0;
       for (size_t k = 0; k < in; ++k) {
-        const double product = static_cast<double>(rows[static_cast<size_t>(r)][k]) * static_cast<double>(column[k]);
+        const double product =
+            static_cast<double>(rows[static_cast<size_t>(r)][k]) * static_cast<double>(column[k]);
         sum += product;
         magnitude += std::abs(product);
       }
-      const double terms = is_quantized(a.format) ? static_cast<double>(in / 64 + 8) : static_cast<double>(in + 2);
+      const double terms =
+          is_quantized(a.format) ? static_cast<double>(in / 64 + 8) : static_cast<double>(in + 2);
       double tolerance = 0x1p-24 * terms * magnitude;
       if (a.bias != nullptr) sum += static_cast<double>(a.bias[n]);
       sum = activate(a.activation, sum);
-      tolerance = 1.2 * tolerance + 4e-7 * std::max(1.0, std::abs(sum)) * (a.activation == Activation::kNone ? 0.5 : 4.0);
+      tolerance = 1.2 * tolerance +
+                  4e-7 * std::max(1.0, std::abs(sum)) * (a.activation == Activation::kNone ? 0.5 : 4.0);
       if (a.residual != nullptr) sum += static_cast<double>(a.residual[r * a.out_features + n]);
       tolerance += 0x1p-23 * std::abs(sum);
       CHECK_NEAR(y[static_cast<size_t>(r * a.out_features + n)], sum, tolerance);
@@ -144,8 +151,9 @@ struct Shape {
 };
 
 // Tails of every kind: one row, column or feature; blocks, panels and register tiles that are not full.
-constexpr Shape kShapes[] = {{1, 1, 1},   {3, 1, 17},  {2, 63, 15},  {1, 64, 16},   {5, 65, 33},  {7, 128, 48},
-                             {8, 100, 1}, {9, 32, 50}, {13, 257, 7}, {17, 192, 95}, {40, 96, 112}, {1, 1030, 70}};
+constexpr Shape kShapes[] = {{1, 1, 1},    {3, 1, 17},    {2, 63, 15},   {1, 64, 16},
+                             {5, 65, 33},  {7, 128, 48},  {8, 100, 1},   {9, 32, 50},
+                             {13, 257, 7}, {17, 192, 95}, {40, 96, 112}, {1, 1030, 70}};
 
 }  // namespace
 
@@ -170,7 +178,8 @@ TEST(matches_the_reference_with_everything_fused) {
       const std::vector<float> residual = random_normal(shape.rows * shape.out_features, 1.0f, 7);
       for (Isa isa : available_isas()) {
         LinearArguments a = problem.fused(x, residual);
-        for (Activation activation : {Activation::kNone, Activation::kGeluTanh, Activation::kGeluErf, Activation::kRelu}) {
+        for (Activation activation :
+             {Activation::kNone, Activation::kGeluTanh, Activation::kGeluErf, Activation::kRelu}) {
           a.activation = activation;
           check_against_reference(a, run(a, isa));
         }
@@ -192,7 +201,8 @@ TEST(quantized_activations_stay_near_the_exact_product) {
       for (int64_t r = 0; r < rows; ++r) {
         double sum = 0;
         for (int64_t k = 0; k < in; ++k) {
-          sum += static_cast<double>(x[static_cast<size_t>(r * in + k)]) * static_cast<double>(column[static_cast<size_t>(k)]);
+          sum += static_cast<double>(x[static_cast<size_t>(r * in + k)]) *
+                 static_cast<double>(column[static_cast<size_t>(k)]);
         }
         const double error = sum - static_cast<double>(y[static_cast<size_t>(r * out + n)]);
         difference += error * error;
@@ -227,7 +237,8 @@ TEST(a_row_has_the_same_bits_whatever_its_company) {
       const std::vector<float> all = run(problem.fused(x, residual), isa);
       for (int64_t first = 0, count = 1; first + count <= rows; first += count, ++count) {
         const std::vector<float> part(x.begin() + first * in, x.begin() + (first + count) * in);
-        const std::vector<float> rest(residual.begin() + first * out, residual.begin() + (first + count) * out);
+        const std::vector<float> rest(residual.begin() + first * out,
+                                      residual.begin() + (first + count) * out);
         const std::vector<float> expected(all.begin() + first * out, all.begin() + (first + count) * out);
         CHECK_EQ(count_different(run(problem.fused(part, rest), isa), expected), 0);
       }
@@ -244,7 +255,8 @@ TEST(thread_count_does_not_change_bits) {
       const std::vector<float> residual = random_normal(shape.rows * shape.out_features, 1.0f, 14);
       const LinearArguments a = problem.fused(x, residual);
       const std::vector<float> expected = run(a, active_isa());
-      for (int threads : {2, 3, 7}) CHECK_EQ(count_different(run(a, active_isa(), Threads(threads)), expected), 0);
+      for (int threads : {2, 3, 7})
+        CHECK_EQ(count_different(run(a, active_isa(), ThreadParallel(threads)), expected), 0);
     }
   }
 }
@@ -341,7 +353,8 @@ TEST(any_bytes_are_a_weight) {
     Problem problem(format, in, out);
     const std::vector<float> x = random_normal(9 * in, 1.0f, 22);
     for (int repeat = 0; repeat < 20; ++repeat) {
-      for (size_t i = 0; i < problem.packed.size(); ++i) problem.packed.data()[i] = static_cast<uint8_t>(engine());
+      for (size_t i = 0; i < problem.packed.size(); ++i)
+        problem.packed.data()[i] = static_cast<uint8_t>(engine());
       const std::vector<float> expected = run(problem.arguments(x), Isa::kPortable);
       for (Isa isa : available_isas()) CHECK_EQ(count_different(run(problem.arguments(x), isa), expected), 0);
     }

@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpt2fast import GenerationOptions, StreamChunk
-from gpt2fast.generation import Generation
+from gpt2fast import GPT2, CancelToken, Generation, GenerationOptions, StreamChunk
 
 NAMES = [option.name for option in fields(GenerationOptions)]
+
+TOKEN = CancelToken()
 
 # (option, valid values as they are stored, values of a wrong type, values out of range)
 TABLE: list[tuple[str, list[Any], list[Any], list[Any]]] = [
@@ -45,10 +46,20 @@ TABLE: list[tuple[str, list[Any], list[Any], list[Any]]] = [
     ("include_stop_string", [True, False], [1, None, "no"], []),
     ("max_time", [0.5, 10.0, None], ["1", True], [0.0, -1.0, math.nan, math.inf]),
     ("num_return_sequences", [1, None], [1.0, True], [0, -1, 5000]),
+    ("best_of", [None], [1.0, True], [0, -1, 5000]),
+    ("num_beams", [1, 4], [1.0, True, None], [0, -1, 5000]),
+    ("length_penalty", [1.0], ["1", None], [math.nan, math.inf, 101.0]),
+    ("early_stopping", [False], [1, "always", None], []),
     ("logprobs", [0, 5, None], [1.5, True], [-1, 5000]),
+    ("echo", [True, False], [1, None], []),
+    ("logits_processor", [(), (print, len)], [5, [5], "f", None], [[print] * 65]),
     ("overflow", ["error", "truncate", "slide"], [], ["ignore", None, 5]),
     ("prompt_lookup_num_tokens", [0, 10], [1.5, None], [-1, 65]),
+    ("assistant_model", [None], ["gpt2", 5], []),
+    ("num_assistant_tokens", [1, 64], [1.5, None], [0, 65]),
+    ("prefix", [None], ["Once", [1, 2]], []),
     ("use_prefix_cache", [True, False], [1, None], []),
+    ("cancel", [None, TOKEN], [True, "now"], []),
 ]
 
 

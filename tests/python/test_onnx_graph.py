@@ -351,7 +351,7 @@ def transformers_model(config: ModelConfig, *, with_head: bool, attention: str) 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("with_head", [False, True])
-@pytest.mark.parametrize("exporter", ["torchscript-14", "torchscript-18", "dynamo"])
+@pytest.mark.parametrize("exporter", ["torchscript-14", "torchscript-18", "dynamo-18", "dynamo-23"])
 def test_transformers_without_a_past(tmp_path: Path, attention: str, with_head: bool, exporter: str) -> None:
     torch = pytest.importorskip("torch")
     config = small_config()
@@ -368,19 +368,18 @@ def test_transformers_without_a_past(tmp_path: Path, attention: str, with_head: 
             return (result[0], *caches)
 
     path = tmp_path / "model.onnx"
+    kind, opset = exporter.split("-")
     options: dict[str, Any] = {"dynamo": False, "dynamic_axes": {"input_ids": [0, 1]}}
-    if exporter == "dynamo":
+    if kind == "dynamo":
         pytest.importorskip("onnxscript")
         options = {"dynamo": True, "dynamic_shapes": ({0: "batch", 1: "tokens"},), "verbose": False}
-    else:
-        options["opset_version"] = int(exporter.partition("-")[2])
     ids = torch.zeros(2, 8, dtype=torch.long)
-    torch.onnx.export(Wrapped(), (ids,), path, input_names=["input_ids"], **options)
+    torch.onnx.export(Wrapped(), (ids,), path, input_names=["input_ids"], opset_version=int(opset), **options)
     check(path, config)
 
 
-def export_with_past(path: Path, config: ModelConfig, attention: str, dtype: Any) -> None:
-    """As the helpers of ONNX Runtime export: positions, a mask, and one stacked past per layer."""
+def export_with_past(path: Path, config: ModelConfig, attention: str, dtype: Any, *, stacked: bool) -> None:
+    """Positions, a mask, and a past: stacked as ONNX Runtime's helpers have it, or apart as optimum does."""
     torch = pytest.importorskip("torch")
     from transformers.cache_utils import DynamicCache
 
@@ -392,16 +391,27 @@ def export_with_past(path: Path, config: ModelConfig, attention: str, dtype: Any
             self.model = model
 
         def forward(self, input_ids: Any, position_ids: Any, attention_mask: Any, *past: Any) -> Any:
-            cache = DynamicCache([(layer[0], layer[1]) for layer in past])
+            pairs = past if stacked else zip(past[::2], past[1::2], strict=True)
+            cache = DynamicCache([(keys, values) for keys, values in pairs])
             result = self.model(
                 input_ids, position_ids=position_ids, attention_mask=attention_mask, past_key_values=cache
             )
-            return (result[0], *(torch.stack((x.keys, x.values)) for x in result.past_key_values.layers))
+            layers = [(layer.keys, layer.values) for layer in result.past_key_values.layers]
+            if stacked:
+                return (result[0], *(torch.stack(layer) for layer in layers))
+            return (result[0], *(half for layer in layers for half in layer))
 
-    past = [torch.zeros(2, 1, config.n_head, 3, config.head_dim, dtype=dtype) for _ in range(config.n_layer)]
+    shape = (1, config.n_head, 3, config.head_dim)
+    if stacked:
+        past_names, shape = [f"past_{i}" for i in range(config.n_layer)], (2, *shape)
+    else:
+        past_names = [
+            f"past_key_values.{i}.{half}" for i in range(config.n_layer) for half in ("key", "value")
+        ]
+    past = [torch.zeros(shape, dtype=dtype) for _ in past_names]
     mask = torch.ones(1, 11, dtype=torch.long)
-    names = ["input_ids", "position_ids", "attention_mask", *(f"past_{i}" for i in range(config.n_layer))]
-    axes = {name: [1, 3] if name.startswith("past") else [0, 1] for name in names}
+    names = ["input_ids", "position_ids", "attention_mask", *past_names]
+    axes = {name: [len(shape) - 4, len(shape) - 2] if name in past_names else [0, 1] for name in names}
     arguments = (torch.zeros(1, 8, dtype=torch.long), torch.arange(3, 11)[None], mask, *past)
     torch.onnx.export(
         Wrapped(), arguments, path, dynamo=False, opset_version=14, input_names=names, dynamic_axes=axes
@@ -411,10 +421,11 @@ def export_with_past(path: Path, config: ModelConfig, attention: str, dtype: Any
 @pytest.mark.parity
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-def test_transformers_with_a_past(tmp_path: Path, attention: str) -> None:
+@pytest.mark.parametrize("stacked", [True, False])
+def test_transformers_with_a_past(tmp_path: Path, attention: str, stacked: bool) -> None:
     torch = pytest.importorskip("torch")
     path = tmp_path / "model.onnx"
-    export_with_past(path, small_config(), attention, torch.float32)
+    export_with_past(path, small_config(), attention, torch.float32, stacked=stacked)
     check(path, small_config())
 
 
@@ -424,7 +435,7 @@ def test_half_precision_weights(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     path = tmp_path / "model.onnx"
     config = small_config()
-    export_with_past(path, config, "eager", torch.float16)
+    export_with_past(path, config, "eager", torch.float16, stacked=True)
     checkpoint = open_onnx(path)
     assert checkpoint.config == config
     for name, values in random_tensors(config).items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from glob import escape
 from pathlib import Path
@@ -22,6 +23,8 @@ _WEIGHTS = (
 )
 #: Formats that hold a whole model in one file.
 _SINGLE_FILES = (".gguf", ".onnx")
+#: How often a transfer that breaks off is taken up again.
+_RETRIES = 2
 _TRUE = ("1", "on", "yes", "true")
 
 
@@ -86,7 +89,7 @@ class _Request:
 
     def downloaded(self) -> Path:
         """The snapshot, completed from the hub."""
-        from huggingface_hub import HfApi, errors
+        from huggingface_hub import HfApi
 
         try:
             api = HfApi(endpoint=self._endpoint, token=self._token)
@@ -102,13 +105,10 @@ class _Request:
             raise ModelError(
                 f"{self._repo_id}: no weights of a known format on the hub; it has {_some(names)}"
             )
-        try:
-            return _model_path(self._snapshot(allow_patterns=[escape(name) for name in wanted]), wanted)
-        except errors.LocalEntryNotFoundError as error:
-            # What the package raises when the connection breaks between two files.
-            raise self._unreachable(error) from error
-        except Exception as error:
-            raise self._explain(error) from error
+        for _ in range(_RETRIES):
+            with suppress(ConnectionError):
+                return self._fetched(wanted)
+        return self._fetched(wanted)
 
     def cached(self, reason: str, failure: Exception | None = None) -> Path:
         """The snapshot as far as it is in the cache."""
@@ -127,6 +127,17 @@ class _Request:
         if wanted is None:
             raise FileNotFoundError(f"{missing}: the cache has no weights of it") from failure
         return _model_path(directory, wanted)
+
+    def _fetched(self, wanted: list[str]) -> Path:
+        from huggingface_hub import errors
+
+        try:
+            return _model_path(self._snapshot(allow_patterns=[escape(name) for name in wanted]), wanted)
+        except errors.LocalEntryNotFoundError as error:
+            # What the package raises when the connection breaks between two files.
+            raise self._unreachable(error) from error
+        except Exception as error:
+            raise self._explain(error) from error
 
     def _snapshot(self, **options: Any) -> Path:
         from huggingface_hub import snapshot_download
@@ -172,9 +183,8 @@ class _Request:
                     f"or run hf auth login"
                 )
             return ConnectionError(f"{name}: {address} answers with an error ({status}); try again later")
-        # The HTTP library's own errors, whichever it is; a full disk and the like stay as they are.
-        http_error = getattr(errors, "HTTPError", OSError)
-        if isinstance(error, (http_error, ConnectionError, TimeoutError)):
+        # A full disk and the like stay as they are.
+        if isinstance(error, (_http_error(), ConnectionError, TimeoutError)):
             return self._unreachable(error)
         return error
 
@@ -184,6 +194,14 @@ class _Request:
             f"{self._repo_id}: can't reach {address} ({type(error).__name__}); check the network and try "
             f"again (an interrupted download continues where it stopped), or give a local directory"
         )
+
+
+def _http_error() -> type[Exception]:
+    """The base of all errors of the HTTP library under the package: requests or, from 1.0 on, httpx."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    foreign = (cls for cls in reversed(HfHubHTTPError.__mro__) if cls.__module__ != "builtins")
+    return next(cls for cls in foreign if issubclass(cls, Exception))
 
 
 def _needed(names: Iterable[str]) -> list[str] | None:
@@ -202,7 +220,8 @@ def _needed(names: Iterable[str]) -> list[str] | None:
     for suffix in _SINGLE_FILES:
         found = [name for name in names if name.endswith(suffix)]
         if len(found) == 1:
-            return [*descriptions, *found, *(name for name in names if name.startswith(found[0] + "."))]
+            # An ONNX model's external data goes by its name and an ending.
+            return [*descriptions, *(name for name in names if name.startswith(found[0]))]
     return None
 
 

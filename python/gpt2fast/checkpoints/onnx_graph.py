@@ -12,15 +12,14 @@ from gpt2fast.checkpoints.base import Checkpoint, LazyTensor, TokenizerFiles
 from gpt2fast.checkpoints.fingerprint import fingerprint
 from gpt2fast.checkpoints.huggingface import read_config
 from gpt2fast.checkpoints.mapped_file import lazy_view
+from gpt2fast.checkpoints.onnx_attention import find_attention_scales, find_heads
 from gpt2fast.checkpoints.onnx_file import OnnxFile, StoredTensor, read_onnx
 from gpt2fast.checkpoints.onnx_pattern import (
     Embeddings,
     Linear,
     Norm,
     find_activation,
-    find_attention_scales,
     find_embeddings,
-    find_heads,
     find_linears,
     find_norms,
     follows,

@@ -1,4 +1,4 @@
-"""Finds the parts of a GPT-2 in an ONNX graph: embeddings, LayerNorms, linear layers, attention.
+"""Finds the parts of a GPT-2 in an ONNX graph: embeddings, LayerNorms, linear layers, activation.
 
 Nothing depends on the names of weights. A GPT-2 is a chain, so the order of its linear layers and of its
 LayerNorms in the graph tells which is which; the shapes and the connections between the two are checked.
@@ -16,14 +16,10 @@ from gpt2fast.checkpoints.onnx_walk import REARRANGING, Graph, attribute_float, 
 from gpt2fast.errors import ModelError
 
 _CONVERTING = frozenset(("Cast", "Identity"))
-#: On the way from the joint projection to the heads.
-_TO_HEADS = REARRANGING | {"Split", "Slice", "Gather", "Mul", "Div", "Concat"}
-_ATTENTION_OPERATORS = ("Attention", "DecoderMaskedSelfAttention")
 #: ONNX Runtime's LayerNorms with something in front: the index of the gain among the inputs.
 _FUSED_NORMS = {"SkipLayerNormalization": 2, "EmbedLayerNormalization": 5}
 _GELU_OPERATORS = ("FastGelu", "BiasGelu")
 _SEARCH_LIMIT = 256
-_SCORES_LIMIT = 64
 #: What float16 rounds away stays within this part of a constant.
 _TOLERANCE = 0.01
 _GELU_CUBIC, _GELU_SLOPE = 0.044715, math.sqrt(2 / math.pi)
@@ -86,7 +82,7 @@ def find_linears(graph: Graph) -> list[Linear]:
     found = []
     seen = set()
     for node in graph.nodes:
-        if node.op_type not in ("MatMul", "Gemm", *_ATTENTION_OPERATORS) or len(node.input) < 2:
+        if node.op_type not in ("MatMul", "Gemm", "Attention") or len(node.input) < 2:
             continue
         weight = graph.matrix(node.input[1])
         if weight is None or not node.output or node.input[0] in graph.constants:
@@ -136,26 +132,6 @@ def find_norms(graph: Graph) -> list[Norm]:
     return found
 
 
-def find_heads(graph: Graph, joint: Linear, width: int) -> int | None:
-    """The number of heads that the output of a joint projection is cut into."""
-    if joint.node.op_type in _ATTENTION_OPERATORS:
-        return next(iter(attribute_ints(joint.node, "num_heads")), None)
-    pending = [joint.output]
-    seen: set[str] = set()
-    while pending and len(seen) < _SEARCH_LIMIT:
-        name = pending.pop()
-        for node in graph.consumers(name):
-            if node.op_type == "Reshape" and len(node.input) == 2:
-                heads = _heads_of_shape(graph.shape_tail(node.input[1]), width)
-                if heads is not None:
-                    return heads
-            if node.op_type in _TO_HEADS:
-                fresh = [output for output in node.output if output not in seen]
-                seen.update(fresh)
-                pending.extend(fresh)
-    return None
-
-
 def find_activation(graph: Graph, first: Linear, second: Linear) -> str:
     """The function between the two linear layers of an MLP, by its Hugging Face name."""
     operators: set[str] = set()
@@ -181,75 +157,6 @@ def find_activation(graph: Graph, first: Linear, second: Linear) -> str:
             return name
     shown = ", ".join(sorted(operators)[:10])
     raise ModelError(f"{graph.path}: the activation made of {shown or 'nothing'} is not known")
-
-
-def find_attention_scales(graph: Graph, head_dim: int) -> list[float]:
-    """The factor on the query-key products of every attention, in the graph's order."""
-    scales = []
-    for node in graph.nodes:
-        if node.op_type == "Softmax" and node.input:
-            scale = _Scores(graph, head_dim).scale(node.input[0])
-            if scale is not None:
-                scales.append(scale)
-        elif node.op_type in _ATTENTION_OPERATORS and len(node.input) > 1 and graph.matrix(node.input[1]):
-            if attribute_ints(node, "unidirectional") != (1,):
-                raise ModelError(f"{graph.path}: its attention looks ahead, which a GPT-2's does not")
-            scales.append(attribute_float(node, "scale", 0.0) or 1 / math.sqrt(head_dim))
-    return scales
-
-
-class _Scores:
-    """The way back from a Softmax to the product of queries and keys, collecting constant factors."""
-
-    def __init__(self, graph: Graph, head_dim: int) -> None:
-        self._graph = graph
-        self._head_dim = head_dim
-        self._steps = 0
-
-    def scale(self, name: str) -> float | None:
-        """The product of all factors; None if no product of two computed values is found."""
-        self._steps += 1
-        node = self._graph.behind(name)
-        if node is None or self._steps > _SCORES_LIMIT or not node.input:
-            return None
-        if node.op_type in ("MatMul", "FusedMatMul"):
-            factors = [self._operand_scale(operand) for operand in node.input[:2]]
-            return attribute_float(node, "alpha", 1.0) * math.prod(factors)
-        factor, rest = self._factor(node)
-        if factor is not None:
-            inner = self.scale(rest)
-            return None if inner is None else inner * factor
-        if node.op_type in ("Add", "Sub", "Mul", "Where", "Max"):
-            found = (self.scale(operand) for operand in node.input)
-            return next((scale for scale in found if scale is not None), None)
-        return None
-
-    def _operand_scale(self, name: str) -> float:
-        """The factor on queries or keys before their product."""
-        total = 1.0
-        for _ in range(_SEARCH_LIMIT):
-            node = self._graph.behind(name)
-            factor, rest = (None, "") if node is None else self._factor(node)
-            if factor is not None:
-                total *= factor
-                name = rest
-            elif node is not None and node.op_type == "Concat" and node.input:
-                # A cached past, then this step's own.
-                name = node.input[-1]
-            else:
-                break
-        return total
-
-    def _factor(self, node: Any) -> tuple[float | None, str]:
-        """A multiplication's constant factor and its other operand."""
-        if node.op_type not in ("Mul", "Div") or len(node.input) != 2:
-            return None, ""
-        left, right = node.input
-        number = self._graph.scalar(right, self._head_dim)
-        if number:
-            return (1 / number if node.op_type == "Div" else number), left
-        number = self._graph.scalar(left, self._head_dim) if node.op_type == "Mul" else None
-        return (number, right) if number else (None, "")
 
 
 def follows(graph: Graph, linear: Linear, norm: Norm) -> bool:
@@ -329,18 +236,6 @@ def _vector_operand(graph: Graph, node: Any, operator: str) -> str | None:
     if node.op_type != operator:
         return None
     return next((name for name in node.input if graph.vector(name) is not None), None)
-
-
-def _heads_of_shape(tail: list[int | None], width: int) -> int | None:
-    """The heads in a shape that ends in [heads, head_dim], where one of the two may vary."""
-    if len(tail) < 3:
-        return None
-    heads, head_dim = (value if value is not None and value > 1 else None for value in tail[-2:])
-    if heads is None and head_dim is not None and width % head_dim == 0 and head_dim < width:
-        return width // head_dim
-    if heads is not None and width % heads == 0 and head_dim in (None, width // heads):
-        return heads
-    return None
 
 
 def _has(constants: list[float], wanted: float) -> bool:

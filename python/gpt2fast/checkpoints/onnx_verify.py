@@ -104,7 +104,7 @@ class _Feed:
             declared if isinstance(declared, int) else min(_PAST_TOKENS, checkpoint.config.n_positions // 2)
         )
         before = generator.integers(0, checkpoint.config.vocab_size, (rows, length))
-        return reference.forward(checkpoint, before)[1]
+        return reference.forward(checkpoint, before, dtype=np.float32)[1]
 
     def _past_pieces(self, inputs: dict[str, Any]) -> list[NDArray[Any]]:
         """The past in the form of the inputs: both halves stacked, or keys and values apart."""
@@ -130,7 +130,7 @@ class _Feed:
 
 
 def _largest_difference(checkpoint: Checkpoint, feed: _Feed, outputs: Sequence[Any], path: Path) -> float:
-    hidden, present = reference.forward(checkpoint, feed.ids, feed.past)
+    hidden, present = reference.forward(checkpoint, feed.ids, feed.past, dtype=np.float32)
     results = [
         each for each in (hidden, reference.logits(checkpoint, hidden)) if each.size == outputs[0].size
     ]

@@ -19,6 +19,7 @@ _COMMANDS = {
     "export": "Write standard ONNX or a Hugging Face checkpoint.",
     "verify": "Run an ONNX model's test data.",
     "eval": "Measure a model on a text or a benchmark.",
+    "bench": "Measure how fast a model runs here.",
 }
 
 _EXAMPLES = """\b

@@ -15,9 +15,10 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def generation_options(function: _Function) -> _Function:
-    """Add every generation option; :func:`collect` makes a ``GenerationOptions`` of what they give."""
+    """Add every option that text can express; :func:`collect` makes a ``GenerationOptions`` of what they give."""
     for option in reversed(fields(GenerationOptions)):
-        function = _click_option(option)(function)
+        if not isinstance(option.metadata["check"], (checks.Callables, checks.Instance)):
+            function = _click_option(option)(function)
     return function
 
 
@@ -31,6 +32,10 @@ def collect(values: Mapping[str, Any]) -> GenerationOptions:
         return GenerationOptions(**given)
     except (TypeError, ValueError) as error:
         raise click.UsageError(str(error)) from None
+
+
+def _flag_or_word(text: str) -> bool | str:
+    return {"true": True, "false": False}.get(text.lower(), text)
 
 
 def _token_weight(text: str) -> tuple[int, float]:
@@ -61,6 +66,8 @@ def _settings(check: checks.Check) -> dict[str, Any]:
         return {"type": float, "metavar": "X"}
     if isinstance(check, checks.Choice):
         return {"type": click.Choice(check.words)}
+    if isinstance(check, checks.FlagOr):
+        return {"type": _flag_or_word, "metavar": f"true|false|{check.word}"}
     if isinstance(check, checks.TokenIds):
         return {"type": int, "metavar": "ID", "multiple": True}
     if isinstance(check, checks.TokenWeights):

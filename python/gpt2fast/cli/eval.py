@@ -13,7 +13,7 @@ import click
 from gpt2fast.cli._shared import PRECISION_TYPE, load_model, print_json
 
 if TYPE_CHECKING:
-    from gpt2fast.evaluation import Journal, LanguageModel
+    from gpt2fast.evaluation import Journal, LanguageModel, PerplexitySettings
     from gpt2fast.evaluation.items import Progress
     from gpt2fast.model import GPT2
 
@@ -203,11 +203,13 @@ def _opened(run: _Run, task: str, content: str, settings: Mapping[str, Any]) -> 
     from hashlib import sha256
 
     from gpt2fast.evaluation import Journal
+    from gpt2fast.loading import find_model_directory
 
-    model = _load(run, run.precisions[0] if run.precisions else None)
+    precision: Any = run.precisions[0] if run.precisions else None
+    directory = find_model_directory(run.source, precision)
     identity = {
         "task": task,
-        "model": model.directory.metadata.get("fingerprint"),
+        "model": directory.metadata.get("fingerprint"),
         "content": sha256(content.encode("utf-8", "surrogatepass")).hexdigest(),
         **settings,
     }
@@ -254,7 +256,12 @@ def _measure_all(
 
 
 def _compare_all(
-    run: _Run, journal: Journal | None, content: str, settings: Any, limit: int, results: list[dict[str, Any]]
+    run: _Run,
+    journal: Journal | None,
+    content: str,
+    settings: PerplexitySettings,
+    limit: int,
+    results: list[dict[str, Any]],
 ) -> None:
     """Add what the precisions other than fp32 cost, compared with it."""
     from gpt2fast.evaluation import compare

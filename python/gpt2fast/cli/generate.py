@@ -10,14 +10,14 @@ from gpt2fast.cli._options import collect, generation_options
 from gpt2fast.cli._shared import load_model, model_options, print_json, read_text
 
 if TYPE_CHECKING:
-    from gpt2fast.generation import Generation, GenerationOptions
+    from gpt2fast.generation import GenerationOptions
     from gpt2fast.model import GPT2
+    from gpt2fast.results import Generation
 
 
 @click.command()
 @click.argument("prompt")
 @model_options
-@click.option("--echo", is_flag=True, help="Show the prompt in front of its continuation.")
 @click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object for each text, when it is complete."
 )
@@ -27,7 +27,6 @@ def command(
     source: str | None,
     precision: Any,
     threads: int | None,
-    echo: bool,
     as_json: bool,
     **values: Any,
 ) -> None:
@@ -48,40 +47,39 @@ def command(
         text = text.removesuffix("\n").removesuffix("\r")
     model = load_model(source, precision, threads)
     model.tokenizer  # noqa: B018 - text comes out, or an error before any work
-    if as_json or options.num_return_sequences is not None:
-        _print_whole(model, text, options, echo=echo, as_json=as_json)
+    whole = options.num_beams > 1 or options.best_of is not None or options.num_return_sequences is not None
+    if as_json or whole:
+        _print_whole(model, text, options, as_json=as_json)
     else:
-        _print_stream(model, text, options, echo=echo)
+        _print_stream(model, text, options)
 
 
-def _print_stream(model: GPT2, prompt: str, options: GenerationOptions, *, echo: bool) -> None:
-    stream = model.stream(prompt, options)
-    if echo:
-        click.echo(prompt, nl=False)
-    for chunk in stream:
+def _print_stream(model: GPT2, prompt: str, options: GenerationOptions) -> None:
+    for chunk in model.stream(prompt, options):
         if chunk.text:
             click.echo(chunk.text, nl=False)
     click.echo()
 
 
-def _print_whole(model: GPT2, prompt: str, options: GenerationOptions, *, echo: bool, as_json: bool) -> None:
+def _print_whole(model: GPT2, prompt: str, options: GenerationOptions, *, as_json: bool) -> None:
     for result in model.generate([prompt], options):
-        text = prompt + result.text if echo else result.text
         if as_json:
-            print_json(_as_dict(result, text))
+            print_json(_as_dict(result))
         else:
-            click.echo(text)
+            click.echo(result.text)
 
 
-def _as_dict(result: Generation, text: str) -> dict[str, Any]:
+def _as_dict(result: Generation) -> dict[str, Any]:
     values: dict[str, Any] = {
-        "text": text,
+        "text": result.text,
         "token_ids": result.token_ids,
         "finish_reason": result.finish_reason,
         "prompt_tokens": len(result.prompt_token_ids),
         "cached_tokens": result.cached_tokens,
         "seed": result.seed,
     }
+    if result.score is not None:
+        values["score"] = result.score
     if result.logprobs is not None:
         values["logprobs"] = result.logprobs.chosen.tolist()
         values["top_token_ids"] = result.logprobs.top_ids.tolist()

@@ -1,0 +1,55 @@
+"""Hugging Face transformers, on torch."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.runners import Runner
+from gpt2fast.benchmark import Arrivals
+
+PACKAGES = ("transformers", "torch")
+FORMATS = {"fp32": 32}
+
+
+def convert(checkpoint: Path, directory: Path, format: str) -> None:
+    directory.rmdir()
+    shutil.copytree(checkpoint, directory)
+
+
+def load(directory: Path, format: str, threads: int) -> Runner:
+    import torch
+    from transformers import GPT2LMHeadModel
+
+    torch.set_num_threads(threads)
+    return _Runner(GPT2LMHeadModel.from_pretrained(directory).eval())
+
+
+class _Runner:
+    def __init__(self, model: Any) -> None:
+        self._model = model
+
+    def generate(self, prompts: list[list[int]], new_tokens: int) -> Arrivals:
+        import torch
+
+        times: list[float] = []
+
+        def record(token_ids: Any, scores: Any, **_: Any) -> Any:
+            times.append(time.perf_counter() - start)
+            return torch.zeros(len(prompts), dtype=torch.bool)
+
+        ids = torch.tensor(prompts)
+        start = time.perf_counter()
+        with torch.inference_mode():
+            self._model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                do_sample=False,
+                max_new_tokens=new_tokens,
+                min_new_tokens=new_tokens,
+                pad_token_id=0,
+                stopping_criteria=[record],
+            )
+        return [list(times) for _ in prompts]

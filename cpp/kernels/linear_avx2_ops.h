@@ -1,0 +1,48 @@
+// What the 256-bit variants of linear() have in common.
+#pragma once
+
+#include "kernels/linear_kernel.h"
+
+namespace gpt2fast {
+
+struct Avx2CommonOps {
+  using Tag = Avx2;
+  struct Sums {
+    __m256i lo, hi;  // columns 0 to 7, 8 to 15
+  };
+  static constexpr int kFloatRows = 6, kFloatPanels = 2, kFloatSums = 6;
+
+  static GPT2FAST_INLINE __m256i load(const uint8_t* p) {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  }
+  static GPT2FAST_INLINE __m256i broadcast(const int8_t* a) {
+    int32_t four;
+    memcpy(&four, a, sizeof(four));
+    return _mm256_set1_epi32(four);
+  }
+  static GPT2FAST_INLINE void store_int8(Vec<Tag> x, int8_t* p) {
+    const __m256i words = _mm256_packs_epi32(_mm256_cvtps_epi32(x.lo), _mm256_cvtps_epi32(x.hi));
+    const __m256i ordered = _mm256_permute4x64_epi64(words, 0xd8);
+    const __m128i low = _mm256_castsi256_si128(ordered), high = _mm256_extracti128_si256(ordered, 1);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_packs_epi16(low, high));
+  }
+  static GPT2FAST_INLINE Sums load_bytes(const uint8_t* p) {
+    return {_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))),
+            _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p + 8)))};
+  }
+  static GPT2FAST_INLINE Sums multiply_zero(Sums zero, int32_t correction) {
+    const __m256i factor = _mm256_set1_epi32(correction);
+    return {_mm256_madd_epi16(zero.lo, factor), _mm256_madd_epi16(zero.hi, factor)};
+  }
+  static GPT2FAST_INLINE Vec<Tag> scales_over_16(const uint8_t* p) {
+    const __m256i bias = _mm256_set1_epi32((127 - 11 - 4) << 23);
+    const Sums codes = load_bytes(p);
+    return {_mm256_castsi256_ps(_mm256_add_epi32(_mm256_slli_epi32(codes.lo, 19), bias)),
+            _mm256_castsi256_ps(_mm256_add_epi32(_mm256_slli_epi32(codes.hi, 19), bias))};
+  }
+  static GPT2FAST_INLINE Vec<Tag> to_float(Sums sums) {
+    return {_mm256_cvtepi32_ps(sums.lo), _mm256_cvtepi32_ps(sums.hi)};
+  }
+};
+
+}  // namespace gpt2fast

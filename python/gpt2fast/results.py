@@ -1,0 +1,171 @@
+"""What comes back: generated texts, chunks of a stream, scores of texts and choices."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+FinishReason = Literal["length", "stop", "eos", "time", "cancelled", "constraint"]
+
+
+@dataclass(frozen=True, eq=False)
+class TokenLogprobs:
+    """Natural-logarithm probabilities of generated tokens, before any option changed them.
+
+    With ``echo`` those of the prompt's tokens come first; its first token has none: NaN, and -1 for ids.
+
+    Attributes
+    ----------
+    chosen : float32 array, shape (tokens,)
+        Of the tokens that were chosen.
+    top_ids : int32 array, shape (tokens, k)
+        The k likeliest tokens at each place, the likeliest first.
+    top : float32 array, shape (tokens, k)
+        Their log-probabilities.
+    """
+
+    chosen: NDArray[np.float32]
+    top_ids: NDArray[np.int32]
+    top: NDArray[np.float32]
+
+    def __repr__(self) -> str:
+        tokens, k = self.top_ids.shape
+        return f"TokenLogprobs(tokens={tokens}, k={k}, sum={float(self.chosen.sum()):.3f})"
+
+
+@dataclass(frozen=True, repr=False)
+class Generation:
+    """One generated text.
+
+    Attributes
+    ----------
+    text : str
+        The output, without the prompt unless ``echo`` is on; it ends before a stop string, and special tokens are left out.
+    token_ids : list of int
+        Every generated token, an end-of-text token and those of a stop string included.
+    finish_reason : str
+        ``"length"`` (max_new_tokens), ``"eos"``, ``"stop"`` (a stop string, or a constraint after which nothing
+        can follow), ``"time"``, ``"cancelled"`` or ``"constraint"`` (the options left no token to choose).
+    prompt_token_ids : list of int
+        The prompt that the model read, after truncation.
+    seed : int or None
+        What its random numbers began with; None when nothing was drawn.
+    cached_tokens : int
+        Prompt tokens that the prefix cache, or ``prefix``, spared.
+    logprobs : TokenLogprobs or None
+        When asked for.
+    score : float or None
+        What ``num_beams`` (log-probability by length) or ``best_of`` (mean log-probability) chose it by.
+    """
+
+    text: str
+    token_ids: list[int]
+    finish_reason: FinishReason
+    prompt_token_ids: list[int]
+    seed: int | None = None
+    cached_tokens: int = 0
+    logprobs: TokenLogprobs | None = field(default=None, compare=False)
+    score: float | None = None
+
+    def __repr__(self) -> str:
+        return (
+            f"Generation(text={_shortened(self.text)}, tokens={len(self.token_ids)}, "
+            f"finish_reason={self.finish_reason!r})"
+        )
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, repr=False)
+class StreamChunk:
+    """What one step added to one text.
+
+    Attributes
+    ----------
+    text : str
+        The new text; whole characters, and nothing that a stop string could still take back. May be empty.
+    token_ids : list of int
+        The new tokens.
+    index : int
+        Which text of the call it belongs to, counted as in the list that ``generate`` returns.
+    finish_reason : str or None
+        Set in the last chunk of a text; see :class:`Generation`.
+    """
+
+    text: str
+    token_ids: list[int]
+    index: int = 0
+    finish_reason: FinishReason | None = None
+
+    def __repr__(self) -> str:
+        end = f", finish_reason={self.finish_reason!r}" if self.finish_reason else ""
+        text, tokens = _shortened(self.text), len(self.token_ids)
+        return f"StreamChunk(index={self.index}, text={text}, tokens={tokens}{end})"
+
+
+@dataclass(frozen=True, eq=False)
+class TextScore:
+    """How likely a model finds a text, token by token.
+
+    Attributes
+    ----------
+    token_ids : list of int
+        The text.
+    logprobs : float32 array, shape (tokens,)
+        Natural-logarithm probability of each token, given those before it; NaN for the first, which has none.
+    """
+
+    token_ids: list[int]
+    logprobs: NDArray[np.float32]
+
+    @property
+    def total(self) -> float:
+        """The sum of the log-probabilities, without the first token."""
+        return math.fsum(self.logprobs[1:].tolist())
+
+    @property
+    def mean(self) -> float:
+        """The mean log-probability of the tokens after the first; NaN if there are none."""
+        scored = len(self.token_ids) - 1
+        return self.total / scored if scored > 0 else math.nan
+
+    @property
+    def perplexity(self) -> float:
+        """``exp(-mean)``."""
+        return math.exp(-self.mean)
+
+
+@dataclass(frozen=True, eq=False)
+class RankedChoice:
+    """One continuation of a prompt, and how likely it is.
+
+    Attributes
+    ----------
+    choice : str or list of int
+        The continuation as it was given.
+    index : int
+        Its place in the list that was given.
+    token_ids : list of int
+        Its tokens.
+    logprobs : float32 array, shape (tokens,)
+        Natural-logarithm probability of each, given the prompt and those before it.
+    total, mean : float
+        Their sum, and the mean per token.
+    """
+
+    choice: str | list[int]
+    index: int
+    token_ids: list[int]
+    logprobs: NDArray[np.float32]
+    total: float
+    mean: float
+
+
+def _shortened(text: str, limit: int = 60) -> str:
+    return repr(text) if len(text) <= limit else repr(text[: limit - 3]) + "..."

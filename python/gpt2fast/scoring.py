@@ -1,0 +1,264 @@
+"""How likely texts are, and what they are made into: scores, perplexity, ranked choices, embeddings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+import numpy as np
+
+from gpt2fast._inputs import Prompt, read_prompts
+from gpt2fast._native import core
+from gpt2fast._validation import Choice, Flag, Instance, Integer
+from gpt2fast.config import ModelConfig
+from gpt2fast.evaluation.perplexity import windows
+from gpt2fast.results import RankedChoice, TextScore
+from gpt2fast.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from gpt2fast.prefix import CacheFormat, Prefix
+
+POOLINGS = ("mean", "last", "first", "max")
+
+# Hidden states of so many tokens are in memory at once.
+_GROUP_TOKENS = 8192
+
+
+class Scoring:
+    """The methods of :class:`gpt2fast.GPT2` that read texts and write none."""
+
+    _engine: core.Engine
+    _tokenizer: Tokenizer | None
+
+    if TYPE_CHECKING:
+
+        @property
+        def config(self) -> ModelConfig:
+            """Sizes of the model."""
+
+        @property
+        def _cache_format(self) -> CacheFormat: ...
+
+    @overload
+    def score(self, texts: Prompt, *, stride: int | None = None) -> TextScore: ...
+
+    @overload
+    def score(self, texts: Sequence[Prompt], *, stride: int | None = None) -> list[TextScore]: ...
+
+    def score(
+        self, texts: Prompt | Sequence[Prompt], *, stride: int | None = None
+    ) -> TextScore | list[TextScore]:
+        """The log-probability of each token, given those before it; the vocabulary's scores are never kept.
+
+        Parameters
+        ----------
+        texts : str, token ids, or a list of these
+            As for :meth:`gpt2fast.GPT2.generate`, of any length.
+        stride : int, optional
+            A text beyond the context is read in windows as large as the context; so many tokens lie between
+            the starts of two. Default: half the context. Each token is scored once, in the first window that
+            holds it with a token before it.
+
+        Returns
+        -------
+        TextScore or list of TextScore
+            A list when ``texts`` is one.
+
+        Raises
+        ------
+        TypeError, ValueError
+            A wrong text or stride; raised before any work.
+        """
+        ids, single = read_prompts(texts, self.config, self._tokenizer, name="text")
+        values = token_logprobs(self._engine, ids, self.config.n_positions, stride=stride)
+        scores = [
+            TextScore(one.tolist(), chosen) for one, (chosen, _, _) in zip(ids, values, strict=True)
+        ]
+        return scores[0] if single else scores
+
+    def perplexity(self, text: Prompt, *, stride: int | None = None) -> float:
+        """``exp`` of the mean negative log-likelihood of the text's tokens after the first.
+
+        Parameters and errors as of :meth:`score`; the text has at least two tokens.
+        """
+        (ids,), single = read_prompts(text, self.config, self._tokenizer, name="text")
+        if not single:
+            raise TypeError("text must be a single text, got a list; use score for several")
+        if len(ids) < 2:
+            raise ValueError(f"text must have at least two tokens, got {len(ids)}: the first is not predicted")
+        ((chosen, _, _),) = token_logprobs(self._engine, [ids], self.config.n_positions, stride=stride)
+        return math.exp(-math.fsum(chosen[1:].tolist()) / (len(ids) - 1))
+
+    def rank(
+        self,
+        prompt: Prompt,
+        choices: Sequence[Prompt],
+        *,
+        by: Literal["mean", "total"] = "mean",
+        prefix: Prefix | None = None,
+    ) -> list[RankedChoice]:
+        """The choices in the order of their likelihood after a prompt, the likeliest first.
+
+        The prompt is read once, whatever the number of choices.
+
+        Parameters
+        ----------
+        prompt : str or token ids
+            What the choices follow.
+        choices : list of str or of token ids
+            At least one, none empty. A choice's tokens follow the prompt's: a word usually begins with its
+            space, as in ``" yes"``.
+        by : {"mean", "total"}
+            The log-probability per token, or the sum, which favours short choices.
+        prefix : Prefix, optional
+            Comes before the prompt; its keys and values are not computed again.
+
+        Raises
+        ------
+        TypeError, ValueError
+            A wrong argument, or prompt and choice together exceed the context; raised before any work.
+        """
+        Choice(("mean", "total"))("by", by)
+        before = None
+        if prefix is not None:
+            Instance("gpt2fast.prefix", "Prefix")("prefix", prefix).check_model(self._cache_format)
+            before = np.asarray(prefix.token_ids, np.int32)
+        (start,), single = read_prompts(prompt, self.config, self._tokenizer, before=before)
+        if not single:
+            raise TypeError("prompt must be a single text, got a list")
+        tokens = self._read_choices(choices, len(start))
+        scores = self._engine.score_continuations(start, tokens, None if prefix is None else prefix.core)
+        ranked = []
+        for index, (choice, ids, logprobs) in enumerate(zip(choices, tokens, scores, strict=True)):
+            total = math.fsum(logprobs.tolist())
+            shown = choice if isinstance(choice, str) else ids.tolist()
+            ranked.append(RankedChoice(shown, index, ids.tolist(), logprobs, total, total / len(ids)))
+        return sorted(ranked, key=lambda one: getattr(one, by), reverse=True)
+
+    def _read_choices(self, choices: Sequence[Prompt], prompt_tokens: int) -> list[NDArray[np.int32]]:
+        if isinstance(choices, str) or not isinstance(choices, Sequence) or not choices:
+            raise TypeError("choices must be a list of at least one text or list of token ids")
+        for index, choice in enumerate(choices):
+            if len(choice) == 0:
+                raise ValueError(f"choices[{index}] must not be empty")
+        tokens, single = read_prompts(choices, self.config, self._tokenizer, name="choice")
+        if single:
+            raise TypeError("choices must be a list of texts or of lists of token ids, got a list of ids")
+        for index, ids in enumerate(tokens):
+            if prompt_tokens + len(ids) > self.config.n_positions:
+                raise ValueError(
+                    f"choices[{index}] ({len(ids)} tokens) and the prompt ({prompt_tokens}) exceed the model's "
+                    f"n_positions ({self.config.n_positions})"
+                )
+        return tokens
+
+    def embed(
+        self,
+        texts: Prompt | Sequence[Prompt],
+        *,
+        pooling: Literal["mean", "last", "first", "max"] = "mean",
+        normalize: bool = False,
+    ) -> NDArray[np.float32]:
+        """One vector for each text, of the hidden states after the last LayerNorm.
+
+        Parameters
+        ----------
+        texts : str, token ids, or a list of these
+            Each at most as long as the context.
+        pooling : {"mean", "last", "first", "max"}
+            Over the tokens; only the last token has seen the whole text.
+        normalize : bool
+            Scale each vector to length 1.
+
+        Returns
+        -------
+        float32 array, shape (n_embd,) or (texts, n_embd)
+            The latter when ``texts`` is a list.
+
+        Raises
+        ------
+        TypeError, ValueError
+            A wrong argument or a text that is too long; raised before any work.
+        """
+        Choice(POOLINGS)("pooling", pooling)
+        normalize = Flag()("normalize", normalize)
+        ids, single = read_prompts(texts, self.config, self._tokenizer, name="text")
+        for index, one in enumerate(ids):
+            if len(one) > self.config.n_positions:
+                raise ValueError(
+                    f"texts[{index}] has {len(one)} tokens, more than the model's n_positions "
+                    f"({self.config.n_positions})"
+                )
+        vectors = np.empty((len(ids), self.config.n_embd), np.float32)
+        for group in _groups(ids):
+            hidden, _ = self._engine.forward([ids[index] for index in group], None, False)
+            for index, states in zip(group, hidden, strict=True):
+                vectors[index] = _pool(states, pooling)
+        if normalize:
+            lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
+            vectors = (vectors / np.maximum(lengths, np.finfo(np.float32).tiny)).astype(np.float32)
+        return vectors[0] if single else vectors
+
+
+def token_logprobs(
+    engine: core.Engine,
+    sequences: Sequence[NDArray[np.int32]],
+    n_positions: int,
+    *,
+    top: int = 0,
+    stride: int | None = None,
+) -> list[tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.float32]]]:
+    """Log-probabilities of every token, and the ``top`` likeliest at its place, of texts of any length.
+
+    Returns
+    -------
+    list of (chosen [tokens], top ids [tokens, top], their log-probabilities [tokens, top])
+        The first token has none: NaN, and -1 for ids.
+    """
+    # With a stride of the whole context a window's first token would have nothing before it.
+    widest = max(1, n_positions - 1)
+    stride = max(1, n_positions // 2) if stride is None else Integer(1, widest)("stride", stride)
+    results = [
+        (
+            np.full(len(ids), np.nan, np.float32),
+            np.full((len(ids), top), -1, np.int32),
+            np.full((len(ids), top), np.nan, np.float32),
+        )
+        for ids in sequences
+    ]
+    places = [
+        (index, window)
+        for index, ids in enumerate(sequences)
+        for window in windows(len(ids), n_positions, stride)
+    ]
+    pieces = [sequences[index][window.start : window.stop] for index, window in places]
+    first = [window.first - window.start for _, window in places]
+    for (index, window), values in zip(places, engine.token_logprobs(pieces, first, top), strict=True):
+        for result, value in zip(results[index], values, strict=True):
+            result[window.first : window.stop] = value
+    return results
+
+
+def _groups(sequences: Sequence[NDArray[np.int32]]) -> list[list[int]]:
+    """Indices of the sequences in order, in groups of about ``_GROUP_TOKENS``."""
+    groups: list[list[int]] = []
+    room = 0
+    for index, ids in enumerate(sequences):
+        if not groups or len(ids) > room:
+            groups.append([])
+            room = _GROUP_TOKENS
+        groups[-1].append(index)
+        room -= len(ids)
+    return groups
+
+
+def _pool(states: NDArray[np.float32], pooling: str) -> NDArray[Any]:
+    """One vector [n_embd] of the hidden states [tokens, n_embd]."""
+    if pooling == "mean":
+        return np.mean(states, axis=0, dtype=np.float64)
+    if pooling == "max":
+        return np.max(states, axis=0)
+    return states[0 if pooling == "first" else -1]
