@@ -14,8 +14,8 @@ using Sequences = std::vector<Int32Array>;
 // One array per layer, [2, batch, heads, tokens, head_dim].
 using PastArrays = std::vector<FloatArray>;
 
-// Calls the core without Python's lock: it may have to wait for a step on another thread, which may be waiting
-// for that lock.
+// Calls the core without Python's lock: it may have to wait for a step on another thread, which may be
+// waiting for that lock.
 template <typename Function>
 auto unlocked(const Function& function) {
   const py::gil_scoped_release release;
@@ -33,9 +33,10 @@ std::vector<std::string> to_strings(const std::vector<py::bytes>& values) {
   return {values.begin(), values.end()};
 }
 
-std::shared_ptr<Engine> make_engine(const std::string& model_path, int64_t n_layer, int64_t n_head, int64_t head_dim,
-                                    int64_t n_positions, int64_t vocab_size, bool half_cache, int threads,
-                                    int64_t max_sequences, int64_t max_step_tokens, int64_t prefix_cache_bytes,
+std::shared_ptr<Engine> make_engine(const std::string& model_path, int64_t n_layer, int64_t n_head,
+                                    int64_t head_dim, int64_t n_positions, int64_t vocab_size,
+                                    bool half_cache, int threads, int64_t max_sequences,
+                                    int64_t max_step_tokens, int64_t prefix_cache_bytes,
                                     const std::optional<std::vector<py::bytes>>& token_bytes) {
   EngineOptions options{.model_path = model_path,
                         .n_layer = n_layer,
@@ -99,8 +100,8 @@ Past as_past(const Engine& engine, const PastArrays& arrays, int64_t batch) {
                       (past.layers.empty() || array.shape(3) == past.tokens);
     if (!fits) {
       throw std::invalid_argument("past arrays must all have the shape [2, " + std::to_string(batch) + ", " +
-                                  std::to_string(options.n_head) + ", tokens, " + std::to_string(options.head_dim) +
-                                  "]");
+                                  std::to_string(options.n_head) + ", tokens, " +
+                                  std::to_string(options.head_dim) + "]");
     }
     past.tokens = array.shape(3);
     past.layers.push_back(array.data());
@@ -127,7 +128,8 @@ py::tuple forward(Engine& engine, const Sequences& sequences, const std::optiona
   py::object new_past = py::none();
   if (want_past) {
     for (const Int32Array& one : sequences) {
-      if (one.size() != sequences[0].size()) throw std::invalid_argument("a past needs equally long sequences");
+      if (one.size() != sequences[0].size())
+        throw std::invalid_argument("a past needs equally long sequences");
     }
     const int64_t tokens = (request.past ? request.past->tokens : 0) + (batch > 0 ? sequences[0].size() : 0);
     py::list arrays;
@@ -152,7 +154,8 @@ std::vector<FloatArray> logits(Engine& engine, const Sequences& sequences,
   std::vector<FloatArray> out;
   std::vector<float*> next;
   const auto vocabulary = static_cast<py::ssize_t>(engine.options().vocab_size);
-  if (rows && rows->size() != sequences.size()) throw std::invalid_argument("rows must have one array per sequence");
+  if (rows && rows->size() != sequences.size())
+    throw std::invalid_argument("rows must have one array per sequence");
   for (size_t i = 0; i < sequences.size(); ++i) {
     if (rows) request.rows.push_back(as_span((*rows)[i]));
     out.emplace_back(std::vector<py::ssize_t>{rows ? (*rows)[i].size() : sequences[i].size(), vocabulary});
@@ -188,7 +191,8 @@ py::list score_continuations(Engine& engine, const Int32Array& prompt, const Seq
   const auto tokens = as_span(prompt);
   const SignalCheck check;
   py::list arrays;
-  for (const auto& one : unlocked([&] { return engine.score_continuations(tokens, spans, prefix.get(), check); })) {
+  for (const auto& one :
+       unlocked([&] { return engine.score_continuations(tokens, spans, prefix.get(), check); })) {
     arrays.append(to_array(one));
   }
   return arrays;
@@ -206,7 +210,8 @@ py::tuple logprobs(const Run& run, int64_t index) {
   return as_arrays(unlocked([&] { return run.logprobs(index); }));
 }
 
-py::list token_logprobs(Engine& engine, const Sequences& sequences, const std::vector<int64_t>& first, int32_t top) {
+py::list token_logprobs(Engine& engine, const Sequences& sequences, const std::vector<int64_t>& first,
+                        int32_t top) {
   py::list values;
   for (const Logprobs& one : score_all(engine, sequences, first, top)) values.append(as_arrays(one));
   return values;
@@ -247,17 +252,20 @@ void register_run(py::module_& module) {
 void register_engine(py::module_& module) {
   register_run(module);
   py::class_<Engine, std::shared_ptr<Engine>>(module, "Engine")
-      .def(py::init(&make_engine), py::arg("model_path"), py::kw_only(), py::arg("n_layer"), py::arg("n_head"),
-           py::arg("head_dim"), py::arg("n_positions"), py::arg("vocab_size"), py::arg("half_cache"),
-           py::arg("threads"), py::arg("max_sequences"), py::arg("max_step_tokens"),
+      .def(py::init(&make_engine), py::arg("model_path"), py::kw_only(), py::arg("n_layer"),
+           py::arg("n_head"), py::arg("head_dim"), py::arg("n_positions"), py::arg("vocab_size"),
+           py::arg("half_cache"), py::arg("threads"), py::arg("max_sequences"), py::arg("max_step_tokens"),
            py::arg("prefix_cache_bytes") = 0, py::arg("token_bytes") = py::none())
       .def_property_readonly("threads", [](const Engine& engine) { return engine.options().threads; })
-      .def_property_readonly("max_sequences", [](const Engine& engine) { return engine.options().max_sequences; })
+      .def_property_readonly("max_sequences",
+                             [](const Engine& engine) { return engine.options().max_sequences; })
       .def_property_readonly("cache_bytes_per_sequence", &Engine::cache_bytes_per_sequence)
       .def("start", &start, py::arg("requests"))
       .def("beam_search", &beam_search, py::arg("request"), py::kw_only(), py::arg("num_beams"),
-           py::arg("num_return_sequences") = 1, py::arg("length_penalty") = 1.0, py::arg("early_stopping") = 0)
-      .def("forward", &forward, py::arg("sequences"), py::arg("past") = py::none(), py::arg("want_past") = true)
+           py::arg("num_return_sequences") = 1, py::arg("length_penalty") = 1.0,
+           py::arg("early_stopping") = 0)
+      .def("forward", &forward, py::arg("sequences"), py::arg("past") = py::none(),
+           py::arg("want_past") = true)
       .def("logits", &logits, py::arg("sequences"), py::arg("rows") = py::none())
       .def("score", &score, py::arg("sequences"), py::arg("first"))
       .def("token_logprobs", &token_logprobs, py::arg("sequences"), py::arg("first"), py::arg("top"))

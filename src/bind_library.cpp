@@ -14,7 +14,8 @@ void register_library(py::module_& module) {
     py::dict config;
     config["build_type"] = GPT2FAST_BUILD_TYPE;
     config["compiler"] = GPT2FAST_COMPILER;
-    config["pybind11"] = PYBIND11_TOSTRING(PYBIND11_VERSION_MAJOR) "." PYBIND11_TOSTRING(PYBIND11_VERSION_MINOR);
+    config["pybind11"] =
+        PYBIND11_TOSTRING(PYBIND11_VERSION_MAJOR) "." PYBIND11_TOSTRING(PYBIND11_VERSION_MINOR);
     return config;
   });
 }

@@ -13,7 +13,8 @@ namespace {
 
 // A binding for `request.member.field`.
 template <typename Class, typename Part, typename Field>
-void field(py::class_<Class, std::shared_ptr<Class>>& type, const char* name, Part Class::*part, Field Part::*member) {
+void field(py::class_<Class, std::shared_ptr<Class>>& type, const char* name, Part Class::* part,
+           Field Part::* member) {
   type.def_property(
       name, [part, member](const Class& self) { return self.*part.*member; },
       [part, member](Class& self, const Field& value) { self.*part.*member = value; });
@@ -40,7 +41,8 @@ void register_finish_reasons(py::module_& module) {
 std::shared_ptr<Prefix> make_prefix(const Int32Array& tokens, const std::vector<FloatArray>& layers) {
   auto prefix = std::make_shared<Prefix>();
   prefix->tokens.assign(tokens.data(), tokens.data() + tokens.size());
-  for (const FloatArray& layer : layers) prefix->layers.emplace_back(layer.data(), layer.data() + layer.size());
+  for (const FloatArray& layer : layers)
+    prefix->layers.emplace_back(layer.data(), layer.data() + layer.size());
   return prefix;
 }
 
@@ -60,9 +62,7 @@ void register_request(py::module_& module) {
   type.def(py::init<>());
   type.def_property(
       "prompt", [](const Request& self) { return to_array(self.prompt); },
-      [](Request& self, const Int32Array& ids) {
-        self.prompt.assign(ids.data(), ids.data() + ids.size());
-      });
+      [](Request& self, const Int32Array& ids) { self.prompt.assign(ids.data(), ids.data() + ids.size()); });
   const auto sampling = [&](const char* name, auto member) { field(type, name, &Request::sampling, member); };
   sampling("do_sample", &SamplingOptions::do_sample);
   sampling("seed", &SamplingOptions::seed);
@@ -93,9 +93,8 @@ void register_request(py::module_& module) {
   type.def_property("assistant", nullptr, [](Request& self, std::shared_ptr<Engine> engine) {
     self.assistant = std::move(engine);
   });
-  type.def_property("prefix", nullptr, [](Request& self, std::shared_ptr<Prefix> prefix) {
-    self.prefix = std::move(prefix);
-  });
+  type.def_property("prefix", nullptr,
+                    [](Request& self, std::shared_ptr<Prefix> prefix) { self.prefix = std::move(prefix); });
   type.def_readwrite("use_prefix_cache", &Request::use_prefix_cache);
   type.def(
       "set_hooks",

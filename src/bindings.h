@@ -30,8 +30,8 @@ py::array_t<T> to_array(const std::vector<T>& values) {
   return py::array_t<T>(static_cast<py::ssize_t>(values.size()), values.data());
 }
 
-// True when Python signal handlers want the call to stop. On threads other than the main one Python runs none, so the
-// check there is empty, and costs no lock.
+// True when Python signal handlers want the call to stop. On threads other than the main one Python runs
+// none, so the check there is empty, and costs no lock.
 class SignalCheck {
  public:
   SignalCheck();

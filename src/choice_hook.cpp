@@ -67,7 +67,8 @@ class PythonChoiceHook final : public ChoiceHook {
 
 }  // namespace
 
-std::shared_ptr<ChoiceHook> make_choice_hook(const py::object& allowed_tokens, const py::object& process_scores,
+std::shared_ptr<ChoiceHook> make_choice_hook(const py::object& allowed_tokens,
+                                             const py::object& process_scores,
                                              const py::object& is_complete) {
   if (allowed_tokens.is_none() && process_scores.is_none() && is_complete.is_none()) return nullptr;
   return std::make_shared<PythonChoiceHook>(allowed_tokens, process_scores, is_complete);

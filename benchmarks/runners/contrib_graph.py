@@ -250,7 +250,8 @@ class _Runner:
         if batch not in self._caches:
             heads = self._config["n_head"]
             shape = (batch, heads, self._config["n_positions"], self._config["n_embd"] // heads)
-            zeros = np.zeros(shape, dtype=np.float32)
-            names = cache_names(self._config)
-            self._caches[batch] = {name: OrtValue.ortvalue_from_numpy(zeros) for name in names}
+            self._caches[batch] = {
+                name: OrtValue.ortvalue_from_numpy(np.zeros(shape, dtype=np.float32))
+                for name in cache_names(self._config)
+            }
         return self._caches[batch]

@@ -44,8 +44,7 @@ class TokenChooser {
  private:
   // The processed scores: `logits` themselves where nothing changes them, else scores_.
   std::span<const float> process(std::span<const float> logits, const TokenHistory& history,
-                                 const uint32_t* allowed,
-                                 ChoiceHook* hook);
+                                 const uint32_t* allowed, ChoiceHook* hook);
   Extremum find_best(std::span<const float> scores, const TokenHistory& history) const;
   // Filters `scores`, whose maximum is `best`, down to the weighted candidates of a draw.
   void filter(std::span<const float> scores, float best);

@@ -13,7 +13,8 @@ namespace gpt2fast {
 
 Assistant::Assistant(const Request& request, const EngineOptions& options, int64_t max_length)
     : engine_(std::dynamic_pointer_cast<EngineImpl>(request.assistant)),
-      chooser_(request.sampling, request.stop.eos_token_ids, options.vocab_size, max_length + request.num_assistant_tokens),
+      chooser_(request.sampling, request.stop.eos_token_ids, options.vocab_size,
+               max_length + request.num_assistant_tokens),
       max_draft_(request.num_assistant_tokens),
       draft_length_(std::min<int64_t>(max_draft_, 4)) {
   const int64_t vocabulary = engine_->options().vocab_size;
@@ -32,7 +33,8 @@ void Assistant::release_slot() {
   cached_.clear();
 }
 
-std::span<const int32_t> Assistant::propose(const TokenHistory& history, int64_t limit, const InterruptCheck& stop) {
+std::span<const int32_t> Assistant::propose(const TokenHistory& history, int64_t limit,
+                                            const InterruptCheck& stop) {
   drafted_ = 0;
   const int64_t room = engine_->options().n_positions - history.size();
   const int64_t wanted = std::min({limit, draft_length_, room});
@@ -60,7 +62,8 @@ void Assistant::keep_agreeing(const TokenHistory& history) {
   const auto prompt = static_cast<int64_t>(history.prompt.size());
   int64_t agreeing = common_prefix(cached_, history.prompt);
   if (agreeing == prompt) {
-    agreeing += common_prefix(std::span<const int32_t>(cached_).subspan(history.prompt.size()), history.output);
+    agreeing +=
+        common_prefix(std::span<const int32_t>(cached_).subspan(history.prompt.size()), history.output);
   }
   cached_.resize(static_cast<size_t>(std::min(agreeing, history.size() - 1)));
 }
@@ -89,7 +92,8 @@ int32_t Assistant::draft_one(const TokenHistory& history, const InterruptCheck& 
 }
 
 void Assistant::accept(int64_t count) {
-  draft_length_ = count == drafted_ ? std::min(max_draft_, 2 * draft_length_) : std::max<int64_t>(1, count + 1);
+  draft_length_ =
+      count == drafted_ ? std::min(max_draft_, 2 * draft_length_) : std::max<int64_t>(1, count + 1);
 }
 
 }  // namespace gpt2fast

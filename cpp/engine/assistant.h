@@ -14,8 +14,8 @@ namespace gpt2fast {
 
 class EngineImpl;
 
-// Drafts with the sequence's own options and seed: as the draw at a position is the same for both models, a sampled
-// draft is right wherever the two distributions agree about it.
+// Drafts with the sequence's own options and seed: as the draw at a position is the same for both models, a
+// sampled draft is right wherever the two distributions agree about it.
 class Assistant {
  public:
   // Throws std::invalid_argument when the vocabularies differ.
@@ -24,10 +24,11 @@ class Assistant {
   Assistant(const Assistant&) = delete;
   Assistant& operator=(const Assistant&) = delete;
 
-  // At most `limit` tokens to follow the history; none when the assistant has no free slot or its context is full.
-  // Valid until the next call.
+  // At most `limit` tokens to follow the history; none when the assistant has no free slot or its context is
+  // full. Valid until the next call.
   std::span<const int32_t> propose(const TokenHistory& history, int64_t limit, const InterruptCheck& stop);
-  // How many tokens of the last proposal turned out right: the draft grows when all were and shrinks when few were.
+  // How many tokens of the last proposal turned out right: the draft grows when all were and shrinks when few
+  // were.
   void accept(int64_t count);
   void release_slot();
 
@@ -40,8 +41,8 @@ class Assistant {
   int64_t max_draft_;
   int64_t draft_length_;
   int64_t slot_ = -1;
-  std::vector<int32_t> cached_;   // tokens whose keys and values the slot holds
-  std::vector<int32_t> output_;   // the sequence's output, then the draft
+  std::vector<int32_t> cached_;  // tokens whose keys and values the slot holds
+  std::vector<int32_t> output_;  // the sequence's output, then the draft
   int64_t drafted_ = 0;
 };
 

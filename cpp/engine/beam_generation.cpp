@@ -53,15 +53,15 @@ class BeamRun {
     }
     std::vector<BeamResult> results;
     for (BeamSearch::Hypothesis& best : search_.results()) {
-      results.push_back({std::move(best.tokens), best.score,
-                         best.ended ? FinishReason::kEos : FinishReason::kLength});
+      results.push_back(
+          {std::move(best.tokens), best.score, best.ended ? FinishReason::kEos : FinishReason::kLength});
     }
     return results;
   }
 
  private:
-  // Lets slots_[i] hold what beam i continues. A beam's first continuation stays in its slot; only further ones are
-  // copied, to the slots of beams that nothing continues.
+  // Lets slots_[i] hold what beam i continues. A beam's first continuation stays in its slot; only further
+  // ones are copied, to the slots of beams that nothing continues.
   void move_beams(std::span<const BeamSearch::Extension> extensions) {
     std::vector<int64_t> free = slots_;
     std::vector<int64_t> moved(extensions.size(), -1);
@@ -120,14 +120,17 @@ class BeamRun {
 
 }  // namespace
 
-std::vector<BeamResult> EngineImpl::beam_search(const BeamRequest& request, const InterruptCheck& interrupted) {
+std::vector<BeamResult> EngineImpl::beam_search(const BeamRequest& request,
+                                                const InterruptCheck& interrupted) {
   check_token_ids(request.prompt, options_.vocab_size);
   const int64_t total = static_cast<int64_t>(request.prompt.size()) + request.stop.max_new_tokens;
   if (total > options_.n_positions) {
     throw std::invalid_argument("prompt and max_new_tokens together (" + std::to_string(total) +
-                                ") exceed the model's context window of " + std::to_string(options_.n_positions));
+                                ") exceed the model's context window of " +
+                                std::to_string(options_.n_positions));
   }
-  if (request.stop.max_new_tokens < 1) throw std::invalid_argument("max_new_tokens must be at least 1 for beams");
+  if (request.stop.max_new_tokens < 1)
+    throw std::invalid_argument("max_new_tokens must be at least 1 for beams");
   return BeamRun(*this, request, interrupted).run();
 }
 

@@ -51,7 +51,8 @@ void EngineImpl::check_prefix(const Prefix& prefix) const {
 int64_t EngineImpl::restore_prefix(const Prefix* prefix, std::span<const int32_t> prompt, int64_t slot,
                                    int64_t cached_length) {
   if (prefix == nullptr) return cached_length;
-  const int64_t length = std::min(common_prefix(prefix->tokens, prompt), static_cast<int64_t>(prompt.size()) - 1);
+  const int64_t length =
+      std::min(common_prefix(prefix->tokens, prompt), static_cast<int64_t>(prompt.size()) - 1);
   if (length <= cached_length) return cached_length;
   KvCache& cache = stepper_.cache();
   const auto stored = static_cast<int64_t>(prefix->tokens.size());
@@ -97,7 +98,8 @@ bool GenerationRun::done() const {
 }
 
 bool GenerationRun::done_locked() const {
-  return std::all_of(sequences_.begin(), sequences_.end(), [](const auto& sequence) { return sequence->finished(); });
+  return std::all_of(sequences_.begin(), sequences_.end(),
+                     [](const auto& sequence) { return sequence->finished(); });
 }
 
 std::vector<int64_t> GenerationRun::advance(const InterruptCheck& interrupted) {
@@ -178,7 +180,8 @@ bool GenerationRun::admit_one(LiveSequence& sequence, const InterruptCheck& inte
   }
   SlotPool& pool = engine_->pool();
   const bool use_prefix_cache = sequence.use_prefix_cache();
-  // A run that has live sequences never waits: callers that hold slots and wait for more could block each other.
+  // A run that has live sequences never waits: callers that hold slots and wait for more could block each
+  // other.
   SlotPool::Grant grant = any_live ? pool.try_acquire(prompt, use_prefix_cache)
                                    : pool.acquire(prompt, use_prefix_cache, interrupted);
   if (grant.slot < 0) return false;
@@ -234,7 +237,8 @@ void GenerationRun::plan_sequence(size_t index, int64_t& room, int64_t& rows, co
     rows -= place.drafts + 1;
   }
   room -= static_cast<int64_t>(tokens.size());
-  parts_.push_back({sequence.slot(), sequence.cached_length(), tokens, std::span(wanted_).subspan(first_wanted)});
+  parts_.push_back(
+      {sequence.slot(), sequence.cached_length(), tokens, std::span(wanted_).subspan(first_wanted)});
   places_.push_back(place);
 }
 
@@ -250,7 +254,8 @@ void GenerationRun::use_results() {
     int64_t accepted = 0;
     for (;;) {
       const int32_t token = sequence.choose_next(engine_->stepper().logits(place.first_row + accepted));
-      if (sequence.finished() || accepted == place.drafts || token != drafts[static_cast<size_t>(accepted)]) break;
+      if (sequence.finished() || accepted == place.drafts || token != drafts[static_cast<size_t>(accepted)])
+        break;
       ++accepted;
     }
     sequence.advance_cache(accepted);

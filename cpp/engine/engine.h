@@ -14,7 +14,8 @@
 
 namespace gpt2fast {
 
-// Asks a caller's InterruptCheck at most every few milliseconds: it may have to take a lock of the host language.
+// Asks a caller's InterruptCheck at most every few milliseconds: it may have to take a lock of the host
+// language.
 class RateLimitedCheck {
  public:
   explicit RateLimitedCheck(const InterruptCheck& check) : check_(check) {}
@@ -40,15 +41,15 @@ class EngineImpl final : public Engine, public std::enable_shared_from_this<Engi
   std::vector<Logprobs> score(const std::vector<std::span<const int32_t>>& sequences,
                               const std::vector<int64_t>& first, int32_t top,
                               const InterruptCheck& interrupted) override;
-  std::vector<std::vector<float>> score_continuations(std::span<const int32_t> prompt,
-                                                      const std::vector<std::span<const int32_t>>& continuations,
-                                                      const Prefix* prefix,
-                                                      const InterruptCheck& interrupted) override;
+  std::vector<std::vector<float>> score_continuations(
+      std::span<const int32_t> prompt, const std::vector<std::span<const int32_t>>& continuations,
+      const Prefix* prefix, const InterruptCheck& interrupted) override;
   void clear_prefix_cache() override { pool_.clear_idle(); }
 
-  // Lets a slot that holds `cached_length` tokens of the prompt hold what the prefix (null: none) has of it, where
-  // that is more; returns how many tokens of the prompt the slot then holds, at most all but one.
-  int64_t restore_prefix(const Prefix* prefix, std::span<const int32_t> prompt, int64_t slot, int64_t cached_length);
+  // Lets a slot that holds `cached_length` tokens of the prompt hold what the prefix (null: none) has of it,
+  // where that is more; returns how many tokens of the prompt the slot then holds, at most all but one.
+  int64_t restore_prefix(const Prefix* prefix, std::span<const int32_t> prompt, int64_t slot,
+                         int64_t cached_length);
 
   Stepper& stepper() { return stepper_; }
   SlotPool& pool() { return pool_; }
@@ -82,8 +83,8 @@ class GenerationRun final : public Run {
   // One sequence's place in the step being made.
   struct Place {
     size_t sequence;
-    int64_t drafts;       // draft tokens at the end of its part
-    int64_t first_row;    // of logits; -1: none wanted yet
+    int64_t drafts;     // draft tokens at the end of its part
+    int64_t first_row;  // of logits; -1: none wanted yet
   };
 
   void step(const InterruptCheck& interrupted);
@@ -102,11 +103,12 @@ class GenerationRun final : public Run {
   mutable std::mutex mutex_;
   std::atomic<bool> cancelled_ = false;
   std::vector<std::unique_ptr<LiveSequence>> sequences_;
-  std::vector<int64_t> changed_;        // indices of sequences changed by this step
+  std::vector<int64_t> changed_;  // indices of sequences changed by this step
   std::vector<StepPart> parts_;
   std::vector<Place> places_;
-  std::vector<int32_t> draft_tokens_;   // [sequences, 1 + drafts]: last token and drafts, where drafts are used
-  std::vector<int32_t> wanted_;         // the parts' wanted rows, one after another
+  std::vector<int32_t>
+      draft_tokens_;             // [sequences, 1 + drafts]: last token and drafts, where drafts are used
+  std::vector<int32_t> wanted_;  // the parts' wanted rows, one after another
   bool has_deadlines_ = false;
 };
 

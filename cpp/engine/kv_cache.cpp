@@ -24,7 +24,8 @@ void KvCache::copy(int64_t from_slot, int64_t to_slot, int64_t length) {
   }
 }
 
-void KvCache::read(int64_t layer, int64_t slot, int64_t first, int64_t length, float* keys, float* values) const {
+void KvCache::read(int64_t layer, int64_t slot, int64_t first, int64_t length, float* keys,
+                   float* values) const {
   read_slot(shape_, slot_data(layer, slot), first, length, keys, values);
 }
 

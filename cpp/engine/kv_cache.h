@@ -1,4 +1,5 @@
-// The keys and values of all sequences: one buffer per layer, one slot per sequence, written in place by the steps.
+// The keys and values of all sequences: one buffer per layer, one slot per sequence, written in place by the
+// steps.
 #pragma once
 
 #include <cstdint>
@@ -26,10 +27,12 @@ class KvCache {
   void copy(int64_t from_slot, int64_t to_slot, int64_t length);
   // Plain float32 keys and values, [heads, length, head_dim] each, of one layer.
   void read(int64_t layer, int64_t slot, int64_t first, int64_t length, float* keys, float* values) const;
-  void write(int64_t layer, int64_t slot, int64_t first, int64_t length, const float* keys, const float* values);
-  // One sequence's keys and values from outside: [heads, stored, head_dim] each, of which the first `length` positions
-  // are taken.
-  void restore(int64_t layer, int64_t slot, int64_t length, int64_t stored, const float* keys, const float* values);
+  void write(int64_t layer, int64_t slot, int64_t first, int64_t length, const float* keys,
+             const float* values);
+  // One sequence's keys and values from outside: [heads, stored, head_dim] each, of which the first `length`
+  // positions are taken.
+  void restore(int64_t layer, int64_t slot, int64_t length, int64_t stored, const float* keys,
+               const float* values);
   // Gives a slot's memory back to the system.
   void discard(int64_t slot) noexcept;
 

@@ -14,7 +14,8 @@ namespace {
 constexpr int64_t kMaxReservedTokens = 1 << 16;
 
 int64_t max_length(const Request& request) {
-  return static_cast<int64_t>(request.prompt.size()) + std::min(request.stop.max_new_tokens, kMaxReservedTokens);
+  return static_cast<int64_t>(request.prompt.size()) +
+         std::min(request.stop.max_new_tokens, kMaxReservedTokens);
 }
 
 }  // namespace
@@ -53,7 +54,8 @@ LiveSequence::LiveSequence(Request request, const EngineOptions& options)
   if (tokens_.size() > window_limit) {
     if (!request_.slide) {
       throw std::invalid_argument("the prompt has " + std::to_string(tokens_.size()) +
-                                  " tokens, the model's context window " + std::to_string(options.n_positions));
+                                  " tokens, the model's context window " +
+                                  std::to_string(options.n_positions));
     }
     window_start_ = tokens_.size() - std::max<size_t>(1, window_limit / 2);
   }
@@ -70,8 +72,8 @@ LiveSequence::LiveSequence(Request request, const EngineOptions& options)
     assistant_ = std::make_unique<Assistant>(request_, options, max_length(request_));
   }
   if (stop.max_seconds > 0) {
-    deadline_ = Clock::now() + std::chrono::duration_cast<Clock::duration>(
-                                   std::chrono::duration<double>(stop.max_seconds));
+    deadline_ = Clock::now() +
+                std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(stop.max_seconds));
   }
   if (request_.logprobs >= 0) {
     const auto count = static_cast<size_t>(std::min(stop.max_new_tokens, kMaxReservedTokens));
@@ -147,7 +149,8 @@ void LiveSequence::record_logprobs(std::span<const float> scores, float chosen) 
 
 void LiveSequence::append(int32_t token) {
   tokens_.push_back(token);
-  if (static_cast<int64_t>(tokens_.size()) > max_length(request_)) prompt_lookup_.reset();  // its tables are full
+  if (static_cast<int64_t>(tokens_.size()) > max_length(request_))
+    prompt_lookup_.reset();  // its tables are full
   if (prompt_lookup_) prompt_lookup_->append({&token, 1});
   if (options_.has_token_bytes) {
     const std::string& bytes = options_.token_bytes[static_cast<size_t>(token)];

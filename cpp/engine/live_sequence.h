@@ -26,7 +26,8 @@ class LiveSequence {
  public:
   LiveSequence(Request request, const EngineOptions& options);
 
-  // Tokens are numbered over prompt and output; the window is the part that the model sees, from window_start on.
+  // Tokens are numbered over prompt and output; the window is the part that the model sees, from window_start
+  // on.
   std::span<const int32_t> tokens() const { return tokens_; }
   std::span<const int32_t> window() const { return tokens().subspan(window_start_); }
   std::span<const int32_t> prompt() const { return tokens().first(prompt_length_); }

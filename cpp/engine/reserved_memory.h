@@ -5,8 +5,8 @@
 
 namespace gpt2fast {
 
-// Owns a page-aligned range of address space. Pages are committed by the first write, so a buffer can be as large as
-// the largest step or the fullest cache and still cost only what is used.
+// Owns a page-aligned range of address space. Pages are committed by the first write, so a buffer can be as
+// large as the largest step or the fullest cache and still cost only what is used.
 class ReservedMemory {
  public:
   ReservedMemory() = default;

@@ -88,13 +88,15 @@ std::vector<int64_t> SlotPool::acquire_many(int64_t count, const std::function<b
   return granted;
 }
 
-void SlotPool::wait_for_release(std::unique_lock<std::mutex>& lock, const std::function<bool()>& interrupted) {
+void SlotPool::wait_for_release(std::unique_lock<std::mutex>& lock,
+                                const std::function<bool()>& interrupted) {
   // Only a caller at work that does not itself wait here can give a slot back; the present one counts as one.
   const bool others_work = working_ - waiting_ > 1;
   if (!others_work && std::chrono::steady_clock::now() - last_work_ >= patience_) {
-    throw BusyError("all " + std::to_string(slots_.size()) +
-                    " slots of the KV cache are held by paused streams: finish or close one, or load the model with "
-                    "a larger max_sequences");
+    throw BusyError(
+        "all " + std::to_string(slots_.size()) +
+        " slots of the KV cache are held by paused streams: finish or close one, or load the model with "
+        "a larger max_sequences");
   }
   ++waiting_;
   released_.wait_for(lock, std::chrono::milliseconds(20));

@@ -13,31 +13,34 @@
 
 namespace gpt2fast {
 
-// A slot's owner alone reads and writes it. An idle slot keeps the keys and values of the tokens it last held (the
-// prefix cache); a new owner with a common prefix takes them over, or a copy of them.
+// A slot's owner alone reads and writes it. An idle slot keeps the keys and values of the tokens it last held
+// (the prefix cache); a new owner with a common prefix takes them over, or a copy of them.
 class SlotPool {
  public:
-  // How long a caller waits for a slot while nobody is at work: streams pause for a moment between their steps.
+  // How long a caller waits for a slot while nobody is at work: streams pause for a moment between their
+  // steps.
   static constexpr std::chrono::milliseconds kPatience{1000};
 
   SlotPool(KvCache& cache, int64_t prefix_cache_bytes, std::chrono::milliseconds patience = kPatience);
 
   struct Grant {
-    int64_t slot = -1;           // -1: none is free
-    int64_t cached_length = 0;   // leading tokens of the prompt whose keys and values the slot already holds
+    int64_t slot = -1;          // -1: none is free
+    int64_t cached_length = 0;  // leading tokens of the prompt whose keys and values the slot already holds
   };
 
   // A slot for `prompt` if one is free. At least one token of the prompt is always left to compute.
   Grant try_acquire(std::span<const int32_t> prompt, bool use_prefix_cache);
 
-  // Waits for a slot while other callers are at work (those give slots back by themselves); throws BusyError when
-  // every slot has been held by paused callers for a while, Interrupted when `interrupted` says so.
-  Grant acquire(std::span<const int32_t> prompt, bool use_prefix_cache, const std::function<bool()>& interrupted);
+  // Waits for a slot while other callers are at work (those give slots back by themselves); throws BusyError
+  // when every slot has been held by paused callers for a while, Interrupted when `interrupted` says so.
+  Grant acquire(std::span<const int32_t> prompt, bool use_prefix_cache,
+                const std::function<bool()>& interrupted);
 
   // So many slots at once, for a search that copies among them; waits like acquire().
   std::vector<int64_t> acquire_many(int64_t count, const std::function<bool()>& interrupted);
 
-  // `tokens` are those whose keys and values the slot holds; they stay for later prompts as the budget allows.
+  // `tokens` are those whose keys and values the slot holds; they stay for later prompts as the budget
+  // allows.
   void release(int64_t slot, std::span<const int32_t> tokens);
 
   void clear_idle();
@@ -75,8 +78,8 @@ class SlotPool {
   std::vector<Slot> slots_;
   int64_t remembered_tokens_ = 0;
   uint64_t clock_ = 0;
-  int working_ = 0;  // callers that run steps
-  int waiting_ = 0;  // those among them that wait for a slot
+  int working_ = 0;                                  // callers that run steps
+  int waiting_ = 0;                                  // those among them that wait for a slot
   std::chrono::steady_clock::time_point last_work_;  // when a caller last began or ended its steps
 };
 

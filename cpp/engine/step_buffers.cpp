@@ -25,8 +25,8 @@ StepBuffers::StepBuffers(Session& session, const KvCache& cache, const Limits& l
                                              shape.padded_head_dim()};
   const ElementType type = shape.half ? ElementType::kFloat16 : ElementType::kFloat32;
   for (int64_t i = 0; i < cache.layers(); ++i) {
-    kv_values_.push_back(
-        Value::tensor(cache.layer(i), static_cast<size_t>(shape.slot_bytes() * cache.slots()), dimensions, type));
+    kv_values_.push_back(Value::tensor(
+        cache.layer(i), static_cast<size_t>(shape.slot_bytes() * cache.slots()), dimensions, type));
     binding_.bind_input(("kv_cache." + std::to_string(i)).c_str(), kv_values_.back());
   }
 }
@@ -38,9 +38,11 @@ void StepBuffers::check_limits(std::span<const StepPart> parts) const {
     tokens += static_cast<int64_t>(part.tokens.size());
     rows += static_cast<int64_t>(part.wanted.size());
   }
-  if (tokens > limits_.tokens || rows > limits_.rows || static_cast<int64_t>(parts.size()) > limits_.sequences) {
-    throw std::logic_error("a step of " + std::to_string(tokens) + " tokens, " + std::to_string(rows) + " rows and " +
-                           std::to_string(parts.size()) + " sequences is larger than its buffers");
+  if (tokens > limits_.tokens || rows > limits_.rows ||
+      static_cast<int64_t>(parts.size()) > limits_.sequences) {
+    throw std::logic_error("a step of " + std::to_string(tokens) + " tokens, " + std::to_string(rows) +
+                           " rows and " + std::to_string(parts.size()) +
+                           " sequences is larger than its buffers");
   }
 }
 
@@ -68,8 +70,8 @@ void StepBuffers::bind_shapes(int64_t tokens, int64_t sequences, int64_t rows) {
   bound_tokens_ = -1;  // so that a failure half-way is not taken for a complete binding
   std::vector<Value> values;
   const auto bind_input = [&](const char* name, std::vector<int32_t>& buffer, int64_t count) {
-    values.push_back(Value::tensor(buffer.data(), static_cast<size_t>(count) * sizeof(int32_t), std::array{count},
-                                   ElementType::kInt32));
+    values.push_back(Value::tensor(buffer.data(), static_cast<size_t>(count) * sizeof(int32_t),
+                                   std::array{count}, ElementType::kInt32));
     binding_.bind_input(name, values.back());
   };
   bind_input("input_ids", input_ids_, tokens);

@@ -1,4 +1,5 @@
-// The inputs and outputs of a step: allocated once at the largest size, bound to the session, refilled by each step.
+// The inputs and outputs of a step: allocated once at the largest size, bound to the session, refilled by
+// each step.
 #pragma once
 
 #include <cstdint>
@@ -26,8 +27,8 @@ class StepBuffers {
 
   StepBuffers(Session& session, const KvCache& cache, const Limits& limits);
 
-  // Copies the parts into the input buffers and makes the binding's shapes fit. Allocates only when the counts
-  // differ from those of the step before.
+  // Copies the parts into the input buffers and makes the binding's shapes fit. Allocates only when the
+  // counts differ from those of the step before.
   void fill(std::span<const StepPart> parts);
 
   Binding& binding() { return binding_; }

@@ -11,8 +11,8 @@ namespace gpt2fast {
 
 namespace {
 
-// Rows of logits that one step may ask for. Bounds the logits buffer (128 x 50,257 floats are 26 MB, committed only
-// when used) while leaving room for every live sequence.
+// Rows of logits that one step may ask for. Bounds the logits buffer (128 x 50,257 floats are 26 MB,
+// committed only when used) while leaving room for every live sequence.
 constexpr int64_t kMinLogitsRows = 128;
 
 CacheShape cache_shape(const EngineOptions& options) {

@@ -16,9 +16,9 @@ namespace gpt2fast {
 // One sequence's share of a step.
 struct StepPart {
   int64_t slot = 0;
-  int64_t cached_length = 0;           // positions of the slot that are filled already
-  std::span<const int32_t> tokens;     // at least one
-  std::span<const int32_t> wanted;     // ascending indices into `tokens` whose logits are wanted; may be empty
+  int64_t cached_length = 0;        // positions of the slot that are filled already
+  std::span<const int32_t> tokens;  // at least one
+  std::span<const int32_t> wanted;  // ascending indices into `tokens` whose logits are wanted; may be empty
 };
 
 class Stepper {
@@ -32,8 +32,8 @@ class Stepper {
   int64_t max_logits_rows() const { return buffers_.max_rows(); }
   int64_t width() const { return buffers_.width(); }
 
-  // Runs the graph. `stop` is asked once per layer; true abandons the step with Interrupted, and the slots then hold
-  // nothing new that counts. The parts must fit max_tokens(), max_logits_rows() and the cache.
+  // Runs the graph. `stop` is asked once per layer; true abandons the step with Interrupted, and the slots
+  // then hold nothing new that counts. The parts must fit max_tokens(), max_logits_rows() and the cache.
   void step(std::span<const StepPart> parts, const InterruptCheck& stop);
 
   // Scores [vocab_size] of the row-th wanted token of the last step, counted over all parts.

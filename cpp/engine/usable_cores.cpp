@@ -15,8 +15,8 @@ namespace gpt2fast {
 
 namespace {
 
-// CPU time per wall time that the cgroup grants, or 0 where it sets no limit. Inside a container the process's own
-// group is mounted at the root of the hierarchy.
+// CPU time per wall time that the cgroup grants, or 0 where it sets no limit. Inside a container the
+// process's own group is mounted at the root of the hierarchy.
 double cgroup_quota() {
   std::ifstream v2("/sys/fs/cgroup/cpu.max");
   std::string quota;
@@ -25,7 +25,8 @@ double cgroup_quota() {
   std::ifstream v1_quota("/sys/fs/cgroup/cpu/cpu.cfs_quota_us");
   std::ifstream v1_period("/sys/fs/cgroup/cpu/cpu.cfs_period_us");
   double microseconds = 0;
-  if (v1_quota >> microseconds && v1_period >> period && microseconds > 0 && period > 0) return microseconds / period;
+  if (v1_quota >> microseconds && v1_period >> period && microseconds > 0 && period > 0)
+    return microseconds / period;
   return 0;
 }
 

@@ -22,8 +22,9 @@ class Parallel {
       task(0);
       return;
     }
-    run_tasks(count, [](const void* data, int64_t index) noexcept { (*static_cast<const Task*>(data))(index); },
-              &task);
+    run_tasks(
+        count, [](const void* data, int64_t index) noexcept { (*static_cast<const Task*>(data))(index); },
+        &task);
   }
 
  protected:

@@ -27,7 +27,7 @@ def usable_cores() -> int:
     """Cores this process may use: affinity mask and cgroup quota."""
 
 def load_library(path: str) -> str:
-    """dlopen ONNX Runtime, switch telemetry off, create the environment; returns its version. Raises ImportError."""
+    """Open ONNX Runtime, telemetry off, and create the environment; returns its version. Raises ImportError."""
 
 def packed_weight_bytes(format: int, in_features: int, out_features: int) -> int: ...
 def pack_linear(
@@ -35,7 +35,8 @@ def pack_linear(
 ) -> NDArray[np.uint8]:
     """Pack [in_features, out_features] (transposed: [out_features, in_features]) columns into a blob.
 
-    Blobs of consecutive column ranges (each but the last a multiple of 16 columns) concatenate to the blob of all.
+    Blobs of consecutive column ranges (each but the last a multiple of 16 columns) concatenate to the blob
+    of all.
     """
 
 def unpack_linear(
@@ -44,7 +45,7 @@ def unpack_linear(
     """Dequantise columns of a blob; returns [columns, in_features]."""
 
 class Prefix:
-    """Keys and values of leading tokens, to start sequences from; layers [2, 1, heads, tokens, head_dim] each."""
+    """Keys and values of leading tokens, to start sequences from; layers [2, 1, heads, tokens, head_dim]."""
 
     def __init__(self, tokens: NDArray[np.int32], layers: Sequence[NDArray[np.float32]]) -> None: ...
 
@@ -85,12 +86,13 @@ class Request:
         self,
         *,
         allowed_tokens: Callable[[NDArray[np.int32]], NDArray[np.uint32] | None] | None = None,
-        process_scores: Callable[[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]], None] | None = None,
+        process_scores: Callable[[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]], None]
+        | None = None,
         is_complete: Callable[[NDArray[np.int32]], bool] | None = None,
     ) -> None:
-        """Called for every token: `allowed_tokens(output)` returns a bit set of (vocab_size + 31) // 32 words or None;
-        `process_scores(prompt, output, scores)` changes the scores [vocab_size] in place; `is_complete(output)`, called
-        after each token, ends the text with FINISH_STOP when it returns True."""
+        """Called for every token: `allowed_tokens(output)` returns a bit set of (vocab_size + 31) // 32 words
+        or None; `process_scores(prompt, output, scores)` changes the scores [vocab_size] in place;
+        `is_complete(output)`, called after each token, ends the text with FINISH_STOP when it returns True."""
 
 def next_token_distribution(
     request: Request, output: NDArray[np.int32], logits: NDArray[np.float32]
@@ -98,7 +100,7 @@ def next_token_distribution(
     """Probabilities [vocab_size] that the next token is drawn from, after processors and filters."""
 
 class Run:
-    """A set of requests being generated; its slots are given back when it is finished, closed or collected."""
+    """Requests being generated; their slots are given back when it is finished, closed or collected."""
 
     done: bool
     def __len__(self) -> int: ...
@@ -122,9 +124,7 @@ class Run:
     def cached_tokens(self, index: int) -> int:
         """Prompt tokens that were taken from the prefix cache."""
 
-    def logprobs(
-        self, index: int
-    ) -> tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.float32]]:
+    def logprobs(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.float32]]:
         """Chosen log-probabilities [n], best ids [n, k], their log-probabilities [n, k]."""
 
 class Engine:
@@ -160,8 +160,8 @@ class Engine:
         length_penalty: float = 1.0,
         early_stopping: int = 0,
     ) -> list[tuple[NDArray[np.int32], float, int]]:
-        """The best hypotheses, best first: tokens, score, finish reason. Early stopping: 0 heuristic, 1 at num_beams
-        hypotheses, 2 never early."""
+        """The best hypotheses, best first: tokens, score, finish reason. Early stopping: 0 heuristic, 1 at
+        num_beams hypotheses, 2 never early."""
 
     def forward(
         self,
@@ -174,10 +174,14 @@ class Engine:
         A past, given or wanted, needs equally long sequences.
         """
 
-    def logits(self, sequences: Sequence[NDArray[np.int32]], rows: Sequence[NDArray[np.int64]] | None) -> list[NDArray[np.float32]]:
+    def logits(
+        self, sequences: Sequence[NDArray[np.int32]], rows: Sequence[NDArray[np.int64]] | None
+    ) -> list[NDArray[np.float32]]:
         """Scores [rows, vocab_size] per sequence; rows=None means every token's."""
 
-    def score(self, sequences: Sequence[NDArray[np.int32]], first: Sequence[int]) -> list[NDArray[np.float32]]:
+    def score(
+        self, sequences: Sequence[NDArray[np.int32]], first: Sequence[int]
+    ) -> list[NDArray[np.float32]]:
         """Log-probability of each token from position first[i] (>= 1) on, given those before it."""
 
     def token_logprobs(
@@ -191,6 +195,6 @@ class Engine:
         continuations: Sequence[NDArray[np.int32]],
         prefix: Prefix | None = None,
     ) -> list[NDArray[np.float32]]:
-        """Log-probability of each continuation's tokens, given the prompt, which is read once, and those before."""
+        """Log-probability of each continuation's tokens; the prompt is read once."""
 
     def clear_prefix_cache(self) -> None: ...

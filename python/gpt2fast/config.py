@@ -31,8 +31,8 @@ class ModelConfig:
     """Sizes and conventions of a GPT-2 model.
 
     The fields carry the names and meanings of Hugging Face's ``GPT2Config``. ``n_inner`` is always set here
-    (``4 * n_embd`` where the file leaves it out), and ``eos_token_ids`` holds every end-of-text id (the file's
-    ``eos_token_id`` may be an id, a list, or null).
+    (``4 * n_embd`` where the file leaves it out), and ``eos_token_ids`` holds every end-of-text id (the
+    file's ``eos_token_id`` may be an id, a list, or null).
     """
 
     n_layer: int
@@ -73,8 +73,8 @@ class ModelConfig:
         Raises
         ------
         ModelError
-            A key is missing, of the wrong type or out of range, or asks for something that is not GPT-2 or that
-            can't be honoured.
+            A key is missing, of the wrong type or out of range, or asks for something that is not GPT-2 or
+            that can't be honoured.
         """
         values = dict(values)
         for alias, name in _ALIASES.items():
@@ -84,7 +84,9 @@ class ModelConfig:
         if model_type != "gpt2":
             raise ModelError(f"{where}: model_type is {model_type!r}; only GPT-2 ('gpt2') is supported")
         sizes = {name: _size(values, name, where) for name in _REQUIRED}
-        n_inner = _size(values, "n_inner", where) if values.get("n_inner") is not None else 4 * sizes["n_embd"]
+        n_inner = (
+            _size(values, "n_inner", where) if values.get("n_inner") is not None else 4 * sizes["n_embd"]
+        )
         if sizes["n_embd"] % sizes["n_head"]:
             raise ModelError(
                 f"{where}: n_embd ({sizes['n_embd']}) must be a multiple of n_head ({sizes['n_head']})"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -20,13 +20,13 @@ def progress_bar(title: str) -> Iterator[Progress]:
     The bar, and the package that draws it, appear with the first report: what is cached needs neither.
     """
     with ExitStack() as stack:
-        bars: list[tqdm[None]] = []
+        bars: list[tqdm[Any]] = []
 
         def show(done: int, total: int) -> None:
             if not bars:
                 from tqdm import tqdm
 
-                bar = tqdm(desc=title, unit="B", unit_scale=True, leave=False, disable=None)
+                bar: tqdm[Any] = tqdm(desc=title, unit="B", unit_scale=True, leave=False, disable=None)
                 bars.append(stack.enter_context(bar))
             bars[0].total = total
             bars[0].update(done - bars[0].n)

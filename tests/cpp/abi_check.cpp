@@ -8,9 +8,10 @@
 
 namespace gpt2fast::abi {
 
-#define SAME_PLACE(ours, theirs, member)                                                                 \
-  static_assert(offsetof(ours, member) == offsetof(theirs, member), #ours "::" #member " is at another " \
-                                                                                       "place")
+#define SAME_PLACE(ours, theirs, member)                                                    \
+  static_assert(offsetof(ours, member) == offsetof(theirs, member), #ours "::" #member      \
+                                                                          " is at another " \
+                                                                          "place")
 #define SAME_VALUE(ours, theirs) \
   static_assert(static_cast<int>(ours) == static_cast<int>(theirs), #ours " has another value")
 

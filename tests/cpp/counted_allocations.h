@@ -1,5 +1,5 @@
-// Counts the allocations of the test program that includes it, in its one source file: those that its own code
-// asks for, the static library included, but not those of shared libraries that it calls.
+// Counts the allocations of the test program that includes it, in its one source file: those that its own
+// code asks for, the static library included, but not those of shared libraries that it calls.
 #pragma once
 
 #include <atomic>

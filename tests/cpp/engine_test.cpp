@@ -1,4 +1,5 @@
-// The engine over a small random model: no allocation in the decode loop, slots, cancelling, drafts, prefixes.
+// The engine over a small random model: no allocation in the decode loop, slots, cancelling, drafts,
+// prefixes.
 #include "gpt2fast/engine.h"
 
 #include <atomic>
@@ -26,7 +27,8 @@ constexpr int64_t kVocabulary = 40;
 constexpr int64_t kPositions = 64;
 
 // Adds a packed weight of reproducible values; returns its name.
-std::string packed(Model& model, const std::string& name, int64_t in_features, int64_t out_features, int seed) {
+std::string packed(Model& model, const std::string& name, int64_t in_features, int64_t out_features,
+                   int seed) {
   const std::vector<float> plain = ramp(static_cast<size_t>(in_features * out_features), seed);
   std::vector<uint8_t> bytes(packed_weight_bytes(WeightFormat::kInt8, in_features, out_features));
   pack_weight(WeightFormat::kInt8, plain.data(), out_features, 1, in_features, out_features, 1, bytes.data());
@@ -77,7 +79,8 @@ void add_layer(Model& model, int64_t layer, const std::string& x, const std::str
 
 Model small_model() {
   Model model;
-  for (const char* name : {"input_ids", "positions", "sequence_starts", "slots", "cached_lengths", "logits_rows"}) {
+  for (const char* name :
+       {"input_ids", "positions", "sequence_starts", "slots", "cached_lengths", "logits_rows"}) {
     model.input(name, ElementType::kInt32, {Model::kAny});
   }
   const std::string table = packed(model, "table", kWidth, kVocabulary, 77);
@@ -115,7 +118,8 @@ class LoadedEngine {
                           .prefix_cache_bytes = 1 << 20,
                           .has_token_bytes = true,
                           .token_bytes = {}};
-    for (int64_t i = 0; i < kVocabulary; ++i) options.token_bytes.push_back(std::string(1, static_cast<char>('A' + i)));
+    for (int64_t i = 0; i < kVocabulary; ++i)
+      options.token_bytes.push_back(std::string(1, static_cast<char>('A' + i)));
     engine_ = Engine::create(options);
   }
   Engine* operator->() const { return engine_.get(); }
@@ -161,7 +165,8 @@ ORT_TEST(the_decode_loop_allocates_nothing) {
   const int64_t before = allocations();
   CHECK(before > 0);  // the count works
   run->finish({});
-  // Each sequence that ends changes the shapes of the steps that follow: two changes, at most, of 8 small values.
+  // Each sequence that ends changes the shapes of the steps that follow: two changes, at most, of 8 small
+  // values.
   CHECK_EQ(run->output(0).size(), size_t{40});
   CHECK_EQ(allocations() - before - 1, int64_t{0});
 }
@@ -217,7 +222,8 @@ ORT_TEST(eos_stop_strings_and_length_end_a_sequence) {
   CHECK(ended->finish_reason(0) == FinishReason::kEos);
   CHECK(ended->output(0).back() == free[3]);
   Request at_string = request({5, 6}, 10);
-  at_string.stop.stop_strings = {std::string{static_cast<char>('A' + free[2]), static_cast<char>('A' + free[3])}};
+  at_string.stop.stop_strings = {
+      std::string{static_cast<char>('A' + free[2]), static_cast<char>('A' + free[3])}};
   const auto stopped = finish(at_string);
   CHECK(stopped->finish_reason(0) == FinishReason::kStop);
   CHECK(stopped->safe_bytes(0) <= 2);

@@ -19,7 +19,8 @@ KvCache small_cache(int64_t slots) {
 void fill(KvCache& cache, int64_t slot, int64_t length, float value) {
   for (int64_t layer = 0; layer < cache.layers(); ++layer) {
     std::vector<float> keys(static_cast<size_t>(2 * length * 3));
-    for (size_t i = 0; i < keys.size(); ++i) keys[i] = value + static_cast<float>(i) + 1000.0f * static_cast<float>(layer);
+    for (size_t i = 0; i < keys.size(); ++i)
+      keys[i] = value + static_cast<float>(i) + 1000.0f * static_cast<float>(layer);
     cache.write(layer, slot, 0, length, keys.data(), keys.data());
   }
 }

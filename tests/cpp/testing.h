@@ -55,7 +55,8 @@ void check_equal(const char* file, int line, const char* text, const A& a, const
 }
 
 inline void check_near(const char* file, int line, const char* text, double a, double b, double tolerance) {
-  if (!(std::abs(a - b) <= tolerance)) fail(file, line, std::string(text) + ": " + show(a) + " is not near " + show(b));
+  if (!(std::abs(a - b) <= tolerance))
+    fail(file, line, std::string(text) + ": " + show(a) + " is not near " + show(b));
 }
 
 inline int run_all() {
@@ -74,26 +75,26 @@ inline int run_all() {
 
 }  // namespace gpt2fast::testing
 
-#define TEST(name)                                                                    \
-  static void test_##name();                                                          \
-  static const ::gpt2fast::testing::Registrar registrar_##name(#name, &test_##name);  \
+#define TEST(name)                                                                   \
+  static void test_##name();                                                         \
+  static const ::gpt2fast::testing::Registrar registrar_##name(#name, &test_##name); \
   static void test_##name()
 #define CHECK(condition) \
   ((condition) ? (void)0 : ::gpt2fast::testing::fail(__FILE__, __LINE__, "CHECK failed: " #condition))
 #define CHECK_EQ(a, b) ::gpt2fast::testing::check_equal(__FILE__, __LINE__, #a " == " #b, (a), (b))
 #define CHECK_NEAR(a, b, tolerance) \
   ::gpt2fast::testing::check_near(__FILE__, __LINE__, #a " ~ " #b, (a), (b), (tolerance))
-#define CHECK_THROWS(expression, Type)                                                              \
-  do {                                                                                              \
-    bool caught_as_expected = false;                                                                \
-    try {                                                                                           \
-      (void)(expression);                                                                           \
-    } catch (const Type&) {                                                                         \
-      caught_as_expected = true;                                                                    \
-    }                                                                                               \
-    if (!caught_as_expected) {                                                                      \
-      ::gpt2fast::testing::fail(__FILE__, __LINE__, #expression " did not throw " #Type);           \
-    }                                                                                               \
+#define CHECK_THROWS(expression, Type)                                                    \
+  do {                                                                                    \
+    bool caught_as_expected = false;                                                      \
+    try {                                                                                 \
+      (void)(expression);                                                                 \
+    } catch (const Type&) {                                                               \
+      caught_as_expected = true;                                                          \
+    }                                                                                     \
+    if (!caught_as_expected) {                                                            \
+      ::gpt2fast::testing::fail(__FILE__, __LINE__, #expression " did not throw " #Type); \
+    }                                                                                     \
   } while (false)
 
 int main() { return ::gpt2fast::testing::run_all(); }

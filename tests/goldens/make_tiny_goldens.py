@@ -1,7 +1,7 @@
 """Writes tiny.json: what torch and transformers make of the embedded model.
 
-    pip install torch transformers
-    python tests/goldens/make_tiny_goldens.py
+pip install torch transformers
+python tests/goldens/make_tiny_goldens.py
 """
 
 from __future__ import annotations
@@ -28,7 +28,11 @@ def main() -> None:
         with torch.no_grad():
             # Without a mask of its own, transformers takes a prompt of the end-of-text token for padding.
             out = model.generate(
-                ids, attention_mask=torch.ones_like(ids), max_new_tokens=200, do_sample=False, eos_token_id=None
+                ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=200,
+                do_sample=False,
+                eos_token_id=None,
             )
         greedy.append({"prompt": prompt, "token_ids": out[0, ids.shape[1] :].tolist()})
     logits = []

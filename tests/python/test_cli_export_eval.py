@@ -122,9 +122,9 @@ def test_evaluation_resumes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 
 def test_lambada_and_choice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     passages, questions = tmp_path / "passages.jsonl", tmp_path / "questions.jsonl"
-    lines = ['{"text": "Once upon a time"}', '{"text": "Once upon a zebra"}', '{"text": "one two"}']
+    lines = ['{"text": "Once upon a little"}', '{"text": "Once upon a zebra"}', '{"text": "one two"}']
     passages.write_text("\n".join(lines), "utf-8")
-    question = {"prompt": "Once upon a", "choices": ["zebra", "time"], "answer": 1}
+    question = {"prompt": "Once upon a", "choices": ["zebra", "little"], "answer": 1}
     questions.write_text(json.dumps(question), "utf-8")
     result = _json(capsys, "eval", "lambada", passages, "--limit", 2)["results"][0]
     assert (result["examples"], result["accuracy"]) == (2, 0.5)

@@ -18,7 +18,7 @@ from gpt2fast.tokenizer import Tokenizer
 gguf = pytest.importorskip("gguf")
 
 CONFIG = small_config(tie_word_embeddings=True, bos_token_id=100, eos_token_id=100)
-CONTROL = 3
+NORMAL, CONTROL = 1, 3
 
 
 def write_gguf(path: Path, *, kind: str = "F32", head: str | None = None, **metadata: Any) -> dict[str, Any]:
@@ -34,7 +34,7 @@ def write_gguf(path: Path, *, kind: str = "F32", head: str | None = None, **meta
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(metadata.pop("pre", "gpt-2"))
     writer.add_token_list(metadata.pop("tokens", tokens))
-    writer.add_token_types([1] * (len(tokens) - 1) + [CONTROL])
+    writer.add_token_types([NORMAL] * (len(tokens) - 1) + [metadata.pop("last_type", CONTROL)])
     writer.add_token_merges(metadata.pop("merges", merges))
     writer.add_bos_token_id(100)
     writer.add_eos_token_id(100)
@@ -115,8 +115,9 @@ def test_another_head_is_kept(tmp_path: Path) -> None:
     np.testing.assert_array_equal(checkpoint.tensors["lm_head.weight"].read(), wanted["lm_head.weight"])
 
 
-def test_the_tokenizer_comes_along(tmp_path: Path) -> None:
-    write_gguf(tmp_path / "model.gguf")
+@pytest.mark.parametrize("last_type", [CONTROL, NORMAL])
+def test_the_tokenizer_comes_along(tmp_path: Path, last_type: int) -> None:
+    write_gguf(tmp_path / "model.gguf", last_type=last_type)
     checkpoint = open_gguf(tmp_path / "model.gguf")
     assert checkpoint.tokenizer.tokenizer_json is not None
     tokenizer = Tokenizer(checkpoint.tokenizer.tokenizer_json, vocab_size=CONFIG.vocab_size)

@@ -145,7 +145,23 @@ def float_data(model: Any) -> None:
             initializer.float_data.extend(values.reshape(-1).tolist())
 
 
-@pytest.mark.parametrize("change", [renamed, transposed_gemms, as_constants, float_data])
+def typed_constants(model: Any) -> None:
+    """Constants of every type that has a field of its own, or shares one, that nothing uses."""
+    types = onnx.TensorProto
+    for kind in (
+        types.UINT8,
+        types.INT16,
+        types.UINT16,
+        types.BOOL,
+        types.UINT32,
+        types.UINT64,
+        types.DOUBLE,
+    ):
+        name = f"unused.{kind}"
+        model.graph.initializer.append(onnx.helper.make_tensor(name, kind, [3], [1, 0, 1]))
+
+
+@pytest.mark.parametrize("change", [renamed, transposed_gemms, as_constants, float_data, typed_constants])
 @pytest.mark.parametrize("head", ["lm", "hidden"])
 def test_rewritten_graphs_are_understood(tmp_path: Path, change: Callable[[Any], None], head: str) -> None:
     path = tmp_path / "model.onnx"

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from random_models import SHAPES, SIZES, random_ids, relative_error, write_random_checkpoint, write_shape
 
 from gpt2fast import GPT2
+from random_models import SHAPES, SIZES, random_ids, relative_error, write_random_checkpoint, write_shape
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

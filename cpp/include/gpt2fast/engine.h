@@ -22,13 +22,13 @@ struct EngineOptions {
   int64_t head_dim = 0;
   int64_t n_positions = 0;
   int64_t vocab_size = 0;
-  bool half_cache = true;              // float16 keys and values, else float32
+  bool half_cache = true;  // float16 keys and values, else float32
   int threads = 1;
-  int64_t max_sequences = 32;          // slots of the KV cache
-  int64_t max_step_tokens = 512;       // longer prompts are cut into several steps
-  int64_t prefix_cache_bytes = 0;      // what finished sequences may keep for later prompts; 0: nothing
-  bool has_token_bytes = false;        // false: stop strings are refused
-  std::vector<std::string> token_bytes; // [vocab_size] what each token contributes to the text
+  int64_t max_sequences = 32;            // slots of the KV cache
+  int64_t max_step_tokens = 512;         // longer prompts are cut into several steps
+  int64_t prefix_cache_bytes = 0;        // what finished sequences may keep for later prompts; 0: nothing
+  bool has_token_bytes = false;          // false: stop strings are refused
+  std::vector<std::string> token_bytes;  // [vocab_size] what each token contributes to the text
 };
 
 class Engine;
@@ -43,14 +43,15 @@ struct Request {
   std::vector<int32_t> prompt;  // at least one token
   SamplingOptions sampling;
   StopOptions stop;
-  int32_t logprobs = -1;               // -1: none; k: the chosen token's and the k best
-  int32_t prompt_lookup_num_tokens = 0; // draft tokens looked up in the sequence itself; 0: off
-  bool slide = false;                  // at the end of the context window, go on with its newer half
+  int32_t logprobs = -1;                 // -1: none; k: the chosen token's and the k best
+  int32_t prompt_lookup_num_tokens = 0;  // draft tokens looked up in the sequence itself; 0: off
+  bool slide = false;                    // at the end of the context window, go on with its newer half
   bool use_prefix_cache = true;
   std::shared_ptr<const Prefix> prefix;  // used as far as the prompt begins with its tokens; null: none
-  std::shared_ptr<Engine> assistant;     // a smaller model with the same vocabulary that drafts tokens; null: none
-  int32_t num_assistant_tokens = 0;      // drafted at once by the assistant
-  std::shared_ptr<ChoiceHook> hook;    // null: none
+  std::shared_ptr<Engine>
+      assistant;  // a smaller model with the same vocabulary that drafts tokens; null: none
+  int32_t num_assistant_tokens = 0;  // drafted at once by the assistant
+  std::shared_ptr<ChoiceHook> hook;  // null: none
 };
 
 // Log-probabilities of one sequence's output under the model's own distribution.
@@ -93,35 +94,36 @@ struct Past {
 struct ForwardRequest {
   std::vector<std::span<const int32_t>> sequences;  // each at least one token
   std::optional<Past> past;
-  std::function<float*(int64_t sequence)> hidden;   // where [tokens, n_embd] of a sequence goes
-  std::vector<float*> new_past;                     // per layer [2, batch, heads, past + tokens, head_dim], or empty
+  std::function<float*(int64_t sequence)> hidden;  // where [tokens, n_embd] of a sequence goes
+  std::vector<float*> new_past;  // per layer [2, batch, heads, past + tokens, head_dim], or empty
 };
 
 struct LogitsRequest {
   std::vector<std::span<const int32_t>> sequences;
-  std::vector<std::span<const int64_t>> rows;       // per sequence, ascending; empty vector: every token
+  std::vector<std::span<const int64_t>> rows;  // per sequence, ascending; empty vector: every token
   // Called once per wanted row with its scores [vocab_size], valid during the call.
   std::function<void(int64_t sequence, int64_t row, std::span<const float> scores)> take;
 };
 
 struct BeamRequest {
   std::vector<int32_t> prompt;
-  SamplingOptions sampling;   // its processors apply; nothing is sampled
-  StopOptions stop;           // max_new_tokens, eos_token_ids
+  SamplingOptions sampling;  // its processors apply; nothing is sampled
+  StopOptions stop;          // max_new_tokens, eos_token_ids
   int32_t num_beams = 1;
   int32_t num_return_sequences = 1;
   double length_penalty = 1.0;
-  int32_t early_stopping = 0;  // 0: when improvement is unlikely; 1: at num_beams hypotheses; 2: when none is possible
+  int32_t early_stopping =
+      0;  // 0: when improvement is unlikely; 1: at num_beams hypotheses; 2: when none is possible
 };
 
 struct BeamResult {
   std::vector<int32_t> tokens;
-  float score = 0;            // log-probability / length^length_penalty
+  float score = 0;  // log-probability / length^length_penalty
   FinishReason finish_reason = FinishReason::kNone;
 };
 
-// The distribution over [logits.size()] tokens that a request's next token is drawn from, its output so far given;
-// without do_sample, the softmax of the processed scores.
+// The distribution over [logits.size()] tokens that a request's next token is drawn from, its output so far
+// given; without do_sample, the softmax of the processed scores.
 std::vector<float> next_token_distribution(const Request& request, std::span<const int32_t> output,
                                            std::span<const float> logits);
 
@@ -138,15 +140,17 @@ class Engine {
   virtual void check_prefix(const Prefix& prefix) const = 0;
   virtual std::unique_ptr<Run> start(std::vector<Request> requests) = 0;
   // The num_return_sequences best hypotheses, best first.
-  virtual std::vector<BeamResult> beam_search(const BeamRequest& request, const InterruptCheck& interrupted) = 0;
+  virtual std::vector<BeamResult> beam_search(const BeamRequest& request,
+                                              const InterruptCheck& interrupted) = 0;
   virtual void forward(const ForwardRequest& request, const InterruptCheck& interrupted) = 0;
   virtual void logits(const LogitsRequest& request, const InterruptCheck& interrupted) = 0;
-  // Log-probability of every token from `first` (>= 1) on, given those before it, and the `top` likeliest there.
+  // Log-probability of every token from `first` (>= 1) on, given those before it, and the `top` likeliest
+  // there.
   virtual std::vector<Logprobs> score(const std::vector<std::span<const int32_t>>& sequences,
                                       const std::vector<int64_t>& first, int32_t top,
                                       const InterruptCheck& interrupted) = 0;
-  // Log-probability of every token of each continuation, given the prompt and those before it. The prompt is read
-  // once, what `prefix` (null: none) and the prefix cache have of it not at all.
+  // Log-probability of every token of each continuation, given the prompt and those before it. The prompt is
+  // read once, what `prefix` (null: none) and the prefix cache have of it not at all.
   virtual std::vector<std::vector<float>> score_continuations(
       std::span<const int32_t> prompt, const std::vector<std::span<const int32_t>>& continuations,
       const Prefix* prefix, const InterruptCheck& interrupted) = 0;

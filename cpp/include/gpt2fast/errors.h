@@ -9,7 +9,8 @@ namespace gpt2fast {
 struct LibraryError : std::runtime_error {  // ImportError
   using std::runtime_error::runtime_error;
 };
-struct ModelError : std::runtime_error {  // gpt2fast.ModelError: a model directory that does not hold what it should
+struct ModelError
+    : std::runtime_error {  // gpt2fast.ModelError: a model directory that does not hold what it should
   using std::runtime_error::runtime_error;
 };
 struct BusyError : std::runtime_error {  // gpt2fast.BusyError: every slot is held by a paused caller

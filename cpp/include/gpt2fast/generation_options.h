@@ -23,9 +23,9 @@ struct SamplingOptions {
   int32_t no_repeat_ngram_size = 0;  // 0: off
   int64_t min_new_tokens = 0;
   std::vector<int32_t> suppress_tokens;
-  std::vector<std::vector<int32_t>> bad_words;          // token sequences that must not be completed
-  std::vector<std::pair<int32_t, float>> logit_bias;    // added to the scores
-  std::vector<int32_t> forced_prefix;                   // the first tokens of the output, whatever their scores
+  std::vector<std::vector<int32_t>> bad_words;        // token sequences that must not be completed
+  std::vector<std::pair<int32_t, float>> logit_bias;  // added to the scores
+  std::vector<int32_t> forced_prefix;                 // the first tokens of the output, whatever their scores
 };
 
 struct StopOptions {
@@ -33,7 +33,7 @@ struct StopOptions {
   std::vector<int32_t> eos_token_ids;
   std::vector<std::string> stop_strings;  // bytes; none empty
   bool include_stop_string = false;
-  double max_seconds = 0;                 // 0: no limit
+  double max_seconds = 0;  // 0: no limit
 };
 
 enum class FinishReason : int32_t { kNone = 0, kLength, kStop, kEos, kTime, kCancelled, kConstraint };

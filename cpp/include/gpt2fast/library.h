@@ -6,8 +6,8 @@
 
 namespace gpt2fast {
 
-// Opens the shared library at `path` and creates the process-wide environment, with telemetry off; returns its
-// version. A second call with the same path does nothing. Throws LibraryError.
+// Opens the shared library at `path` and creates the process-wide environment, with telemetry off; returns
+// its version. A second call with the same path does nothing. Throws LibraryError.
 std::string load_onnxruntime(const std::string& path);
 
 // Names of the kernels' instruction sets that run here, and of the one in use (see GPT2FAST_ISA).

@@ -6,7 +6,8 @@
 
 namespace gpt2fast {
 
-// How a packed weight is stored: see kernels/packing.h. The values are written into model files: never renumber them.
+// How a packed weight is stored: see kernels/packing.h. The values are written into model files: never
+// renumber them.
 enum class WeightFormat : int32_t {
   kFloat32 = 0,
   kBFloat16 = 1,
@@ -17,13 +18,14 @@ enum class WeightFormat : int32_t {
 // Throws std::invalid_argument unless the format is known and both sizes are in range.
 size_t packed_weight_bytes(WeightFormat format, int64_t in_features, int64_t out_features);
 
-// Packs a matrix whose element (in, out) is w[in * stride_in + out * stride_out]. Blobs of consecutive column ranges,
-// each but the last a multiple of 16 columns, concatenate to the blob of all columns. Throws std::invalid_argument
-// when an element is not finite.
-void pack_weight(WeightFormat format, const float* w, int64_t stride_in, int64_t stride_out, int64_t in_features,
-                 int64_t out_features, int threads, uint8_t* packed);
+// Packs a matrix whose element (in, out) is w[in * stride_in + out * stride_out]. Blobs of consecutive column
+// ranges, each but the last a multiple of 16 columns, concatenate to the blob of all columns. Throws
+// std::invalid_argument when an element is not finite.
+void pack_weight(WeightFormat format, const float* w, int64_t stride_in, int64_t stride_out,
+                 int64_t in_features, int64_t out_features, int threads, uint8_t* packed);
 
 // Column `column` of a packed weight, dequantised, as in_features floats.
-void unpack_column(WeightFormat format, const uint8_t* packed, int64_t in_features, int64_t column, float* out);
+void unpack_column(WeightFormat format, const uint8_t* packed, int64_t in_features, int64_t column,
+                   float* out);
 
 }  // namespace gpt2fast

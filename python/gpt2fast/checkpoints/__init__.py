@@ -104,7 +104,7 @@ def _open_directory(path: Path) -> Checkpoint:
             f"{path}: a converted model already; conversion needs the checkpoint that it was made from"
         )
     if (path / "hparams.json").exists() and not (path / "config.json").exists():
-        from gpt2fast.checkpoints.tensorflow import open_tensorflow
+        from gpt2fast.checkpoints.tensorflow_checkpoint import open_tensorflow
 
         return open_tensorflow(path)
     from gpt2fast.checkpoints.huggingface import open_directory

@@ -46,10 +46,12 @@ def tokenizer_files(metadata: dict[str, Any], path: Path) -> TokenizerFiles:
             or "".join(pair) not in vocabulary
         ):
             raise ModelError(f"{path}: the merge {' '.join(pair)[:80]!r} does not join two tokens to a third")
+    # Some converters leave the end of text a normal token.
+    ends = {metadata.get("tokenizer.ggml.bos_token_id"), metadata.get("tokenizer.ggml.eos_token_id")}
     added = [
-        _added_token(i, tokens[i], special=types[i] == _CONTROL)
-        for i in range(len(tokens))
-        if types[i] in (_CONTROL, _USER_DEFINED)
+        _added_token(i, token, special=types[i] == _CONTROL or i in ends)
+        for i, token in enumerate(tokens)
+        if types[i] in (_CONTROL, _USER_DEFINED) or i in ends
     ]
     return TokenizerFiles(tokenizer_json=_byte_level_bpe(vocabulary, pairs, added))
 

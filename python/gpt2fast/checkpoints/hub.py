@@ -85,7 +85,7 @@ class _Request:
         self._token = token
         self._cache_dir = cache_dir
         # Read at each call, where the package reads it once.
-        self._endpoint = os.environ.get("HF_ENDPOINT")
+        self._endpoint = os.environ.get("HF_ENDPOINT") or None
 
     def downloaded(self) -> Path:
         """The snapshot, completed from the hub."""

@@ -27,13 +27,28 @@ _DTYPES = {
     1: "F32",
     2: "U8",
     3: "I8",
+    4: "U16",
+    4: "U16",
     5: "I16",
     6: "I32",
     7: "I64",
     9: "BOOL",
     10: "F16",
     11: "F64",
+    12: "U32",
+    13: "U64",
+    12: "U32",
+    13: "U64",
     16: "BF16",
+}
+#: Where TensorProto keeps numbers that are not raw.
+_TYPED_FIELDS = {
+    "F32": "float_data",
+    "F64": "double_data",
+    "I32": "int32_data",
+    "I64": "int64_data",
+    "U32": "uint64_data",
+    "U64": "uint64_data",
 }
 # Field numbers of onnx.proto.
 _MODEL_GRAPH, _MODEL_FUNCTIONS = 7, 25
@@ -103,27 +118,17 @@ def tensor_from_proto(tensor: Any, where: str) -> StoredTensor:
         raise ModelError(f"{where}: external data is read for initializers only")
     if tensor.HasField("raw_data"):
         data = tensor.raw_data
-    elif dtype_name in ("F16", "BF16", "U8", "I8", "I16", "BOOL"):
-        data = (
-            (np.array(tensor.int32_data, dtype=np.int64) & 0xFFFF)
-            .astype("<u2")
-            .astype(_bits(dtype))
-            .tobytes()
-        )
+    elif dtype_name in _TYPED_FIELDS:
+        data = np.array(getattr(tensor, _TYPED_FIELDS[dtype_name]), dtype=dtype).tobytes()
     else:
-        kept = {"F32": "float_data", "F64": "double_data", "I32": "int32_data", "I64": "int64_data"}[
-            dtype_name
-        ]
-        data = np.array(getattr(tensor, kept), dtype=dtype).tobytes()
+        # Numbers of up to 16 bits go by their bits, each in an int32.
+        bits = np.array(tensor.int32_data, dtype=np.int64) & (256**dtype.itemsize - 1)
+        data = bits.astype(f"<u{dtype.itemsize}").tobytes()
     if len(data) != math.prod(shape) * dtype.itemsize:
         raise ModelError(
             f"{where}: {len(data)} bytes of data do not fill the shape {list(shape)} of {dtype_name}"
         )
     return StoredTensor(np.frombuffer(data, dtype).reshape(shape), dtype_name)
-
-
-def _bits(dtype: np.dtype[Any]) -> str:
-    return f"<u{dtype.itemsize}"
 
 
 def _type_and_shape(tensor: Any, where: str) -> tuple[str, tuple[int, ...]]:
