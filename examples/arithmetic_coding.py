@@ -1,7 +1,7 @@
 """Arithmetic coding in exact integers: symbols with integer shares of a whole <-> bytes.
 
-The interval [low, high] of ``PRECISION`` bits shrinks to each symbol's share; leading bits that low and high agree
-on are written. When they straddle the middle closely, a bit is kept pending until the side is known.
+The interval [low, high] of ``PRECISION`` bits shrinks to each symbol's share; leading bits that low and high
+agree on are written. When they straddle the middle closely, a bit is kept pending until the side is known.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The heart of an asyncio service without any framework: concurrent requests, a deadline for each, cancellation.
+"""The heart of an asyncio service: concurrent requests, a deadline for each, cancellation.
 
-Each line of standard input is a request, each answered on a line of standard output as it comes ready; a client that
-goes away is a task that is cancelled, which ends its generation within a step.
+Each line of standard input is a request, answered on a line of standard output as it comes ready. A client
+that goes away is a task that is cancelled, which ends its generation within a step.
 
 python examples/async_service.py < prompts.txt
 """

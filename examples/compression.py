@@ -1,7 +1,7 @@
 """Lossless compression: arithmetic coding of a text's tokens with the model's probabilities.
 
-Encoder and decoder must see the same numbers to the last bit. They do, although the encoder reads the text in large
-pieces and the decoder token by token: a token's scores don't depend on what is computed beside them.
+Encoder and decoder must see the same numbers to the last bit. They do, although the encoder reads the text in
+large pieces and the decoder token by token: a token's scores don't depend on what is computed beside them.
 
 python examples/compression.py compress TEXT_FILE CODE_FILE
 python examples/compression.py decompress CODE_FILE TEXT_FILE
@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from gpt2fast import GPT2
 
-# A token's weight is 2^-(its distance from the best score, in steps of 1/64 bit), as an integer from a table: from
-# there on everything is exact. Each token keeps a weight of at least 1, so that any text can be coded.
+# A token's weight is 2^-(its distance from the best score, in steps of 1/64 bit), as an integer from a table:
+# from there on everything is exact. Each token keeps a weight of at least 1, so that any text can be coded.
 STEPS_PER_BIT = 64
 WEIGHT_BITS = 24
 WEIGHTS = np.array(

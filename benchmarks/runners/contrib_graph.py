@@ -120,7 +120,7 @@ class _GraphBuilder:
         return self._linear(x, self._tensors[f"{name}.weight"], f"{name}.bias", f"{name}.output")
 
     def _linear(self, x: str, weight: NDArray[np.float32], bias: str | None, output: str) -> str:
-        """x [.., inputs] times weight [inputs, outputs], plus a bias if there is one."""
+        """Multiply x [.., inputs] by weight [inputs, outputs], plus a bias if there is one."""
         if self._bits == 32:
             product = [output] if bias is None else None
             y = self._add("MatMul", [x, self._constant(f"{output}.weight", weight)], product)
@@ -235,10 +235,10 @@ class _Runner:
         binding.bind_cpu_input("position_ids", positions)
         binding.bind_cpu_input("last_position", np.full(batch, length - 1, dtype=np.int32))
         binding.bind_cpu_input("length", np.array(length, dtype=np.int32))
+        binding.bind_output("logits")
         for name, value in cache.items():
             binding.bind_ortvalue_input(f"past_{name}", value)
             binding.bind_ortvalue_output(f"present_{name}", value)
-        binding.bind_output("logits")
         self._session.run_with_iobinding(binding)
         logits: NDArray[np.float32] = binding.get_outputs()[0].numpy()
         return logits

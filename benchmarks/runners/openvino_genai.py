@@ -11,7 +11,7 @@ from gpt2fast.benchmark import Arrivals
 
 PACKAGES = ("openvino-genai", "optimum-intel", "nncf")
 FORMATS = {"int8": 8, "int4": 4}
-_CACHE_GIGABYTES = 4
+_CACHE_GIGABYTES = 1
 
 
 def convert(checkpoint: Path, directory: Path, format: str) -> None:

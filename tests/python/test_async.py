@@ -56,8 +56,8 @@ def test_many_tasks_give_the_texts_of_the_synchronous_calls() -> None:
 
 
 def test_a_batch_is_a_list(model: GPT2) -> None:
-    expected = model.generate(PROMPTS, **SAMPLED)
-    assert run(model.agenerate(PROMPTS, **SAMPLED)) == expected
+    expected = [one.token_ids for one in model.generate(PROMPTS, **SAMPLED)]
+    assert [one.token_ids for one in run(model.agenerate(PROMPTS, **SAMPLED))] == expected
     assert run(model.agenerate(PROMPTS[0], num_beams=2, max_new_tokens=5)).token_ids
 
 
@@ -217,10 +217,8 @@ def test_one_model_serves_several_event_loops(model: GPT2) -> None:
     expected = model.generate("Once", **SAMPLED).text
 
     async def main() -> str:
-        threads = [
-            asyncio.to_thread(lambda: asyncio.run(model.agenerate("Once", **SAMPLED))) for _ in range(3)
-        ]
-        results = await asyncio.gather(*threads, model.agenerate("Once", **SAMPLED))
+        own = [asyncio.to_thread(asyncio.run, model.agenerate("Once", **SAMPLED)) for _ in range(3)]
+        results = await asyncio.gather(*own, model.agenerate("Once", **SAMPLED))
         return "|".join(result.text for result in results)
 
     assert run(main()) == "|".join([expected] * 4)

@@ -166,14 +166,14 @@ def test_a_vocabulary_larger_than_the_tokenizers(tmp_path: Path) -> None:
     path = write_random_checkpoint(tmp_path / "model", sizes)
     model = GPT2.from_pretrained(path, tokenizer=GPT2.from_pretrained().tokenizer)
     for seed in range(5):
-        out = model.generate("Once", choices=["left", "right"], temperature=3.0, seed=seed)
+        out = model.generate("Once", choices=["left", "right"], max_new_tokens=8, temperature=3.0, seed=seed)
         assert out.text in ("left", "right")
 
 
 def test_a_model_without_tokenizer_is_refused(tmp_path: Path) -> None:
     model = GPT2.from_pretrained(write_shape(tmp_path / "model", "odd"))
     with pytest.raises(ValueError, match="choices needs a tokenizer, and the model has none"):
-        model.generate([1], choices=["a"])
+        model.generate([1], choices=["a"], max_new_tokens=5)
 
 
 @pytest.mark.parametrize("choices", [['a"b\\c\n', "🙂", "/*", "a\tb"], ["{}", "%x", "|", "é"]])
@@ -217,7 +217,7 @@ def _shared_model() -> GPT2:
         ({"json_schema": {"type": "objekt"}}, ValueError, "json_schema cannot be used: .*objekt"),
         ({"json_schema": {"not": {}}}, ValueError, "json_schema cannot be used: .*not"),
         ({"json_schema": "{"}, ValueError, "json_schema cannot be used"),
-        ({"json_schema": "[]"}, ValueError, "json_schema cannot be used: .*object or boolean"),
+        ({"json_schema": "[]"}, ValueError, "json_schema cannot be used: .*object"),
         ({"json_schema": {"enum": [{1}]}}, ValueError, "json_schema must be a JSON schema"),
         ({"json_schema": 1}, TypeError, "json_schema must be a dict or a string"),
         ({"grammar": "start: missing"}, ValueError, "grammar cannot be used: .*unknown name"),

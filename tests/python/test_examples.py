@@ -28,8 +28,9 @@ from arithmetic_coding import Decoder, Encoder  # noqa: E402
 
 PRECISIONS = ["fp32", "bf16", "int8", "int4"]
 STORY = (
-    "Once upon a time there was a king who had a daughter, and she was so beautiful that the sun itself, which has "
-    "seen so much, was astonished whenever it shone in her face.\n\nZażółć gęślą jaźń 🙂 <|endoftext|>\r\n\t0123456789 "
+    "Once upon a time there was a king who had a daughter, and she was so beautiful that the sun itself, "
+    "which has seen so much, was astonished whenever it shone in her face.\n\n"
+    "Zażółć gęślą jaźń 🙂 <|endoftext|>\r\n\t0123456789 "
 )
 
 
@@ -121,11 +122,10 @@ def test_compression_beats_plain_bytes_and_keeps_the_empty_text(tmp_path: Path) 
     assert copy.read_text(encoding="utf-8") == data
 
 
-@given(
-    st.lists(
-        st.tuples(st.integers(0, 4), st.lists(st.integers(1, 2**40), min_size=5, max_size=5)), max_size=200
-    )
-)
+_WEIGHTS = st.lists(st.integers(1, 2**40), min_size=5, max_size=5)
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), _WEIGHTS), max_size=200))
 def test_arithmetic_coding_returns_the_symbols(symbols: list[tuple[int, list[int]]]) -> None:
     encoder = Encoder()
     for symbol, weights in symbols:

@@ -19,7 +19,7 @@ from gpt2fast.checkpoints.base import Checkpoint, LazyTensor
 from gpt2fast.checkpoints.fingerprint import fingerprint
 from gpt2fast.checkpoints.gguf_container import Container, TensorInfo, check_ranges, read_container
 from gpt2fast.checkpoints.gguf_tokenizer import tokenizer_files
-from gpt2fast.checkpoints.mapped_file import STORED_DTYPES, MappedFile, lazy_view
+from gpt2fast.checkpoints.mapped_file import STORED_DTYPES, MappedFile, lazy_view, nearest_decimal
 from gpt2fast.config import ModelConfig
 from gpt2fast.errors import ModelError
 
@@ -96,9 +96,8 @@ def _config(file: MappedFile, container: Container, readers: dict[str, _Stored])
         if theirs in container.metadata
     }
     epsilon = values.get("layer_norm_epsilon")
-    if isinstance(epsilon, float) and 0 < epsilon < 1:
-        # Stored as float32: 1e-5 is meant where the nearest such number stands.
-        values["layer_norm_epsilon"] = float(str(np.float32(epsilon)))
+    if isinstance(epsilon, float):
+        values["layer_norm_epsilon"] = nearest_decimal(epsilon)
     for name, key in ((_TABLE, "vocab_size"), (_POSITIONS, "n_positions")):
         if name not in container.tensors:
             raise ModelError(f"{file.path}: the tensor {name!r} is missing")

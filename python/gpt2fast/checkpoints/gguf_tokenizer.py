@@ -47,7 +47,7 @@ def tokenizer_files(metadata: dict[str, Any], path: Path) -> TokenizerFiles:
         ):
             raise ModelError(f"{path}: the merge {' '.join(pair)[:80]!r} does not join two tokens to a third")
     # Some converters leave the end of text a normal token.
-    ends = {metadata.get("tokenizer.ggml.bos_token_id"), metadata.get("tokenizer.ggml.eos_token_id")}
+    ends = [metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos")]
     added = [
         _added_token(i, token, special=types[i] == _CONTROL or i in ends)
         for i, token in enumerate(tokens)

@@ -34,7 +34,7 @@ STORED_DTYPES: dict[str, np.dtype[Any]] = {
 
 
 class MappedFile:
-    """A regular file, mapped read-only.
+    """A regular file, mapped read-only. It must stay as it is while in use: cutting it short would end the process.
 
     Parameters
     ----------
@@ -114,6 +114,11 @@ def to_float32(stored: NDArray[Any], dtype_name: str) -> NDArray[np.float32]:
     # A double beyond float32's range becomes infinite, as in every framework; that is no reason to warn.
     with np.errstate(over="ignore", invalid="ignore"):
         return np.array(stored, dtype=np.float32, order="C")
+
+
+def nearest_decimal(value: float) -> float:
+    """The number of at most seven digits that a value kept as float32 stands for: 1e-5, not 9.9999997e-6."""
+    return float(f"{value:.7g}")
 
 
 def lazy_view(stored: NDArray[Any], dtype_name: str) -> LazyTensor:

@@ -13,6 +13,7 @@ from gpt2fast.errors import ModelError
 _TO_HEADS = REARRANGING | {"Split", "Slice", "Gather", "Mul", "Div", "Concat"}
 _HEADS_LIMIT = 256
 _SCORES_LIMIT = 64
+_MAX_ATTENTIONS = 1000
 
 
 def find_heads(graph: Graph, joint: Linear, width: int) -> int | None:
@@ -38,7 +39,10 @@ def find_heads(graph: Graph, joint: Linear, width: int) -> int | None:
 def find_attention_scales(graph: Graph, head_dim: int) -> list[float]:
     """The factor on the query-key products of every attention, in the graph's order."""
     scales = []
-    for node in graph.nodes:
+    found = [node for node in graph.nodes if node.op_type in ("Softmax", "Attention")]
+    if len(found) > _MAX_ATTENTIONS:
+        raise ModelError(f"{graph.path}: has {len(found)} attentions, more than any GPT-2")
+    for node in found:
         scores = _Scores(graph, head_dim)
         if node.op_type == "Softmax" and node.input:
             scale = scores.scale(node.input[0])

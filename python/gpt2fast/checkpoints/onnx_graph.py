@@ -11,7 +11,7 @@ from gpt2fast._files import find_inside
 from gpt2fast.checkpoints.base import Checkpoint, LazyTensor, TokenizerFiles
 from gpt2fast.checkpoints.fingerprint import fingerprint
 from gpt2fast.checkpoints.huggingface import read_config
-from gpt2fast.checkpoints.mapped_file import lazy_view
+from gpt2fast.checkpoints.mapped_file import lazy_view, nearest_decimal
 from gpt2fast.checkpoints.onnx_attention import find_attention_scales, find_heads
 from gpt2fast.checkpoints.onnx_file import OnnxFile, StoredTensor, read_onnx
 from gpt2fast.checkpoints.onnx_pattern import (
@@ -176,7 +176,7 @@ class _Model:
         return config if agrees and heads in (None, config.n_head) else None
 
     def _epsilon(self) -> float:
-        values = {float(str(np.float32(norm.epsilon))) for norm in self._norms}
+        values = {nearest_decimal(norm.epsilon) for norm in self._norms}
         if len(values) != 1:
             raise ModelError(
                 f"{self._file.path}: its LayerNorms have different epsilons: {sorted(values)[:5]}"

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from gpt2fast.checkpoints.onnx_file import StoredTensor
-from gpt2fast.checkpoints.onnx_walk import REARRANGING, Graph, attribute_float, attribute_ints
+from gpt2fast.checkpoints.onnx_walk import CONVERTING, REARRANGING, Graph, attribute_float, attribute_ints
 from gpt2fast.errors import ModelError
 
-_CONVERTING = frozenset(("Cast", "Identity"))
 #: ONNX Runtime's LayerNorms with something in front: the index of the gain among the inputs.
 _FUSED_NORMS = {"SkipLayerNormalization": 2, "EmbedLayerNormalization": 5}
 _GELU_OPERATORS = ("FastGelu", "BiasGelu")
@@ -214,18 +213,20 @@ def _added_bias(graph: Graph, output: str, size: int) -> tuple[StoredTensor | No
 
 def _norm_around(graph: Graph, root: Any) -> tuple[str, str, float, str] | None:
     """Gain, shift, epsilon and output of the LayerNorm whose denominator is this Sqrt."""
-    total = graph.behind(root.input[0], _CONVERTING) if root.input else None
+    total = graph.behind(root.input[0], CONVERTING) if root.input else None
     if total is None or total.op_type != "Add" or len(total.input) != 2:
         return None
     numbers = [graph.scalar(name) for name in total.input]
     epsilon = next((number for number in numbers if number is not None), None)
-    variance = graph.behind(total.input[1] if numbers[0] is not None else total.input[0], _CONVERTING)
+    variance = graph.behind(total.input[1] if numbers[0] is not None else total.input[0], CONVERTING)
     if epsilon is None or variance is None or variance.op_type != "ReduceMean":
         return None
-    for quotient in graph.after(root.output[0], _CONVERTING | {"Reciprocal"}):
-        for product in graph.after(quotient.output[0], _CONVERTING):
+    for quotient in graph.after(root.output[0], CONVERTING | {"Reciprocal"}):
+        if quotient.op_type not in ("Div", "Mul") or len(quotient.input) != 2:
+            continue
+        for product in graph.after(quotient.output[0], CONVERTING):
             gain = _vector_operand(graph, product, "Mul")
-            for shifted in graph.after(product.output[0], _CONVERTING) if gain else ():
+            for shifted in graph.after(product.output[0], CONVERTING) if gain else ():
                 shift = _vector_operand(graph, shifted, "Add")
                 if gain and shift:
                     return gain, shift, epsilon, shifted.output[0]
@@ -233,7 +234,7 @@ def _norm_around(graph: Graph, root: Any) -> tuple[str, str, float, str] | None:
 
 
 def _vector_operand(graph: Graph, node: Any, operator: str) -> str | None:
-    if node.op_type != operator:
+    if node.op_type != operator or len(node.input) != 2:
         return None
     return next((name for name in node.input if graph.vector(name) is not None), None)
 

@@ -14,25 +14,17 @@ from gpt2fast.errors import ModelError
 
 #: Operations that hand on their first input, rearranged or converted at most.
 REARRANGING = frozenset(
-    (
-        "Identity",
-        "Cast",
-        "Reshape",
-        "Transpose",
-        "Squeeze",
-        "Unsqueeze",
-        "Flatten",
-        "Dropout",
-        "Expand",
-        "Contiguous",
-    )
+    ("Identity", "Cast", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Dropout", "Expand")
 )
-#: Those, and operations that pick an element of a shape.
+CONVERTING = frozenset(("Identity", "Cast"))
+#: Operations that put shapes together.
+_JOINING = frozenset(("Concat", "Reshape", "Squeeze", "Unsqueeze"))
+#: Operations that hand on, and those that pick an element of a shape.
 _PICKING = REARRANGING | {"Gather", "Slice"}
 #: Computed values are kept up to this many elements: shapes and scalars.
 _MAX_COMPUTED = 64
 _MAX_DEPTH = 24
-_MAX_EXPRESSION = 8
+_MAX_EXPRESSION = 6
 
 
 class Graph:
@@ -52,6 +44,7 @@ class Graph:
         self.constants: dict[str, StoredTensor] = dict(file.tensors)
         self._producers: dict[str, Any] = {}
         self._consumers: dict[str, list[Any]] = {}
+        self._scalars: dict[tuple[str, int | None], float | None] = {}
         known = {"", *file.inputs, *file.tensors}
         for node in file.nodes:
             if any(attribute.HasField("g") for attribute in node.attribute):
@@ -61,7 +54,7 @@ class Graph:
                 )
             if not known.issuperset(node.input):
                 raise ModelError(f"{file.path}: the inputs of node {node.name[:200]!r} come from nowhere")
-            if node.op_type in _PICKING and not (node.input and node.output):
+            if not node.output or (node.op_type in _PICKING and not node.input):
                 raise ModelError(f"{file.path}: the node {node.name[:200]!r} lacks an input or output")
             for name in dict.fromkeys(node.input):
                 self._consumers.setdefault(name, []).append(node)
@@ -104,42 +97,19 @@ class Graph:
             return None
         return tensor.view
 
-    def scalar(self, name: str, width: int | None = None, depth: int = 0) -> float | None:
+    def scalar(self, name: str, width: int | None = None) -> float | None:
         """A number that is constant, or computed from the length ``width`` of an axis."""
-        known = self.numbers(name)
-        if known is not None:
-            return float(known.reshape(-1)[0]) if known.size == 1 else None
-        node = self.behind(name, _PICKING)
-        if node is None or width is None or depth > _MAX_EXPRESSION:
-            return None
-        if node.op_type == "Shape":
-            return float(width)
-        function = _SCALAR_FUNCTIONS.get(node.op_type)
-        if function is None or len(node.input) > 2:
-            return None
-        arguments = [self.scalar(argument, width, depth + 1) for argument in node.input]
-        return None if None in arguments else _computed(function, arguments)
+        key = (name, width)
+        if key not in self._scalars:
+            self._scalars[key] = self._evaluated(name, width, 0)
+        return self._scalars[key]
 
     def shape_tail(self, name: str) -> list[int | None]:
         """The elements of a shape, None where they vary; only the last ones are sure to be in place."""
-        known = self.numbers(name)
-        if known is not None:
-            return [int(value) for value in known.reshape(-1)]
-        node = self.producer(name)
-        if node is not None and node.op_type in ("Cast", "Identity"):
-            return self.shape_tail_of_node(self.producer(node.input[0]))
-        return self.shape_tail_of_node(node)
-
-    def shape_tail_of_node(self, node: Any | None) -> list[int | None]:
-        """The same for a value's producer: the pieces of a Concat."""
-        if node is None or node.op_type != "Concat":
-            return [None]
-        pieces = [self.numbers(name) for name in node.input]
-        return [
-            None if value is None else int(value)
-            for piece in pieces
-            for value in ([None] if piece is None else piece.reshape(-1))
-        ]
+        node = self.behind(name, CONVERTING)
+        if name in self.constants or node is None or node.op_type != "Concat":
+            return self._integers(name)
+        return [value for piece in node.input for value in self._integers(piece)]
 
     def behind(self, name: str, skipped: frozenset[str] = REARRANGING) -> Any | None:
         """The node that makes a value, looking through operations that only rearrange."""
@@ -161,6 +131,27 @@ class Graph:
                 else:
                     yield node
 
+    def _integers(self, name: str) -> list[int | None]:
+        known = self.numbers(name)
+        if known is None or not np.issubdtype(known.dtype, np.integer):
+            return [None]
+        return [int(value) for value in known.reshape(-1)]
+
+    def _evaluated(self, name: str, width: int | None, depth: int) -> float | None:
+        known = self.numbers(name)
+        if known is not None:
+            return float(known.reshape(-1)[0]) if known.size == 1 else None
+        node = self.behind(name, _PICKING)
+        if node is None or width is None or depth > _MAX_EXPRESSION:
+            return None
+        if node.op_type == "Shape":
+            return float(width)
+        function = _SCALAR_FUNCTIONS.get(node.op_type)
+        if function is None or len(node.input) > 2:
+            return None
+        arguments = [self._evaluated(argument, width, depth + 1) for argument in node.input]
+        return None if None in arguments else _computed(function, arguments)
+
     def _fold(self, node: Any) -> None:
         """Take note of a node's output if it is constant."""
         if len(node.output) != 1:
@@ -168,16 +159,11 @@ class Graph:
         result = None
         if node.op_type == "Constant":
             result = self._constant(node)
-        elif node.op_type in ("Identity", "Cast") and node.input:
+        elif node.op_type in CONVERTING:
             result = self.constants.get(node.input[0])
-        elif node.op_type == "Transpose" and node.input:
+        elif node.op_type == "Transpose":
             result = self._transposed(node)
-        elif node.op_type in _SCALAR_FUNCTIONS or node.op_type in (
-            "Concat",
-            "Reshape",
-            "Squeeze",
-            "Unsqueeze",
-        ):
+        elif node.op_type in _SCALAR_FUNCTIONS or node.op_type in _JOINING:
             result = self._small(node)
         if result is not None:
             self.constants[node.output[0]] = result

@@ -74,6 +74,6 @@ def _settings(check: checks.Check) -> dict[str, Any]:
         return {"type": _token_weight, "metavar": "ID=NUMBER", "multiple": True}
     if isinstance(check, (checks.Strings, checks.Texts)):
         return {"type": str, "metavar": "TEXT", "multiple": True}
-    if isinstance(check, checks.Text):
+    if isinstance(check, (checks.Text, checks.String, checks.JsonSchema)):
         return {"type": str, "metavar": "TEXT"}
     return {}

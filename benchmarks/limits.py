@@ -1,0 +1,53 @@
+"""Builds and runs ``limits.cpp``: how fast this machine reads memory and multiplies bytes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+_SOURCE = Path(__file__).with_name("limits.cpp")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Milliseconds to read so many bytes once, and 10^9 byte operations a second (0: not known)."""
+
+    read_ms: dict[int, float]
+    byte_gops: float
+
+
+def build_probe(work: Path) -> Path | None:
+    """The compiled probe; None where there is no C++ compiler."""
+    compiler = shutil.which(os.environ.get("CXX", "c++"))
+    if compiler is None:
+        return None
+    work.mkdir(parents=True, exist_ok=True)
+    program = work / "limits"
+    options = ["-std=c++20", "-O3", "-march=native", "-pthread"]
+    subprocess.run([compiler, *options, str(_SOURCE), "-o", str(program)], check=True)
+    return program
+
+
+def measure_limits(program: Path, threads: int, sizes: Sequence[int]) -> Limits:
+    """Run the probe for buffers of these sizes."""
+    command = [str(program), str(threads), *map(str, sizes)]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    read_ms: dict[int, float] = {}
+    byte_gops = 0.0
+    for line in output.splitlines():
+        name, *values = line.split()
+        if name == "read":
+            read_ms[int(values[0])] = float(values[1])
+        else:
+            byte_gops = float(values[0])
+    return Limits(read_ms, byte_gops)
+
+
+def best_limits(first: Limits, second: Limits) -> Limits:
+    """The machine at its best of two moments."""
+    read_ms = {size: min(taken, second.read_ms[size]) for size, taken in first.read_ms.items()}
+    return Limits(read_ms, max(first.byte_gops, second.byte_gops))

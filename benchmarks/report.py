@@ -1,0 +1,142 @@
+"""Results as tables in Markdown, and as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks.comparison import Results
+from benchmarks.systems import System
+from benchmarks.targets import Model, Target
+from gpt2fast.benchmark import Case, Timing, summarize
+
+
+def machine() -> dict[str, Any]:
+    """The processor, cores, memory and system; as far as Linux tells."""
+    facts: dict[str, Any] = {"system": platform.platform(), "cores": os.cpu_count()}
+    with Path("/proc/cpuinfo").open(encoding="utf-8") as file:
+        fields = [line.split(":", 1) for line in file if ":" in line]
+    values = {name.strip(): value.strip() for name, value in reversed(fields)}
+    facts["processor"] = values.get("model name", platform.processor())
+    facts["instructions"] = sorted(
+        {"avx2", "avx512_vnni", "avx_vnni", "amx_int8"} & set(values.get("flags", "").split())
+    )
+    facts["load_average"] = os.getloadavg()[0]
+    return facts
+
+
+def tables(
+    results: Results,
+    systems: Sequence[System],
+    cases: Sequence[Case],
+    model: Model,
+    targets: Sequence[Target],
+) -> str:
+    """All tables, with their titles."""
+    names = [system.name for system in systems if system.name in results.timings]
+    single = [case.name for case in cases if case.texts == 1]
+    several = [case.name for case in cases if case.texts > 1]
+    parts = [
+        "## Milliseconds per token, one text (texts x prompt tokens)",
+        _timing_table(results, names, single, lambda timing: timing.step_ms),
+        "## Milliseconds to the first token",
+        _timing_table(results, names, single, lambda timing: timing.first_token_ms),
+        "## Tokens per second, texts together",
+        _timing_table(results, names, several, lambda timing: timing.tokens_per_second),
+        "## Process start to first token, memory after a long text",
+        _start_table(results),
+        "## Milliseconds of a step with draft tokens",
+        _draft_table(results),
+        "## The machine's limits in the same run",
+        _limit_table(results, model),
+        "## Targets",
+        _target_table(targets),
+    ]
+    if results.failures:
+        failures = "\n".join(f"- {name}: {reason}" for name, reason in results.failures.items())
+        parts.append(f"Not measured:\n\n{failures}")
+    return "\n\n".join(parts) + "\n"
+
+
+def as_json(results: Results, model: Model, targets: Sequence[Target], facts: Mapping[str, Any]) -> str:
+    """Everything, with every single measurement."""
+    verdicts = [{**asdict(target), "verdict": target.verdict} for target in targets]
+    values = {**facts, "model": model, "targets": verdicts, **vars(results)}
+    return json.dumps(values, default=asdict, indent=1)
+
+
+def _timing_table(
+    results: Results, names: Sequence[str], cases: Sequence[str], value: Callable[[Timing], float]
+) -> str:
+    rows = []
+    for name in names:
+        measured = results.timings[name]
+        if any(case in measured for case in cases):
+            rows.append([name, *(_spread([value(t) for t in measured.get(case, [])]) for case in cases)])
+    return table(["", *cases], rows)
+
+
+def _start_table(results: Results) -> str:
+    rows = []
+    for name, seconds in results.start_seconds.items():
+        used = results.resident_bytes.get(name)
+        memory = [f"{used[kind] / 1e6:.0f}" for kind in ("total", "anonymous")] if used else ["", ""]
+        rows.append([name, _spread(seconds), *memory])
+    return table(["", "seconds", "resident MB", "of it anonymous MB"], rows)
+
+
+def _draft_table(results: Results) -> str:
+    counts = sorted({count for steps in results.draft_step_ms.values() for count in steps})
+    rows = [
+        [name, *(_spread(steps.get(count, [])) for count in counts)]
+        for name, steps in results.draft_step_ms.items()
+    ]
+    return table(["", *map(str, counts)], rows)
+
+
+def _limit_table(results: Results, model: Model) -> str:
+    if results.limits is None:
+        return "Not measured: no C++ compiler."
+    rows = [
+        [f"reading the weights of {name}, {size / 1e6:.1f} MB", f"{results.limits.read_ms[size]:.2f} ms"]
+        for name, size in model.streamed_bytes.items()
+        if size in results.limits.read_ms
+    ]
+    speed = results.limits.byte_gops
+    rows.append(["AVX512-VNNI byte products", f"{speed:,.0f} GOP/s" if speed else "no such instruction"])
+    return table(["", "at best"], rows)
+
+
+def _target_table(targets: Sequence[Target]) -> str:
+    rows = []
+    for target in targets:
+        ratio = "" if target.ratio is None else f"{target.ratio:.2f}"
+        bound = f"{'at least' if target.at_least else 'at most'} {target.bound:g}"
+        rows.append([target.what, target.against, ratio, bound, target.verdict])
+    return table(["", "against", "ratio", "target", ""], rows)
+
+
+def _spread(values: Sequence[float]) -> str:
+    """The median, and half the distance between the quartiles in percent of it."""
+    if not values:
+        return ""
+    summary = summarize(values)
+    digits = 0 if summary.median >= 200 else 1 if summary.median >= 20 else 2
+    half = (summary.high - summary.low) / 2 / summary.median
+    return f"{summary.median:.{digits}f} ±{half:.0%}"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table with aligned columns."""
+    lines = [list(header), ["-"] * len(header), *map(list, rows)]
+    widths = [max(3, *(len(line[i]) for line in lines)) for i in range(len(header))]
+    lines[1] = ["-" * width for width in widths]
+    return "\n".join(
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |"
+        for line in lines
+    )

@@ -1,0 +1,63 @@
+"""A runner in a process of its own: commands come in, and answers go out, as lines of JSON.
+
+python -m benchmarks.worker convert RUNNER FORMAT DIRECTORY CHECKPOINT
+python -m benchmarks.worker serve RUNNER FORMAT DIRECTORY THREADS
+python -m benchmarks.worker start RUNNER FORMAT DIRECTORY THREADS
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from benchmarks.runners import Runner, runner_module
+from gpt2fast.benchmark import resident_bytes
+
+
+def main() -> None:
+    """Do what the arguments say."""
+    action, name, format, directory, last = sys.argv[1:]
+    answers = _claim_standard_output()
+    module = runner_module(name)
+    if action == "convert":
+        module.convert(Path(last), Path(directory), format)
+        return
+    runner = module.load(Path(directory), format, int(last))
+    for answer in _start(runner) if action == "start" else _serve(runner):
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+def _claim_standard_output() -> TextIO:
+    """Standard output for answers alone: what libraries print there goes to standard error."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return answers
+
+
+def _serve(runner: Runner) -> Iterator[dict[str, Any]]:
+    yield {"ready": True}
+    for line in sys.stdin:
+        command = json.loads(line)
+        method = getattr(runner, command.pop("call"))
+        try:
+            yield {"result": method(**command)}
+        except (RuntimeError, ValueError) as error:
+            yield {"error": str(error)}
+
+
+def _start(runner: Runner) -> Iterator[dict[str, Any]]:
+    """One token; then a prompt read from standard input, and the memory that it leaves in use."""
+    runner.generate([[1, 2, 3]], 1)
+    yield {"ready": True}
+    command = json.loads(sys.stdin.readline())
+    runner.generate(**command)
+    yield {"result": resident_bytes()}
+
+
+if __name__ == "__main__":
+    main()
