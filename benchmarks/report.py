@@ -77,7 +77,7 @@ def _timing_table(
     for name in names:
         measured = results.timings[name]
         if any(case in measured for case in cases):
-            rows.append([name, *(_spread([value(t) for t in measured.get(case, [])]) for case in cases)])
+            rows.append([name, *(spread([value(t) for t in measured.get(case, [])]) for case in cases)])
     return table(["", *cases], rows)
 
 
@@ -86,14 +86,14 @@ def _start_table(results: Results) -> str:
     for name, seconds in results.start_seconds.items():
         used = results.resident_bytes.get(name)
         memory = [f"{used[kind] / 1e6:.0f}" for kind in ("total", "anonymous")] if used else ["", ""]
-        rows.append([name, _spread(seconds), *memory])
+        rows.append([name, spread(seconds), *memory])
     return table(["", "seconds", "resident MB", "of it anonymous MB"], rows)
 
 
 def _draft_table(results: Results) -> str:
     counts = sorted({count for steps in results.draft_step_ms.values() for count in steps})
     rows = [
-        [name, *(_spread(steps.get(count, [])) for count in counts)]
+        [name, *(spread(steps.get(count, [])) for count in counts)]
         for name, steps in results.draft_step_ms.items()
     ]
     return table(["", *map(str, counts)], rows)
@@ -121,7 +121,7 @@ def _target_table(targets: Sequence[Target]) -> str:
     return table(["", "against", "ratio", "target", ""], rows)
 
 
-def _spread(values: Sequence[float]) -> str:
+def spread(values: Sequence[float]) -> str:
     """The median, and half the distance between the quartiles in percent of it."""
     if not values:
         return ""

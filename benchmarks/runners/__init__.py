@@ -21,10 +21,8 @@ NAMES = (
     "gpt2fast",
     "transformers",
     "ctranslate2",
-    "llama_cpp",
     "xllamacpp",
     "openvino_genai",
-    "onnxruntime_genai",
     "contrib_graph",
 )
 

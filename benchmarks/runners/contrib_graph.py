@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.runners import Runner
 from gpt2fast.benchmark import Arrivals
 
 PACKAGES = ("onnxruntime", "onnx")
@@ -28,7 +27,7 @@ def convert(checkpoint: Path, directory: Path, format: str) -> None:
 
     config = json.loads((checkpoint / "config.json").read_text("utf-8"))
     tensors = {
-        name.removeprefix("transformer."): tensor
+        name.removeprefix("transformer."): tensor.astype(np.float32)
         for name, tensor in load_file(checkpoint / "model.safetensors").items()
     }
     graph = _GraphBuilder(tensors, config, FORMATS[format]).build()
@@ -194,7 +193,7 @@ def cache_names(config: dict[str, Any]) -> list[str]:
     return [f"{kind}_{layer}" for layer in range(config["n_layer"]) for kind in ("key", "value")]
 
 
-def load(directory: Path, format: str, threads: int) -> Runner:
+def load(directory: Path, format: str, threads: int) -> _Runner:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -213,19 +212,19 @@ class _Runner:
         self._caches: dict[int, dict[str, Any]] = {}
 
     def generate(self, prompts: list[list[int]], new_tokens: int) -> Arrivals:
-        cache = self._cache(len(prompts))
+        cache = self.cache(len(prompts))
         ids = np.array(prompts, dtype=np.int64)
         times = []
         position = 0
         start = time.perf_counter()
         for _ in range(new_tokens):
-            logits = self._step(ids, position, cache)
+            logits = self.step(ids, position, cache)
             position += ids.shape[1]
             ids = logits[:, 0].argmax(axis=-1).reshape(-1, 1)
             times.append(time.perf_counter() - start)
         return [list(times) for _ in prompts]
 
-    def _step(self, ids: NDArray[np.int64], position: int, cache: dict[str, Any]) -> NDArray[np.float32]:
+    def step(self, ids: NDArray[np.int64], position: int, cache: dict[str, Any]) -> NDArray[np.float32]:
         """Logits [batch, 1, vocabulary] of the newest tokens; the cache is written in place."""
         batch, tokens = ids.shape
         length = position + tokens
@@ -243,7 +242,7 @@ class _Runner:
         logits: NDArray[np.float32] = binding.get_outputs()[0].numpy()
         return logits
 
-    def _cache(self, batch: int) -> dict[str, Any]:
+    def cache(self, batch: int) -> dict[str, Any]:
         """Buffers [batch, heads, positions, head width] by name, kept for the next call."""
         from onnxruntime import OrtValue
 

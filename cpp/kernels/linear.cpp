@@ -24,8 +24,15 @@ bool is_quantized(WeightFormat format) {
 
 int64_t divide_up(int64_t value, int64_t divisor) { return (value + divisor - 1) / divisor; }
 
-int64_t row_bytes(WeightFormat format, int64_t in_features) {
-  return divide_up(in_features, kBlockRows) * QuantizedRows::bytes_per_block(format);
+// Of a prepared row, see LinearTask.
+int64_t prepared_row_bytes(WeightFormat format, int64_t in_features) {
+  if (!is_quantized(format)) return in_features * static_cast<int64_t>(sizeof(float));
+  return divide_up(in_features, kBlockRows) *
+         (format == WeightFormat::kInt8 ? kInt8RowBlockBytes : kInt4RowBlockBytes);
+}
+
+int64_t prepared_bytes(WeightFormat format, int64_t rows, int64_t in_features) {
+  return divide_up(rows * prepared_row_bytes(format, in_features), 64) * 64;
 }
 
 // Scratch rows start on cache lines.
@@ -40,21 +47,14 @@ int64_t row_tasks(int64_t rows, int64_t in_features, const Parallel& parallel) {
   return std::min({rows, int64_t{2} * parallel.threads(), kMaxRowTasks});
 }
 
-void quantize_rows(const LinearVariant& variant, const LinearTask& task, float* scratch,
-                   const Parallel& parallel) {
+void prepare_rows(const LinearVariant& variant, const LinearTask& task, uint8_t* prepared, float* scratch,
+                  const Parallel& parallel) {
   const LinearArguments& a = task.arguments;
+  const auto kernel = variant.prepare_rows[static_cast<int>(a.format)];
   const int64_t tasks = row_tasks(a.rows, a.in_features, parallel);
   parallel.run(tasks, [&](int64_t index) noexcept {
-    variant.quantize_rows(task, part(a.rows, index, tasks), scratch + index * scratch_stride(a.in_features));
+    kernel(task, part(a.rows, index, tasks), scratch + index * scratch_stride(a.in_features), prepared);
   });
-}
-
-void normalize_rows(const LinearVariant& variant, const LinearTask& task, float* y,
-                    const Parallel& parallel) {
-  const LinearArguments& a = task.arguments;
-  const int64_t tasks = row_tasks(a.rows, a.in_features, parallel);
-  parallel.run(tasks,
-               [&](int64_t index) noexcept { variant.normalize_rows(task, part(a.rows, index, tasks), y); });
 }
 
 void multiply(const LinearVariant& variant, const LinearTask& task, const Parallel& parallel) {
@@ -97,35 +97,29 @@ LinearVariant make_variant(Isa isa) {
 }  // namespace
 
 size_t linear_workspace_bytes(WeightFormat format, int64_t rows, int64_t in_features) {
-  const int64_t scratch_rows = is_quantized(format) ? std::min(rows, kMaxRowTasks) : rows;
-  const int64_t scratch = scratch_rows * scratch_stride(in_features) * static_cast<int64_t>(sizeof(float));
-  const int64_t quantized =
-      is_quantized(format) ? divide_up(rows * row_bytes(format, in_features), 64) * 64 : 0;
-  return static_cast<size_t>(scratch + quantized);
+  const int64_t scratch = std::min(rows, kMaxRowTasks) * scratch_stride(in_features);
+  return static_cast<size_t>(prepared_bytes(format, rows, in_features)) +
+         static_cast<size_t>(scratch) * sizeof(float);
 }
 
 void linear(const LinearArguments& arguments, const Parallel& parallel, void* workspace, Isa isa) {
-  if (arguments.rows == 0) return;
+  const LinearArguments& a = arguments;
+  if (a.rows == 0) return;
   const LinearVariant variant = make_variant(isa);
-  LinearTask task;
-  task.arguments = arguments;
-  task.panels = divide_up(arguments.out_features, kPanelColumns);
-  task.panel_bytes = static_cast<int64_t>(packed_panel_bytes(arguments.format, arguments.in_features));
-  task.tiles.rows = arguments.rows;
-  task.tiles.count = divide_up(arguments.rows, variant.max_tile_rows[static_cast<int>(arguments.format)]);
-  task.rows = arguments.x;
-  if (is_quantized(arguments.format)) {
-    task.quantized.blocks = divide_up(arguments.in_features, kBlockRows);
-    task.quantized.block_bytes = QuantizedRows::bytes_per_block(arguments.format);
-    const int64_t bytes = arguments.rows * row_bytes(arguments.format, arguments.in_features);
-    task.quantized.data = static_cast<uint8_t*>(workspace);
-    float* scratch = reinterpret_cast<float*>(task.quantized.data + divide_up(bytes, 64) * 64);
-    quantize_rows(variant, task, scratch, parallel);
-  } else if (arguments.gamma != nullptr) {
-    float* normal = static_cast<float*>(workspace);
-    normalize_rows(variant, task, normal, parallel);
-    task.rows = normal;
+  LinearTask task = {};
+  task.arguments = a;
+  task.panels = divide_up(a.out_features, kPanelColumns);
+  task.panel_bytes = static_cast<int64_t>(packed_panel_bytes(a.format, a.in_features));
+  task.row_bytes = prepared_row_bytes(a.format, a.in_features);
+  task.tiles = {a.rows, divide_up(a.rows, variant.max_tile_rows[static_cast<int>(a.format)])};
+
+  const bool ready = a.rows == 1 && a.gamma == nullptr && !is_quantized(a.format);
+  auto* prepared = static_cast<uint8_t*>(workspace);
+  if (!ready) {
+    auto* scratch = reinterpret_cast<float*>(prepared + prepared_bytes(a.format, a.rows, a.in_features));
+    prepare_rows(variant, task, prepared, scratch, parallel);
   }
+  task.rows = ready ? reinterpret_cast<const uint8_t*>(a.x) : prepared;
   multiply(variant, task, parallel);
 }
 

@@ -24,14 +24,14 @@ struct LinearArguments {
   int64_t out_features = 0;
   WeightFormat format = WeightFormat::kFloat32;
   Activation activation = Activation::kNone;
-  float epsilon = 1e-5f;           // of the LayerNorm
-  const float* x = nullptr;        // [rows, in_features]
-  const uint8_t* weight = nullptr; // packed_weight_bytes(format, in_features, out_features), 64-byte aligned
-  const float* bias = nullptr;     // [out_features] or null
-  const float* gamma = nullptr;    // [in_features] or null: no LayerNorm in front
-  const float* beta = nullptr;     // [in_features], null exactly when gamma is
-  const float* residual = nullptr; // [rows, out_features] or null; may equal y
-  float* y = nullptr;              // [rows, out_features]
+  float epsilon = 1e-5f;            // of the LayerNorm
+  const float* x = nullptr;         // [rows, in_features]
+  const uint8_t* weight = nullptr;  // packed_weight_bytes(format, in_features, out_features), 64-byte aligned
+  const float* bias = nullptr;      // [out_features] or null
+  const float* gamma = nullptr;     // [in_features] or null: no LayerNorm in front
+  const float* beta = nullptr;      // [in_features], null exactly when gamma is
+  const float* residual = nullptr;  // [rows, out_features] or null; may equal y
+  float* y = nullptr;               // [rows, out_features]
 };
 
 // Bytes of scratch that linear() needs for these sizes; 64-byte aligned.
@@ -39,6 +39,7 @@ size_t linear_workspace_bytes(WeightFormat format, int64_t rows, int64_t in_feat
 
 // Each output element is the same bits whatever the other rows, `parallel.threads()` or, for integer formats,
 // the instruction set: sums over in_features run in one fixed order.
-void linear(const LinearArguments& arguments, const Parallel& parallel, void* workspace, Isa isa = active_isa());
+void linear(const LinearArguments& arguments, const Parallel& parallel, void* workspace,
+            Isa isa = active_isa());
 
 }  // namespace gpt2fast

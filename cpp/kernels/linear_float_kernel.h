@@ -33,10 +33,10 @@ struct FloatTile {
   static void run(const LinearTask& task, int64_t row, int64_t panel) {
     const int64_t in_features = task.arguments.in_features;
     const uint8_t* weight = task.arguments.weight + panel * task.panel_bytes;
-    const float* x = task.rows + row * in_features;
-    V sums[rows][panels];
+    const float* x = reinterpret_cast<const float*>(task.tile_rows(row));
+    V sums[panels][rows];
     GPT2FAST_UNROLL for (int r = 0; r < rows; ++r) {
-      GPT2FAST_UNROLL for (int p = 0; p < panels; ++p) sums[r][p] = V::zero();
+      GPT2FAST_UNROLL for (int p = 0; p < panels; ++p) sums[p][r] = V::zero();
     }
     for (int64_t k = 0; k < in_features; ++k) {
       V w[panels];
@@ -44,14 +44,12 @@ struct FloatTile {
         w[p] = Weights::load(weight + p * task.panel_bytes + k * kLanes * Weights::kBytes);
       }
       GPT2FAST_UNROLL for (int r = 0; r < rows; ++r) {
-        const V value = V::set1(x[r * in_features + k]);
-        GPT2FAST_UNROLL for (int p = 0; p < panels; ++p) sums[r][p] = fma(value, w[p], sums[r][p]);
+        const V value = V::set1(x[k * rows + r]);
+        GPT2FAST_UNROLL for (int p = 0; p < panels; ++p) sums[p][r] = fma(value, w[p], sums[p][r]);
       }
     }
-    GPT2FAST_UNROLL for (int r = 0; r < rows; ++r) {
-      GPT2FAST_UNROLL for (int p = 0; p < panels; ++p) {
-        write_outputs<Ops>(task.arguments, row + r, panel + p, sums[r][p]);
-      }
+    GPT2FAST_UNROLL for (int p = 0; p < panels; ++p) {
+      finish_tile<Ops>(task.arguments, row, panel + p, sums[p]);
     }
   }
 };

@@ -66,10 +66,12 @@ GPT2FAST_INLINE void store_block(const QuantizedBlock& block, WeightFormat forma
   }
 }
 
-template <typename Ops>
-void quantize_rows(const LinearTask& task, Range rows, float* scratch) {
+// Calls write(x, height, row, out) for every row: x after the LayerNorm, and the start of the tile that it
+// becomes row `row` of.
+template <typename Ops, typename Write>
+GPT2FAST_INLINE void prepare_rows(const LinearTask& task, Range rows, float* scratch, uint8_t* prepared,
+                                  const Write& write) {
   const LinearArguments& a = task.arguments;
-  const QuantizedRows& quantized = task.quantized;
   for (int64_t row = rows.begin; row < rows.end; ++row) {
     const float* x = a.x + row * a.in_features;
     if (a.gamma != nullptr) {
@@ -78,23 +80,32 @@ void quantize_rows(const LinearTask& task, Range rows, float* scratch) {
     }
     const int64_t tile = task.tiles.tile_of(row);
     const int64_t first_row = task.tiles.begin(tile);
-    const int64_t height = task.tiles.height(tile);
-    uint8_t* out = quantized.tile(first_row);
-    for (int64_t k = 0; k < a.in_features; k += kBlockValues, out += height * quantized.block_bytes) {
-      QuantizedBlock block;
-      quantize_block<Ops>(x + k, a.in_features - k, block);
-      store_block<Ops>(block, a.format, row - first_row, height, out);
-    }
+    write(x, task.tiles.height(tile), row - first_row, prepared + first_row * task.row_bytes);
   }
 }
 
 template <typename Ops>
-void normalize_rows(const LinearTask& task, Range rows, float* y) {
+void quantize_rows(const LinearTask& task, Range rows, float* scratch, uint8_t* prepared) {
   const LinearArguments& a = task.arguments;
-  for (int64_t row = rows.begin; row < rows.end; ++row) {
-    const int64_t offset = row * a.in_features;
-    layer_norm_row<typename Ops::Tag>(a.x + offset, a.in_features, a.gamma, a.beta, a.epsilon, y + offset);
-  }
+  const int64_t block_bytes = a.format == WeightFormat::kInt8 ? kInt8RowBlockBytes : kInt4RowBlockBytes;
+  prepare_rows<Ops>(task, rows, scratch, prepared,
+                    [&](const float* x, int64_t height, int64_t row, uint8_t* out) {
+                      for (int64_t k = 0; k < a.in_features; k += kBlockValues, out += height * block_bytes) {
+                        QuantizedBlock block;
+                        quantize_block<Ops>(x + k, a.in_features - k, block);
+                        store_block<Ops>(block, a.format, row, height, out);
+                      }
+                    });
+}
+
+template <typename Ops>
+void interleave_rows(const LinearTask& task, Range rows, float* scratch, uint8_t* prepared) {
+  const int64_t in_features = task.arguments.in_features;
+  prepare_rows<Ops>(task, rows, scratch, prepared,
+                    [&](const float* x, int64_t height, int64_t row, uint8_t* out) {
+                      float* values = reinterpret_cast<float*>(out) + row;
+                      for (int64_t k = 0; k < in_features; ++k) values[k * height] = x[k];
+                    });
 }
 
 template <typename Tag>
@@ -112,24 +123,37 @@ GPT2FAST_INLINE Vec<Tag> activate(Activation activation, Vec<Tag> x) {
   return x;
 }
 
-// From a row's sums for one panel to its outputs.
+// From the sums of a few rows for one panel, [rows][16], to their outputs. Not inline: one copy serves all
+// tiles.
 template <typename Ops>
-GPT2FAST_INLINE void write_outputs(const LinearArguments& a, int64_t row, int64_t panel,
-                                   Vec<typename Ops::Tag> sums) {
+__attribute__((noinline)) void write_outputs(const LinearArguments& a, int64_t first_row, int64_t rows,
+                                             int64_t panel, const float* sums) {
   using V = Vec<typename Ops::Tag>;
   const int64_t column = panel * kLanes;
   const int64_t count = a.out_features - column;
   const bool whole = count >= kLanes;
   const auto load = [whole, count](const float* p) { return whole ? V::load(p) : V::load_partial(p, count); };
-  if (a.bias != nullptr) sums = sums + load(a.bias + column);
-  sums = activate<typename Ops::Tag>(a.activation, sums);
-  const int64_t offset = row * a.out_features + column;
-  if (a.residual != nullptr) sums = sums + load(a.residual + offset);
-  if (whole) {
-    sums.store(a.y + offset);
-  } else {
-    sums.store_partial(a.y + offset, count);
+  const V bias = a.bias != nullptr ? load(a.bias + column) : V::zero();
+  for (int64_t r = 0; r < rows; ++r) {
+    const int64_t offset = (first_row + r) * a.out_features + column;
+    V y = V::load(sums + r * kLanes);
+    if (a.bias != nullptr) y = y + bias;
+    y = activate<typename Ops::Tag>(a.activation, y);
+    if (a.residual != nullptr) y = y + load(a.residual + offset);
+    if (whole) {
+      y.store(a.y + offset);
+    } else {
+      y.store_partial(a.y + offset, count);
+    }
   }
+}
+
+template <typename Ops, int rows>
+GPT2FAST_INLINE void finish_tile(const LinearArguments& a, int64_t first_row, int64_t panel,
+                                 const Vec<typename Ops::Tag> (&sums)[rows]) {
+  alignas(64) float stored[rows * kLanes];
+  GPT2FAST_UNROLL for (int r = 0; r < rows; ++r) sums[r].store(stored + r * kLanes);
+  write_outputs<Ops>(a, first_row, rows, panel, stored);
 }
 
 // Tile::run<rows, panels>(task, row, panel) computes the outputs of that many rows and panels in registers.
@@ -143,8 +167,8 @@ void run_tile(const LinearTask& task, int64_t row, int64_t panel, int64_t height
 }
 
 // As many panels at once as the tiles' height allows: few rows need several for independent sums.
-template <typename Tile, int panels_at_once = Tile::kMaxPanels>
-void multiply(const LinearTask& task, Range tiles, Range panels) {
+template <typename Tile, int panels_at_once>
+void multiply_tiles(const LinearTask& task, Range tiles, Range panels) {
   int64_t panel = panels.begin;
   if (task.tiles.max_height() * panels_at_once <= Tile::kMaxSums) {
     for (; panel + panels_at_once <= panels.end; panel += panels_at_once) {
@@ -154,7 +178,21 @@ void multiply(const LinearTask& task, Range tiles, Range panels) {
       }
     }
   }
-  if constexpr (panels_at_once > 1) multiply<Tile, panels_at_once / 2>(task, tiles, {panel, panels.end});
+  if constexpr (panels_at_once > 1) {
+    multiply_tiles<Tile, panels_at_once / 2>(task, tiles, {panel, panels.end});
+  }
+}
+
+// A panel meets all rows of a group before the next, so a group's rows should stay in the second-level cache.
+template <typename Tile>
+void multiply(const LinearTask& task, Range tiles, Range panels) {
+  constexpr int64_t kGroupBytes = 384 * 1024;
+  const int64_t fitting = kGroupBytes / (task.tiles.max_height() * task.row_bytes);
+  const int64_t group = fitting > 1 ? fitting : 1;
+  for (int64_t begin = tiles.begin; begin < tiles.end; begin += group) {
+    const int64_t end = begin + group < tiles.end ? begin + group : tiles.end;
+    multiply_tiles<Tile, Tile::kMaxPanels>(task, {begin, end}, panels);
+  }
 }
 
 }  // namespace gpt2fast

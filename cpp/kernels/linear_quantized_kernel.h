@@ -18,24 +18,24 @@ struct Int8Tile {
   static constexpr int kMaxRows = Ops::kInt8Rows;
   static constexpr int kMaxPanels = 1;
   static constexpr int kMaxSums = kMaxRows;
+  static constexpr int64_t kScaleBytes = 2 * kLanes;
+  static constexpr int64_t kBlockBytes = kBlockValues * kLanes;
 
   template <int rows, int panels>
   static void run(const LinearTask& task, int64_t row, int64_t panel) {
     static_assert(panels == 1);
-    const int64_t blocks = task.quantized.blocks;
-    const uint8_t* x = task.quantized.tile(row);
-    const uint8_t* scales = task.arguments.weight + panel * task.panel_bytes;
-    const uint8_t* values = scales + (blocks * kLanes * 2 + 63) / 64 * 64;
+    const int64_t blocks = (task.arguments.in_features + kBlockValues - 1) / kBlockValues;
+    const uint8_t* x = task.tile_rows(row);
+    const uint8_t* pair = task.arguments.weight + panel * task.panel_bytes;
     V sums[rows];
     GPT2FAST_UNROLL for (int r = 0; r < rows; ++r) sums[r] = V::zero();
     for (int64_t block = 0; block < blocks; ++block) {
-      add_block(x, values, scales, sums);
-      x += rows * QuantizedRows::bytes_per_block(WeightFormat::kInt8);
-      values += kBlockValues * kLanes;
-      scales += kLanes * 2;
+      const int64_t half = block % 2;
+      add_block(x, pair + 2 * kScaleBytes + half * kBlockBytes, pair + half * kScaleBytes, sums);
+      x += rows * kInt8RowBlockBytes;
+      pair += half * 2 * (kScaleBytes + kBlockBytes);
     }
-    GPT2FAST_UNROLL for (int r = 0; r < rows; ++r)
-        write_outputs<Ops>(task.arguments, row + r, panel, sums[r]);
+    finish_tile<Ops>(task.arguments, row, panel, sums);
   }
 
   // x: one block of a tile; values, scales: the same block of a panel.
@@ -74,17 +74,18 @@ struct Int4Tile {
     static_assert(panels == 1);
     const uint8_t* column_scales = task.arguments.weight + panel * task.panel_bytes;
     const uint8_t* block_data = column_scales + 4 * kLanes;
-    const uint8_t* x = task.quantized.tile(row);
+    const uint8_t* x = task.tile_rows(row);
+    const int64_t blocks = (task.arguments.in_features + kBlockValues - 1) / kBlockValues;
     V sums[rows];
     GPT2FAST_UNROLL for (int r = 0; r < rows; ++r) sums[r] = V::zero();
-    for (int64_t block = 0; block < task.quantized.blocks; ++block) {
+    for (int64_t block = 0; block < blocks; ++block) {
       add_block(x, block_data, sums);
-      x += rows * QuantizedRows::bytes_per_block(WeightFormat::kInt4);
+      x += rows * kInt4RowBlockBytes;
       block_data += kBlockBytes;
     }
     const V scale = V::load(reinterpret_cast<const float*>(column_scales));
-    GPT2FAST_UNROLL for (int r = 0; r < rows; ++r)
-        write_outputs<Ops>(task.arguments, row + r, panel, sums[r] * scale);
+    GPT2FAST_UNROLL for (int r = 0; r < rows; ++r) sums[r] = sums[r] * scale;
+    finish_tile<Ops>(task.arguments, row, panel, sums);
   }
 
   // x: one block of a tile; block_data: the same block of a panel.

@@ -16,12 +16,21 @@ namespace gpt2fast {
 namespace {
 
 constexpr int64_t kInt8BlockBytes = kBlockRows * kPanelColumns;
+constexpr int64_t kInt8ScaleBytes = 2 * kPanelColumns;  // of a block
 constexpr int64_t kInt4BlockBytes = 4 * kPanelColumns + kInt8BlockBytes / 2;
 constexpr int64_t kInt4HeaderBytes = kPanelColumns * 4;
 
 int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 int64_t block_count(int64_t in_features) { return round_up(in_features, kBlockRows) / kBlockRows; }
-int64_t int8_scale_bytes(int64_t blocks) { return round_up(blocks * kPanelColumns * 2, 64); }
+
+// Where a block's scales and values are in an int8 panel: blocks come in pairs.
+int64_t int8_scales_offset(int64_t block) {
+  return block / 2 * 2 * (kInt8ScaleBytes + kInt8BlockBytes) + block % 2 * kInt8ScaleBytes;
+}
+int64_t int8_values_offset(int64_t block) {
+  return block / 2 * 2 * (kInt8ScaleBytes + kInt8BlockBytes) + 2 * kInt8ScaleBytes +
+         block % 2 * kInt8BlockBytes;
+}
 
 void check_size(const char* name, int64_t value) {
   if (value >= 1 && value <= kMaxFeatures) return;
@@ -84,18 +93,18 @@ void pack_bfloat16_panel(const PanelColumns& w, int64_t in_features, uint8_t* pa
 
 void pack_int8_panel(const PanelColumns& w, uint8_t* panel) {
   const int64_t blocks = w.rows() / kBlockRows;
-  uint8_t* values = panel + int8_scale_bytes(blocks);
   for (int64_t block = 0; block < blocks; ++block) {
+    uint8_t* values = panel + int8_values_offset(block);
     for (int64_t c = 0; c < kPanelColumns; ++c) {
       const float* in = w.column(c) + block * kBlockRows;
       float largest = 0;
       for (int64_t k = 0; k < kBlockRows; ++k) largest = std::max(largest, std::abs(in[k]));
       const uint16_t code = to_bfloat16(largest / 127.0f);
-      std::memcpy(panel + (block * kPanelColumns + c) * 2, &code, 2);
+      std::memcpy(panel + int8_scales_offset(block) + c * 2, &code, 2);
       const double scale = from_bfloat16(code);
       for (int64_t k = 0; k < kBlockRows; ++k) {
         const double steps = scale > 0 ? std::nearbyint(in[k] / scale) : 0.0;
-        values[block * kInt8BlockBytes + k / 4 * 64 + c * 4 + k % 4] =
+        values[k / 4 * 64 + c * 4 + k % 4] =
             static_cast<uint8_t>(128 + static_cast<int>(std::clamp(steps, -127.0, 127.0)));
       }
     }
@@ -135,11 +144,11 @@ void pack_panel(WeightFormat format, const PanelColumns& w, int64_t in_features,
 }
 
 void unpack_int8_column(const uint8_t* panel, int64_t in_features, int64_t c, float* out) {
-  const uint8_t* values = panel + int8_scale_bytes(block_count(in_features));
   for (int64_t k = 0; k < in_features; ++k) {
+    const int64_t block = k / kBlockRows;
     uint16_t scale = 0;
-    std::memcpy(&scale, panel + (k / kBlockRows * kPanelColumns + c) * 2, 2);
-    const int value = values[k / 4 * 64 + c * 4 + k % 4];
+    std::memcpy(&scale, panel + int8_scales_offset(block) + c * 2, 2);
+    const int value = panel[int8_values_offset(block) + k % kBlockRows / 4 * 64 + c * 4 + k % 4];
     out[k] = from_bfloat16(scale) * static_cast<float>(value - 128);
   }
 }
@@ -169,7 +178,7 @@ size_t packed_panel_bytes(WeightFormat format, int64_t in_features) {
     case WeightFormat::kBFloat16:
       return static_cast<size_t>(round_up(in_features * kPanelColumns * 2, 64));
     case WeightFormat::kInt8:
-      return static_cast<size_t>(int8_scale_bytes(blocks) + blocks * kInt8BlockBytes);
+      return static_cast<size_t>(round_up(blocks, 2) * kInt8ScaleBytes + blocks * kInt8BlockBytes);
     case WeightFormat::kInt4:
       return static_cast<size_t>(kInt4HeaderBytes + blocks * kInt4BlockBytes);
   }

@@ -15,8 +15,9 @@ namespace gpt2fast {
 //
 //   fp32  float w[K][16]
 //   bf16  uint16 w[K][16], rounded to nearest even
-//   int8  uint16 scale[blocks][16] in bfloat16, padded to 64 bytes
-//         uint8 u[blocks][16][16][4]: row k = 64 block + 4 i + j of column c at [block][i][c][j]
+//   int8  per pair of blocks: uint16 scale[2][16] in bfloat16
+//                             uint8 u[2][16][16][4] (of an odd last block [1]): row 64 block + 4 i + j of
+//                             column c at [block % 2][i][c][j]
 //         w = scale * (u - 128), u in [1, 255]
 //   int4  float column_scale[16]
 //         per block: uint8 scale[2][16], uint8 zero[2][16], the halves being rows 0..31 and 32..63 of the

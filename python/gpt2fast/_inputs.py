@@ -49,6 +49,21 @@ def read_prompts(
     return read, single
 
 
+def read_prompt(
+    prompt: Any,
+    config: ModelConfig,
+    tokenizer: Tokenizer | None,
+    *,
+    before: NDArray[np.int32] | None = None,
+    name: str = "prompt",
+) -> NDArray[np.int32]:
+    """:func:`read_prompts` where only a single one will do."""
+    found, single = read_prompts(prompt, config, tokenizer, before=before, name=name)
+    if not single:
+        raise TypeError(f"{name} must be a single text, got a list")
+    return found[0]
+
+
 def read_batch(input_ids: ArrayLike, config: ModelConfig, *, past_tokens: int = 0) -> NDArray[np.int32]:
     """Token ids (tokens,) or (batch, tokens) as int32 [batch, tokens], inside vocabulary and positions."""
     ids = _integers(input_ids, "input_ids")
@@ -127,9 +142,7 @@ def _read_prompt(
     return np.asarray(starts[:1], dtype=np.int32)
 
 
-def _read_ids(
-    prompt: Any, name: str, config: ModelConfig, tokenizer: Tokenizer | None
-) -> NDArray[np.int32]:
+def _read_ids(prompt: Any, name: str, config: ModelConfig, tokenizer: Tokenizer | None) -> NDArray[np.int32]:
     if isinstance(prompt, str):
         if tokenizer is None:
             raise ValueError(f"{name} is text, but the model has no tokenizer; give token ids")

@@ -35,11 +35,14 @@ def build_requests(
     if len(prompts) * copies > MAX_PROMPTS:
         name = "num_return_sequences" if options.best_of is None else "best_of"
         raise ValueError(
-            f"{name} ({copies}) for {len(prompts)} prompts asks for more than {MAX_PROMPTS} texts (MAX_PROMPTS)"
+            f"{name} ({copies}) for {len(prompts)} prompts asks for more than {MAX_PROMPTS} texts "
+            f"(MAX_PROMPTS)"
         )
     fitted = [_fit(prompt, options, config.n_positions) for prompt in prompts]
     shared = _shared_fields(options, config, tokenizer)
-    constraint = find_constraint(options, shared["eos_token_ids"], tokenizer, config.vocab_size)
+    constraint = find_constraint(
+        options, shared["eos_token_ids"], shared["forced_prefix"], tokenizer, config.vocab_size
+    )
     assistant = _check_assistant(options, config)
     requests = []
     for prompt in fitted:
@@ -167,7 +170,7 @@ def _shared_fields(
 
 
 def _logprobs(options: GenerationOptions, config: ModelConfig) -> int:
-    """How many of the likeliest tokens to report; -1: nothing at all. The choice of the best needs the chosen."""
+    """How many of the likeliest tokens to report; -1: nothing at all. ``best_of`` needs the chosen ones."""
     if options.logprobs is None:
         return -1 if options.best_of is None else 0
     return min(options.logprobs, config.vocab_size)

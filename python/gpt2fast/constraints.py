@@ -172,14 +172,19 @@ class Vocabulary:
 
 
 def find_constraint(
-    options: GenerationOptions, eos_token_ids: Sequence[int], tokenizer: Tokenizer | None, vocab_size: int
+    options: GenerationOptions,
+    eos_token_ids: Sequence[int],
+    forced_prefix: Sequence[int],
+    tokenizer: Tokenizer | None,
+    vocab_size: int,
 ) -> Constraint | None:
     """The constraint that options ask for, compiled; None without one.
 
     Raises
     ------
     ValueError
-        The constraint is broken or more than llguidance can follow, or the model has no tokenizer.
+        The constraint is broken, more than llguidance can follow, or has no place for the tokens that the
+        output must begin with; or the model has no tokenizer.
     ImportError
         llguidance is not installed.
     """
@@ -189,7 +194,10 @@ def find_constraint(
     if tokenizer is None:
         raise ValueError(f"{name} needs a tokenizer, and the model has none")
     vocabulary = _vocabulary(tokenizer, vocab_size)
-    return Constraint(vocabulary.compiled(name, getattr(options, name)), vocabulary, eos_token_ids)
+    start = vocabulary.compiled(name, getattr(options, name))
+    if not start.deep_copy().consume_tokens(list(forced_prefix)):
+        raise ValueError(f"forced_prefix contradicts {name}: no output that begins with it is valid")
+    return Constraint(start, vocabulary, eos_token_ids)
 
 
 _vocabularies: WeakKeyDictionary[Tokenizer, Vocabulary] = WeakKeyDictionary()
@@ -213,9 +221,10 @@ def _grammar(compiler: type[LLMatcher], name: str, value: Any) -> str:
         return compiler.grammar_from_json_schema(value, defaults=_JSON_STYLE)
     if name == "grammar":
         return compiler.grammar_from_lark(value)
-    # A string of the grammar language is written like one of JSON.
+    # A string of the grammar language is written like one of JSON. As one terminal they are one automaton,
+    # where alternatives of a rule would be followed one by one.
     alternatives = " | ".join(json.dumps(choice, ensure_ascii=False) for choice in value)
-    return compiler.grammar_from_lark(f"start: {alternatives}")
+    return compiler.grammar_from_lark(f"start: CHOICE\nCHOICE: {alternatives}")
 
 
 def _llguidance() -> Any:

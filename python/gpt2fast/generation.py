@@ -117,7 +117,9 @@ class GenerationOptions:
         "Divides the scores: below 1 bolder, above 1 wilder. 0 takes the best token.",
     )
     top_k: int | None = _option(
-        None, Integer(0, _MAX_COUNT), "Keep the k likeliest tokens; 0 keeps all. Unset: 50, as transformers has it."
+        None,
+        Integer(0, _MAX_COUNT),
+        "Keep the k likeliest tokens; 0 keeps all. Unset: 50, as transformers has it.",
     )
     top_p: float | None = _option(
         None, Real(0, 1, open_low=True), "Keep the likeliest tokens that together reach this probability."
@@ -170,7 +172,7 @@ class GenerationOptions:
     max_time: float | None = _option(
         None,
         Real(0, 1e9, open_low=True),
-        "Seconds after which generation ends, after the step that is running.",
+        "Seconds after which generation ends, in the middle of a long prompt too.",
     )
     num_return_sequences: int | None = _option(
         None,
@@ -191,7 +193,8 @@ class GenerationOptions:
     length_penalty: float = _option(
         1.0,
         Real(-100, 100),
-        "A beam's score is its log-probability divided by its length to this power: above 0 favours long texts.",
+        "A beam's score is its log-probability divided by its length to this power; above 0 favours long "
+        "texts.",
     )
     early_stopping: bool | Literal["never"] = _option(
         False,
@@ -209,11 +212,11 @@ class GenerationOptions:
         Flag(),
         "Let the text, and the log-probabilities if asked for, begin with the prompt's.",
     )
-    logits_processor: Callable[..., None] | Sequence[Callable[..., None]] = _option(
+    logits_processor: Callable[..., None] | Sequence[Callable[..., None]] = _option(  # noqa: RUF009 - a field
         (),
         Callables(MAX_LOGITS_PROCESSORS),
-        "A function or several, called for every token with the prompt's ids, the output's ids and the scores "
-        "(float32 array of vocab_size), which it changes in place. Much slower than the other options.",
+        "A function or several, called for every token with the prompt's ids, the output's ids and the "
+        "scores (float32 array of vocab_size), which it changes in place. Slower than the other options.",
     )
     regex: str | None = _option(
         None,
@@ -240,7 +243,7 @@ class GenerationOptions:
         Integer(0, 64),
         "Guess up to so many tokens from repetitions in the text and verify them in one step; 0: off.",
     )
-    assistant_model: GPT2 | None = _option(
+    assistant_model: GPT2 | None = _option(  # noqa: RUF009 - a field
         None,
         Instance("gpt2fast.model", "GPT2"),
         "A smaller model with the same vocabulary that guesses tokens for this one to verify in one step.",
@@ -248,7 +251,7 @@ class GenerationOptions:
     num_assistant_tokens: int = _option(
         20, Integer(1, 64), "The most tokens that assistant_model guesses at once; it adapts to its success."
     )
-    prefix: Prefix | None = _option(
+    prefix: Prefix | None = _option(  # noqa: RUF009 - a field
         None,
         Instance("gpt2fast.prefix", "Prefix"),
         "What GPT2.prefill returned: its tokens come before each prompt, and need not be computed again.",
@@ -256,7 +259,7 @@ class GenerationOptions:
     use_prefix_cache: bool = _option(
         True, Flag(), "Reuse what was computed for an equal beginning of a recent prompt."
     )
-    cancel: CancelToken | None = _option(
+    cancel: CancelToken | None = _option(  # noqa: RUF009 - a field
         None,
         Instance("gpt2fast.cancellation", "CancelToken"),
         "A handle that ends the generation from another thread, in the middle of a long prompt too.",
@@ -337,8 +340,8 @@ class GenerationOptions:
     def _check_beams(self) -> None:
         if self.sampling:
             raise ValueError(
-                f"num_beams={self.num_beams} contradicts sampling (temperature, top_k, top_p, min_p, typical_p, "
-                f"seed or do_sample=True): a search draws nothing"
+                f"num_beams={self.num_beams} contradicts sampling (temperature, top_k, top_p, min_p, "
+                f"typical_p, seed or do_sample=True): a search draws nothing"
             )
         defaults = {option.name: option.default for option in fields(self)}
         for name in _NOT_WITH_BEAMS:
@@ -350,7 +353,8 @@ class GenerationOptions:
             raise ValueError(f"max_new_tokens=0 contradicts num_beams={self.num_beams}; give at least 1")
         if (self.num_return_sequences or 1) > self.num_beams:
             raise ValueError(
-                f"num_return_sequences ({self.num_return_sequences}) must not exceed num_beams ({self.num_beams})"
+                f"num_return_sequences ({self.num_return_sequences}) must not exceed num_beams "
+                f"({self.num_beams})"
             )
 
     def _check_without_beams(self) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, overload
 import numpy as np
 
 from gpt2fast import _outputs
-from gpt2fast._inputs import Past, Prompt, read_batch, read_past, read_prompts, read_rows
+from gpt2fast._inputs import Past, Prompt, read_batch, read_past, read_prompt, read_prompts, read_rows
 from gpt2fast._native import Runtime, core, load_runtime
 from gpt2fast._requests import build_requests
 from gpt2fast._validation import Integer
@@ -338,9 +338,7 @@ class GPT2(Scoring, AsyncGeneration):
         Prefix
             For the option ``prefix`` of :meth:`generate`, :meth:`stream` and :meth:`rank`, or a file.
         """
-        (ids,), single = read_prompts(text, self.config, self._tokenizer, name="text")
-        if not single:
-            raise TypeError("text must be a single text, got a list")
+        ids = read_prompt(text, self.config, self._tokenizer, name="text")
         _, past = self.forward(ids)
         return Prefix(self._cache_format, ids, list(past))
 
@@ -369,8 +367,8 @@ class GPT2(Scoring, AsyncGeneration):
         chosen = GenerationOptions.make(options, overrides)
         if chosen.num_beams > self.max_sequences:
             raise ValueError(
-                f"num_beams ({chosen.num_beams}) must not exceed max_sequences ({self.max_sequences}), with which "
-                f"the model was loaded"
+                f"num_beams ({chosen.num_beams}) must not exceed max_sequences ({self.max_sequences}), with "
+                f"which the model was loaded"
             )
         before = None
         if chosen.prefix is not None:

@@ -157,7 +157,7 @@ def load_prefix(source: str | os.PathLike[str] | bytes | BinaryIO, cache_format:
 
 
 def _read(file: BinaryIO, cache_format: CacheFormat) -> bytes:
-    """The snapshot's bytes: no more than the header and the model allow, and one to notice that there are more."""
+    """The snapshot's bytes: what header and model allow, and one more that tells whether there are more."""
     header = file.read(_HEADER.size)
     tokens = _check_header(header, cache_format)
     return header + file.read(cache_format.snapshot_bytes(tokens) - len(header) + 1)
@@ -169,7 +169,9 @@ def _check_header(header: bytes, cache_format: CacheFormat) -> int:
         raise ModelError("not a saved prefix: it does not begin as one")
     _, version, tokens, model_hash = _HEADER.unpack(header)
     if version != SNAPSHOT_VERSION:
-        raise ModelError(f"the saved prefix has format version {version}; this gpt2fast reads {SNAPSHOT_VERSION}")
+        raise ModelError(
+            f"the saved prefix has format version {version}; this gpt2fast reads {SNAPSHOT_VERSION}"
+        )
     if model_hash != cache_format.model_hash:
         raise ModelError("the saved prefix was made by another model, or the same one in another precision")
     if not 1 <= tokens <= cache_format.config.n_positions:

@@ -45,12 +45,14 @@ class Generation:
     Attributes
     ----------
     text : str
-        The output, without the prompt unless ``echo`` is on; it ends before a stop string, and special tokens are left out.
+        The output, without the prompt unless ``echo`` is on; it ends before a stop string, and special tokens
+        are left out.
     token_ids : list of int
         Every generated token, an end-of-text token and those of a stop string included.
     finish_reason : str
-        ``"length"`` (max_new_tokens), ``"eos"``, ``"stop"`` (a stop string, or a constraint after which nothing
-        can follow), ``"time"``, ``"cancelled"`` or ``"constraint"`` (the options left no token to choose).
+        ``"length"`` (max_new_tokens), ``"eos"``, ``"stop"`` (a stop string, or a constraint after which
+        nothing can follow), ``"time"``, ``"cancelled"`` or ``"constraint"`` (the options left no token to
+        choose).
     prompt_token_ids : list of int
         The prompt that the model read, after truncation.
     seed : int or None

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Literal, overload
 
 import numpy as np
 
-from gpt2fast._inputs import Prompt, read_prompts
+from gpt2fast._inputs import Prompt, read_prompt, read_prompts
 from gpt2fast._native import core
 from gpt2fast._validation import Choice, Flag, Instance, Integer
 from gpt2fast.config import ModelConfig
@@ -42,8 +42,8 @@ class Scoring:
         @property
         def _cache_format(self) -> CacheFormat: ...
 
-    @overload
-    def score(self, texts: Prompt, *, stride: int | None = None) -> TextScore: ...
+    @overload  # a str is a sequence of texts to the type checker, and one text here
+    def score(self, texts: Prompt, *, stride: int | None = None) -> TextScore: ...  # type: ignore[overload-overlap]
 
     @overload
     def score(self, texts: Sequence[Prompt], *, stride: int | None = None) -> list[TextScore]: ...
@@ -74,9 +74,7 @@ class Scoring:
         """
         ids, single = read_prompts(texts, self.config, self._tokenizer, name="text")
         values = token_logprobs(self._engine, ids, self.config.n_positions, stride=stride)
-        scores = [
-            TextScore(one.tolist(), chosen) for one, (chosen, _, _) in zip(ids, values, strict=True)
-        ]
+        scores = [TextScore(one.tolist(), chosen) for one, (chosen, _, _) in zip(ids, values, strict=True)]
         return scores[0] if single else scores
 
     def perplexity(self, text: Prompt, *, stride: int | None = None) -> float:
@@ -84,11 +82,11 @@ class Scoring:
 
         Parameters and errors as of :meth:`score`; the text has at least two tokens.
         """
-        (ids,), single = read_prompts(text, self.config, self._tokenizer, name="text")
-        if not single:
-            raise TypeError("text must be a single text, got a list; use score for several")
+        ids = read_prompt(text, self.config, self._tokenizer, name="text")
         if len(ids) < 2:
-            raise ValueError(f"text must have at least two tokens, got {len(ids)}: the first is not predicted")
+            raise ValueError(
+                f"text must have at least two tokens, got {len(ids)}: the first is not predicted"
+            )
         ((chosen, _, _),) = token_logprobs(self._engine, [ids], self.config.n_positions, stride=stride)
         return math.exp(-math.fsum(chosen[1:].tolist()) / (len(ids) - 1))
 
@@ -126,9 +124,7 @@ class Scoring:
         if prefix is not None:
             Instance("gpt2fast.prefix", "Prefix")("prefix", prefix).check_model(self._cache_format)
             before = np.asarray(prefix.token_ids, np.int32)
-        (start,), single = read_prompts(prompt, self.config, self._tokenizer, before=before)
-        if not single:
-            raise TypeError("prompt must be a single text, got a list")
+        start = read_prompt(prompt, self.config, self._tokenizer, before=before)
         tokens = self._read_choices(choices, len(start))
         scores = self._engine.score_continuations(start, tokens, None if prefix is None else prefix.core)
         ranked = []
@@ -150,8 +146,8 @@ class Scoring:
         for index, ids in enumerate(tokens):
             if prompt_tokens + len(ids) > self.config.n_positions:
                 raise ValueError(
-                    f"choices[{index}] ({len(ids)} tokens) and the prompt ({prompt_tokens}) exceed the model's "
-                    f"n_positions ({self.config.n_positions})"
+                    f"choices[{index}] ({len(ids)} tokens) and the prompt ({prompt_tokens}) exceed the "
+                    f"model's n_positions ({self.config.n_positions})"
                 )
         return tokens
 
@@ -196,7 +192,7 @@ class Scoring:
         for group in _groups(ids):
             hidden, _ = self._engine.forward([ids[index] for index in group], None, False)
             for index, states in zip(group, hidden, strict=True):
-                vectors[index] = _pool(states, pooling)
+                _pool(states, pooling, vectors[index])
         if normalize:
             lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
             vectors = (vectors / np.maximum(lengths, np.finfo(np.float32).tiny)).astype(np.float32)
@@ -255,10 +251,11 @@ def _groups(sequences: Sequence[NDArray[np.int32]]) -> list[list[int]]:
     return groups
 
 
-def _pool(states: NDArray[np.float32], pooling: str) -> NDArray[Any]:
+def _pool(states: NDArray[np.float32], pooling: str, out: NDArray[np.float32]) -> None:
     """One vector [n_embd] of the hidden states [tokens, n_embd]."""
     if pooling == "mean":
-        return np.mean(states, axis=0, dtype=np.float64)
-    if pooling == "max":
-        return np.max(states, axis=0)
-    return states[0 if pooling == "first" else -1]
+        out[:] = np.mean(states, axis=0, dtype=np.float64)
+    elif pooling == "max":
+        out[:] = np.max(states, axis=0)
+    else:
+        out[:] = states[0 if pooling == "first" else -1]

@@ -165,6 +165,39 @@ def test_a_cancelled_reader_ends_its_stream() -> None:
     run(main())
 
 
+def test_a_stream_that_was_left_ends_by_itself() -> None:
+    model = GPT2.from_pretrained(max_sequences=1)
+
+    async def main() -> None:
+        async for _ in model.astream("Once", **ENDLESS):
+            break
+        assert (await model.agenerate("Twice", max_new_tokens=2)).text
+
+    run(main())
+
+
+def test_tasks_can_be_cancelled_at_any_moment() -> None:
+    model = GPT2.from_pretrained(max_sequences=2)
+    expected = model.generate("Twice", max_new_tokens=3).text
+
+    async def main() -> None:
+        for turns in range(40):
+            tasks = [
+                asyncio.create_task(model.agenerate("Once", **ENDLESS)),
+                asyncio.create_task(first_chunk(model, "Once", **ENDLESS)),
+                asyncio.create_task(model.agenerate(["Once"] * 3, **ENDLESS)),
+            ]
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            assert [(task.cancelled() or task is tasks[1]) for task in tasks] == [True] * 3
+        assert (await model.agenerate("Twice", max_new_tokens=3)).text == expected
+
+    run(main())
+
+
 def test_a_slow_reader_holds_the_stream_up(model: GPT2) -> None:
     """Nothing is lost, and the stream does not run away from its reader."""
     expected = model.generate("Once", max_new_tokens=60, eos_token_id=[]).token_ids

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +87,7 @@ def test_a_text_ends_when_nothing_can_follow_even_without_an_end_token(model: GP
 
 
 def test_the_end_token_is_allowed_exactly_where_the_output_is_complete(model: GPT2) -> None:
-    constraint = find_constraint(GenerationOptions(regex="([ab][xy])+"), [0, 5], model.tokenizer, 4096)
+    constraint = find_constraint(GenerationOptions(regex="([ab][xy])+"), [0, 5], [], model.tokenizer, 4096)
     assert constraint is not None
     a, b, x, y = (model.tokenizer.encode(letter)[0] for letter in "abxy")
     state = constraint.new_state()
@@ -153,7 +155,44 @@ def test_drafts_do_not_change_the_text(model: GPT2, sampling: dict[str, Any]) ->
     plain = model.generate(prompt, **options)
     drafted = model.generate(prompt, prompt_lookup_num_tokens=6, **options)
     assert drafted.token_ids == plain.token_ids
+    assert model.generate(prompt, assistant_model=model, **options).token_ids == plain.token_ids
     assert re.fullmatch("( [123],){30}", plain.text)
+
+
+def test_a_stop_string_that_only_began_is_kept(model: GPT2) -> None:
+    options: dict[str, Any] = {"choices": ["yes"], "stop_strings": ["s!", "es, sir"]}
+    assert model.generate("Well,", **options).text == "yes"
+    assert "".join(chunk.text for chunk in model.stream("Well,", **options)) == "yes"
+
+
+def test_a_choice_that_begins_another_one(model: GPT2) -> None:
+    texts = {
+        model.generate("Well,", choices=["ab", "abcd"], temperature=9.0, top_k=0, seed=seed).text
+        for seed in range(20)
+    }
+    assert texts == {"ab", "abcd"}
+
+
+def test_thousands_of_choices(model: GPT2) -> None:
+    choices = [f"number {i} of {i * 7}" for i in range(4096)]
+    out = model.generate("It is", choices=choices, **SAMPLED)
+    assert out.text in choices
+
+
+def test_a_forced_prefix_must_fit(model: GPT2) -> None:
+    out = model.generate("Once", regex="Xy[a-z]{3}", forced_prefix="Xy")
+    assert re.fullmatch("Xy[a-z]{3}", out.text)
+    with pytest.raises(ValueError, match="forced_prefix contradicts regex"):
+        model.generate("Once", regex="[a-z]{3}", forced_prefix="X")
+
+
+def test_the_state_goes_with_the_tokenizer() -> None:
+    model = GPT2.from_pretrained()
+    model.generate("Once", choices=["a"])
+    tokenizer = weakref.ref(model.tokenizer)
+    del model
+    gc.collect()
+    assert tokenizer() is None
 
 
 def test_min_new_tokens_holds_an_end_token_back(model: GPT2) -> None:

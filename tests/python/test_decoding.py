@@ -1,9 +1,11 @@
-"""Decoding options by themselves: beams, best_of, processors, echo, cancel, stop strings, random option sets."""
+"""Decoding options by themselves: beams, best_of, processors, echo, cancel, stop strings, random sets."""
 
 from __future__ import annotations
 
 import math
 import threading
+import time
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from random_models import write_shape
 
 from gpt2fast import GPT2, CancelToken, Generation, GenerationOptions
 from gpt2fast._native import core
+from random_models import write_shape
 
 PROMPTS = ["Once upon a time", "The King said", "", "A wolf"]
 ENDLESS: dict[str, Any] = {"max_new_tokens": 10_000_000, "overflow": "slide", "eos_token_id": []}
@@ -32,7 +34,9 @@ def token_ids(results: list[Generation]) -> list[list[int]]:
 
 def test_one_beam_more_finds_a_likelier_text(model: GPT2) -> None:
     (greedy,) = model.generate([PROMPTS[0]], max_new_tokens=12, eos_token_id=[], logprobs=0)
-    beams = model.generate(PROMPTS[0], max_new_tokens=12, eos_token_id=[], num_beams=8, num_return_sequences=8)
+    beams = model.generate(
+        PROMPTS[0], max_new_tokens=12, eos_token_id=[], num_beams=8, num_return_sequences=8
+    )
     assert greedy.logprobs is not None
     scores = [one.score or 0.0 for one in beams]
     assert scores == sorted(scores, reverse=True)
@@ -45,7 +49,9 @@ def test_one_beam_more_finds_a_likelier_text(model: GPT2) -> None:
 def test_beams_of_several_prompts(model: GPT2) -> None:
     together = model.generate(PROMPTS, max_new_tokens=10, num_beams=3, num_return_sequences=2)
     alone = [
-        one for p in PROMPTS for one in model.generate(p, max_new_tokens=10, num_beams=3, num_return_sequences=2)
+        one
+        for p in PROMPTS
+        for one in model.generate(p, max_new_tokens=10, num_beams=3, num_return_sequences=2)
     ]
     assert together == alone
     assert isinstance(model.generate("Once", max_new_tokens=3, num_beams=2), Generation)
@@ -178,16 +184,24 @@ def test_cancel_between_the_chunks_of_a_stream(model: GPT2) -> None:
 
 @pytest.mark.parametrize("reason", ["cancelled", "time"])
 def test_a_long_prefill_can_be_ended(tmp_path: Path, reason: str) -> None:
-    """A prompt whose reading takes far longer than the limit ends without a token."""
-    sizes = write_shape(tmp_path / "deep", "deep")
-    deep = GPT2.from_pretrained(sizes)
+    """The end comes with the short prompt's first token, when half of the long prompt has been read."""
+    long_context = GPT2.from_pretrained(write_shape(tmp_path / "long", "many_small_heads"))
     token = CancelToken()
-    limit: dict[str, Any] = {"max_time": 1e-6}
-    if reason == "cancelled":
+    started = time.monotonic()
+
+    def end(*_: Any) -> None:
         token.cancel()
-        limit = {"cancel": token}
-    out = deep.generate([[1] * 120] * 64, max_new_tokens=8, **limit)
-    assert {(one.finish_reason, len(one.token_ids)) for one in out} == {(reason, 0)}
+        while reason == "time" and time.monotonic() < started + 0.2:
+            pass
+
+    limit: dict[str, Any] = {"max_time": 0.2} if reason == "time" else {"cancel": token}
+    prompts = [[1], [2] * 590]
+    short, long = long_context.generate(
+        prompts, max_new_tokens=8, logits_processor=end, eos_token_id=[], **limit
+    )
+    assert [short.finish_reason, long.finish_reason] == [reason, reason]
+    assert long.token_ids == []
+    assert len(short.token_ids) <= 1
 
 
 def test_stop_strings_across_tokens(model: GPT2) -> None:
@@ -220,6 +234,7 @@ CONTRADICTIONS: list[tuple[str, dict[str, Any]]] = [
     ("logits_processor", {"num_beams": 2, "logits_processor": print}),
     ("prompt_lookup_num_tokens", {"num_beams": 2, "prompt_lookup_num_tokens": 3}),
     ("cancel", {"num_beams": 2, "cancel": CancelToken()}),
+    ("regex", {"num_beams": 2, "regex": "a+"}),
     ("overflow", {"num_beams": 2, "overflow": "slide"}),
     ("max_new_tokens", {"num_beams": 2, "max_new_tokens": 0}),
     ("num_return_sequences", {"num_beams": 2, "num_return_sequences": 3}),
@@ -234,6 +249,17 @@ CONTRADICTIONS: list[tuple[str, dict[str, Any]]] = [
 def test_contradictions_name_the_option(named: str, values: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=named):
         GenerationOptions(**values)
+
+
+def test_every_option_is_in_the_documentation() -> None:
+    page = Path(__file__).parents[2] / "docs" / "generation.md"
+    rows = [line.split("`")[1] for line in page.read_text("utf-8").splitlines() if line.startswith("| `")]
+    assert sorted(rows) == sorted(option.name for option in fields(GenerationOptions))
+
+
+def test_best_of_counts_towards_the_limit_of_a_call(model: GPT2) -> None:
+    with pytest.raises(ValueError, match=r"best_of \(4096\) for 17 prompts asks for more than 65536 texts"):
+        model.generate(["a"] * 17, best_of=4096, seed=1)
 
 
 @pytest.mark.parametrize("name", ["num_beams", "best_of"])
@@ -259,7 +285,9 @@ RANDOM_OPTIONS: dict[str, st.SearchStrategy[Any]] = {
     "frequency_penalty": st.sampled_from([-1.0, 100.0]),
     "no_repeat_ngram_size": st.sampled_from([0, 1, 3, 2**31 - 1]),
     "suppress_tokens": st.lists(IDS, max_size=3),
-    "bad_words": st.lists(st.one_of(st.text("ab ü", min_size=1, max_size=3), st.lists(IDS, min_size=1, max_size=3))),
+    "bad_words": st.lists(
+        st.one_of(st.text("ab ü", min_size=1, max_size=3), st.lists(IDS, min_size=1, max_size=3))
+    ),
     "logit_bias": st.dictionaries(IDS, st.sampled_from([-1e6, 2.0, 1e6]), max_size=3),
     "forced_prefix": st.one_of(st.text("ab ü", max_size=3), st.lists(IDS, max_size=3)),
     "eos_token_id": st.lists(IDS, max_size=3),

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from random_models import random_ids, write_shape
 
 from gpt2fast import GPT2
 from gpt2fast._native import core
+from random_models import random_ids, write_shape
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -32,7 +32,7 @@ class Pair:
         self.theirs = transformers.GPT2LMHeadModel.from_pretrained(directory, dtype=torch.float32).eval()
         self.prompts = [random_ids(self.ours, length, seed=length) for length in (1, 9)]
         if self.ours.has_tokenizer:
-            self.prompts.append(np.array(self.ours.tokenizer.encode("Once upon a time there was"), np.int32))
+            self.prompts[1] = np.array(self.ours.tokenizer.encode("Once upon a time there was"), np.int32)
 
     def reference(self, prompt: NDArray[np.int32], **options: Any) -> Any:
         """What transformers generates, greedily unless told otherwise; no token ends it unless given."""
@@ -40,7 +40,11 @@ class Pair:
         settings = {"do_sample": False, "pad_token_id": 0, "eos_token_id": None, **options}
         with torch.no_grad():
             return self.theirs.generate(
-                ids, attention_mask=torch.ones_like(ids), return_dict_in_generate=True, output_scores=True, **settings
+                ids,
+                attention_mask=torch.ones_like(ids),
+                return_dict_in_generate=True,
+                output_scores=True,
+                **settings,
             )
 
     def greedy(self, prompt: NDArray[np.int32], **options: Any) -> list[int]:
@@ -54,7 +58,9 @@ class Pair:
 
 
 @pytest.fixture(scope="module", params=["embedded", "deep", "many_small_heads"])
-def pair(request: pytest.FixtureRequest, embedded_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+def pair(
+    request: pytest.FixtureRequest, embedded_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Pair:
     if request.param == "embedded":
         return Pair(embedded_dir)
     return Pair(write_shape(tmp_path_factory.mktemp("shape") / request.param, request.param))
@@ -86,7 +92,12 @@ GREEDY: dict[str, Any] = {
     "several_eos_token_ids": lambda usual: ({"eos_token_id": [usual[30], usual[12]]},) * 2,
     "min_new_tokens": lambda usual: ({"eos_token_id": usual[8], "min_new_tokens": 25},) * 2,
     "all_at_once": lambda usual: (
-        {"repetition_penalty": 1.2, "no_repeat_ngram_size": 2, "suppress_tokens": usual[3:5], "bad_words": [usual[:2]]},
+        {
+            "repetition_penalty": 1.2,
+            "no_repeat_ngram_size": 2,
+            "suppress_tokens": usual[3:5],
+            "bad_words": [usual[:2]],
+        },
         {
             "repetition_penalty": 1.2,
             "no_repeat_ngram_size": 2,
@@ -110,7 +121,9 @@ def test_greedy_tokens(pair: Pair, name: str) -> None:
 def test_a_forced_prefix_is_continued_as_if_it_were_prompt(pair: Pair) -> None:
     for prompt in pair.prompts:
         forced = random_ids(pair.ours, 3, seed=5)
-        found = pair.ours.generate(prompt, max_new_tokens=STEPS, forced_prefix=forced.tolist(), eos_token_id=[])
+        found = pair.ours.generate(
+            prompt, max_new_tokens=STEPS, forced_prefix=forced.tolist(), eos_token_id=[]
+        )
         expected = pair.greedy(np.concatenate([prompt, forced]))
         assert found.token_ids == (forced.tolist() + expected)[:STEPS]
 
@@ -143,7 +156,9 @@ def test_beam_search(pair: Pair, options: dict[str, Any], ends: bool) -> None:
     np.testing.assert_allclose([one.score for one in found], expected.sequences_scores.numpy(), rtol=1e-4)
 
 
-def processed(logits: NDArray[np.float32], prompt: Any, output: Any, options: dict[str, Any], dtype: Any) -> Any:
+def processed(
+    logits: NDArray[np.float32], prompt: Any, output: Any, options: dict[str, Any], dtype: Any
+) -> Any:
     """transformers' distribution: its processors and warpers in its order."""
     eos = options["eos_token_ids"]
     sampled = options["do_sample"]
@@ -163,7 +178,7 @@ def processed(logits: NDArray[np.float32], prompt: Any, output: Any, options: di
     ids = torch.tensor(np.concatenate([prompt, output])[None].astype(np.int64))
     scores = torch.tensor(logits, dtype=dtype)[None]
     for name, applies, make in table:
-        if applies and name in options:
+        if applies and options.get(name):
             scores = make(options[name])(ids, scores)
     return scores.softmax(-1)[0].numpy()
 
@@ -191,7 +206,9 @@ def random_options(rng: np.random.Generator, vocabulary: int) -> dict[str, Any]:
     }
 
 
-def ours(logits: NDArray[np.float32], prompt: Any, output: Any, options: dict[str, Any]) -> NDArray[np.float32]:
+def ours(
+    logits: NDArray[np.float32], prompt: Any, output: Any, options: dict[str, Any]
+) -> NDArray[np.float32]:
     request = core.Request()
     request.prompt = prompt.astype(np.int32)
     for name, value in options.items():
@@ -203,6 +220,9 @@ def assert_equal_distributions(
     logits: NDArray[np.float32], prompt: Any, output: Any, options: dict[str, Any]
 ) -> None:
     found = ours(logits, prompt, output, options)
+    if np.isnan(processed(logits, prompt, output, options, torch.float64)).any():
+        assert not found.any()  # every token is forbidden
+        return
     # Where a sum of probabilities meets a limit exactly, rounding decides; one precision or the other agrees.
     errors = [
         float(np.abs(found - processed(logits, prompt, output, options, dtype)).max())
@@ -224,6 +244,7 @@ def test_processed_distributions(seed: int) -> None:
 
 SAMPLED: list[dict[str, Any]] = [
     {"do_sample": True},
+    {"top_k": 0},
     {"temperature": 0.6},
     {"temperature": 1.7},
     {"top_k": 7},
@@ -233,10 +254,13 @@ SAMPLED: list[dict[str, Any]] = [
     {"temperature": 1.4, "top_k": 30, "top_p": 0.9, "repetition_penalty": 1.3},
 ]
 
+#: What both libraries assume where nothing is said.
+DEFAULTS: dict[str, Any] = {"do_sample": True, "eos_token_ids": [], "top_k": 50}
+
 
 @pytest.mark.parametrize("options", SAMPLED, ids=str)
 def test_distributions_of_the_models(pair: Pair, options: dict[str, Any]) -> None:
-    given = {"do_sample": True, "eos_token_ids": [], **options}
+    given = {**DEFAULTS, **options}
     for prompt in pair.prompts:
         logits = pair.ours.logits(prompt, rows=-1)[0, 0]
         assert_equal_distributions(logits, prompt, prompt[:0], given)
@@ -244,14 +268,14 @@ def test_distributions_of_the_models(pair: Pair, options: dict[str, Any]) -> Non
 
 @pytest.mark.parametrize("options", SAMPLED, ids=str)
 def test_sampling_frequencies(pair: Pair, options: dict[str, Any]) -> None:
-    """Chi-square over 4,000 draws; the seeds are fixed, so that the test does not depend on luck."""
-    prompt, draws = pair.prompts[-1], 4000
+    """Chi-square over 2,000 draws; the seeds are fixed, so that the test does not depend on luck."""
+    prompt, draws = pair.prompts[-1], 2000
     results = pair.ours.generate(
         prompt, max_new_tokens=1, num_return_sequences=draws, seed=1000, eos_token_id=[], **options
     )
     counts = np.bincount([one.token_ids[0] for one in results], minlength=pair.ours.config.vocab_size)
     logits = pair.ours.logits(prompt, rows=-1)[0, 0]
-    given = {"do_sample": True, "eos_token_ids": [], **options}
+    given = {**DEFAULTS, **options}
     expected = processed(logits, prompt, prompt[:0], given, torch.float64) * draws
     assert not counts[expected == 0].any()
     frequent = expected >= 5

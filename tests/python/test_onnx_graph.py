@@ -16,7 +16,7 @@ from onnx import numpy_helper
 from checkpoint_samples import random_tensors, small_config
 from gpt2fast.checkpoints.base import Checkpoint
 from gpt2fast.checkpoints.onnx_graph import open_onnx
-from gpt2fast.checkpoints.onnx_verify import verify_against_source
+from gpt2fast.checkpoints.onnx_verify import check_against_source, verify_against_source
 from gpt2fast.config import ModelConfig
 from gpt2fast.errors import ModelError
 from gpt2fast.export.standard import StandardOptions, export_onnx
@@ -313,6 +313,8 @@ def test_the_wrong_weights_do_not_pass_verification(tmp_path: Path) -> None:
     tensors[names[0]], tensors[names[1]] = tensors[names[1]], tensors[names[0]]
     swapped = Checkpoint.checked(checkpoint.config, tensors, source=path, fingerprint="")
     assert verify_against_source(swapped, path) > 0.1
+    with pytest.raises(ModelError, match="computes something else"):
+        check_against_source(swapped, path)
 
 
 def export_zoo(path: Path, config: ModelConfig, *, with_head: bool, **options: Any) -> None:
@@ -428,7 +430,7 @@ def export_with_past(path: Path, config: ModelConfig, attention: str, dtype: Any
                 return (result[0], *(torch.stack(layer) for layer in layers))
             return (result[0], *(half for layer in layers for half in layer))
 
-    shape = (1, config.n_head, 3, config.head_dim)
+    shape: tuple[int, ...] = (1, config.n_head, 3, config.head_dim)
     if stacked:
         past_names, shape = [f"past_{i}" for i in range(config.n_layer)], (2, *shape)
     else:

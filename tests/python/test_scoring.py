@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from random_models import random_ids, write_shape
 
 from gpt2fast import GPT2
+from random_models import random_ids, write_shape
 
 TEXTS = ["Once upon a time there was a king.", "The", "A wolf said: “I will eat you!”"]
 
@@ -86,6 +86,16 @@ def test_ranking_with_a_prefix(model: GPT2) -> None:
     ranked = model.rank(" and the", [" wolf", " king"], prefix=prefix)
     assert [one.choice for one in ranked] == [one.choice for one in whole]
     np.testing.assert_array_equal(ranked[0].logprobs, whole[0].logprobs)
+
+
+def test_ranking_leaves_its_prompt_to_the_prefix_cache(model: GPT2) -> None:
+    prompt = "The old woman and the king's daughter went into the wood"
+    tokens = len(model.tokenizer.encode(prompt))
+    model.clear_prefix_cache()
+    first = model.rank(prompt, [" and", " where there", "."])
+    assert model.generate(prompt + ",", max_new_tokens=1).cached_tokens == tokens
+    again = model.rank(prompt, [" and", " where there", "."])
+    assert [one.logprobs.tolist() for one in again] == [one.logprobs.tolist() for one in first]
 
 
 @pytest.mark.parametrize("pooling", ["mean", "last", "first", "max"])

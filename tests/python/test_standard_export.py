@@ -1,4 +1,4 @@
-"""Standard ONNX: valid at every opset, equal to the reference and transformers, appears whole or not at all."""
+"""Standard ONNX: valid at every opset, equal to the reference and transformers, whole or not at all."""
 
 from __future__ import annotations
 

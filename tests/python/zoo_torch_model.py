@@ -30,6 +30,7 @@ class Attention(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         mask = torch.tril(torch.ones(config.n_positions, config.n_positions))
+        self.bias: torch.Tensor
         self.register_buffer("bias", mask.view(1, 1, *mask.shape))
         self.n_head = config.n_head
         self.c_attn = Conv1D(3 * config.n_embd, config.n_embd)
@@ -62,7 +63,8 @@ class MLP(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.c_fc(x)
         slope = 1 + torch.tanh(math.sqrt(2 / math.pi) * (y + 0.044715 * torch.pow(y, 3)))
-        return self.c_proj(0.5 * y * slope)
+        result: torch.Tensor = self.c_proj(0.5 * y * slope)
+        return result
 
 
 class Block(nn.Module):

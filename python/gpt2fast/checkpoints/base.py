@@ -46,8 +46,8 @@ class LazyTensor:
 class TokenizerFiles:
     """Where a tokenizer comes from; at most one of the two forms is set.
 
-    ``tokenizer_json`` is the text of a Hugging Face ``tokenizer.json``; ``vocab_json`` and ``merges_txt`` are the
-    texts of GPT-2's two original files.
+    ``tokenizer_json`` is the text of a Hugging Face ``tokenizer.json``; ``vocab_json`` and ``merges_txt``
+    are the texts of GPT-2's two original files.
     """
 
     tokenizer_json: str | None = None
@@ -62,12 +62,13 @@ class TokenizerFiles:
 class Checkpoint:
     """A GPT-2 model from any source.
 
-    ``tensors`` maps the canonical names to tensors; the canonical names are Hugging Face's without the leading
-    ``transformer.``: ``wte.weight`` ``[vocab_size, n_embd]``, ``wpe.weight`` ``[n_positions, n_embd]``,
-    ``h.{i}.ln_1.weight|bias``, ``h.{i}.attn.c_attn.weight`` ``[n_embd, 3 * n_embd]``, ``h.{i}.attn.c_attn.bias``,
-    ``h.{i}.attn.c_proj.weight|bias``, ``h.{i}.ln_2.weight|bias``, ``h.{i}.mlp.c_fc.weight|bias``,
-    ``h.{i}.mlp.c_proj.weight|bias``, ``ln_f.weight|bias``, and ``lm_head.weight`` ``[vocab_size, n_embd]`` exactly
-    when the head is untied. Construction through :meth:`checked` guarantees names and shapes.
+    ``tensors`` maps the canonical names to tensors; the canonical names are Hugging Face's without the
+    leading ``transformer.``: ``wte.weight`` ``[vocab_size, n_embd]``, ``wpe.weight`` ``[n_positions,
+    n_embd]``, ``h.{i}.ln_1.weight|bias``, ``h.{i}.attn.c_attn.weight`` ``[n_embd, 3 * n_embd]``,
+    ``h.{i}.attn.c_attn.bias``, ``h.{i}.attn.c_proj.weight|bias``, ``h.{i}.ln_2.weight|bias``,
+    ``h.{i}.mlp.c_fc.weight|bias``, ``h.{i}.mlp.c_proj.weight|bias``, ``ln_f.weight|bias``, and
+    ``lm_head.weight`` ``[vocab_size, n_embd]`` exactly when the head is untied. Construction through
+    :meth:`checked` guarantees names and shapes.
     """
 
     config: ModelConfig
@@ -75,6 +76,8 @@ class Checkpoint:
     source: str
     fingerprint: str
     tokenizer: TokenizerFiles = field(default_factory=TokenizerFiles)
+    #: Runs the source itself, where it can run, and raises ModelError unless it agrees; for conversions.
+    check_source: Callable[[], None] | None = field(default=None, compare=False)
 
     @classmethod
     def checked(

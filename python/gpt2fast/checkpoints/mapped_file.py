@@ -34,7 +34,9 @@ STORED_DTYPES: dict[str, np.dtype[Any]] = {
 
 
 class MappedFile:
-    """A regular file, mapped read-only. It must stay as it is while in use: cutting it short would end the process.
+    """A regular file, mapped read-only.
+
+    It must stay as it is while in use: to cut it short would end the process.
 
     Parameters
     ----------

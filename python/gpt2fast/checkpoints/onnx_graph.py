@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -62,13 +64,20 @@ def open_onnx(
     model = _Model(file, graph)
     config = model.config(n_head)
     files = find_tokenizer_files(path.parent) if tokenizer is None else tokenizer
-    return Checkpoint.checked(
+    checkpoint = Checkpoint.checked(
         config,
         model.tensors(),
         source=path,
         fingerprint=fingerprint(config, files, file.files),
         tokenizer=files,
     )
+    return replace(checkpoint, check_source=partial(_check, checkpoint, path))
+
+
+def _check(checkpoint: Checkpoint, path: Path) -> None:
+    from gpt2fast.checkpoints.onnx_verify import check_against_source
+
+    check_against_source(checkpoint, path)
 
 
 class _Model:

@@ -25,6 +25,9 @@ _DTYPES = {
 }
 _TOKENS, _PAST_TOKENS = 8, 3
 
+#: Beyond what half-precision arithmetic in the file explains, far below what a misread weight makes.
+MAX_RELATIVE_DIFFERENCE = 2e-2
+
 
 def verify_against_source(checkpoint: Checkpoint, path: Path) -> float:
     """Run the file and our reading of it on the same tokens.
@@ -49,6 +52,21 @@ def verify_against_source(checkpoint: Checkpoint, path: Path) -> float:
     ModelError
         ONNX Runtime can't run the file, or its inputs or outputs are not a GPT-2's.
     """
+    return _compare(checkpoint, path)[0]
+
+
+def check_against_source(checkpoint: Checkpoint, path: Path) -> None:
+    """Raise ModelError unless :func:`verify_against_source` finds what rounding explains."""
+    difference, scale = _compare(checkpoint, path)
+    if not difference <= MAX_RELATIVE_DIFFERENCE * max(1.0, scale):
+        raise ModelError(
+            f"{path}: its graph computes something else than the GPT-2 that was read from it: outputs of "
+            f"up to {scale:.3g} differ by {difference:.3g}"
+        )
+
+
+def _compare(checkpoint: Checkpoint, path: Path) -> tuple[float, float]:
+    """The largest difference, and the largest value of the first output."""
     from gpt2fast.export.verify import open_session
 
     source = read_onnx(path)
@@ -60,7 +78,8 @@ def verify_against_source(checkpoint: Checkpoint, path: Path) -> float:
         outputs = session.run(None, feed.values)
     except Exception as error:  # onnxruntime's own types, which have no common public base
         raise ModelError(f"{path}: ONNX Runtime can't run it: {error}") from error
-    return _largest_difference(checkpoint, feed, outputs, path)
+    largest = float(np.abs(outputs[0]).max(initial=0))
+    return _largest_difference(checkpoint, feed, outputs, path), largest
 
 
 class _Feed:

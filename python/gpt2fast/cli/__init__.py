@@ -107,9 +107,16 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except click.ClickException as error:
         _fail(error.format_message(), 1)
     except (ValueError, OSError, ImportError, RuntimeError, MemoryError) as error:
-        _fail(str(error) or type(error).__name__, 1)
+        _fail(_describe(error), 1)
     # Commands return nothing; what comes back is the code of a `ctx.exit`.
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _describe(error: Exception) -> str:
+    """What went wrong, without the system's error number."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error) or type(error).__name__
 
 
 def _fail(message: str, code: int, ctx: click.Context | None = None) -> NoReturn:

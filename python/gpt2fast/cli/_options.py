@@ -15,7 +15,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def generation_options(function: _Function) -> _Function:
-    """Add every option that text can express; :func:`collect` makes a ``GenerationOptions`` of what they give."""
+    """Add every option that text can express; :func:`collect` makes a ``GenerationOptions`` of them."""
     for option in reversed(fields(GenerationOptions)):
         if not isinstance(option.metadata["check"], (checks.Callables, checks.Instance)):
             function = _click_option(option)(function)

@@ -10,6 +10,9 @@ from gpt2fast.cli._options import collect, generation_options
 from gpt2fast.cli._shared import load_model, model_options, print_json, read_text
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from gpt2fast.generation import GenerationOptions
     from gpt2fast.model import GPT2
     from gpt2fast.results import Generation
@@ -81,7 +84,12 @@ def _as_dict(result: Generation) -> dict[str, Any]:
     if result.score is not None:
         values["score"] = result.score
     if result.logprobs is not None:
-        values["logprobs"] = result.logprobs.chosen.tolist()
+        values["logprobs"] = _without_nan(result.logprobs.chosen)
         values["top_token_ids"] = result.logprobs.top_ids.tolist()
-        values["top_logprobs"] = result.logprobs.top.tolist()
+        values["top_logprobs"] = [_without_nan(row) for row in result.logprobs.top]
     return values
+
+
+def _without_nan(values: NDArray[np.float32]) -> list[float | None]:
+    """JSON has no NaN; null stands for it."""
+    return [None if value != value else value for value in values.tolist()]

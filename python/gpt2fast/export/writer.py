@@ -58,6 +58,8 @@ def write_model_directory(
     """
     out = Path(os.path.realpath(out))
     check_destination(out, overwrite=overwrite)
+    if checkpoint.check_source is not None:
+        checkpoint.check_source()
     tokenizer_text = tokenizer_json(checkpoint)
     tensors = layout(checkpoint.config, precision)
     total = tensors[-1].offset + tensors[-1].length
@@ -97,7 +99,7 @@ def check_destination(out: Path, *, overwrite: bool) -> None:
         )
     if names and not overwrite:
         raise FileExistsError(
-            errno.EEXIST, "holds a converted model; pass overwrite=True to replace it", str(out)
+            errno.EEXIST, "holds a converted model; --overwrite (overwrite=True) replaces it", str(out)
         )
 
 
