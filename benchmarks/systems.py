@@ -11,7 +11,7 @@ from pathlib import Path
 from benchmarks.processes import Worker, WorkerError
 from benchmarks.runners import MAX_TEXTS, NAMES, runner_module
 
-_TITLES = {"xllamacpp": "llama.cpp (xllamacpp)", "contrib_graph": "contrib graph"}
+_TITLES = {"xllamacpp": "llama.cpp", "contrib_graph": "contrib graph"}
 OURS = "gpt2fast"
 # Not a program that people install: shown for one text, whose attention it does well, but no target.
 _CONTRIB_GRAPH = "contrib_graph"

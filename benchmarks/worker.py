@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from benchmarks.runners import Runner, runner_module
+from benchmarks.runners import MAX_TEXTS, Runner, runner_module
 from gpt2fast.benchmark import resident_bytes
 
 
@@ -26,8 +26,9 @@ def main() -> None:
     if action == "convert":
         module.convert(Path(last), Path(directory), format)
         return
-    runner = module.load(Path(directory), format, int(last))
-    for answer in _start(runner) if action == "start" else _serve(runner):
+    starting = action == "start"
+    runner = module.load(Path(directory), format, int(last), texts=1 if starting else MAX_TEXTS)
+    for answer in _start(runner) if starting else _serve(runner):
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 

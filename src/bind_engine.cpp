@@ -70,14 +70,16 @@ std::unique_ptr<Run> start(Engine& engine, const std::vector<std::shared_ptr<Req
 
 // The hypotheses, best first, each (token_ids, score, finish_reason).
 py::list beam_search(Engine& engine, const Request& request, int32_t num_beams, int32_t num_return_sequences,
-                     double length_penalty, int32_t early_stopping) {
+                     double length_penalty, int32_t early_stopping,
+                     const std::shared_ptr<CancelFlag>& cancel) {
   const BeamRequest beams{.prompt = request.prompt,
                           .sampling = request.sampling,
                           .stop = request.stop,
                           .num_beams = num_beams,
                           .num_return_sequences = num_return_sequences,
                           .length_penalty = length_penalty,
-                          .early_stopping = early_stopping};
+                          .early_stopping = early_stopping,
+                          .cancel = cancel};
   const SignalCheck check;
   const std::vector<BeamResult> results = unlocked([&] { return engine.beam_search(beams, check); });
   py::list out;
@@ -251,6 +253,9 @@ void register_run(py::module_& module) {
 
 void register_engine(py::module_& module) {
   register_run(module);
+  py::class_<CancelFlag, std::shared_ptr<CancelFlag>>(module, "CancelFlag")
+      .def(py::init<>())
+      .def("cancel", &CancelFlag::cancel);
   py::class_<Engine, std::shared_ptr<Engine>>(module, "Engine")
       .def(py::init(&make_engine), py::arg("model_path"), py::kw_only(), py::arg("n_layer"),
            py::arg("n_head"), py::arg("head_dim"), py::arg("n_positions"), py::arg("vocab_size"),
@@ -263,7 +268,7 @@ void register_engine(py::module_& module) {
       .def("start", &start, py::arg("requests"))
       .def("beam_search", &beam_search, py::arg("request"), py::kw_only(), py::arg("num_beams"),
            py::arg("num_return_sequences") = 1, py::arg("length_penalty") = 1.0,
-           py::arg("early_stopping") = 0)
+           py::arg("early_stopping") = 0, py::arg("cancel") = py::none())
       .def("forward", &forward, py::arg("sequences"), py::arg("past") = py::none(),
            py::arg("want_past") = true)
       .def("logits", &logits, py::arg("sequences"), py::arg("rows") = py::none())

@@ -83,7 +83,9 @@ __attribute__((target("avx512f,avx512vnni"))) int multiply_bytes(int64_t iterati
     for (__m512i& sum : sums) sum = _mm512_dpbusd_epi32(sum, factor, factor);
   }
   for (int i = 1; i < 12; ++i) sums[0] = _mm512_xor_si512(sums[0], sums[i]);
-  return _mm512_reduce_add_epi32(sums[0]);
+  alignas(64) int lanes[16];
+  _mm512_store_si512(lanes, sums[0]);
+  return lanes[0];
 }
 
 void probe_dot_products(const Parallel& parallel, int repeats) {

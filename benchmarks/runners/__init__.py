@@ -1,8 +1,8 @@
 """The programs that are compared: one module for each, with the same few names.
 
 ``PACKAGES`` are the distributions it needs; ``FORMATS`` maps the names of its weight formats to bits;
-``convert(checkpoint, directory, format)`` writes what ``load`` reads; ``load(directory, format, threads)``
-returns a :class:`Runner`.
+``convert(checkpoint, directory, format)`` writes what ``load`` reads; ``load(directory, format, threads,
+texts)`` returns a :class:`Runner` for at most so many texts together.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class RunnerModule(Protocol):
     def convert(self, checkpoint: Path, directory: Path, format: str) -> None:
         """Write the files that ``load`` reads; the directory exists and is empty."""
 
-    def load(self, directory: Path, format: str, threads: int) -> Runner:
+    def load(self, directory: Path, format: str, threads: int, texts: int) -> Runner:
         """Load what was converted."""
 
 

@@ -193,7 +193,7 @@ def cache_names(config: dict[str, Any]) -> list[str]:
     return [f"{kind}_{layer}" for layer in range(config["n_layer"]) for kind in ("key", "value")]
 
 
-def load(directory: Path, format: str, threads: int) -> _Runner:
+def load(directory: Path, format: str, threads: int, texts: int) -> _Runner:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

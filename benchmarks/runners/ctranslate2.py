@@ -20,7 +20,7 @@ def convert(checkpoint: Path, directory: Path, format: str) -> None:
     TransformersConverter(str(checkpoint)).convert(str(directory), quantization=format, force=True)
 
 
-def load(directory: Path, format: str, threads: int) -> Runner:
+def load(directory: Path, format: str, threads: int, texts: int) -> Runner:
     import ctranslate2
 
     model = ctranslate2.Generator(str(directory), compute_type=format, intra_threads=threads, inter_threads=1)

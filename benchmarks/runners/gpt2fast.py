@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.runners import MAX_TEXTS, Runner
+from benchmarks.runners import Runner
 from gpt2fast import GPT2
 from gpt2fast.benchmark import Arrivals, draft_step_ms, token_arrivals
 
@@ -20,9 +20,9 @@ def convert(checkpoint: Path, directory: Path, format: str) -> None:
     write_model_directory(open_checkpoint(checkpoint), directory, precision=format)
 
 
-def load(directory: Path, format: str, threads: int) -> Runner:
+def load(directory: Path, format: str, threads: int, texts: int) -> Runner:
     return _Runner(
-        GPT2.from_pretrained(directory, threads=threads, max_sequences=MAX_TEXTS, prefix_cache_bytes=0)
+        GPT2.from_pretrained(directory, threads=threads, max_sequences=texts, prefix_cache_bytes=0)
     )
 
 

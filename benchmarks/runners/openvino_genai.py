@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.runners import MAX_TEXTS, Runner
+from benchmarks.runners import Runner
 from gpt2fast.benchmark import Arrivals
 
 PACKAGES = ("openvino-genai", "optimum-intel", "nncf")
@@ -36,12 +36,12 @@ def _write_tokenizer(tokenizer: Any, directory: Path) -> None:
         openvino.save_model(model, directory / name)
 
 
-def load(directory: Path, format: str, threads: int) -> Runner:
+def load(directory: Path, format: str, threads: int, texts: int) -> Runner:
     import openvino_genai
 
     scheduler = openvino_genai.SchedulerConfig()
     scheduler.cache_size = _CACHE_GIGABYTES
-    scheduler.max_num_seqs = MAX_TEXTS
+    scheduler.max_num_seqs = texts
     scheduler.enable_prefix_caching = False
     return _Runner(
         openvino_genai.ContinuousBatchingPipeline(

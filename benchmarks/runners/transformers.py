@@ -19,7 +19,7 @@ def convert(checkpoint: Path, directory: Path, format: str) -> None:
     shutil.copytree(checkpoint, directory)
 
 
-def load(directory: Path, format: str, threads: int) -> Runner:
+def load(directory: Path, format: str, threads: int, texts: int) -> Runner:
     import torch
     from transformers import GPT2LMHeadModel
 

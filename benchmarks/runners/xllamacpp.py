@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gguf_checkpoint import write_gguf
-from benchmarks.runners import MAX_TEXTS, Runner
+from benchmarks.runners import Runner
 from gpt2fast.benchmark import Arrivals
 
 PACKAGES = ("xllamacpp", "gguf")
@@ -20,7 +20,7 @@ def convert(checkpoint: Path, directory: Path, format: str) -> None:
     write_gguf(checkpoint, directory / _FILE_NAME, format)
 
 
-def load(directory: Path, format: str, threads: int) -> Runner:
+def load(directory: Path, format: str, threads: int, texts: int) -> Runner:
     import gguf
     import xllamacpp
 
@@ -28,14 +28,15 @@ def load(directory: Path, format: str, threads: int) -> Runner:
     positions = int(fields["gpt2.context_length"].contents())
     parameters = xllamacpp.CommonParams()
     parameters.model.path = str(directory / _FILE_NAME)
-    parameters.n_parallel = MAX_TEXTS
-    parameters.n_ctx = MAX_TEXTS * positions
+    parameters.n_parallel = texts
+    parameters.n_ctx = texts * positions
     parameters.kv_unified = False
     parameters.cpuparams.n_threads = threads
     parameters.cpuparams_batch.n_threads = threads
     parameters.cache_ram_mib = 0
     parameters.n_gpu_layers = 0
     parameters.verbosity = 0
+    parameters.warmup = False
     return _Runner(xllamacpp.Server(parameters))
 
 

@@ -39,8 +39,7 @@ std::span<const BeamSearch::Extension> BeamSearch::advance(std::span<const float
   if (done_) return extensions_;
   find_continuations(log_probabilities);
   if (continuations_.empty()) {  // everything is forbidden: the beams end as they are
-    for (const Beam& beam : beams_) finish(beam, nullptr, normalized(beam.score, length_), false);
-    done_ = true;
+    end();
     return extensions_;
   }
   ++length_;
@@ -57,6 +56,12 @@ std::span<const BeamSearch::Extension> BeamSearch::advance(std::span<const float
       extensions_.empty() || (full() && options_.early_stopping == EarlyStopping::kTrue) || !can_improve();
   if (done_) extensions_.clear();
   return extensions_;
+}
+
+void BeamSearch::end() {
+  if (done_) return;
+  for (const Beam& beam : beams_) finish(beam, nullptr, normalized(beam.score, length_), false);
+  done_ = true;
 }
 
 void BeamSearch::find_continuations(std::span<const float> log_probabilities) {

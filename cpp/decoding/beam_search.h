@@ -56,6 +56,9 @@ class BeamSearch {
 
   bool done() const { return done_; }
 
+  // Ends the search now: the live beams become hypotheses as they are.
+  void end();
+
   // The num_return_sequences best hypotheses, best first. Before done(): those finished so far.
   std::vector<Hypothesis> results() const;
 

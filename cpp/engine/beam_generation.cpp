@@ -1,5 +1,6 @@
 // Beam search over slots: which beam's keys and values live where, round after round.
 #include <algorithm>
+#include <chrono>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -22,7 +23,11 @@ class BeamRun {
       : engine_(engine),
         request_(request),
         check_(interrupted),
-        stop_([this] { return check_(); }),
+        deadline_(request.stop.max_seconds > 0
+                      ? Clock::now() + std::chrono::duration_cast<Clock::duration>(
+                                           std::chrono::duration<double>(request.stop.max_seconds))
+                      : Clock::time_point::max()),
+        stop_([this] { return end_reason() != FinishReason::kLength || check_(); }),
         vocabulary_(static_cast<size_t>(engine.options().vocab_size)),
         processors_(request.sampling, request.stop.eos_token_ids, engine.options().vocab_size,
                     static_cast<int64_t>(request.prompt.size()) + request.stop.max_new_tokens),
@@ -32,8 +37,7 @@ class BeamRun {
                  .early_stopping = static_cast<EarlyStopping>(request.early_stopping),
                  .max_new_tokens = request.stop.max_new_tokens},
                 request.stop.eos_token_ids, engine.options().vocab_size),
-        working_(engine.pool()),
-        slots_(engine.pool().acquire_many(request.num_beams, stop_)) {}
+        working_(engine.pool()) {}
 
   ~BeamRun() {
     for (const int64_t slot : slots_) engine_.pool().release(slot, {});
@@ -42,6 +46,30 @@ class BeamRun {
   BeamRun& operator=(const BeamRun&) = delete;
 
   std::vector<BeamResult> run() {
+    FinishReason reason = FinishReason::kLength;
+    try {
+      search();
+    } catch (const Interrupted&) {
+      if (check_.fired()) throw;
+      reason = end_reason();
+      search_.end();
+    }
+    std::vector<BeamResult> results;
+    for (BeamSearch::Hypothesis& best : search_.results()) {
+      results.push_back({std::move(best.tokens), best.score, best.ended ? FinishReason::kEos : reason});
+    }
+    return results;
+  }
+
+ private:
+  // Why the search ends before its time; kLength: it does not.
+  FinishReason end_reason() const {
+    if (request_.cancel && request_.cancel->cancelled()) return FinishReason::kCancelled;
+    return Clock::now() >= deadline_ ? FinishReason::kTime : FinishReason::kLength;
+  }
+
+  void search() {
+    slots_ = engine_.pool().acquire_many(request_.num_beams, stop_);
     read_prompt(engine_.stepper(), slots_[0], request_.prompt, 0, stop_,
                 [this](std::span<const float>) { use_logits(1); });
     length_ = static_cast<int64_t>(request_.prompt.size());
@@ -51,15 +79,8 @@ class BeamRun {
       move_beams(extensions);
       read_extensions(extensions);
     }
-    std::vector<BeamResult> results;
-    for (BeamSearch::Hypothesis& best : search_.results()) {
-      results.push_back(
-          {std::move(best.tokens), best.score, best.ended ? FinishReason::kEos : FinishReason::kLength});
-    }
-    return results;
   }
 
- private:
   // Lets slots_[i] hold what beam i continues. A beam's first continuation stays in its slot; only further
   // ones are copied, to the slots of beams that nothing continues.
   void move_beams(std::span<const BeamSearch::Extension> extensions) {
@@ -108,6 +129,7 @@ class BeamRun {
   EngineImpl& engine_;
   const BeamRequest& request_;
   RateLimitedCheck check_;
+  const Clock::time_point deadline_;
   const InterruptCheck stop_;
   size_t vocabulary_;
   LogitsProcessors processors_;

@@ -25,7 +25,8 @@ bool RateLimitedCheck::operator()() {
   const Clock::time_point now = Clock::now();
   if (!check_ || now - last_ < kInterruptInterval) return false;
   last_ = now;
-  return check_();
+  fired_ = check_();
+  return fired_;
 }
 
 std::shared_ptr<Engine> Engine::create(const EngineOptions& options) {
@@ -132,6 +133,7 @@ void GenerationRun::step(const InterruptCheck& interrupted) {
     run_step(cancelled_or_stop);
   } catch (const Interrupted&) {
     // A cancelled or expired run ends here, with what it has; the caller's own interrupt goes up.
+    if (caller_interrupts.fired()) throw;
     if (cancelled_) {
       end_unfinished(FinishReason::kCancelled);
     } else if (expired()) {

@@ -20,10 +20,13 @@ class RateLimitedCheck {
  public:
   explicit RateLimitedCheck(const InterruptCheck& check) : check_(check) {}
   bool operator()();
+  // Whether it has said so: the caller's interrupt goes before every other reason to end.
+  bool fired() const { return fired_; }
 
  private:
   const InterruptCheck& check_;
   Clock::time_point last_ = Clock::now();
+  bool fired_ = false;
 };
 
 class EngineImpl final : public Engine, public std::enable_shared_from_this<EngineImpl> {

@@ -9,8 +9,8 @@
 
 namespace gpt2fast {
 
-// Brings a slot from `cached_length` tokens of the prompt to all of them. `use` gets the scores [vocab_size] after the
-// last one, while the stepper is locked.
+// Brings a slot from `cached_length` tokens of the prompt to all of them. `use` gets the scores [vocab_size]
+// after the last one, while the stepper is locked.
 void read_prompt(Stepper& stepper, int64_t slot, std::span<const int32_t> prompt, int64_t cached_length,
                  const InterruptCheck& stop, const std::function<void(std::span<const float> scores)>& use);
 

@@ -44,18 +44,19 @@ class HeldSlot {
 // What one step has computed of one sequence.
 struct Piece {
   int64_t sequence;
-  int64_t first;                     // index of its first token in the sequence
-  int64_t count;                     // tokens
-  std::span<const int32_t> wanted;   // of them, those with logits
-  int64_t first_token;               // of the step
-  int64_t first_row;                 // of the step's logits
+  int64_t first;                    // index of its first token in the sequence
+  int64_t count;                    // tokens
+  std::span<const int32_t> wanted;  // of them, those with logits
+  int64_t first_token;              // of the step
+  int64_t first_row;                // of the step's logits
 };
 
 // Reads sequences from beginning to end, as many side by side as there are slots.
 class BatchReader {
  public:
   struct Hooks {
-    // The rows of a sequence whose logits are wanted, ascending, within [first, first + count), relative to first.
+    // The rows of a sequence whose logits are wanted, ascending, within [first, first + count), relative to
+    // first.
     std::function<void(int64_t sequence, int64_t first, int64_t count, std::vector<int32_t>& wanted)> want;
     std::function<void(const Piece&)> use;                         // called with the step's results in place
     std::function<void(int64_t sequence, int64_t slot)> started;   // before its first step
@@ -89,8 +90,8 @@ class BatchReader {
       ++end;
     }
     for (; end < sequences_.size(); ++end) {
-      const SlotPool::Grant grant = readers.empty() ? engine_.pool().acquire({}, false, stop)
-                                                    : engine_.pool().try_acquire({}, false);
+      const SlotPool::Grant grant =
+          readers.empty() ? engine_.pool().acquire({}, false, stop) : engine_.pool().try_acquire({}, false);
       if (grant.slot < 0) break;
       readers.emplace_back(&engine_.pool(), grant.slot);
       if (shared_slot_ >= 0) engine_.stepper().cache().copy(shared_slot_, grant.slot, past_);
@@ -106,7 +107,8 @@ class BatchReader {
   }
 
   // One step over what is left of the wave; false when nothing is.
-  bool step(size_t first, const std::vector<HeldSlot>& readers, std::vector<int64_t>& read, const InterruptCheck& stop) {
+  bool step(size_t first, const std::vector<HeldSlot>& readers, std::vector<int64_t>& read,
+            const InterruptCheck& stop) {
     pieces_.clear();
     parts_.clear();
     Stepper& stepper = engine_.stepper();
@@ -125,9 +127,10 @@ class BatchReader {
         count = wanted[static_cast<size_t>(rows)];
         wanted.resize(static_cast<size_t>(rows));
       }
-      pieces_.push_back({sequence, read[i], count, wanted, stepper.max_tokens() - room,
-                         stepper.max_logits_rows() - rows});
-      parts_.push_back({readers[i].slot(), past_ + read[i], tokens.first(static_cast<size_t>(count)), wanted});
+      pieces_.push_back(
+          {sequence, read[i], count, wanted, stepper.max_tokens() - room, stepper.max_logits_rows() - rows});
+      parts_.push_back(
+          {readers[i].slot(), past_ + read[i], tokens.first(static_cast<size_t>(count)), wanted});
       room -= count;
       rows -= static_cast<int64_t>(wanted.size());
       read[i] += count;
@@ -154,9 +157,9 @@ void check_sequences(const EngineOptions& options, const Sequences& sequences, i
   for (const std::span<const int32_t> tokens : sequences) {
     check_token_ids(tokens, options.vocab_size);
     if (past + static_cast<int64_t>(tokens.size()) > options.n_positions) {
-      throw std::invalid_argument("past (" + std::to_string(past) + ") and input (" + std::to_string(tokens.size()) +
-                                  ") tokens together exceed the model's context window of " +
-                                  std::to_string(options.n_positions));
+      throw std::invalid_argument(
+          "past (" + std::to_string(past) + ") and input (" + std::to_string(tokens.size()) +
+          ") tokens together exceed the model's context window of " + std::to_string(options.n_positions));
     }
   }
 }
@@ -184,7 +187,8 @@ void EngineImpl::forward(const ForwardRequest& request, const InterruptCheck& in
     }
   };
   hooks.finished = [&](int64_t sequence, int64_t slot) {
-    const int64_t total = past + static_cast<int64_t>(request.sequences[static_cast<size_t>(sequence)].size());
+    const int64_t total =
+        past + static_cast<int64_t>(request.sequences[static_cast<size_t>(sequence)].size());
     for (size_t layer = 0; layer < request.new_past.size(); ++layer) {
       float* keys = request.new_past[layer] + sequence * total * width;
       cache.read(static_cast<int64_t>(layer), slot, 0, total, keys, keys + batch * total * width);
@@ -215,8 +219,8 @@ void EngineImpl::logits(const LogitsRequest& request, const InterruptCheck& inte
   BatchReader(*this, request.sequences, 0, interrupted, std::move(hooks)).run();
 }
 
-std::vector<Logprobs> EngineImpl::score(const Sequences& sequences, const std::vector<int64_t>& first, int32_t top,
-                                        const InterruptCheck& interrupted) {
+std::vector<Logprobs> EngineImpl::score(const Sequences& sequences, const std::vector<int64_t>& first,
+                                        int32_t top, const InterruptCheck& interrupted) {
   std::vector<Logprobs> scores(sequences.size());
   std::vector<std::vector<int64_t>> rows(sequences.size());
   LogitsRequest request{.sequences = sequences, .rows = {}, .take = {}};
@@ -244,7 +248,8 @@ std::vector<Logprobs> EngineImpl::score(const Sequences& sequences, const std::v
 }
 
 std::vector<std::vector<float>> EngineImpl::score_continuations(std::span<const int32_t> prompt,
-                                                                const Sequences& continuations, const Prefix* prefix,
+                                                                const Sequences& continuations,
+                                                                const Prefix* prefix,
                                                                 const InterruptCheck& interrupted) {
   const auto length = static_cast<int64_t>(prompt.size());
   check_sequences(options_, {prompt}, 0);

@@ -17,19 +17,21 @@ namespace {
 constexpr std::array kAllIsas = {Isa::kPortable, Isa::kNeonDot, Isa::kAvx2, Isa::kAvxVnni, Isa::kAvx512Vnni};
 
 #if defined(__x86_64__)
-bool runs_avx2() {
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+struct CpuId {
+  unsigned eax, ebx, ecx, edx;
+};
+
+CpuId cpuid(unsigned leaf, unsigned subleaf) {
+  CpuId result{leaf, 0, subleaf, 0};
+  __asm__("cpuid" : "+a"(result.eax), "=b"(result.ebx), "+c"(result.ecx), "=d"(result.edx));
+  return result;
 }
 
-// CPUID leaf 7, subleaf 1, EAX bit 4: compilers' own name for it is younger than the instruction.
-bool has_avx_vnni() {
-  unsigned eax = 7, ebx = 0, ecx = 0, edx = 0;
-  __asm__("cpuid" : "+a"(eax), "=b"(ebx), "+c"(ecx), "=d"(edx));
-  if (eax < 1) return false;
-  eax = 7, ecx = 1;
-  __asm__("cpuid" : "+a"(eax), "=b"(ebx), "+c"(ecx), "=d"(edx));
-  return (eax >> 4 & 1) != 0;
-}
+// F16C and AVX-VNNI have no name that all compilers' __builtin_cpu_supports know.
+bool has_f16c() { return (cpuid(1, 0).ecx >> 29 & 1) != 0; }
+bool has_avx_vnni() { return cpuid(7, 0).eax >= 1 && (cpuid(7, 1).eax >> 4 & 1) != 0; }
+
+bool runs_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c(); }
 
 bool runs_avx512_vnni() {
   return runs_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&

@@ -37,8 +37,9 @@ struct LinearArguments {
 // Bytes of scratch that linear() needs for these sizes; 64-byte aligned.
 size_t linear_workspace_bytes(WeightFormat format, int64_t rows, int64_t in_features);
 
-// Each output element is the same bits whatever the other rows, `parallel.threads()` or, for integer formats,
-// the instruction set: sums over in_features run in one fixed order.
+// Each output element is the same bits whatever the other rows, `parallel.threads()` and the instruction set:
+// sums over in_features run in one fixed order. Integer formats round each row to int8 in blocks of 64 along
+// in_features; a row that holds a NaN or an infinity then gives NaN outputs, and no other row does.
 void linear(const LinearArguments& arguments, const Parallel& parallel, void* workspace,
             Isa isa = active_isa());
 

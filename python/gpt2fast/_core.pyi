@@ -27,7 +27,7 @@ def usable_cores() -> int:
     """Cores this process may use: affinity mask and cgroup quota."""
 
 def load_library(path: str) -> str:
-    """Open ONNX Runtime, telemetry off, and create the environment; returns its version. Raises ImportError."""
+    """Open ONNX Runtime, telemetry off, and create the environment; returns its version, or ImportError."""
 
 def packed_weight_bytes(format: int, in_features: int, out_features: int) -> int: ...
 def pack_linear(
@@ -92,7 +92,7 @@ class Request:
     ) -> None:
         """Called for every token: `allowed_tokens(output)` returns a bit set of (vocab_size + 31) // 32 words
         or None; `process_scores(prompt, output, scores)` changes the scores [vocab_size] in place;
-        `is_complete(output)`, called after each token, ends the text with FINISH_STOP when it returns True."""
+        `is_complete(output)`, called after each token, ends the text with FINISH_STOP when it is true."""
 
 def next_token_distribution(
     request: Request, output: NDArray[np.int32], logits: NDArray[np.float32]
@@ -127,6 +127,12 @@ class Run:
     def logprobs(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.float32]]:
         """Chosen log-probabilities [n], best ids [n, k], their log-probabilities [n, k]."""
 
+class CancelFlag:
+    """Ends a search over beams from any thread, within a step; what is found so far is its result."""
+
+    def __init__(self) -> None: ...
+    def cancel(self) -> None: ...
+
 class Engine:
     """A loaded model with its KV cache; safe to use from many threads."""
 
@@ -159,6 +165,7 @@ class Engine:
         num_return_sequences: int = 1,
         length_penalty: float = 1.0,
         early_stopping: int = 0,
+        cancel: CancelFlag | None = None,
     ) -> list[tuple[NDArray[np.int32], float, int]]:
         """The best hypotheses, best first: tokens, score, finish reason. Early stopping: 0 heuristic, 1 at
         num_beams hypotheses, 2 never early."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import replace
@@ -10,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from gpt2fast._native import core
+from gpt2fast.cancellation import Cancellable
 from gpt2fast.config import ModelConfig
 from gpt2fast.generation import GenerationOptions
 from gpt2fast.results import FinishReason, Generation, StreamChunk, TokenLogprobs
@@ -26,6 +28,8 @@ _FINISH_REASONS: dict[int, FinishReason] = {
 }
 # Numbers of the core; True and False are keys like 1 and 0.
 _EARLY_STOPPING: dict[bool | str, int] = {False: 0, True: 1, "never": 2}
+# 0 would mean no limit.
+_SHORTEST = 1e-9
 
 
 def finish(
@@ -37,7 +41,7 @@ def finish(
 ) -> list[Generation]:
     """Generate everything: the results of each prompt one after another."""
     if options.num_beams > 1:
-        results = [one for request in requests for one in _search(engine, request, options, tokenizer)]
+        results = _search_all(engine, requests, options, tokenizer)
     else:
         with closing(engine.start(requests)) as run, _watched(run, options):
             run.finish()
@@ -64,12 +68,34 @@ def stream(
                 yield texts[index].next_chunk(run)
 
 
-def _watched(run: core.Run, options: GenerationOptions) -> AbstractContextManager[None]:
+def _watched(run: Cancellable, options: GenerationOptions) -> AbstractContextManager[None]:
     return nullcontext() if options.cancel is None else options.cancel.watching(run)
 
 
+def _search_all(
+    engine: core.Engine,
+    requests: Sequence[core.Request],
+    options: GenerationOptions,
+    tokenizer: Tokenizer | None,
+) -> list[Generation]:
+    """The best texts of each prompt, one search after another; they share the time that there is."""
+    results: list[Generation] = []
+    end = None if options.max_time is None else time.monotonic() + options.max_time
+    flag = core.CancelFlag()
+    with _watched(flag, options):
+        for request in requests:
+            if end is not None:
+                request.max_seconds = max(end - time.monotonic(), _SHORTEST)
+            results += _search(engine, request, options, tokenizer, flag)
+    return results
+
+
 def _search(
-    engine: core.Engine, request: core.Request, options: GenerationOptions, tokenizer: Tokenizer | None
+    engine: core.Engine,
+    request: core.Request,
+    options: GenerationOptions,
+    tokenizer: Tokenizer | None,
+    flag: core.CancelFlag,
 ) -> list[Generation]:
     """The best texts of one prompt; fewer than asked for where too few are possible."""
     found = engine.beam_search(
@@ -78,6 +104,7 @@ def _search(
         num_return_sequences=options.num_return_sequences or 1,
         length_penalty=options.length_penalty,
         early_stopping=_EARLY_STOPPING[options.early_stopping],
+        cancel=flag,
     )
     return [
         Generation(

@@ -47,7 +47,6 @@ CONSTRAINTS = ("regex", "json_schema", "grammar", "choices")
 # What the search over beams has no place for: it chooses whole texts, when all steps are done.
 _NOT_WITH_BEAMS = (
     "stop_strings",
-    "max_time",
     "logprobs",
     "best_of",
     *CONSTRAINTS,
@@ -55,7 +54,6 @@ _NOT_WITH_BEAMS = (
     "prompt_lookup_num_tokens",
     "assistant_model",
     "prefix",
-    "cancel",
 )
 
 # Names that other libraries use -> ours, where the spelling alone would not lead there.

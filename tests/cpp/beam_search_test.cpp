@@ -183,6 +183,22 @@ TEST(nothing_allowed_at_all_gives_the_empty_output) {
   CHECK(search.results()[0].tokens.empty());
 }
 
+TEST(an_ended_search_gives_its_live_beams) {
+  BeamSearch search({.num_beams = 2, .num_return_sequences = 2, .max_new_tokens = 9}, {}, 3);
+  search.advance(Floats{-1.0f, -0.5f, -4.0f});
+  search.advance(Floats{-3.0f, -2.0f, -1.0f, -9.0f, -9.0f, -0.25f});
+  CHECK(!search.done());
+  search.end();
+  CHECK(search.done());
+  const std::vector<BeamSearch::Hypothesis> results = search.results();
+  CHECK_EQ(results.size(), 2u);
+  CHECK(results[0].tokens == (Tokens{0, 2}));
+  CHECK(results[1].tokens == (Tokens{1, 2}));
+  CHECK_NEAR(results[0].score, -1.25f / 2, 1e-6);
+  CHECK_NEAR(results[1].score, -1.5f / 2, 1e-6);
+  CHECK(!results[0].ended);
+}
+
 TEST(bad_options_are_refused) {
   const auto made = [](BeamSearchOptions options) { BeamSearch(options, {}, 10); };
   const auto refused = [&](BeamSearchOptions options) {

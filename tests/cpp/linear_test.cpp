@@ -246,6 +246,18 @@ TEST(a_row_has_the_same_bits_whatever_its_company) {
   }
 }
 
+TEST(rows_of_several_cache_groups_have_the_same_bits) {
+  const int64_t in = 3072, out = 20, rows = 130, last = 3;
+  const std::vector<float> x = random_normal(rows * in, 1.0f, 23);
+  for (WeightFormat format : kFormats) {
+    const Problem problem(format, in, out);
+    const std::vector<float> all = run(problem.arguments(x), active_isa());
+    const std::vector<float> part(x.end() - last * in, x.end());
+    const std::vector<float> expected(all.end() - last * out, all.end());
+    CHECK_EQ(count_different(run(problem.arguments(part), active_isa()), expected), 0);
+  }
+}
+
 TEST(thread_count_does_not_change_bits) {
   const Shape shapes[] = {{1, 768, 2304}, {300, 192, 16}, {70, 768, 770}, {2, 3072, 768}};
   for (WeightFormat format : kFormats) {

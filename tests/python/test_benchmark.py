@@ -215,7 +215,7 @@ def test_runners_have_the_same_names() -> None:
 
 def test_contrib_graph_computes_the_same_model(tmp_path: Path, embedded_dir: Path) -> None:
     contrib_graph.convert(embedded_dir, tmp_path, "fp32")
-    runner = contrib_graph.load(tmp_path, "fp32", 1)
+    runner = contrib_graph.load(tmp_path, "fp32", threads=1, texts=1)
     ids = np.array([[5, 6, 7, 8]])
     logits = runner.step(ids, 0, runner.cache(1))[0, 0]
     expected = GPT2.from_pretrained(precision="fp32").logits(ids, rows=-1)[0, 0]

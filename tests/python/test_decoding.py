@@ -57,6 +57,21 @@ def test_beams_of_several_prompts(model: GPT2) -> None:
     assert isinstance(model.generate("Once", max_new_tokens=3, num_beams=2), Generation)
 
 
+def test_a_search_that_is_ended_gives_what_it_has(model: GPT2) -> None:
+    token = CancelToken()
+    token.cancel()
+    results = model.generate(PROMPTS, num_beams=3, cancel=token)
+    assert [(one.finish_reason, one.token_ids) for one in results] == [("cancelled", [])] * 4
+    results = model.generate(PROMPTS, num_beams=3, max_time=1e-9)
+    assert [(one.finish_reason, one.token_ids) for one in results] == [("time", [])] * 4
+    # So many rounds take longer than the limit on any machine; what there is has the fewer tokens.
+    out = model.generate("Once", num_beams=24, max_new_tokens=500, max_time=0.02, eos_token_id=[])
+    assert out.finish_reason == "time"
+    assert len(out.token_ids) < 500
+    free = model.generate("Once", num_beams=3, max_new_tokens=4, cancel=CancelToken(), max_time=1e9)
+    assert free == model.generate("Once", num_beams=3, max_new_tokens=4)
+
+
 def test_more_beams_than_sequences_are_refused() -> None:
     small = GPT2.from_pretrained(max_sequences=2)
     with pytest.raises(ValueError, match=r"num_beams \(3\) must not exceed max_sequences \(2\)"):
@@ -229,11 +244,9 @@ def test_a_stop_string_of_several_bytes_per_character(model: GPT2) -> None:
 CONTRADICTIONS: list[tuple[str, dict[str, Any]]] = [
     ("num_beams", {"num_beams": 2, "temperature": 0.8}),
     ("stop_strings", {"num_beams": 2, "stop_strings": "a"}),
-    ("max_time", {"num_beams": 2, "max_time": 1.0}),
     ("logprobs", {"num_beams": 2, "logprobs": 0}),
     ("logits_processor", {"num_beams": 2, "logits_processor": print}),
     ("prompt_lookup_num_tokens", {"num_beams": 2, "prompt_lookup_num_tokens": 3}),
-    ("cancel", {"num_beams": 2, "cancel": CancelToken()}),
     ("regex", {"num_beams": 2, "regex": "a+"}),
     ("overflow", {"num_beams": 2, "overflow": "slide"}),
     ("max_new_tokens", {"num_beams": 2, "max_new_tokens": 0}),

@@ -1,6 +1,7 @@
 // The engine as its callers see it: a loaded model, requests in, tokens out.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -105,15 +106,26 @@ struct LogitsRequest {
   std::function<void(int64_t sequence, int64_t row, std::span<const float> scores)> take;
 };
 
+// Ends a call from another thread.
+class CancelFlag {
+ public:
+  void cancel() noexcept { cancelled_ = true; }
+  bool cancelled() const noexcept { return cancelled_; }
+
+ private:
+  std::atomic<bool> cancelled_ = false;
+};
+
 struct BeamRequest {
   std::vector<int32_t> prompt;
   SamplingOptions sampling;  // its processors apply; nothing is sampled
-  StopOptions stop;          // max_new_tokens, eos_token_ids
+  StopOptions stop;          // max_new_tokens, eos_token_ids, max_seconds
   int32_t num_beams = 1;
   int32_t num_return_sequences = 1;
   double length_penalty = 1.0;
   int32_t early_stopping =
       0;  // 0: when improvement is unlikely; 1: at num_beams hypotheses; 2: when none is possible
+  std::shared_ptr<const CancelFlag> cancel;  // null: none
 };
 
 struct BeamResult {
