@@ -118,7 +118,7 @@ void GenerationRun::finish(const InterruptCheck& interrupted) {
 
 void GenerationRun::step(const InterruptCheck& interrupted) {
   changed_.clear();
-  RateLimitedCheck caller_interrupts(interrupted);
+  RateLimitedCheck caller_interrupts(interrupted, last_interrupt_check_);
   const auto expired = [this] {
     const Clock::time_point now = Clock::now();
     const auto is_late = [now](const auto& one) { return !one->finished() && one->out_of_time(now); };

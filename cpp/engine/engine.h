@@ -18,14 +18,20 @@ namespace gpt2fast {
 // language.
 class RateLimitedCheck {
  public:
-  explicit RateLimitedCheck(const InterruptCheck& check) : check_(check) {}
+  // `last`, when it was asked last: kept by callers whose work goes on over several of these objects.
+  RateLimitedCheck(const InterruptCheck& check, Clock::time_point& last) : check_(check), last_(last) {}
+  explicit RateLimitedCheck(const InterruptCheck& check) : RateLimitedCheck(check, own_last_) {}
+  RateLimitedCheck(const RateLimitedCheck&) = delete;
+  RateLimitedCheck& operator=(const RateLimitedCheck&) = delete;
+
   bool operator()();
   // Whether it has said so: the caller's interrupt goes before every other reason to end.
   bool fired() const { return fired_; }
 
  private:
   const InterruptCheck& check_;
-  Clock::time_point last_ = Clock::now();
+  Clock::time_point own_last_;
+  Clock::time_point& last_;
   bool fired_ = false;
 };
 
@@ -112,6 +118,7 @@ class GenerationRun final : public Run {
   std::vector<int32_t>
       draft_tokens_;             // [sequences, 1 + drafts]: last token and drafts, where drafts are used
   std::vector<int32_t> wanted_;  // the parts' wanted rows, one after another
+  Clock::time_point last_interrupt_check_;
   bool has_deadlines_ = false;
 };
 

@@ -8,6 +8,7 @@
 
 #include "kernel_testing.h"
 #include "kernels/simd_portable.h"
+#include "kernels/thread_parallel.h"
 #include "testing.h"
 
 using namespace gpt2fast;
@@ -64,7 +65,7 @@ class Cache {
     arguments.cache = bytes_.data();
     arguments.y = y.data();
     const AlignedBytes workspace(attention_workspace_bytes(arguments, machine.threads));
-    cached_attention(arguments, Threads(machine.threads), workspace.data(), machine.isa);
+    cached_attention(arguments, ThreadParallel(machine.threads), workspace.data(), machine.isa);
     return y;
   }
 

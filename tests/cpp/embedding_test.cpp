@@ -3,6 +3,7 @@
 
 #include "kernel_testing.h"
 #include "kernels/packing.h"
+#include "kernels/thread_parallel.h"
 #include "testing.h"
 
 using namespace gpt2fast;
@@ -24,7 +25,7 @@ TEST(rows_are_token_plus_position) {
       }
       std::vector<float> y(1000 * static_cast<size_t>(width)), column(static_cast<size_t>(width));
       embed(format, packed.data(), positions_table.data(), tokens.data(), positions.data(), 1000, width,
-            y.data(), Threads(3));
+            y.data(), ThreadParallel(3));
       int64_t wrong = 0;
       for (size_t t = 0; t < 1000; ++t) {
         unpack_column(format, packed.data(), width, tokens[t], column.data());

@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "kernel_testing.h"
+#include "kernels/thread_parallel.h"
 #include "testing.h"
 
 using namespace gpt2fast;
@@ -23,7 +24,7 @@ std::vector<float> run(const std::vector<float>& x, int64_t width, const Affine&
                        int threads = 1) {
   std::vector<float> y(x.size());
   layer_norm(x.data(), static_cast<int64_t>(x.size()) / width, width, affine.gamma.data(), affine.beta.data(),
-             kEpsilon, y.data(), Threads(threads), isa);
+             kEpsilon, y.data(), ThreadParallel(threads), isa);
   return y;
 }
 
