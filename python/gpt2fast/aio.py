@@ -41,15 +41,14 @@ class AsyncCalls:
 
         def work() -> T:
             with _linked(options.cancel, token):
-                return function(_cancelled_by(token, options))
+                return function(replace(options, cancel=token))
 
         future = self._executor.submit(work)
         try:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:
             token.cancel()
-            if options.num_beams == 1:  # a search can't be ended; it is left to itself
-                await _settled(future)
+            await _settled(future)
             raise
 
     async def stream(
@@ -63,7 +62,7 @@ class AsyncCalls:
         token = CancelToken()
 
         def work() -> None:
-            with _linked(options.cancel, token), closing(function(_cancelled_by(token, options))) as made:
+            with _linked(options.cancel, token), closing(function(replace(options, cancel=token))) as made:
                 for item in made:
                     loop.call_soon_threadsafe(items.put_nowait, item)
                     room.acquire()
@@ -87,10 +86,6 @@ class AsyncCalls:
 def _linked(outer: CancelToken | None, inner: CancelToken) -> AbstractContextManager[None]:
     """While inside, cancelling ``outer`` cancels ``inner``."""
     return nullcontext() if outer is None else outer.watching(inner)
-
-
-def _cancelled_by(token: CancelToken, options: GenerationOptions) -> GenerationOptions:
-    return options if options.num_beams > 1 else replace(options, cancel=token)
 
 
 async def _settled(future: Future[Any]) -> None:

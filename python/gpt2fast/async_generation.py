@@ -69,7 +69,7 @@ class AsyncGeneration:
     ) -> Generation | list[Generation]:
         """:meth:`GPT2.generate` for asyncio: the event loop stays free while the model works.
 
-        Cancelling the task ends the generation within a step (a search with ``num_beams`` is left to itself).
+        Cancelling the task ends the generation within a step.
         Any number of tasks may generate at once; more than ``max_sequences`` wait their turn.
         """
         chosen = GenerationOptions.make(options, overrides)
