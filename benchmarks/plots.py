@@ -54,6 +54,9 @@ def _draw(
     value: Callable[[Timing], float],
 ) -> None:
     """A line for each system that has several of the cases; ours are thick."""
+    from matplotlib import colormaps
+
+    colors = colormaps["tab20"]
     for index, system in enumerate(systems):
         measured = results.timings.get(system.name, {})
         points = [
@@ -64,6 +67,6 @@ def _draw(
         if len(points) > 1:
             width = 2.5 if system.runner == OURS else 1.2
             xs, ys = zip(*sorted(points), strict=True)
-            color = f"C{index % 10}"
+            color = colors(index % colors.N)
             style = "-" if system.runner == OURS else "--"
             panel.plot(xs, ys, style, marker="o", color=color, linewidth=width, label=system.name)

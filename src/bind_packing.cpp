@@ -37,8 +37,8 @@ FloatArray unpack_linear(const ByteArray& packed, int32_t format, int64_t in_fea
   const auto kind = static_cast<WeightFormat>(format);
   const size_t needed = packed_weight_bytes(kind, in_features, first_column + columns);
   if (static_cast<size_t>(packed.size()) < needed) {
-    throw std::invalid_argument("packed has " + std::to_string(packed.size()) + " bytes; these columns need " +
-                                std::to_string(needed));
+    throw std::invalid_argument("packed has " + std::to_string(packed.size()) +
+                                " bytes; these columns need " + std::to_string(needed));
   }
   FloatArray out({columns, in_features});
   float* target = out.mutable_data();

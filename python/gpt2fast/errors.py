@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class ModelError(ValueError):
-    """A model, checkpoint or tokenizer file does not hold what it should; the message names file and fault."""
+    """A model, checkpoint or tokenizer file does not hold what it should; the message names both."""
 
 
 class BusyError(RuntimeError):

@@ -132,7 +132,7 @@ def test_an_interrupt_leaves_what_was_there(source: Path, tmp_path: Path, error:
 
 def test_overwriting(source: Path, tmp_path: Path) -> None:
     convert(source, tmp_path / "out", precision="int8")
-    with pytest.raises(FileExistsError, match="--overwrite .* replaces it"):
+    with pytest.raises(FileExistsError, match=r"--overwrite .* replaces it"):
         convert(source, tmp_path / "out", precision="int4")
     assert open_model_directory(tmp_path / "out").precision == "int8"
     convert(source, tmp_path / "out", precision="int4", overwrite=True)
