@@ -102,7 +102,8 @@ def next_token_distribution(
 class Run:
     """Requests being generated; their slots are given back when it is finished, closed or collected."""
 
-    done: bool
+    @property
+    def done(self) -> bool: ...
     def __len__(self) -> int: ...
     def advance(self) -> list[int]:
         """One step; indices of the requests that gained tokens or finished. Empty only when done."""
@@ -153,9 +154,12 @@ class Engine:
         token_bytes: Sequence[bytes] | None = None,
     ) -> None: ...
 
-    threads: int
-    max_sequences: int
-    cache_bytes_per_sequence: int
+    @property
+    def threads(self) -> int: ...
+    @property
+    def max_sequences(self) -> int: ...
+    @property
+    def cache_bytes_per_sequence(self) -> int: ...
     def start(self, requests: Sequence[Request]) -> Run: ...
     def beam_search(
         self,
