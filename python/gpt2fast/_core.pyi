@@ -153,7 +153,6 @@ class Engine:
         prefix_cache_bytes: int = 0,
         token_bytes: Sequence[bytes] | None = None,
     ) -> None: ...
-
     @property
     def threads(self) -> int: ...
     @property
