@@ -19,23 +19,28 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 PRECISION_TYPE = click.Choice(PRECISIONS)
 
+model_option = click.option(
+    "-m",
+    "--model",
+    "source",
+    metavar="SOURCE",
+    help="Model directory, checkpoint, model file or hub id. Default: the small embedded model.",
+)
+threads_option = click.option(
+    "--threads", type=int, metavar="N", help="Default: the cores this process may use."
+)
+
 
 def model_options(function: _Function) -> _Function:
     """Add ``--model``, ``--precision`` and ``--threads``, as :func:`load_model` takes them."""
     decorators = [
-        click.option(
-            "-m",
-            "--model",
-            "source",
-            metavar="SOURCE",
-            help="Model directory, checkpoint, model file or hub id. Default: the small embedded model.",
-        ),
+        model_option,
         click.option(
             "--precision",
             type=PRECISION_TYPE,
             help="Of the weights. Default: int8, or the model directory's.",
         ),
-        click.option("--threads", type=int, metavar="N", help="Default: the cores this process may use."),
+        threads_option,
     ]
     for decorate in reversed(decorators):
         function = decorate(function)

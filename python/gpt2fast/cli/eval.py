@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from gpt2fast.cli._shared import PRECISION_TYPE, load_model, print_json
+from gpt2fast.cli._shared import PRECISION_TYPE, load_model, model_option, print_json, threads_option
 
 if TYPE_CHECKING:
     from gpt2fast.evaluation import Journal, LanguageModel, PerplexitySettings
@@ -35,13 +35,7 @@ class _Run:
 
 def _run_options(function: _Function) -> _Function:
     decorators = [
-        click.option(
-            "-m",
-            "--model",
-            "source",
-            metavar="SOURCE",
-            help="Model directory, checkpoint, model file or hub id. Default: the small embedded model.",
-        ),
+        model_option,
         click.option(
             "--precision",
             "precisions",
@@ -49,7 +43,7 @@ def _run_options(function: _Function) -> _Function:
             multiple=True,
             help="Of the weights; several times to compare. Default: int8, or the model directory's.",
         ),
-        click.option("--threads", type=int, metavar="N", help="Default: the cores this process may use."),
+        threads_option,
         click.option(
             "--resume",
             type=click.Path(path_type=Path, dir_okay=False),
