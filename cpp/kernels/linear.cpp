@@ -12,7 +12,7 @@ namespace {
 
 constexpr int64_t kMaxRowTasks = 64;  // each has a row of scratch in the workspace
 constexpr int64_t kSerialRowElements = int64_t{1}
-                                       << 15;          // below, preparing rows costs less than starting tasks
+                                       << 13;          // below, preparing rows costs less than starting tasks
 constexpr int64_t kSerialProducts = int64_t{1} << 16;  // the same for the product
 constexpr int64_t kLargeProducts = int64_t{1}
                                    << 25;  // from here on, smaller tasks than threads even out delays

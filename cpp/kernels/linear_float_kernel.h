@@ -30,7 +30,7 @@ struct FloatTile {
   static constexpr int kMaxSums = Ops::kFloatSums;
 
   template <int rows, int panels>
-  static void run(const LinearTask& task, int64_t row, int64_t panel) {
+  static void run(const LinearTask& task, int64_t row, int64_t panel, WeightsAhead) {
     const int64_t in_features = task.arguments.in_features;
     const uint8_t* weight = task.arguments.weight + panel * task.panel_bytes;
     const float* x = reinterpret_cast<const float*>(task.tile_rows(row));

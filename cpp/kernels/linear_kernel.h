@@ -17,15 +17,11 @@ namespace gpt2fast {
 
 inline constexpr int kBlockValues = 64;
 
-struct QuantizedBlock {
-  int8_t values[kBlockValues];
-  float scale;
-  int32_t sums[2];  // of the first and the last 32 values
-};
-
-// A block becomes NaN as a whole when it holds a NaN or an infinity, so that the row's outputs do.
+// A block of a row in a tile of `height` rows, see LinearTask. It becomes NaN as a whole when it holds a NaN
+// or an infinity, so that the row's outputs do.
 template <typename Ops>
-GPT2FAST_INLINE void quantize_block(const float* x, int64_t count, QuantizedBlock& block) {
+GPT2FAST_INLINE void quantize_block(const float* x, int64_t count, WeightFormat format, int64_t row,
+                                    int64_t height, uint8_t* tile_block) {
   using V = Vec<typename Ops::Tag>;
   V parts[4];
   V largest = V::zero();
@@ -39,30 +35,24 @@ GPT2FAST_INLINE void quantize_block(const float* x, int64_t count, QuantizedBloc
   const float magnitude = reduce_max(largest);
   const float not_finite = reduce_add(poison);
   const bool quantizable = magnitude >= kSmallest && not_finite == 0.0f;
-  block.scale = quantizable ? magnitude / 127.0f : not_finite;
   const V inverse = V::set1(quantizable ? 127.0f / magnitude : 0.0f);
+  int8_t values[kBlockValues];
   for (int i = 0; i < 4; ++i) {
     parts[i] = quantizable ? round_to_int(parts[i] * inverse) : V::zero();
-    Ops::store_int8(parts[i], block.values + 16 * i);
+    Ops::store_int8(parts[i], values + 16 * i);
   }
-  block.sums[0] = static_cast<int32_t>(reduce_add(parts[0] + parts[1]));
-  block.sums[1] = static_cast<int32_t>(reduce_add(parts[2] + parts[3]));
-}
-
-// Writes a block as row `row` of a tile of `height` rows; see QuantizedRows.
-template <typename Ops>
-GPT2FAST_INLINE void store_block(const QuantizedBlock& block, WeightFormat format, int64_t row,
-                                 int64_t height, uint8_t* tile_block) {
-  for (int64_t i = 0; i < kBlockValues / 4; ++i)
-    memcpy(tile_block + 4 * (i * height + row), block.values + 4 * i, 4);
+  for (int64_t i = 0; i < kBlockValues / 4; ++i) {
+    memcpy(tile_block + 4 * (i * height + row), values + 4 * i, 4);
+  }
   float* scales = reinterpret_cast<float*>(tile_block + kBlockValues * height);
   int32_t* corrections = reinterpret_cast<int32_t*>(scales + height);
-  scales[row] = block.scale;
+  scales[row] = quantizable ? magnitude / 127.0f : not_finite;
   if (format == WeightFormat::kInt8) {
-    corrections[row] = -128 * (block.sums[0] + block.sums[1]);
+    const V sum = (parts[0] + parts[1]) + (parts[2] + parts[3]);
+    corrections[row] = -128 * static_cast<int32_t>(reduce_add(sum));
   } else {
-    corrections[row] = -block.sums[0] & 0xffff;
-    corrections[height + row] = -block.sums[1] & 0xffff;
+    corrections[row] = -static_cast<int32_t>(reduce_add(parts[0] + parts[1])) & 0xffff;
+    corrections[height + row] = -static_cast<int32_t>(reduce_add(parts[2] + parts[3])) & 0xffff;
   }
 }
 
@@ -91,9 +81,7 @@ void quantize_rows(const LinearTask& task, Range rows, float* scratch, uint8_t* 
   prepare_rows<Ops>(task, rows, scratch, prepared,
                     [&](const float* x, int64_t height, int64_t row, uint8_t* out) {
                       for (int64_t k = 0; k < a.in_features; k += kBlockValues, out += height * block_bytes) {
-                        QuantizedBlock block;
-                        quantize_block<Ops>(x + k, a.in_features - k, block);
-                        store_block<Ops>(block, a.format, row, height, out);
+                        quantize_block<Ops>(x + k, a.in_features - k, a.format, row, height, out);
                       }
                     });
 }
@@ -156,14 +144,37 @@ GPT2FAST_INLINE void finish_tile(const LinearArguments& a, int64_t first_row, in
   write_outputs<Ops>(a, first_row, rows, panel, stored);
 }
 
-// Tile::run<rows, panels>(task, row, panel) computes the outputs of that many rows and panels in registers.
-// Tile has kMaxRows, and kMaxSums: of rows * panels.
+// The weights that a tall tile asks the caches for while it computes: for each block of 64 along in_features
+// a window of kLines lines, which may overlap the one before.
+struct WeightsAhead {
+  const uint8_t* window;
+  int64_t step;  // bytes from one block's window to the next
+
+  GPT2FAST_INLINE void fetch(int line) const { __builtin_prefetch(window + line * 64); }
+  GPT2FAST_INLINE void advance() { window += step; }
+};
+
+// A panel's tiles each ask for a part of the panel after it, so that memory works while all of them compute.
+// A single tile asks for what follows in its own panel.
+GPT2FAST_INLINE WeightsAhead weights_ahead(const LinearTask& task, int64_t panel, int64_t panels,
+                                           int64_t tile, int64_t tiles) {
+  constexpr int64_t kSingleTileBytes = 4096;
+  const int64_t bytes = panels * task.panel_bytes;
+  const int64_t blocks = (task.arguments.in_features + kBlockValues - 1) / kBlockValues;
+  const int64_t parts = blocks * tiles;
+  const int64_t step = (bytes + parts - 1) / parts;
+  const int64_t offset = tiles == 1 ? kSingleTileBytes : bytes + tile * blocks * step;
+  return {task.arguments.weight + panel * task.panel_bytes + offset, step};
+}
+
+// Tile::run<rows, panels>(task, row, panel, ahead) computes the outputs of that many rows and panels in
+// registers. Tile has kMaxRows, and kMaxSums: of rows * panels.
 template <typename Tile, int rows, int panels>
-void run_tile(const LinearTask& task, int64_t row, int64_t panel, int64_t height) {
+void run_tile(const LinearTask& task, int64_t row, int64_t panel, int64_t height, const WeightsAhead& ahead) {
   if constexpr (rows > 1) {
-    if (height < rows) return run_tile<Tile, rows - 1, panels>(task, row, panel, height);
+    if (height < rows) return run_tile<Tile, rows - 1, panels>(task, row, panel, height, ahead);
   }
-  if constexpr (rows * panels <= Tile::kMaxSums) Tile::template run<rows, panels>(task, row, panel);
+  if constexpr (rows * panels <= Tile::kMaxSums) Tile::template run<rows, panels>(task, row, panel, ahead);
 }
 
 // As many panels at once as the tiles' height allows: few rows need several for independent sums.
@@ -173,8 +184,9 @@ void multiply_tiles(const LinearTask& task, Range tiles, Range panels) {
   if (task.tiles.max_height() * panels_at_once <= Tile::kMaxSums) {
     for (; panel + panels_at_once <= panels.end; panel += panels_at_once) {
       for (int64_t tile = tiles.begin; tile < tiles.end; ++tile) {
-        run_tile<Tile, Tile::kMaxRows, panels_at_once>(task, task.tiles.begin(tile), panel,
-                                                       task.tiles.height(tile));
+        run_tile<Tile, Tile::kMaxRows, panels_at_once>(
+            task, task.tiles.begin(tile), panel, task.tiles.height(tile),
+            weights_ahead(task, panel, panels_at_once, tile - tiles.begin, tiles.end - tiles.begin));
       }
     }
   }

@@ -6,10 +6,15 @@
 
 namespace gpt2fast {
 
-// Tall tiles compute while the next weights arrive; short ones leave that to the processor's own prefetching,
-// which is faster alone.
-inline constexpr int kPrefetchRows = 6;
-inline constexpr int kPrefetchBytes = 4096;
+// Asks for one of the lines of a block. A single row is as fast as memory only when the second-level cache is
+// told a little ahead, within a page. Tiles of a few rows are faster left to the processor's own prefetching.
+template <int rows>
+GPT2FAST_INLINE void prefetch_line(const uint8_t* weights, const WeightsAhead& ahead, int line) {
+  constexpr int kNearBytes = 1536;
+  constexpr int kTallRows = 6;  // tiles from here on compute for longer than their weights take to arrive
+  if constexpr (rows == 1) __builtin_prefetch(weights + kNearBytes, 0, 2);
+  if constexpr (rows >= kTallRows) ahead.fetch(line);
+}
 
 // One panel at a time: a single stream through memory is read fastest.
 template <typename Ops>
@@ -22,7 +27,7 @@ struct Int8Tile {
   static constexpr int64_t kBlockBytes = kBlockValues * kLanes;
 
   template <int rows, int panels>
-  static void run(const LinearTask& task, int64_t row, int64_t panel) {
+  static void run(const LinearTask& task, int64_t row, int64_t panel, WeightsAhead ahead) {
     static_assert(panels == 1);
     const int64_t blocks = (task.arguments.in_features + kBlockValues - 1) / kBlockValues;
     const uint8_t* x = task.tile_rows(row);
@@ -31,7 +36,8 @@ struct Int8Tile {
     GPT2FAST_UNROLL for (int r = 0; r < rows; ++r) sums[r] = V::zero();
     for (int64_t block = 0; block < blocks; ++block) {
       const int64_t half = block % 2;
-      add_block(x, pair + 2 * kScaleBytes + half * kBlockBytes, pair + half * kScaleBytes, sums);
+      add_block(x, pair + 2 * kScaleBytes + half * kBlockBytes, pair + half * kScaleBytes, ahead, sums);
+      ahead.advance();
       x += rows * kInt8RowBlockBytes;
       pair += half * 2 * (kScaleBytes + kBlockBytes);
     }
@@ -41,14 +47,14 @@ struct Int8Tile {
   // x: one block of a tile; values, scales: the same block of a panel.
   template <int rows>
   static GPT2FAST_INLINE void add_block(const uint8_t* x, const uint8_t* values, const uint8_t* scales,
-                                        V (&sums)[rows]) {
+                                        const WeightsAhead& ahead, V (&sums)[rows]) {
     const int8_t* x_values = reinterpret_cast<const int8_t*>(x);
     const float* x_scales = reinterpret_cast<const float*>(x + kBlockValues * rows);
     const int32_t* corrections = reinterpret_cast<const int32_t*>(x_scales + rows);
     typename Ops::Sums dots[rows];
     GPT2FAST_UNROLL for (int r = 0; r < rows; ++r) dots[r] = Ops::start_int8(corrections[r]);
     for (int i = 0; i < kBlockValues / 4; ++i) {
-      if constexpr (rows >= kPrefetchRows) __builtin_prefetch(values + 64 * i + kPrefetchBytes);
+      prefetch_line<rows>(values + 64 * i, ahead, i);
       const typename Ops::Int8Weights w = Ops::load_int8(values + 64 * i);
       GPT2FAST_UNROLL for (int r = 0; r < rows; ++r) {
         dots[r] = Ops::dot_int8(dots[r], w, x_values + 4 * (i * rows + r));
@@ -70,7 +76,7 @@ struct Int4Tile {
   static constexpr int64_t kBlockBytes = 4 * kLanes + kBlockValues * kLanes / 2;
 
   template <int rows, int panels>
-  static void run(const LinearTask& task, int64_t row, int64_t panel) {
+  static void run(const LinearTask& task, int64_t row, int64_t panel, WeightsAhead ahead) {
     static_assert(panels == 1);
     const uint8_t* column_scales = task.arguments.weight + panel * task.panel_bytes;
     const uint8_t* block_data = column_scales + 4 * kLanes;
@@ -79,7 +85,8 @@ struct Int4Tile {
     V sums[rows];
     GPT2FAST_UNROLL for (int r = 0; r < rows; ++r) sums[r] = V::zero();
     for (int64_t block = 0; block < blocks; ++block) {
-      add_block(x, block_data, sums);
+      add_block(x, block_data, ahead, sums);
+      ahead.advance();
       x += rows * kInt4RowBlockBytes;
       block_data += kBlockBytes;
     }
@@ -90,7 +97,8 @@ struct Int4Tile {
 
   // x: one block of a tile; block_data: the same block of a panel.
   template <int rows>
-  static GPT2FAST_INLINE void add_block(const uint8_t* x, const uint8_t* block_data, V (&sums)[rows]) {
+  static GPT2FAST_INLINE void add_block(const uint8_t* x, const uint8_t* block_data,
+                                        const WeightsAhead& ahead, V (&sums)[rows]) {
     const int8_t* x_values = reinterpret_cast<const int8_t*>(x);
     const float* x_scales = reinterpret_cast<const float*>(x + kBlockValues * rows);
     const int32_t* corrections = reinterpret_cast<const int32_t*>(x_scales + rows);
@@ -103,7 +111,7 @@ struct Int4Tile {
           Ops::start_int4(zero, corrections[h * rows + r]);
     }
     for (int i = 0; i < kBlockValues / 8; ++i) {
-      if constexpr (rows >= kPrefetchRows) __builtin_prefetch(values + 64 * i + kPrefetchBytes);
+      prefetch_line<rows>(values + 64 * i, ahead, i);
       typename Ops::Nibbles w[2];
       Ops::load_int4(values + 64 * i, w);
       GPT2FAST_UNROLL for (int h = 0; h < 2; ++h) {
