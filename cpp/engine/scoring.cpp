@@ -129,8 +129,8 @@ class BatchReader {
       }
       pieces_.push_back(
           {sequence, read[i], count, wanted, stepper.max_tokens() - room, stepper.max_logits_rows() - rows});
-      parts_.push_back(
-          {readers[i].slot(), past_ + read[i], tokens.first(static_cast<size_t>(count)), wanted});
+      parts_.push_back({readers[i].slot(), past_ + read[i], tokens.first(static_cast<size_t>(count)), wanted,
+                        !hooks_.want});
       room -= count;
       rows -= static_cast<int64_t>(wanted.size());
       read[i] += count;

@@ -16,6 +16,7 @@ StepBuffers::StepBuffers(Session& session, const KvCache& cache, const Limits& l
       sequence_starts_(static_cast<size_t>(limits.sequences) + 1),
       slots_(static_cast<size_t>(limits.sequences)),
       cached_lengths_(static_cast<size_t>(limits.sequences)),
+      hidden_rows_(static_cast<size_t>(limits.tokens)),
       logits_rows_(static_cast<size_t>(limits.rows)),
       logits_(static_cast<size_t>(limits.rows * limits.vocabulary) * sizeof(float)),
       hidden_(static_cast<size_t>(limits.tokens * limits.width) * sizeof(float)),
@@ -49,48 +50,54 @@ void StepBuffers::check_limits(std::span<const StepPart> parts) const {
 void StepBuffers::fill(std::span<const StepPart> parts) {
   check_limits(parts);
   size_t token = 0;
-  size_t row = 0;
+  size_t hidden_row = 0;
+  size_t logits_row = 0;
   for (size_t sequence = 0; sequence < parts.size(); ++sequence) {
     const StepPart& part = parts[sequence];
     sequence_starts_[sequence] = static_cast<int32_t>(token);
     slots_[sequence] = static_cast<int32_t>(part.slot);
     cached_lengths_[sequence] = static_cast<int32_t>(part.cached_length);
-    for (const int32_t index : part.wanted) logits_rows_[row++] = static_cast<int32_t>(token) + index;
+    for (const int32_t index : part.wanted) {
+      const size_t ahead = part.all_hidden ? static_cast<size_t>(index) : 0;
+      logits_rows_[logits_row++] = static_cast<int32_t>(hidden_row + ahead);
+      if (!part.all_hidden) hidden_rows_[hidden_row++] = static_cast<int32_t>(token) + index;
+    }
     for (size_t i = 0; i < part.tokens.size(); ++i, ++token) {
+      if (part.all_hidden) hidden_rows_[hidden_row++] = static_cast<int32_t>(token);
       input_ids_[token] = part.tokens[i];
       positions_[token] = static_cast<int32_t>(part.cached_length) + static_cast<int32_t>(i);
     }
   }
   sequence_starts_[parts.size()] = static_cast<int32_t>(token);
-  bind_shapes(static_cast<int64_t>(token), static_cast<int64_t>(parts.size()), static_cast<int64_t>(row));
+  bind_shapes({static_cast<int64_t>(token), static_cast<int64_t>(parts.size()),
+               static_cast<int64_t>(hidden_row), static_cast<int64_t>(logits_row)});
 }
 
-void StepBuffers::bind_shapes(int64_t tokens, int64_t sequences, int64_t rows) {
-  if (tokens == bound_tokens_ && sequences == bound_sequences_ && rows == bound_rows_) return;
-  bound_tokens_ = -1;  // so that a failure half-way is not taken for a complete binding
+void StepBuffers::bind_shapes(const Counts& counts) {
+  if (bound_ == counts) return;
+  bound_.reset();  // so that a failure half-way is not taken for a complete binding
   std::vector<Value> values;
   const auto bind_input = [&](const char* name, std::vector<int32_t>& buffer, int64_t count) {
     values.push_back(Value::tensor(buffer.data(), static_cast<size_t>(count) * sizeof(int32_t),
                                    std::array{count}, ElementType::kInt32));
     binding_.bind_input(name, values.back());
   };
-  bind_input("input_ids", input_ids_, tokens);
-  bind_input("positions", positions_, tokens);
-  bind_input("sequence_starts", sequence_starts_, sequences + 1);
-  bind_input("slots", slots_, sequences);
-  bind_input("cached_lengths", cached_lengths_, sequences);
-  bind_input("logits_rows", logits_rows_, rows);
+  bind_input("input_ids", input_ids_, counts.tokens);
+  bind_input("positions", positions_, counts.tokens);
+  bind_input("sequence_starts", sequence_starts_, counts.sequences + 1);
+  bind_input("slots", slots_, counts.sequences);
+  bind_input("cached_lengths", cached_lengths_, counts.sequences);
+  bind_input("hidden_rows", hidden_rows_, counts.hidden_rows);
+  bind_input("logits_rows", logits_rows_, counts.logits_rows);
   const auto bind_output = [&](const char* name, const ReservedMemory& buffer, int64_t count, int64_t width) {
     values.push_back(Value::tensor(buffer.data(), static_cast<size_t>(count * width) * sizeof(float),
                                    std::array{count, width}, ElementType::kFloat32));
     binding_.bind_output(name, values.back());
   };
-  bind_output("logits", logits_, rows, limits_.vocabulary);
-  bind_output("hidden", hidden_, tokens, limits_.width);
+  bind_output("logits", logits_, counts.logits_rows, limits_.vocabulary);
+  bind_output("hidden", hidden_, counts.hidden_rows, limits_.width);
   step_values_ = std::move(values);
-  bound_tokens_ = tokens;
-  bound_sequences_ = sequences;
-  bound_rows_ = rows;
+  bound_ = counts;
 }
 
 }  // namespace gpt2fast

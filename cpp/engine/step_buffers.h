@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -38,13 +39,23 @@ class StepBuffers {
   std::span<float> logits(int64_t row) {
     return {logits_.as<float>() + row * limits_.vocabulary, static_cast<size_t>(limits_.vocabulary)};
   }
-  std::span<const float> hidden(int64_t token) const {
-    return {hidden_.as<float>() + token * limits_.width, static_cast<size_t>(limits_.width)};
+  std::span<const float> hidden(int64_t row) const {
+    return {hidden_.as<float>() + row * limits_.width, static_cast<size_t>(limits_.width)};
   }
 
  private:
+  // What the binding's shapes depend on.
+  struct Counts {
+    int64_t tokens = 0;
+    int64_t sequences = 0;
+    int64_t hidden_rows = 0;
+    int64_t logits_rows = 0;
+
+    bool operator==(const Counts&) const = default;
+  };
+
   void check_limits(std::span<const StepPart> parts) const;
-  void bind_shapes(int64_t tokens, int64_t sequences, int64_t rows);
+  void bind_shapes(const Counts& counts);
 
   Limits limits_;
   std::vector<int32_t> input_ids_;        // [tokens]
@@ -52,15 +63,14 @@ class StepBuffers {
   std::vector<int32_t> sequence_starts_;  // [sequences + 1]
   std::vector<int32_t> slots_;            // [sequences]
   std::vector<int32_t> cached_lengths_;   // [sequences]
-  std::vector<int32_t> logits_rows_;      // [rows]
+  std::vector<int32_t> hidden_rows_;      // [tokens]: which of them
+  std::vector<int32_t> logits_rows_;      // [rows]: which of the hidden rows
   ReservedMemory logits_;                 // float [rows, vocabulary]
   ReservedMemory hidden_;                 // float [tokens, width]
   std::vector<Value> kv_values_;          // one per layer, bound once
   std::vector<Value> step_values_;        // the rest, bound when their shapes change
   Binding binding_;
-  int64_t bound_tokens_ = -1;
-  int64_t bound_sequences_ = -1;
-  int64_t bound_rows_ = -1;
+  std::optional<Counts> bound_;
 };
 
 }  // namespace gpt2fast

@@ -19,6 +19,7 @@ struct StepPart {
   int64_t cached_length = 0;        // positions of the slot that are filled already
   std::span<const int32_t> tokens;  // at least one
   std::span<const int32_t> wanted;  // ascending indices into `tokens` whose logits are wanted; may be empty
+  bool all_hidden = false;          // every token's hidden state is wanted, else those of `wanted`
 };
 
 class Stepper {
@@ -38,8 +39,9 @@ class Stepper {
 
   // Scores [vocab_size] of the row-th wanted token of the last step, counted over all parts.
   std::span<float> logits(int64_t row) { return buffers_.logits(row); }
-  // Hidden state [n_embd] of the token-th token of the last step.
-  std::span<const float> hidden(int64_t token) const { return buffers_.hidden(token); }
+  // Hidden state [n_embd] of the row-th token whose hidden state the last step was to give, counted over all
+  // parts.
+  std::span<const float> hidden(int64_t row) const { return buffers_.hidden(row); }
 
  private:
   FairMutex mutex_;

@@ -145,7 +145,7 @@ GPT2FAST_INLINE void finish_tile(const LinearArguments& a, int64_t first_row, in
 }
 
 // The weights that a tall tile asks the caches for while it computes: for each block of 64 along in_features
-// a window of kLines lines, which may overlap the one before.
+// the first lines of a window, which may overlap the one before.
 struct WeightsAhead {
   const uint8_t* window;
   int64_t step;  // bytes from one block's window to the next

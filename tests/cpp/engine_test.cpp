@@ -79,8 +79,8 @@ void add_layer(Model& model, int64_t layer, const std::string& x, const std::str
 
 Model small_model() {
   Model model;
-  for (const char* name :
-       {"input_ids", "positions", "sequence_starts", "slots", "cached_lengths", "logits_rows"}) {
+  for (const char* name : {"input_ids", "positions", "sequence_starts", "slots", "cached_lengths",
+                           "hidden_rows", "logits_rows"}) {
     model.input(name, ElementType::kInt32, {Model::kAny});
   }
   const std::string table = packed(model, "table", kWidth, kVocabulary, 77);
@@ -92,8 +92,9 @@ Model small_model() {
                  .set("format", int64_t{2}));
   add_layer(model, 0, "x0", "x1");
   add_layer(model, 1, "x1", "x2");
-  model.node(Node("LayerNorm", {"x2", vector(model, "ln_f.g", kWidth, 3), vector(model, "ln_f.b", kWidth, 4)},
-                  "hidden")
+  model.node(Node("Gather", {"x2", "hidden_rows"}, "kept", ""));
+  model.node(Node("LayerNorm",
+                  {"kept", vector(model, "ln_f.g", kWidth, 3), vector(model, "ln_f.b", kWidth, 4)}, "hidden")
                  .set("epsilon", 1e-5f));
   model.node(Node("Gather", {"hidden", "logits_rows"}, "rows", ""));
   model.node(linear({"rows", table}, "logits", kWidth, kVocabulary));

@@ -67,6 +67,7 @@ def test_inputs_and_outputs() -> None:
         "sequence_starts": (TensorProto.INT32, ["S1"]),
         "slots": (TensorProto.INT32, ["S"]),
         "cached_lengths": (TensorProto.INT32, ["S"]),
+        "hidden_rows": (TensorProto.INT32, ["H"]),
         "logits_rows": (TensorProto.INT32, ["R"]),
         "kv_cache.0": (TensorProto.FLOAT16, ["cache_slots", 2, 3, 48, 32]),
         "kv_cache.1": (TensorProto.FLOAT16, ["cache_slots", 2, 3, 48, 32]),
@@ -75,7 +76,7 @@ def test_inputs_and_outputs() -> None:
     assert shapes(model.graph.input)["kv_cache.0"][0] == TensorProto.FLOAT
     assert shapes(model.graph.output) == {
         "logits": (TensorProto.FLOAT, ["R", 101]),
-        "hidden": (TensorProto.FLOAT, ["T", 51]),
+        "hidden": (TensorProto.FLOAT, ["H", 51]),
     }
 
 
@@ -84,7 +85,8 @@ def test_the_nodes_of_a_layer() -> None:
     model = graph_of(config, "int4")
     assert [n.op_type for n in model.graph.node] == [
         "Embed",
-        *["Linear", "CachedAttention", "Linear", "Linear", "Linear"] * 2,
+        *["Linear", "CachedAttention", "Linear", "Linear", "Linear"],
+        *["Linear", "CachedAttention", "Gather", "Gather", "Linear", "Linear", "Linear"],
         "LayerNorm",
         "Gather",
         "Linear",

@@ -1,9 +1,11 @@
 """Builds the step graph: one call for any number of tokens of any number of sequences.
 
-Inputs, with T tokens, S sequences and R wanted rows: ``input_ids`` [T], ``positions`` [T],
-``sequence_starts`` [S + 1], ``slots`` [S], ``cached_lengths`` [S], ``logits_rows`` [R] (all int32), and
-``kv_cache.{i}`` [slots, 2, heads, positions, head_dim] per layer, the last two padded to multiples of 16.
-Outputs: ``logits`` [R, vocab_size] and ``hidden`` [T, n_embd], float32.
+Inputs, with T tokens, S sequences, H wanted hidden states and R wanted logits: ``input_ids`` [T],
+``positions`` [T], ``sequence_starts`` [S + 1], ``slots`` [S], ``cached_lengths`` [S], ``hidden_rows`` [H]
+(indices of tokens), ``logits_rows`` [R] (indices into ``hidden_rows``), all int32, and ``kv_cache.{i}``
+[slots, 2, heads, positions, head_dim] per layer, the last two padded to multiples of 16. Outputs:
+``logits`` [R, vocab_size] and ``hidden`` [H, n_embd], float32. Behind the last layer's attention tokens no
+longer meet: from there on only those of ``hidden_rows`` are computed.
 """
 
 from __future__ import annotations
@@ -54,7 +56,7 @@ def build_graph(config: ModelConfig, tensors: Sequence[StoredTensor], *, half_ca
         _inputs(config, half_cache),
         [
             helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["R", config.vocab_size]),
-            helper.make_tensor_value_info("hidden", TensorProto.FLOAT, ["T", config.n_embd]),
+            helper.make_tensor_value_info("hidden", TensorProto.FLOAT, ["H", config.n_embd]),
         ],
         [_initializer(tensor) for tensor in tensors],
     )
@@ -77,6 +79,7 @@ def _inputs(config: ModelConfig, half_cache: bool) -> list[ValueInfoProto]:
         "sequence_starts": "S1",
         "slots": "S",
         "cached_lengths": "S",
+        "hidden_rows": "H",
         "logits_rows": "R",
     }
     inputs = [
@@ -120,9 +123,7 @@ def _nodes(config: ModelConfig, stored: Mapping[str, StoredTensor]) -> list[Node
             epsilon=config.layer_norm_epsilon,
         )
     )
-    nodes.append(
-        helper.make_node("Gather", ["hidden", "logits_rows"], ["wanted"], name="wanted_rows", axis=0)
-    )
+    nodes.append(_gather("hidden", "logits_rows", "wanted"))
     head = table if config.tie_word_embeddings else stored["lm_head.weight"]
     nodes.append(
         helper.make_node(
@@ -179,13 +180,20 @@ def _layer_nodes(config: ModelConfig, stored: Mapping[str, StoredTensor], layer:
         scale=config.attention_scale(layer),
     )
     activation = _ACTIVATIONS[config.activation_function]
+    nodes = [linear("attn.c_attn", x, qkv, norm="ln_1"), attention]
+    if layer == config.n_layer - 1:
+        nodes += [_gather(name, "hidden_rows", f"{name}.rows") for name in (attended, x)]
+        attended, x = f"{attended}.rows", f"{x}.rows"
     return [
-        linear("attn.c_attn", x, qkv, norm="ln_1"),
-        attention,
+        *nodes,
         linear("attn.c_proj", attended, middle, residual=x),
         linear("mlp.c_fc", middle, inner, norm="ln_2", activation=activation),
         linear("mlp.c_proj", inner, f"x.{layer + 1}", residual=middle),
     ]
+
+
+def _gather(x: str, rows: str, y: str) -> NodeProto:
+    return helper.make_node("Gather", [x, rows], [y], name=y, axis=0)
 
 
 def _initializer(tensor: StoredTensor) -> TensorProto:
