@@ -29,33 +29,21 @@ std::vector<std::span<const int32_t>> as_spans(const Sequences& sequences) {
   return spans;
 }
 
-std::vector<std::string> to_strings(const std::vector<py::bytes>& values) {
-  return {values.begin(), values.end()};
-}
-
 std::shared_ptr<Engine> make_engine(const std::string& model_path, int64_t n_layer, int64_t n_head,
                                     int64_t head_dim, int64_t n_positions, int64_t vocab_size,
                                     bool half_cache, int threads, int64_t max_sequences,
-                                    int64_t max_step_tokens, int64_t prefix_cache_bytes,
-                                    const std::optional<std::vector<py::bytes>>& token_bytes) {
-  EngineOptions options{.model_path = model_path,
-                        .n_layer = n_layer,
-                        .n_head = n_head,
-                        .head_dim = head_dim,
-                        .n_positions = n_positions,
-                        .vocab_size = vocab_size,
-                        .half_cache = half_cache,
-                        .threads = threads,
-                        .max_sequences = max_sequences,
-                        .max_step_tokens = max_step_tokens,
-                        .prefix_cache_bytes = prefix_cache_bytes,
-                        .token_bytes = {}};
-  if (token_bytes) {
-    options.has_token_bytes = true;
-    options.token_bytes = to_strings(*token_bytes);
-    // The tokenizer may know fewer tokens than the model has rows for.
-    options.token_bytes.resize(static_cast<size_t>(vocab_size));
-  }
+                                    int64_t max_step_tokens, int64_t prefix_cache_bytes) {
+  const EngineOptions options{.model_path = model_path,
+                              .n_layer = n_layer,
+                              .n_head = n_head,
+                              .head_dim = head_dim,
+                              .n_positions = n_positions,
+                              .vocab_size = vocab_size,
+                              .half_cache = half_cache,
+                              .threads = threads,
+                              .max_sequences = max_sequences,
+                              .max_step_tokens = max_step_tokens,
+                              .prefix_cache_bytes = prefix_cache_bytes};
   const py::gil_scoped_release release;
   return Engine::create(options);
 }
@@ -84,7 +72,7 @@ py::list beam_search(Engine& engine, const Request& request, int32_t num_beams, 
   const std::vector<BeamResult> results = unlocked([&] { return engine.beam_search(beams, check); });
   py::list out;
   for (const BeamResult& one : results) {
-    out.append(py::make_tuple(to_array(one.tokens), one.score, static_cast<int>(one.finish_reason)));
+    out.append(py::make_tuple(one.tokens, one.score, static_cast<int>(one.finish_reason)));
   }
   return out;
 }
@@ -229,8 +217,11 @@ void register_run(py::module_& module) {
     const SignalCheck check;
     unlocked([&] { run.finish(check); });
   };
-  const auto token_ids = [](const Run& run, int64_t index) {
-    return to_array(unlocked([&] { return run.output(index); }));
+  const auto token_ids = [](const Run& run, int64_t index, size_t first) {
+    const std::vector<int32_t> output = unlocked([&] { return run.output(index); });
+    py::list ids;
+    for (size_t i = first; i < output.size(); ++i) ids.append(output[i]);
+    return ids;
   };
   const auto finish_reason = [](const Run& run, int64_t index) {
     return static_cast<int>(unlocked([&] { return run.finish_reason(index); }));
@@ -242,7 +233,7 @@ void register_run(py::module_& module) {
       .def("finish", finish)
       .def("cancel", &Run::cancel)
       .def("close", &Run::close, Release())
-      .def("token_ids", token_ids, py::arg("index"))
+      .def("token_ids", token_ids, py::arg("index"), py::arg("first") = 0)
       .def("finish_reason", finish_reason, py::arg("index"))
       .def("safe_bytes", &Run::safe_bytes, py::arg("index"), Release())
       .def("cached_tokens", &Run::cached_tokens, py::arg("index"), Release())
@@ -260,7 +251,7 @@ void register_engine(py::module_& module) {
       .def(py::init(&make_engine), py::arg("model_path"), py::kw_only(), py::arg("n_layer"),
            py::arg("n_head"), py::arg("head_dim"), py::arg("n_positions"), py::arg("vocab_size"),
            py::arg("half_cache"), py::arg("threads"), py::arg("max_sequences"), py::arg("max_step_tokens"),
-           py::arg("prefix_cache_bytes") = 0, py::arg("token_bytes") = py::none())
+           py::arg("prefix_cache_bytes") = 0)
       .def_property_readonly("threads", [](const Engine& engine) { return engine.options().threads; })
       .def_property_readonly("max_sequences",
                              [](const Engine& engine) { return engine.options().max_sequences; })

@@ -46,6 +46,19 @@ std::shared_ptr<Prefix> make_prefix(const Int32Array& tokens, const std::vector<
   return prefix;
 }
 
+// Offsets are any buffer of int32 [tokens + 1].
+std::shared_ptr<TokenBytes> make_token_bytes(std::string data, const py::buffer& offsets,
+                                             const std::vector<int32_t>& silent) {
+  const py::buffer_info info = offsets.request();
+  if (info.ndim != 1 || info.format != py::format_descriptor<int32_t>::format() ||
+      info.strides[0] != sizeof(int32_t)) {
+    throw std::invalid_argument("offsets must be contiguous int32 [tokens + 1]");
+  }
+  const auto* first = static_cast<const int32_t*>(info.ptr);
+  return std::make_shared<TokenBytes>(std::move(data), std::vector<int32_t>(first, first + info.size),
+                                      silent);
+}
+
 }  // namespace
 
 void register_request(py::module_& module) {
@@ -58,11 +71,14 @@ void register_request(py::module_& module) {
       py::arg("request"), py::arg("output"), py::arg("logits"));
   py::class_<Prefix, std::shared_ptr<Prefix>>(module, "Prefix")
       .def(py::init(&make_prefix), py::arg("tokens"), py::arg("layers"));
+  py::class_<TokenBytes, std::shared_ptr<TokenBytes>>(module, "TokenBytes")
+      .def(py::init([](const py::bytes& data, const py::buffer& offsets, const std::vector<int32_t>& silent) {
+             return make_token_bytes(data, offsets, silent);
+           }),
+           py::arg("data"), py::arg("offsets"), py::arg("silent"));
   py::class_<Request, std::shared_ptr<Request>> type(module, "Request");
   type.def(py::init<>());
-  type.def_property(
-      "prompt", [](const Request& self) { return to_array(self.prompt); },
-      [](Request& self, const Int32Array& ids) { self.prompt.assign(ids.data(), ids.data() + ids.size()); });
+  type.def_readwrite("prompt", &Request::prompt);
   const auto sampling = [&](const char* name, auto member) { field(type, name, &Request::sampling, member); };
   sampling("do_sample", &SamplingOptions::do_sample);
   sampling("seed", &SamplingOptions::seed);
@@ -86,6 +102,9 @@ void register_request(py::module_& module) {
   stopping("include_stop_string", &StopOptions::include_stop_string);
   stopping("max_seconds", &StopOptions::max_seconds);
   type.def_property("stop_strings", &stop_strings, &set_stop_strings);
+  type.def_property("token_bytes", nullptr, [](Request& self, std::shared_ptr<TokenBytes> token_bytes) {
+    self.stop.token_bytes = std::move(token_bytes);
+  });
   type.def_readwrite("logprobs", &Request::logprobs);
   type.def_readwrite("prompt_lookup_num_tokens", &Request::prompt_lookup_num_tokens);
   type.def_readwrite("slide", &Request::slide);

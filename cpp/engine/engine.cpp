@@ -306,7 +306,7 @@ FinishReason GenerationRun::finish_reason(int64_t index) const {
   return sequences_.at(static_cast<size_t>(index))->finish_reason();
 }
 
-int64_t GenerationRun::safe_bytes(int64_t index) const {
+std::optional<int64_t> GenerationRun::safe_bytes(int64_t index) const {
   const std::lock_guard lock(mutex_);
   return sequences_.at(static_cast<size_t>(index))->safe_bytes();
 }

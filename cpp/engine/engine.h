@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <vector>
 
 #include "engine/live_sequence.h"
@@ -84,7 +85,7 @@ class GenerationRun final : public Run {
   int64_t size() const override { return static_cast<int64_t>(sequences_.size()); }
   std::vector<int32_t> output(int64_t index) const override;
   FinishReason finish_reason(int64_t index) const override;
-  int64_t safe_bytes(int64_t index) const override;
+  std::optional<int64_t> safe_bytes(int64_t index) const override;
   int64_t cached_tokens(int64_t index) const override;
   Logprobs logprobs(int64_t index) const override;
 

@@ -61,7 +61,7 @@ LiveSequence::LiveSequence(Request request, const EngineOptions& options)
   }
   tokens_.reserve(static_cast<size_t>(max_length(request_)));
   if (!stop.stop_strings.empty()) {
-    if (!options.has_token_bytes) throw std::invalid_argument("stop_strings need the model's tokenizer");
+    if (!stop.token_bytes) throw std::invalid_argument("stop_strings need token_bytes");
     stop_matcher_.emplace(stop.stop_strings, stop.include_stop_string);
   }
   if (request_.prompt_lookup_num_tokens > 0) {
@@ -152,23 +152,18 @@ void LiveSequence::append(int32_t token) {
   if (static_cast<int64_t>(tokens_.size()) > max_length(request_))
     prompt_lookup_.reset();  // its tables are full
   if (prompt_lookup_) prompt_lookup_->append({&token, 1});
-  if (options_.has_token_bytes) {
-    const std::string& bytes = options_.token_bytes[static_cast<size_t>(token)];
-    output_bytes_ += static_cast<int64_t>(bytes.size());
-    if (stop_matcher_ && stop_matcher_->feed(bytes)) finish(FinishReason::kStop);
-  }
+  if (stop_matcher_ && stop_matcher_->feed((*request_.stop.token_bytes)[token])) finish(FinishReason::kStop);
   const std::vector<int32_t>& eos = request_.stop.eos_token_ids;
   if (std::find(eos.begin(), eos.end(), token) != eos.end()) finish(FinishReason::kEos);
   if (!finished() && request_.hook && request_.hook->is_complete(history())) finish(FinishReason::kStop);
   const bool at_window_end = window_is_full() && !request_.slide;
   const bool at_limit = static_cast<int64_t>(output().size()) >= request_.stop.max_new_tokens;
   if (!finished() && (at_limit || at_window_end)) finish(FinishReason::kLength);
-  if (!finished()) safe_bytes_ = stop_matcher_ ? stop_matcher_->safe_bytes() : output_bytes_;
 }
 
-void LiveSequence::finish(FinishReason reason) {
-  finish_reason_ = reason;
-  safe_bytes_ = stop_matcher_ ? stop_matcher_->kept_bytes() : output_bytes_;
+std::optional<int64_t> LiveSequence::safe_bytes() const {
+  if (!stop_matcher_) return std::nullopt;
+  return finished() ? stop_matcher_->kept_bytes() : stop_matcher_->safe_bytes();
 }
 
 }  // namespace gpt2fast

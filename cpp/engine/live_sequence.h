@@ -56,12 +56,13 @@ class LiveSequence {
 
   bool finished() const { return finish_reason_ != FinishReason::kNone; }
   FinishReason finish_reason() const { return finish_reason_; }
-  void finish(FinishReason reason);
+  void finish(FinishReason reason) { finish_reason_ = reason; }
   bool out_of_time(Clock::time_point now) const { return deadline_ && now >= *deadline_; }
 
   const Prefix* prefix() const { return request_.prefix.get(); }
   bool use_prefix_cache() const { return request_.use_prefix_cache; }
-  int64_t safe_bytes() const { return safe_bytes_; }
+  // As Run has it.
+  std::optional<int64_t> safe_bytes() const;
   int64_t reused_tokens() const { return reused_tokens_; }
   const Logprobs& logprobs() const { return logprobs_; }
 
@@ -85,8 +86,6 @@ class LiveSequence {
   std::optional<TopLogprobs> top_logprobs_;
   std::optional<Clock::time_point> deadline_;
   FinishReason finish_reason_ = FinishReason::kNone;
-  int64_t output_bytes_ = 0;
-  int64_t safe_bytes_ = 0;
   Logprobs logprobs_;
 };
 

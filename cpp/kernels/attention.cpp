@@ -80,8 +80,8 @@ class UnitList {
       const int64_t tokens = arguments_.sequence_starts[s + 1] - arguments_.sequence_starts[s];
       for (int64_t row = 0; row < tokens; row += kAttentionTileRows) {
         const int64_t rows = std::min(tokens - row, kAttentionTileRows);
-        const int64_t positions = arguments_.cached_lengths[s] + row + rows;
-        visit(s, row, rows, (rows + 2) * (positions + kLanes) * arguments_.shape.padded_head_dim() / kLanes);
+        const int64_t seen = arguments_.cached_lengths[s] + row + (rows + 1) / 2;  // by a row, on average
+        visit(s, row, rows, (rows + 2) * (seen + kLanes) * arguments_.shape.padded_head_dim() / kLanes);
       }
     }
   }

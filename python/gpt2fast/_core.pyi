@@ -1,5 +1,6 @@
 """The C++ core (see src/): numbers in, numbers out; every long call releases the GIL."""
 
+from array import array
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -49,10 +50,24 @@ class Prefix:
 
     def __init__(self, tokens: NDArray[np.int32], layers: Sequence[NDArray[np.float32]]) -> None: ...
 
+class TokenBytes:
+    """What each token of a vocabulary contributes to the text; immutable, shared by requests.
+
+    Token i has data[offsets[i]:offsets[i + 1]]; offsets are int32. Those in `silent`, or beyond the table,
+    have nothing.
+    """
+
+    def __init__(
+        self, data: bytes, offsets: array[int] | NDArray[np.int32], silent: Sequence[int]
+    ) -> None: ...
+
 class Request:
     """One sequence's prompt and options; fields mirror SamplingOptions and StopOptions by name."""
 
-    prompt: NDArray[np.int32]
+    @property
+    def prompt(self) -> list[int]: ...
+    @prompt.setter
+    def prompt(self, ids: Sequence[int] | NDArray[np.int32]) -> None: ...
     max_new_tokens: int
     do_sample: bool
     seed: int
@@ -71,7 +86,8 @@ class Request:
     logit_bias: list[tuple[int, float]]
     forced_prefix: list[int]
     eos_token_ids: list[int]
-    stop_strings: list[bytes]
+    stop_strings: list[bytes]  # they need token_bytes
+    token_bytes: TokenBytes | None  # write only
     include_stop_string: bool
     max_seconds: float
     logprobs: int  # -1: none; k >= 0: the chosen token's and the k best
@@ -115,12 +131,15 @@ class Run:
         """From any thread: finish what runs with FINISH_CANCELLED within one step."""
 
     def close(self) -> None: ...
-    def token_ids(self, index: int) -> NDArray[np.int32]:
-        """The tokens generated so far, eos included when it ended the sequence."""
+    def token_ids(self, index: int, first: int = 0) -> list[int]:
+        """The tokens generated so far from the `first` one on, eos included when it ended the sequence."""
 
     def finish_reason(self, index: int) -> int: ...
-    def safe_bytes(self, index: int) -> int:
-        """Bytes of output that no stop string can take back; at the end, all that are kept."""
+    def safe_bytes(self, index: int) -> int | None:
+        """Bytes of output that no stop string can take back; at the end, all that are kept.
+
+        None where there are no stop strings: all of them.
+        """
 
     def cached_tokens(self, index: int) -> int:
         """Prompt tokens that were taken from the prefix cache."""
@@ -151,7 +170,6 @@ class Engine:
         max_sequences: int,
         max_step_tokens: int,
         prefix_cache_bytes: int = 0,
-        token_bytes: Sequence[bytes] | None = None,
     ) -> None: ...
     @property
     def threads(self) -> int: ...
@@ -169,7 +187,7 @@ class Engine:
         length_penalty: float = 1.0,
         early_stopping: int = 0,
         cancel: CancelFlag | None = None,
-    ) -> list[tuple[NDArray[np.int32], float, int]]:
+    ) -> list[tuple[list[int], float, int]]:
         """The best hypotheses, best first: tokens, score, finish reason. Early stopping: 0 heuristic, 1 at
         num_beams hypotheses, 2 never early."""
 

@@ -100,6 +100,28 @@ def read_text(path: Path, limit: int) -> str:
         raise ModelError(f"{path}: not UTF-8 text: {error}") from None
 
 
+def set_aside_name(directory: Path) -> Path:
+    """Where a directory waits while another takes its place: beside it, under a name of its own."""
+    return directory.with_name(f".{directory.name}.replaced")
+
+
+def restore_set_aside(path: str | os.PathLike[str]) -> None:
+    """Put back the directory ``path`` if whoever was replacing it was stopped with neither in its place."""
+    if os.path.exists(path):
+        return
+    try:
+        directory = Path(os.path.realpath(path))
+    except ValueError:  # no path at all: it holds a NUL
+        return
+    aside = set_aside_name(directory)
+    if os.path.isdir(aside) and not os.path.lexists(directory):
+        try:
+            os.rename(aside, directory)
+        except OSError:
+            if not directory.exists():  # else another process was faster
+                raise
+
+
 def parse_json_object(text: str | bytes, where: str | Path) -> dict[str, Any]:
     """A JSON object from text; ModelError if it is broken, nested too deep, or has a key twice."""
     try:

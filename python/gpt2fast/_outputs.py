@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
+from collections import deque
 from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
-from dataclasses import replace
-
-import numpy as np
+from functools import partial
+from typing import TYPE_CHECKING
 
 from gpt2fast._native import core
 from gpt2fast.cancellation import Cancellable
 from gpt2fast.config import ModelConfig
 from gpt2fast.generation import GenerationOptions
-from gpt2fast.results import FinishReason, Generation, StreamChunk, TokenLogprobs
-from gpt2fast.scoring import token_logprobs
-from gpt2fast.tokenizer import IncrementalDecoder, Tokenizer
+from gpt2fast.lazy_tokenizer import LazyTokenizer
+from gpt2fast.results import FinishReason, Generation, StreamChunk, TokenLogprobs, changed, lazy_text
+
+if TYPE_CHECKING:
+    from gpt2fast.tokenizer import IncrementalDecoder
 
 _FINISH_REASONS: dict[int, FinishReason] = {
     core.FINISH_LENGTH: "length",
@@ -36,7 +39,7 @@ def finish(
     engine: core.Engine,
     requests: Sequence[core.Request],
     options: GenerationOptions,
-    tokenizer: Tokenizer | None,
+    tokenizer: LazyTokenizer | None,
     config: ModelConfig,
 ) -> list[Generation]:
     """Generate everything: the results of each prompt one after another."""
@@ -55,14 +58,14 @@ def stream(
     engine: core.Engine,
     requests: Sequence[core.Request],
     options: GenerationOptions,
-    tokenizer: Tokenizer | None,
+    tokenizer: LazyTokenizer | None,
 ) -> Generator[StreamChunk, None, None]:
     """Generate step by step; closing the generator gives the slots back."""
     texts = [_StreamedText(tokenizer, index) for index in range(len(requests))]
     with closing(engine.start(requests)) as run, _watched(run, options):
         if options.echo and tokenizer is not None:
             for index, request in enumerate(requests):
-                yield StreamChunk(tokenizer.decode(request.prompt), [], index)
+                yield StreamChunk(_text(tokenizer, request.prompt), [], index)
         while not run.done:
             for index in run.advance():
                 yield texts[index].next_chunk(run)
@@ -76,7 +79,7 @@ def _search_all(
     engine: core.Engine,
     requests: Sequence[core.Request],
     options: GenerationOptions,
-    tokenizer: Tokenizer | None,
+    tokenizer: LazyTokenizer | None,
 ) -> list[Generation]:
     """The best texts of each prompt, one search after another; they share the time that there is."""
     results: list[Generation] = []
@@ -94,7 +97,7 @@ def _search(
     engine: core.Engine,
     request: core.Request,
     options: GenerationOptions,
-    tokenizer: Tokenizer | None,
+    tokenizer: LazyTokenizer | None,
     flag: core.CancelFlag,
 ) -> list[Generation]:
     """The best texts of one prompt; fewer than asked for where too few are possible."""
@@ -108,10 +111,10 @@ def _search(
     )
     return [
         Generation(
-            text="" if tokenizer is None else tokenizer.decode(token_ids),
-            token_ids=token_ids.tolist(),
+            text=_text(tokenizer, token_ids),
+            token_ids=token_ids,
             finish_reason=_FINISH_REASONS[reason],
-            prompt_token_ids=request.prompt.tolist(),
+            prompt_token_ids=request.prompt,
             score=score,
         )
         for token_ids, score, reason in found
@@ -122,10 +125,10 @@ def _best(results: list[Generation], options: GenerationOptions, best_of: int) -
     """Of every ``best_of`` results those with the likeliest tokens, the best first."""
     kept: list[Generation] = []
     for start in range(0, len(results), best_of):
-        scored = [replace(one, score=_mean_logprob(one)) for one in results[start : start + best_of]]
+        scored = [changed(one, score=_mean_logprob(one)) for one in results[start : start + best_of]]
         scored.sort(key=lambda one: one.score or 0.0, reverse=True)
         kept += scored[: options.num_return_sequences or 1]
-    return kept if options.logprobs is not None else [replace(one, logprobs=None) for one in kept]
+    return kept if options.logprobs is not None else [changed(one, logprobs=None) for one in kept]
 
 
 def _mean_logprob(result: Generation) -> float:
@@ -138,71 +141,124 @@ def _with_prompts(
     engine: core.Engine,
     results: list[Generation],
     options: GenerationOptions,
-    tokenizer: Tokenizer | None,
+    tokenizer: LazyTokenizer | None,
     config: ModelConfig,
 ) -> list[Generation]:
     """The results with their prompts in front; equal prompts are read once."""
     if options.logprobs is not None:
+        import numpy as np
+
+        from gpt2fast._scores import token_logprobs
+
         distinct = {tuple(one.prompt_token_ids): None for one in results}
-        prompts = [np.array(ids, np.int32) for ids in distinct]
         top = min(options.logprobs, config.vocab_size)
-        values = token_logprobs(engine, prompts, config.n_positions, top=top)
+        values = token_logprobs(engine, list(distinct), config.n_positions, top=top)
         of_prompt = dict(zip(distinct, values, strict=True))
     echoed = []
     for one in results:
-        text = one.text if tokenizer is None else tokenizer.decode(one.prompt_token_ids) + one.text
         logprobs = one.logprobs
         if logprobs is not None:
             own = (logprobs.chosen, logprobs.top_ids, logprobs.top)
             parts = zip(of_prompt[tuple(one.prompt_token_ids)], own, strict=True)
             logprobs = TokenLogprobs(*(np.concatenate(pair) for pair in parts))
-        echoed.append(replace(one, text=text, logprobs=logprobs))
+        text = one.text if tokenizer is None else _echoed(tokenizer, one)
+        echoed.append(changed(one, text=text, logprobs=logprobs))
     return echoed
+
+
+def _echoed(tokenizer: LazyTokenizer, result: Generation) -> str:
+    prompt = tuple(result.prompt_token_ids)
+    return lazy_text(lambda: tokenizer.get().decode(prompt) + result.text)
 
 
 class _StreamedText:
     """What has been shown of one text."""
 
-    def __init__(self, tokenizer: Tokenizer | None, index: int) -> None:
-        self._tokenizer = tokenizer
-        self._decoder = IncrementalDecoder(tokenizer) if tokenizer is not None else None
+    def __init__(self, tokenizer: LazyTokenizer | None, index: int) -> None:
+        self._decoder = None if tokenizer is None else _StreamDecoder(tokenizer)
         self._index = index
         self._tokens = 0
+
+    def next_chunk(self, run: core.Run) -> StreamChunk:
+        new_ids = run.token_ids(self._index, self._tokens)
+        self._tokens += len(new_ids)
+        reason = _FINISH_REASONS.get(run.finish_reason(self._index))
+        text = ""
+        if self._decoder is not None:
+            text = self._decoder.add(new_ids, run.safe_bytes(self._index), last=reason is not None)
+        return StreamChunk(text, new_ids, self._index, reason)
+
+
+class _Piece:
+    """What a step added to a text; ``text`` is None until it is decoded."""
+
+    def __init__(self, token_ids: list[int], safe_bytes: int | None, last: bool) -> None:
+        self.token_ids = tuple(token_ids)
+        self.safe_bytes = safe_bytes
+        self.last = last
+        self.text: str | None = None
+
+
+class _StreamDecoder:
+    """The pieces of one text, decoded in their order when the text of one is first read."""
+
+    def __init__(self, tokenizer: LazyTokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._lock = threading.Lock()
+        self._waiting: deque[_Piece] = deque()
+        self._decoder: IncrementalDecoder | None = None
         self._shown_bytes = 0
         self._held_back = b""
 
-    def next_chunk(self, run: core.Run) -> StreamChunk:
-        new_ids: list[int] = run.token_ids(self._index)[self._tokens :].tolist()
-        self._tokens += len(new_ids)
-        reason = _FINISH_REASONS.get(run.finish_reason(self._index))
-        text = self._take(new_ids, run.safe_bytes(self._index), last=reason is not None)
-        return StreamChunk(text, new_ids, self._index, reason)
-
-    def _take(self, new_ids: list[int], safe_bytes: int, *, last: bool) -> str:
+    def add(self, token_ids: list[int], safe_bytes: int | None, *, last: bool) -> str:
         """The text up to ``safe_bytes``, counted from the output's start, that has not been shown."""
-        if self._tokenizer is None or self._decoder is None:
-            return ""
-        data = self._held_back + self._tokenizer.decode_bytes(new_ids)
-        count = max(0, safe_bytes - self._shown_bytes)
+        piece = _Piece(token_ids, safe_bytes, last)
+        self._waiting.append(piece)
+        return lazy_text(partial(self._text_of, piece))
+
+    def _text_of(self, piece: _Piece) -> str:
+        with self._lock:
+            while piece.text is None:
+                self._waiting[0].text = self._decoded(self._waiting[0])
+                self._waiting.popleft()
+            return piece.text
+
+    def _decoded(self, piece: _Piece) -> str:
+        tokenizer = self._tokenizer.get()
+        if self._decoder is None:
+            from gpt2fast.tokenizer import IncrementalDecoder
+
+            self._decoder = IncrementalDecoder(tokenizer)
+        data = self._held_back + tokenizer.decode_bytes(piece.token_ids)
+        count = len(data) if piece.safe_bytes is None else max(0, piece.safe_bytes - self._shown_bytes)
         shown, self._held_back = data[:count], data[count:]
         self._shown_bytes += len(shown)
-        return self._decoder.feed_bytes(shown, final=last)
+        return self._decoder.feed_bytes(shown, final=piece.last)
 
 
-def _result(run: core.Run, index: int, request: core.Request, tokenizer: Tokenizer | None) -> Generation:
-    token_ids: list[int] = run.token_ids(index).tolist()
-    text = ""
-    if tokenizer is not None:
-        text = tokenizer.decode_bytes(token_ids)[: run.safe_bytes(index)].decode("utf-8", "replace")
+def _result(run: core.Run, index: int, request: core.Request, tokenizer: LazyTokenizer | None) -> Generation:
+    token_ids = run.token_ids(index)
     return Generation(
-        text=text,
+        text=_text(tokenizer, token_ids, run.safe_bytes(index)),
         token_ids=token_ids,
         finish_reason=_FINISH_REASONS[run.finish_reason(index)],
-        prompt_token_ids=request.prompt.tolist(),
+        prompt_token_ids=request.prompt,
         seed=request.seed if request.do_sample else None,
         cached_tokens=run.cached_tokens(index),
         logprobs=_logprobs(run, index, request) if request.logprobs >= 0 else None,
     )
+
+
+def _text(tokenizer: LazyTokenizer | None, token_ids: list[int], kept_bytes: int | None = None) -> str:
+    """The text of an output, or as much of it as is kept, for a result."""
+    if tokenizer is None:
+        return ""
+    # Of its own, as the result's list may be changed before the text is read.
+    return lazy_text(partial(_decode, tokenizer, tuple(token_ids), kept_bytes))
+
+
+def _decode(tokenizer: LazyTokenizer, token_ids: tuple[int, ...], kept_bytes: int | None) -> str:
+    return tokenizer.get().decode_bytes(token_ids)[:kept_bytes].decode("utf-8", "replace")
 
 
 def _logprobs(run: core.Run, index: int, request: core.Request) -> TokenLogprobs:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from gpt2fast._inputs import MAX_PROMPTS, check_token_ids
 from gpt2fast._native import core
 from gpt2fast.config import ModelConfig
-from gpt2fast.constraints import find_constraint
-from gpt2fast.generation import GenerationOptions
-from gpt2fast.tokenizer import Tokenizer
+from gpt2fast.generation import CONSTRAINTS, GenerationOptions
+from gpt2fast.lazy_tokenizer import LazyTokenizer
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from gpt2fast.constraints import Constraint
     from gpt2fast.model import GPT2
 
 
@@ -25,10 +25,10 @@ DEFAULT_TOP_K = 50
 
 
 def build_requests(
-    prompts: Sequence[NDArray[np.int32]],
+    prompts: Sequence[list[int]],
     options: GenerationOptions,
     config: ModelConfig,
-    tokenizer: Tokenizer | None,
+    tokenizer: LazyTokenizer | None,
 ) -> list[core.Request]:
     """One request for each text, the copies of a prompt one after another; raises before any work is done."""
     copies = copies_per_prompt(options)
@@ -40,13 +40,11 @@ def build_requests(
         )
     fitted = [_fit(prompt, options, config.n_positions) for prompt in prompts]
     shared = _shared_fields(options, config, tokenizer)
-    constraint = find_constraint(
-        options, shared["eos_token_ids"], shared["forced_prefix"], tokenizer, config.vocab_size
-    )
+    constraint = _constraint(options, shared, config, tokenizer)
     assistant = _check_assistant(options, config)
     requests = []
     for prompt in fitted:
-        first_seed = secrets.randbits(64) if options.seed is None else options.seed
+        first_seed = int.from_bytes(os.urandom(8), "little") if options.seed is None else options.seed
         for copy in range(copies):
             request = core.Request()
             for name, value in shared.items():
@@ -103,7 +101,7 @@ def _check_assistant(options: GenerationOptions, config: ModelConfig) -> GPT2 | 
     return assistant
 
 
-def _fit(prompt: NDArray[np.int32], options: GenerationOptions, n_positions: int) -> NDArray[np.int32]:
+def _fit(prompt: list[int], options: GenerationOptions, n_positions: int) -> list[int]:
     """The prompt, or its newest part, so that the output fits the model's positions."""
     tokens, wanted = len(prompt), options.max_new_tokens
     room = n_positions - wanted
@@ -123,7 +121,7 @@ def _fit(prompt: NDArray[np.int32], options: GenerationOptions, n_positions: int
 
 
 def _shared_fields(
-    options: GenerationOptions, config: ModelConfig, tokenizer: Tokenizer | None
+    options: GenerationOptions, config: ModelConfig, tokenizer: LazyTokenizer | None
 ) -> dict[str, Any]:
     """The fields of ``Request`` that all texts of a call share."""
     # GenerationOptions stores sequences as tuples, whatever it was given.
@@ -160,6 +158,7 @@ def _shared_fields(
         "forced_prefix": forced,
         "eos_token_ids": _eos_token_ids(options, config),
         "stop_strings": [text.encode() for text in stop_strings],
+        "token_bytes": tokenizer.token_bytes() if stop_strings and tokenizer is not None else None,
         "include_stop_string": options.include_stop_string,
         "max_seconds": options.max_time or 0.0,
         "logprobs": _logprobs(options, config),
@@ -167,6 +166,25 @@ def _shared_fields(
         "slide": options.overflow == "slide",
         "use_prefix_cache": options.use_prefix_cache,
     }
+
+
+def _constraint(
+    options: GenerationOptions,
+    shared: dict[str, Any],
+    config: ModelConfig,
+    tokenizer: LazyTokenizer | None,
+) -> Constraint | None:
+    if all(getattr(options, name) is None for name in CONSTRAINTS):
+        return None
+    from gpt2fast.constraints import find_constraint
+
+    return find_constraint(
+        options,
+        shared["eos_token_ids"],
+        shared["forced_prefix"],
+        None if tokenizer is None else tokenizer.get(),
+        config.vocab_size,
+    )
 
 
 def _logprobs(options: GenerationOptions, config: ModelConfig) -> int:
@@ -185,7 +203,7 @@ def _eos_token_ids(options: GenerationOptions, config: ModelConfig) -> list[int]
 
 
 def _bad_words(
-    options: GenerationOptions, config: ModelConfig, tokenizer: Tokenizer | None
+    options: GenerationOptions, config: ModelConfig, tokenizer: LazyTokenizer | None
 ) -> list[list[int]]:
     words: list[list[int]] = []
     for i, word in enumerate(options.bad_words):
@@ -196,13 +214,13 @@ def _bad_words(
 
 
 def _ids_of(
-    text: str | Sequence[int], name: str, config: ModelConfig, tokenizer: Tokenizer | None
+    text: str | Sequence[int], name: str, config: ModelConfig, tokenizer: LazyTokenizer | None
 ) -> list[int]:
     if isinstance(text, str):
         if not text:
             return []
         if tokenizer is None:
             raise ValueError(f"{name} is text, but the model has no tokenizer; give token ids")
-        return tokenizer.encode(text)
+        return tokenizer.get().encode(text)
     check_token_ids(text, name, config)
     return list(text)

@@ -17,7 +17,11 @@ class Check(Protocol):
     def __call__(self, name: str, value: Any) -> Any: ...
 
 
-@dataclass(frozen=True)
+# Dataclasses for their constructors alone: generating the other methods would take longer than all the rest
+# of the import.
+
+
+@dataclass(eq=False, repr=False)
 class Integer:
     """An integer of any integer type, from ``low`` to ``high``."""
 
@@ -36,7 +40,7 @@ class Integer:
         return number
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class Real:
     """A number from ``low`` (itself excluded if ``open_low``) to ``high``; ``zero`` allows 0 besides."""
 
@@ -57,7 +61,7 @@ class Real:
         return number
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class Flag:
     """True or false."""
 
@@ -67,7 +71,7 @@ class Flag:
         return bool(value)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class FlagOr:
     """True, false or one word."""
 
@@ -81,7 +85,7 @@ class FlagOr:
         return bool(value)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class Instance:
     """An object of one class, named so that it need not be imported for the check."""
 
@@ -95,7 +99,7 @@ class Instance:
         return value
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class Callables:
     """A function or several, at most ``limit``; becomes a tuple."""
 
@@ -110,7 +114,7 @@ class Callables:
         return tuple(values)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class Choice:
     """One of a few words."""
 
@@ -122,7 +126,7 @@ class Choice:
         return str(value)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class Strings:
     """A string or several, none empty, at most ``limit``; becomes a tuple."""
 
@@ -141,7 +145,7 @@ class Strings:
         return tuple(values)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class String:
     """A string that is not empty, of at most ``limit`` characters."""
 
@@ -155,7 +159,7 @@ class String:
         return value
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class JsonSchema:
     """A JSON schema, as a dict or as JSON text of at most ``limit`` characters; becomes JSON text."""
 
@@ -172,7 +176,7 @@ class JsonSchema:
         return String(self.limit)(name, value)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class TokenIds:
     """A token id or several; becomes a tuple. Only the model knows how many ids there are."""
 
@@ -185,7 +189,7 @@ class TokenIds:
         return tuple(_TOKEN_ID(f"{name}[{position}]", one) for position, one in enumerate(values))
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class Text:
     """A string, or token ids; becomes a string or a tuple."""
 
@@ -197,7 +201,7 @@ class Text:
         return TokenIds(self.limit)(name, _sequence(name, value, "a string or a list of token ids"))
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class Texts:
     """Several strings or lists of token ids, none empty; becomes a tuple."""
 
@@ -217,7 +221,7 @@ class Texts:
         return checked
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class TokenWeights:
     """A mapping from token ids to finite numbers of at most ``largest`` in size; becomes a dict."""
 

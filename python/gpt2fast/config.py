@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 from gpt2fast.errors import ModelError
@@ -93,6 +92,8 @@ class ModelConfig:
             )
         activation = values.get("activation_function", "gelu_new")
         if activation not in ACTIVATIONS:
+            from difflib import get_close_matches
+
             near = get_close_matches(str(activation), ACTIVATIONS, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise ModelError(

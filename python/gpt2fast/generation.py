@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Literal
 
 from gpt2fast._validation import (
@@ -288,6 +287,8 @@ class GenerationOptions:
         names = [option.name for option in fields(cls)]
         for name in overrides:
             if name not in names:
+                from difflib import get_close_matches
+
                 near = [_ELSEWHERE[name]] if name in _ELSEWHERE else get_close_matches(name, names, n=1)
                 hint = f"; did you mean {near[0]!r}?" if near else f"; the options are {', '.join(names)}"
                 raise TypeError(f"unknown generation option {name!r}{hint}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from importlib.resources import files
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -17,7 +16,7 @@ DEFAULT_PRECISION: Precision = "int8"
 
 def embedded_model() -> Path:
     """The checkpoint of the small model that comes with the package."""
-    return Path(str(files("gpt2fast") / "data" / "tiny"))
+    return Path(__file__).parent / "data" / "tiny"
 
 
 def find_model_directory(

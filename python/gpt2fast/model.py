@@ -1,4 +1,4 @@
-"""The model as its users see it: load, generate, stream, forward, logits; scores come from :mod:`scoring`."""
+"""The model as its users see it: load, generate, stream. Arrays and scores have modules of their own."""
 
 from __future__ import annotations
 
@@ -7,26 +7,27 @@ from collections.abc import Generator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, BinaryIO, overload
 
-import numpy as np
-
 from gpt2fast import _outputs
-from gpt2fast._inputs import Past, Prompt, read_batch, read_past, read_prompt, read_prompts, read_rows
+from gpt2fast._inputs import Prompt, read_prompt, read_prompts
 from gpt2fast._native import Runtime, core, load_runtime
 from gpt2fast._requests import build_requests
 from gpt2fast._validation import Integer
 from gpt2fast.async_generation import AsyncGeneration
 from gpt2fast.config import ModelConfig
 from gpt2fast.errors import ModelError
+from gpt2fast.forward_pass import ForwardPass
 from gpt2fast.generation import GenerationOptions
+from gpt2fast.lazy_tokenizer import lazy_tokenizer
 from gpt2fast.loading import Precision, find_model_directory
 from gpt2fast.model_directory import ModelDirectory
-from gpt2fast.prefix import CacheFormat, Prefix, load_prefix
 from gpt2fast.results import Generation, StreamChunk
 from gpt2fast.scoring import Scoring
-from gpt2fast.tokenizer import Tokenizer
 
+# NumPy and the tokenizer are imported when arrays or text are first given or asked for: from token ids to
+# token ids takes neither, and each takes as long to import as a small model to load.
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
+    from gpt2fast.prefix import CacheFormat, Prefix
+    from gpt2fast.tokenizer import Tokenizer
 
 MAX_THREADS = 1024
 MAX_SEQUENCES = 4096
@@ -35,7 +36,7 @@ DEFAULT_PREFIX_CACHE_BYTES = 256 << 20
 _MAX_STEP_TOKENS = 512
 
 
-class GPT2(Scoring, AsyncGeneration):
+class GPT2(ForwardPass, Scoring, AsyncGeneration):
     """A loaded GPT-2 model; make one with :meth:`from_pretrained`.
 
     The model is immutable and may be used from many threads at once. A text depends on its prompt, options
@@ -55,15 +56,13 @@ class GPT2(Scoring, AsyncGeneration):
         max_sequences = Integer(1, MAX_SEQUENCES)("max_sequences", max_sequences)
         prefix_cache_bytes = Integer(0, 2**62)("prefix_cache_bytes", prefix_cache_bytes)
         config = directory.config
-        if tokenizer is None and directory.tokenizer_path is not None:
-            tokenizer = Tokenizer.from_source(directory.tokenizer_path, vocab_size=config.vocab_size)
         if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
             raise ModelError(
                 f"the tokenizer does not fit the model: it has {tokenizer.vocab_size} tokens, the model's "
                 f"vocabulary {config.vocab_size}"
             )
         self._directory = directory
-        self._tokenizer = tokenizer
+        self._tokenizer = lazy_tokenizer(directory, tokenizer)
         self._runtime = load_runtime()
         self._engine = core.Engine(
             str(directory.model_path),
@@ -77,7 +76,6 @@ class GPT2(Scoring, AsyncGeneration):
             max_sequences=max_sequences,
             max_step_tokens=_MAX_STEP_TOKENS,
             prefix_cache_bytes=prefix_cache_bytes,
-            token_bytes=tokenizer.token_bytes() if tokenizer is not None else None,
         )
 
     @classmethod
@@ -105,9 +103,9 @@ class GPT2(Scoring, AsyncGeneration):
             Of the weights. Default: ``"int8"``, or what a model directory has.
         threads : int, optional
             Default: the cores that this process may use.
-        tokenizer : Tokenizer or path, optional
+        tokenizer : Tokenizer, path or str, optional
             In place of the model's own: a tokenizer, a ``tokenizer.json``, a ``vocab.json`` beside its
-            ``merges.txt``, or a directory with one of these.
+            ``merges.txt``, a directory with one of these, or the id of a model on the hub that has one.
         revision, token : str, optional
             Branch, tag or commit, and access token, for a model on the hub.
         max_sequences : int
@@ -116,10 +114,19 @@ class GPT2(Scoring, AsyncGeneration):
         prefix_cache_bytes : int
             Memory that keys and values of finished texts may keep, for prompts that begin alike.
 
+        Notes
+        -----
+        A tokenizer that is given is read here. The model's own is read when text first goes in or out: a
+        prompt or stop string, the ``text`` of a result, :attr:`tokenizer`. A server that would rather have
+        it ready, and know at once that it can be read, reads that attribute: ``model.tokenizer``.
+
+        A model of GPT-2's vocabulary (50,257 tokens) that comes without a tokenizer takes GPT-2's own, with a
+        warning: fetched once from the hub, when text first goes in or out, and then kept in the user's cache.
+
         Raises
         ------
         ModelError
-            The files don't hold a GPT-2 model, or the tokenizer doesn't fit it.
+            The files don't hold a GPT-2 model, or the tokenizer given doesn't fit it.
         FileNotFoundError
             There is no such source.
         ImportError
@@ -127,11 +134,9 @@ class GPT2(Scoring, AsyncGeneration):
         """
         load_runtime()  # a missing library shows before a long conversion
         directory = find_model_directory(source, precision, revision=revision, token=token)
-        if tokenizer is not None and not isinstance(tokenizer, Tokenizer):
-            tokenizer = Tokenizer.from_source(tokenizer, vocab_size=directory.config.vocab_size)
         return cls(
             directory,
-            tokenizer=tokenizer,
+            tokenizer=None if tokenizer is None else _given_tokenizer(tokenizer, directory.config, token),
             threads=threads,
             max_sequences=max_sequences,
             prefix_cache_bytes=prefix_cache_bytes,
@@ -181,22 +186,26 @@ class GPT2(Scoring, AsyncGeneration):
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """Text to token ids and back.
+        """Text to token ids and back; read when it is first asked for.
 
         Raises
         ------
         ModelError
-            The model came without one.
+            The model came without one, its file is broken or doesn't fit, or it is GPT-2's own and neither in
+            the cache nor to be had from the hub.
         """
         if self._tokenizer is None:
             raise ModelError(
                 f"{self._directory.path} has no tokenizer; give one to from_pretrained(tokenizer=...)"
             )
-        return self._tokenizer
+        return self._tokenizer.get()
 
     @property
     def has_tokenizer(self) -> bool:
-        """Whether the model can read and write text; without, it takes token ids and returns texts empty."""
+        """Whether the model can read and write text; without, it takes token ids and returns texts empty.
+
+        It can with a tokenizer of its own or a given one, and with GPT-2's vocabulary.
+        """
         return self._tokenizer is not None
 
     @overload
@@ -269,62 +278,6 @@ class GPT2(Scoring, AsyncGeneration):
                 raise ValueError(f"{name} chooses whole texts and can't stream; use generate")
         return _outputs.stream(self._engine, requests, chosen, self._tokenizer)
 
-    def forward(
-        self, input_ids: ArrayLike, past: Sequence[ArrayLike] | None = None
-    ) -> tuple[NDArray[np.float32], Past]:
-        """The hidden states after the last LayerNorm, and the keys and values to go on from.
-
-        The contract of the ONNX Model Zoo's GPT-2.
-
-        Parameters
-        ----------
-        input_ids : integer array, shape (tokens,) or (batch, tokens)
-            At least one token.
-        past : sequence of array, optional
-            What an earlier call returned; ``input_ids`` then continue where it ended.
-
-        Returns
-        -------
-        last_hidden_state : float32 array, shape (batch, tokens, n_embd)
-        past : tuple of float32 array
-            For each layer one array of shape (2, batch, n_head, past tokens + tokens, head_dim): keys, then
-            values.
-
-        Raises
-        ------
-        TypeError, ValueError
-            Ids of a wrong type, shape or range; more tokens than the model has positions; a past of another
-            shape.
-        """
-        layers = None if past is None else read_past(past, self.config)
-        past_tokens = 0 if layers is None else layers[0].shape[3]
-        batch = read_batch(input_ids, self.config, past_tokens=past_tokens)
-        if layers is not None and layers[0].shape[1] != len(batch):
-            raise ValueError(f"past has a batch of {layers[0].shape[1]}, input_ids of {len(batch)}")
-        hidden, new_past = self._engine.forward(list(batch), layers, True)
-        return _stacked(hidden), tuple(new_past or ())
-
-    def logits(self, input_ids: ArrayLike, *, rows: ArrayLike | None = None) -> NDArray[np.float32]:
-        """The scores of every possible next token after each token.
-
-        Parameters
-        ----------
-        input_ids : integer array, shape (tokens,) or (batch, tokens)
-            At least one token.
-        rows : int or list of int, optional
-            Only after the tokens at these positions; negative ones count from the end. Spares the rest of the
-            vocabulary projection.
-
-        Returns
-        -------
-        float32 array, shape (batch, tokens, vocab_size) or (batch, len(rows), vocab_size)
-        """
-        batch = read_batch(input_ids, self.config)
-        if rows is None:
-            return _stacked(self._engine.logits(list(batch), None))
-        ascending, order = np.unique(read_rows(rows, batch.shape[1]), return_inverse=True)
-        return _stacked(self._engine.logits(list(batch), [ascending] * len(batch)))[:, order]
-
     def prefill(self, text: Prompt) -> Prefix:
         """Compute the keys and values of a text's beginning once, to start many texts from.
 
@@ -338,7 +291,11 @@ class GPT2(Scoring, AsyncGeneration):
         Prefix
             For the option ``prefix`` of :meth:`generate`, :meth:`stream` and :meth:`rank`, or a file.
         """
-        ids = read_prompt(text, self.config, self._tokenizer, name="text")
+        import numpy as np
+
+        from gpt2fast.prefix import Prefix
+
+        ids = np.array(read_prompt(text, self.config, self._tokenizer, name="text"), np.int32)
         _, past = self.forward(ids)
         return Prefix(self._cache_format, ids, list(past))
 
@@ -350,10 +307,14 @@ class GPT2(Scoring, AsyncGeneration):
         ModelError
             It is none, is damaged, or was made by another model.
         """
+        from gpt2fast.prefix import load_prefix
+
         return load_prefix(source, self._cache_format)
 
     @cached_property
     def _cache_format(self) -> CacheFormat:
+        from gpt2fast.prefix import CacheFormat
+
         return CacheFormat.of(self._directory)
 
     def clear_prefix_cache(self) -> None:
@@ -373,12 +334,17 @@ class GPT2(Scoring, AsyncGeneration):
         before = None
         if chosen.prefix is not None:
             chosen.prefix.check_model(self._cache_format)
-            before = np.asarray(chosen.prefix.token_ids, np.int32)
+            before = chosen.prefix.token_ids
         token_ids, single = read_prompts(prompts, self.config, self._tokenizer, before=before)
         requests = build_requests(token_ids, chosen, self.config, self._tokenizer)
         return requests, chosen, single and chosen.num_return_sequences is None
 
 
-def _stacked(arrays: list[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """The arrays along a new first axis; a single one is not copied."""
-    return arrays[0][np.newaxis] if len(arrays) == 1 else np.stack(arrays)
+def _given_tokenizer(
+    tokenizer: Tokenizer | str | os.PathLike[str], config: ModelConfig, token: str | None
+) -> Tokenizer:
+    from gpt2fast.tokenizer import Tokenizer
+
+    if isinstance(tokenizer, Tokenizer):
+        return tokenizer
+    return Tokenizer.from_source(tokenizer, vocab_size=config.vocab_size, token=token)

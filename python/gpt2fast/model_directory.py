@@ -12,7 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpt2fast._files import MAX_CONFIG_BYTES, file_inside, find_inside, read_bytes, read_json_object
+from gpt2fast._files import (
+    MAX_CONFIG_BYTES,
+    file_inside,
+    find_inside,
+    read_bytes,
+    read_json_object,
+    restore_set_aside,
+)
 from gpt2fast.config import ModelConfig
 from gpt2fast.errors import ModelError
 from gpt2fast.graph_check import WEIGHTS_NAME, check_graph
@@ -63,7 +70,8 @@ class ModelDirectory:
 
 
 def is_model_directory(path: str | os.PathLike[str]) -> bool:
-    """Whether this is (or claims to be) a converted model."""
+    """Whether this is (or claims to be) a converted model; one that a replacement lost is put back first."""
+    restore_set_aside(path)
     return os.path.isfile(os.path.join(path, METADATA_NAME))
 
 

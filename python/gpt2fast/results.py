@@ -3,14 +3,53 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+
+from gpt2fast.errors import ModelError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 FinishReason = Literal["length", "stop", "eos", "time", "cancelled", "constraint"]
+
+_Result = TypeVar("_Result")
+
+
+def lazy_text(decode: Callable[[], str]) -> str:
+    """For the field ``text`` of a result: what ``decode()`` returns, called when the text is first read."""
+    return cast("str", decode)
+
+
+def changed(result: Generation, **values: Any) -> Generation:
+    """:func:`dataclasses.replace` that reads no text."""
+    return replace(result, **{"text": vars(result)["text"], **values})
+
+
+def _with_lazy_text(cls: type[_Result]) -> type[_Result]:
+    """Let the field ``text`` of a dataclass take what :func:`lazy_text` makes.
+
+    Copies and pickles hold the text itself.
+    """
+
+    def read(self: Any) -> str:
+        text = self.__dict__["text"]
+        if not isinstance(text, str):
+            text = self.__dict__["text"] = text()
+        return cast("str", text)
+
+    def write(self: Any, text: str) -> None:
+        self.__dict__["text"] = text
+
+    def state(self: Any) -> dict[str, Any]:
+        return {**self.__dict__, "text": self.text}
+
+    # Set when the dataclass is complete, which would take a property in the class for the field's default.
+    setattr(cls, "text", property(read, write))  # noqa: B010 - the type checker knows the field alone
+    setattr(cls, "__getstate__", state)  # noqa: B010 - as above
+    return cls
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +77,7 @@ class TokenLogprobs:
         return f"TokenLogprobs(tokens={tokens}, k={k}, sum={float(self.chosen.sum()):.3f})"
 
 
+@_with_lazy_text
 @dataclass(frozen=True, repr=False)
 class Generation:
     """One generated text.
@@ -46,7 +86,7 @@ class Generation:
     ----------
     text : str
         The output, without the prompt unless ``echo`` is on; it ends before a stop string, and special tokens
-        are left out.
+        are left out. Decoded when it is first read, which may be when the model's tokenizer is loaded.
     token_ids : list of int
         Every generated token, an end-of-text token and those of a stop string included.
     finish_reason : str
@@ -76,7 +116,7 @@ class Generation:
 
     def __repr__(self) -> str:
         return (
-            f"Generation(text={_shortened(self.text)}, tokens={len(self.token_ids)}, "
+            f"Generation(text={_shown_text(self)}, tokens={len(self.token_ids)}, "
             f"finish_reason={self.finish_reason!r})"
         )
 
@@ -84,6 +124,7 @@ class Generation:
         return self.text
 
 
+@_with_lazy_text
 @dataclass(frozen=True, repr=False)
 class StreamChunk:
     """What one step added to one text.
@@ -92,6 +133,7 @@ class StreamChunk:
     ----------
     text : str
         The new text; whole characters, and nothing that a stop string could still take back. May be empty.
+        Decoded when it is first read, as that of :class:`Generation`.
     token_ids : list of int
         The new tokens.
     index : int
@@ -107,7 +149,7 @@ class StreamChunk:
 
     def __repr__(self) -> str:
         end = f", finish_reason={self.finish_reason!r}" if self.finish_reason else ""
-        text, tokens = _shortened(self.text), len(self.token_ids)
+        text, tokens = _shown_text(self), len(self.token_ids)
         return f"StreamChunk(index={self.index}, text={text}, tokens={tokens}{end})"
 
 
@@ -169,5 +211,9 @@ class RankedChoice:
     mean: float
 
 
-def _shortened(text: str, limit: int = 60) -> str:
+def _shown_text(result: Generation | StreamChunk, limit: int = 60) -> str:
+    try:
+        text = result.text
+    except (ModelError, OSError) as error:  # no tokenizer that works; what is shown must not fail
+        return f"<{type(error).__name__}>"
     return repr(text) if len(text) <= limit else repr(text[: limit - 3]) + "..."

@@ -6,32 +6,25 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, overload
 
-import numpy as np
-
 from gpt2fast._inputs import Prompt, read_prompt, read_prompts
 from gpt2fast._native import core
-from gpt2fast._validation import Choice, Flag, Instance, Integer
+from gpt2fast._validation import Choice, Flag, Instance
 from gpt2fast.config import ModelConfig
-from gpt2fast.evaluation.perplexity import windows
 from gpt2fast.results import RankedChoice, TextScore
-from gpt2fast.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
+    from gpt2fast.lazy_tokenizer import LazyTokenizer
     from gpt2fast.prefix import CacheFormat, Prefix
-
-POOLINGS = ("mean", "last", "first", "max")
-
-# Hidden states of so many tokens are in memory at once.
-_GROUP_TOKENS = 8192
 
 
 class Scoring:
     """The methods of :class:`gpt2fast.GPT2` that read texts and write none."""
 
     _engine: core.Engine
-    _tokenizer: Tokenizer | None
+    _tokenizer: LazyTokenizer | None
 
     if TYPE_CHECKING:
 
@@ -72,9 +65,11 @@ class Scoring:
         TypeError, ValueError
             A wrong text or stride; raised before any work.
         """
+        from gpt2fast._scores import token_logprobs
+
         ids, single = read_prompts(texts, self.config, self._tokenizer, name="text")
         values = token_logprobs(self._engine, ids, self.config.n_positions, stride=stride)
-        scores = [TextScore(one.tolist(), chosen) for one, (chosen, _, _) in zip(ids, values, strict=True)]
+        scores = [TextScore(one, chosen) for one, (chosen, _, _) in zip(ids, values, strict=True)]
         return scores[0] if single else scores
 
     def perplexity(self, text: Prompt, *, stride: int | None = None) -> float:
@@ -82,6 +77,8 @@ class Scoring:
 
         Parameters and errors as of :meth:`score`; the text has at least two tokens.
         """
+        from gpt2fast._scores import token_logprobs
+
         ids = read_prompt(text, self.config, self._tokenizer, name="text")
         if len(ids) < 2:
             raise ValueError(
@@ -119,22 +116,24 @@ class Scoring:
         TypeError, ValueError
             A wrong argument, or prompt and choice together exceed the context; raised before any work.
         """
+        from gpt2fast._scores import continuation_logprobs
+
         Choice(("mean", "total"))("by", by)
         before = None
         if prefix is not None:
             Instance("gpt2fast.prefix", "Prefix")("prefix", prefix).check_model(self._cache_format)
-            before = np.asarray(prefix.token_ids, np.int32)
+            before = prefix.token_ids
         start = read_prompt(prompt, self.config, self._tokenizer, before=before)
         tokens = self._read_choices(choices, len(start))
-        scores = self._engine.score_continuations(start, tokens, None if prefix is None else prefix.core)
+        scores = continuation_logprobs(self._engine, start, tokens, prefix)
         ranked = []
         for index, (choice, ids, logprobs) in enumerate(zip(choices, tokens, scores, strict=True)):
             total = math.fsum(logprobs.tolist())
-            shown = choice if isinstance(choice, str) else ids.tolist()
-            ranked.append(RankedChoice(shown, index, ids.tolist(), logprobs, total, total / len(ids)))
+            shown = choice if isinstance(choice, str) else ids
+            ranked.append(RankedChoice(shown, index, ids, logprobs, total, total / len(ids)))
         return sorted(ranked, key=lambda one: getattr(one, by), reverse=True)
 
-    def _read_choices(self, choices: Sequence[Prompt], prompt_tokens: int) -> list[NDArray[np.int32]]:
+    def _read_choices(self, choices: Sequence[Prompt], prompt_tokens: int) -> list[list[int]]:
         if isinstance(choices, str) or not isinstance(choices, Sequence) or not choices:
             raise TypeError("choices must be a list of at least one text or list of token ids")
         for index, choice in enumerate(choices):
@@ -179,6 +178,8 @@ class Scoring:
         TypeError, ValueError
             A wrong argument or a text that is too long; raised before any work.
         """
+        from gpt2fast._scores import POOLINGS, embeddings
+
         Choice(POOLINGS)("pooling", pooling)
         normalize = Flag()("normalize", normalize)
         ids, single = read_prompts(texts, self.config, self._tokenizer, name="text")
@@ -188,74 +189,5 @@ class Scoring:
                     f"texts[{index}] has {len(one)} tokens, more than the model's n_positions "
                     f"({self.config.n_positions})"
                 )
-        vectors = np.empty((len(ids), self.config.n_embd), np.float32)
-        for group in _groups(ids):
-            hidden, _ = self._engine.forward([ids[index] for index in group], None, False)
-            for index, states in zip(group, hidden, strict=True):
-                _pool(states, pooling, vectors[index])
-        if normalize:
-            lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
-            vectors = (vectors / np.maximum(lengths, np.finfo(np.float32).tiny)).astype(np.float32)
+        vectors = embeddings(self._engine, ids, self.config.n_embd, pooling, normalize=normalize)
         return vectors[0] if single else vectors
-
-
-def token_logprobs(
-    engine: core.Engine,
-    sequences: Sequence[NDArray[np.int32]],
-    n_positions: int,
-    *,
-    top: int = 0,
-    stride: int | None = None,
-) -> list[tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.float32]]]:
-    """Log-probabilities of every token, and the ``top`` likeliest at its place, of texts of any length.
-
-    Returns
-    -------
-    list of (chosen [tokens], top ids [tokens, top], their log-probabilities [tokens, top])
-        The first token has none: NaN, and -1 for ids.
-    """
-    # With a stride of the whole context a window's first token would have nothing before it.
-    widest = max(1, n_positions - 1)
-    stride = max(1, n_positions // 2) if stride is None else Integer(1, widest)("stride", stride)
-    results = [
-        (
-            np.full(len(ids), np.nan, np.float32),
-            np.full((len(ids), top), -1, np.int32),
-            np.full((len(ids), top), np.nan, np.float32),
-        )
-        for ids in sequences
-    ]
-    places = [
-        (index, window)
-        for index, ids in enumerate(sequences)
-        for window in windows(len(ids), n_positions, stride)
-    ]
-    pieces = [sequences[index][window.start : window.stop] for index, window in places]
-    first = [window.first - window.start for _, window in places]
-    for (index, window), values in zip(places, engine.token_logprobs(pieces, first, top), strict=True):
-        for result, value in zip(results[index], values, strict=True):
-            result[window.first : window.stop] = value
-    return results
-
-
-def _groups(sequences: Sequence[NDArray[np.int32]]) -> list[list[int]]:
-    """Indices of the sequences in order, in groups of about ``_GROUP_TOKENS``."""
-    groups: list[list[int]] = []
-    room = 0
-    for index, ids in enumerate(sequences):
-        if not groups or len(ids) > room:
-            groups.append([])
-            room = _GROUP_TOKENS
-        groups[-1].append(index)
-        room -= len(ids)
-    return groups
-
-
-def _pool(states: NDArray[np.float32], pooling: str, out: NDArray[np.float32]) -> None:
-    """One vector [n_embd] of the hidden states [tokens, n_embd]."""
-    if pooling == "mean":
-        out[:] = np.mean(states, axis=0, dtype=np.float64)
-    elif pooling == "max":
-        out[:] = np.max(states, axis=0)
-    else:
-        out[:] = states[0 if pooling == "first" else -1]

@@ -8,8 +8,11 @@ from __future__ import annotations
 import codecs
 import json
 import re
+from array import array
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from itertools import accumulate, pairwise
 from operator import index
 from typing import TYPE_CHECKING
 
@@ -77,17 +80,24 @@ class Tokenizer:
                 f"{where}: the tokenizer does not fit the model: its largest token id is {largest}, "
                 f"but the model's vocabulary has {self.vocab_size} tokens"
             )
-        self._bytes, self._special = self._byte_tables(vocabulary, where)
+        added = self._backend.get_added_tokens_decoder()
+        self._special = frozenset(token_id for token_id, token in added.items() if token.special)
+        contents = {token_id: token.content for token_id, token in added.items()}
+        self._data, self._offsets = _byte_table(vocabulary, contents, largest + 1, where)
 
     @classmethod
-    def from_source(cls, source: str | os.PathLike[str], *, vocab_size: int | None = None) -> Tokenizer:
+    def from_source(
+        cls, source: str | os.PathLike[str], *, vocab_size: int | None = None, token: str | None = None
+    ) -> Tokenizer:
         """Read a ``tokenizer.json``, a ``vocab.json`` beside its ``merges.txt``, or a directory with either.
 
-        Parameters and errors as of the class.
+        The source may also be the id of a model on the Hugging Face hub, and ``token`` an access token for
+        it. Other parameters and errors as of the class; errors of the hub as of
+        :func:`gpt2fast.checkpoints.hub.download_tokenizer`.
         """
         from gpt2fast.checkpoints.tokenizer_files import read_tokenizer_files
 
-        files = read_tokenizer_files(source)
+        files = read_tokenizer_files(source, token=token)
         text = files.tokenizer_json
         if text is None:
             text = tokenizer_json_from_gpt2_files(
@@ -150,7 +160,7 @@ class Tokenizer:
         ValueError
             An id is outside the vocabulary.
         """
-        table = self._bytes
+        data, offsets, tokens = self._data, self._offsets, len(self._offsets) - 1
         special = self._special if skip_special_tokens else ()
         pieces = []
         for position, token in enumerate(ids):
@@ -160,8 +170,8 @@ class Tokenizer:
                     f"token id {token} at position {position} is outside the vocabulary "
                     f"(0 to {self.vocab_size - 1})"
                 )
-            if token not in special:
-                pieces.append(table[token])
+            if token not in special and token < tokens:
+                pieces.append(data[offsets[token] : offsets[token + 1]])
         return b"".join(pieces)
 
     def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
@@ -174,26 +184,23 @@ class Tokenizer:
 
     def token_bytes(self, *, skip_special_tokens: bool = True) -> list[bytes]:
         """The bytes of each id of the vocabulary, ``vocab_size`` entries; ``b""`` where there are none."""
-        if not skip_special_tokens:
-            return list(self._bytes)
-        return [b"" if token in self._special else data for token, data in enumerate(self._bytes)]
+        table = [self._data[start:end] for start, end in pairwise(self._offsets)]
+        table += [b""] * (self.vocab_size - len(table))
+        for token in self._special if skip_special_tokens else ():
+            table[token] = b""
+        return table
 
-    def _byte_tables(self, vocabulary: dict[str, int], where: str) -> tuple[list[bytes], frozenset[int]]:
-        """The bytes of every id, and the special ids."""
-        table = [b""] * self.vocab_size
-        added = self._backend.get_added_tokens_decoder()
-        for token, token_id in vocabulary.items():
-            if token_id in added:
-                table[token_id] = added[token_id].content.encode()
-                continue
-            try:
-                table[token_id] = token.translate(_TO_LATIN1).encode("latin-1")
-            except UnicodeEncodeError:
-                raise ModelError(
-                    f"{where}: not a byte-level BPE tokenizer: the token {token!r} (id {token_id}) "
-                    f"holds characters outside the byte alphabet"
-                ) from None
-        return table, frozenset(token_id for token_id, token in added.items() if token.special)
+    def byte_table(self) -> tuple[bytes, array[int]]:
+        """The bytes of all tokens, special ones included, and where those of each id begin.
+
+        Returns
+        -------
+        data : bytes
+            One token's after another's, in the order of their ids.
+        offsets : array of int32
+            Token ``i`` has ``data[offsets[i]:offsets[i + 1]]``; those beyond have none.
+        """
+        return self._data, self._offsets
 
 
 class IncrementalDecoder:
@@ -223,6 +230,26 @@ class IncrementalDecoder:
     def feed_bytes(self, data: bytes, *, final: bool = False) -> str:
         """:meth:`feed` for bytes."""
         return self._decoder.decode(data, final)
+
+
+def _byte_table(
+    vocabulary: dict[str, int], added: dict[int, str], count: int, where: str
+) -> tuple[bytes, array[int]]:
+    """What :meth:`Tokenizer.byte_table` returns; in few operations on the whole vocabulary."""
+    tokens = [""] * count
+    for token, token_id in vocabulary.items():
+        tokens[token_id] = token
+    for token_id, content in added.items():
+        tokens[token_id] = "".join(BYTE_ALPHABET[byte] for byte in content.encode())
+    offsets = array("i", accumulate(map(len, tokens), initial=0))
+    try:
+        return "".join(tokens).translate(_TO_LATIN1).encode("latin-1"), offsets
+    except UnicodeEncodeError as error:
+        token_id = bisect_right(offsets, error.start) - 1
+        raise ModelError(
+            f"{where}: not a byte-level BPE tokenizer: the token {tokens[token_id]!r} (id {token_id}) "
+            f"holds characters outside the byte alphabet"
+        ) from None
 
 
 def tokenizer_json_from_gpt2_files(vocab_json: str, merges_txt: str, *, where: str) -> str:

@@ -3,8 +3,10 @@
 #include "gpt2fast/engine.h"
 
 #include <atomic>
+#include <bit>
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "counted_allocations.h"
@@ -106,21 +108,17 @@ Model small_model() {
 class LoadedEngine {
  public:
   explicit LoadedEngine(int64_t max_sequences = 4, int64_t max_step_tokens = 16) {
-    EngineOptions options{.model_path = folder_.write("model.onnx", small_model().encoded()),
-                          .n_layer = kLayers,
-                          .n_head = kHeads,
-                          .head_dim = kHeadDim,
-                          .n_positions = kPositions,
-                          .vocab_size = kVocabulary,
-                          .half_cache = false,
-                          .threads = 1,
-                          .max_sequences = max_sequences,
-                          .max_step_tokens = max_step_tokens,
-                          .prefix_cache_bytes = 1 << 20,
-                          .has_token_bytes = true,
-                          .token_bytes = {}};
-    for (int64_t i = 0; i < kVocabulary; ++i)
-      options.token_bytes.push_back(std::string(1, static_cast<char>('A' + i)));
+    const EngineOptions options{.model_path = folder_.write("model.onnx", small_model().encoded()),
+                                .n_layer = kLayers,
+                                .n_head = kHeads,
+                                .head_dim = kHeadDim,
+                                .n_positions = kPositions,
+                                .vocab_size = kVocabulary,
+                                .half_cache = false,
+                                .threads = 1,
+                                .max_sequences = max_sequences,
+                                .max_step_tokens = max_step_tokens,
+                                .prefix_cache_bytes = 1 << 20};
     engine_ = Engine::create(options);
   }
   Engine* operator->() const { return engine_.get(); }
@@ -145,6 +143,17 @@ Request request(std::vector<int32_t> prompt, int64_t max_new_tokens) {
   return made;
 }
 
+// Each token is one letter.
+std::shared_ptr<const TokenBytes> letters() {
+  std::string data;
+  std::vector<int32_t> offsets{0};
+  for (int32_t i = 0; i < kVocabulary; ++i) {
+    data.push_back(static_cast<char>('A' + i));
+    offsets.push_back(i + 1);
+  }
+  return std::make_shared<TokenBytes>(data, offsets, std::vector<int32_t>{});
+}
+
 std::vector<int32_t> long_prompt() {
   std::vector<int32_t> prompt;
   for (int32_t i = 0; i < 30; ++i) prompt.push_back((i * 7) % kVocabulary);
@@ -159,6 +168,7 @@ ORT_TEST(the_decode_loop_allocates_nothing) {
   sampled.sampling.top_p = 0.9;
   sampled.sampling.repetition_penalty = 1.2f;
   sampled.stop.stop_strings = {"never that"};
+  sampled.stop.token_bytes = letters();
   std::vector<Request> requests{request({1, 2, 3}, 40), request({4}, 40), sampled};
   const auto run = engine->start(std::move(requests));
   // The first steps read the prompts and bind buffers of their shapes.
@@ -225,9 +235,28 @@ ORT_TEST(eos_stop_strings_and_length_end_a_sequence) {
   Request at_string = request({5, 6}, 10);
   at_string.stop.stop_strings = {
       std::string{static_cast<char>('A' + free[2]), static_cast<char>('A' + free[3])}};
+  at_string.stop.token_bytes = letters();
   const auto stopped = finish(at_string);
   CHECK(stopped->finish_reason(0) == FinishReason::kStop);
   CHECK(stopped->safe_bytes(0) <= 2);
+}
+
+ORT_TEST(safe_bytes_are_counted_where_a_stop_string_could_take_some_back) {
+  const LoadedEngine engine;
+  const auto free = engine.generate(request({5, 6}, 4));
+  Request watched = request({5, 6}, 4);
+  // Begins with the second token, and goes on with what is not in the vocabulary.
+  watched.stop.stop_strings = {std::string{static_cast<char>('A' + free[1]), '!'}};
+  watched.stop.token_bytes = letters();
+  std::vector<Request> requests{request({5, 6}, 4), watched};
+  const auto run = engine->start(std::move(requests));
+  run->advance({});
+  run->advance({});
+  CHECK(!run->safe_bytes(0).has_value());
+  CHECK_EQ(run->safe_bytes(1).value(), int64_t{1});
+  run->finish({});
+  CHECK(!run->safe_bytes(0).has_value());
+  CHECK_EQ(run->safe_bytes(1).value(), int64_t{4});
 }
 
 ORT_TEST(cancelling_ends_what_runs) {
@@ -264,6 +293,9 @@ ORT_TEST(bad_requests_are_refused) {
   CHECK_THROWS(start(request({-1}, 1)), std::invalid_argument);
   CHECK_THROWS(start(request({1}, -1)), std::invalid_argument);
   CHECK_THROWS(start(request(std::vector<int32_t>(kPositions + 1, 1), 1)), std::invalid_argument);
+  Request without_bytes = request({1, 2}, 3);
+  without_bytes.stop.stop_strings = {"A"};
+  CHECK_THROWS(start(without_bytes), std::invalid_argument);
   Request strange = request({1, 2}, 3);
   auto prefix = std::make_shared<Prefix>();
   prefix->tokens = {1};
@@ -280,6 +312,76 @@ ORT_TEST(beams_of_one_are_greedy) {
   const auto results = engine->beam_search(beams, {});
   CHECK_EQ(results.size(), size_t{1});
   CHECK(results[0].tokens == engine.generate(request({3, 1, 4}, 12)));
+}
+
+// One of four kinds of work, as integers to compare.
+std::vector<int32_t> work(const LoadedEngine& engine, int kind) {
+  std::vector<int32_t> prompt = long_prompt();
+  prompt.resize(static_cast<size_t>(9 + kind));
+  switch (kind % 4) {
+    case 0:
+      return engine.generate(request(prompt, 20));
+    case 1: {
+      Request sampled = request(prompt, 20);
+      sampled.sampling.do_sample = true;
+      sampled.sampling.seed = static_cast<uint64_t>(kind);
+      return engine.generate(sampled);
+    }
+    case 2: {
+      BeamRequest beams;
+      beams.prompt = prompt;
+      beams.stop.max_new_tokens = 10;
+      beams.num_beams = 2;
+      return engine->beam_search(beams, {})[0].tokens;
+    }
+    default: {
+      const std::vector<Logprobs> scores = engine->score({prompt}, {1}, 0, {});
+      std::vector<int32_t> bits;
+      for (const float score : scores[0].chosen) bits.push_back(std::bit_cast<int32_t>(score));
+      return bits;
+    }
+  }
+}
+
+ORT_TEST(threads_that_share_an_engine_get_what_each_gets_alone) {
+  constexpr int kThreads = 8;
+  constexpr int kRounds = 3;
+  const LoadedEngine alone;
+  std::vector<std::vector<int32_t>> expected;
+  for (int i = 0; i < kThreads; ++i) expected.push_back(work(alone, i));
+
+  const LoadedEngine shared(3, 7);  // fewer slots than threads, which wait for one another
+  std::vector<std::vector<int32_t>> found(kThreads * kRounds);
+  std::vector<std::thread> threads;
+  for (int i = 0; i < kThreads; ++i) {
+    threads.emplace_back([&, i] {
+      for (int round = 0; round < kRounds; ++round)
+        found[static_cast<size_t>(i * kRounds + round)] = work(shared, i);
+    });
+  }
+  threads.emplace_back([&] {
+    for (int round = 0; round < 20; ++round) shared->clear_prefix_cache();
+  });
+  for (std::thread& thread : threads) thread.join();
+  for (size_t i = 0; i < found.size(); ++i) CHECK(found[i] == expected[i / kRounds]);
+}
+
+ORT_TEST(another_thread_cancels) {
+  const LoadedEngine engine;
+  Request endless = request({1, 2}, 1'000'000'000);
+  endless.slide = true;
+  std::vector<Request> requests{endless, endless};
+  const auto run = engine->start(std::move(requests));
+  std::atomic<bool> begun = false;
+  std::thread other([&] {
+    while (!begun) std::this_thread::yield();
+    run->cancel();
+  });
+  run->finish([&] { return begun = true, false; });
+  other.join();
+  CHECK(run->done());
+  CHECK(run->finish_reason(1) == FinishReason::kCancelled);
+  CHECK(!run->output(0).empty());
 }
 
 }  // namespace

@@ -1,8 +1,11 @@
 // Slots: who gets which, and what is reused of earlier sequences.
 #include "engine/slot_pool.h"
 
+#include <atomic>
+#include <thread>
 #include <vector>
 
+#include "engine/fair_mutex.h"
 #include "gpt2fast/errors.h"
 #include "testing.h"
 
@@ -130,6 +133,46 @@ TEST(clearing_forgets_everything_idle) {
   pool.release(pool.try_acquire(tokens, true).slot, tokens);
   pool.clear_idle();
   CHECK_EQ(pool.try_acquire(tokens, true).cached_length, 0);
+}
+
+TEST(threads_never_share_a_slot) {
+  constexpr int kThreads = 6;
+  KvCache cache = small_cache(2);
+  SlotPool pool(cache, 1 << 20);
+  std::vector<std::atomic<int>> owners(2);
+  std::atomic<int> shared = 0;
+  std::vector<std::thread> threads;
+  for (int i = 0; i < kThreads; ++i) {
+    threads.emplace_back([&, i] {
+      const SlotPool::Working working(pool);
+      for (int round = 0; round < 50; ++round) {
+        const auto prompt = range(i, 12);
+        const int64_t slot = pool.acquire(prompt, true, {}).slot;
+        if (++owners[static_cast<size_t>(slot)] != 1) ++shared;
+        fill(cache, slot, 12, static_cast<float>(i));
+        --owners[static_cast<size_t>(slot)];
+        pool.release(slot, prompt);
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  CHECK_EQ(shared.load(), 0);
+}
+
+TEST(a_fair_mutex_admits_one_thread_at_a_time) {
+  FairMutex mutex;
+  int64_t count = 0;  // unsynchronised but for the mutex
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 4; ++i) {
+    threads.emplace_back([&] {
+      for (int round = 0; round < 500; ++round) {
+        const std::lock_guard lock(mutex);
+        ++count;
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  CHECK_EQ(count, int64_t{2000});
 }
 
 }  // namespace

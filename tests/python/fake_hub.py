@@ -9,8 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+import pytest
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 #: Larger files are "LFS": served by redirect to the CDN.
@@ -72,6 +75,21 @@ def serve(hub: FakeHub) -> Iterator[FakeHub]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def isolate(monkeypatch: pytest.MonkeyPatch, directory: Path) -> None:
+    """Nothing of the user's own: no token, no offline mode, and a cache in ``directory``."""
+    import huggingface_hub.constants
+
+    for name in ("HF_HUB_OFFLINE", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    for constant, value in (
+        ("HF_TOKEN_PATH", str(directory / "no-token")),
+        ("HF_HUB_CACHE", str(directory / "hub")),
+        ("HF_HUB_OFFLINE", False),
+        ("DOWNLOAD_CHUNK_SIZE", 1024),
+    ):
+        monkeypatch.setattr(huggingface_hub.constants, constant, value)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -59,8 +57,7 @@ def test_what_looks_like_an_id_goes_to_the_hub(
         calls.append((*args, kwargs))  # type: ignore[arg-type]
         return tmp_path
 
-    hub = SimpleNamespace(download_snapshot=download_snapshot)
-    monkeypatch.setitem(sys.modules, "gpt2fast.checkpoints.hub", hub)  # type: ignore[arg-type]
+    monkeypatch.setattr("gpt2fast.checkpoints.hub.download_snapshot", download_snapshot)
     assert open_checkpoint(source, revision="v1", token="secret").source == str(tmp_path)
     assert calls == [(source, {"revision": "v1", "token": "secret"})]
 

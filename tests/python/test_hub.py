@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from fake_hub import COMMIT, FakeHub, serve
+from fake_hub import COMMIT, FakeHub, isolate, serve
+from gpt2fast import Tokenizer
 from gpt2fast.checkpoints import open_checkpoint
-from gpt2fast.checkpoints.hub import download_snapshot
+from gpt2fast.checkpoints.hub import download_snapshot, download_tokenizer
 from gpt2fast.errors import ModelError
 from huggingface_samples import write_directory
 
@@ -25,13 +26,7 @@ def contents(*names: str) -> dict[str, bytes]:
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
-    import huggingface_hub.constants
-
-    for name in ("HF_HUB_OFFLINE", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(huggingface_hub.constants, "DOWNLOAD_CHUNK_SIZE", 1024)
+    isolate(monkeypatch, tmp_path)
     small = ("config.json", "generation_config.json", "vocab.json", "merges.txt", "README.md")
     files = contents(*small, "model.safetensors", "pytorch_model.bin", "tf_model.h5")
     with serve(FakeHub("someone/gpt2", files)) as running:
@@ -221,13 +216,55 @@ def test_without_a_network_or_copy_the_message_says_what_to_do(
         fetch(tmp_path)
 
 
-def test_a_model_opens_from_its_id(tmp_path: Path, hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
-    import huggingface_hub.constants
-
+def test_a_model_opens_from_its_id(tmp_path: Path, hub: FakeHub) -> None:
     directory = write_directory(tmp_path / "model")
     hub.files = {file.name: file.read_bytes() for file in directory.iterdir()}
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     found = open_checkpoint("someone/gpt2")
     local = open_checkpoint(directory)
     assert found.fingerprint == local.fingerprint
     assert found.tokenizer == local.tokenizer
+
+
+def test_a_tokenizer_comes_without_the_rest(tmp_path: Path, hub: FakeHub) -> None:
+    path = download_tokenizer("someone/gpt2", cache_dir=tmp_path / "cache")
+    assert hub.downloaded() == ["merges.txt", "vocab.json"]
+    assert sorted(file.name for file in path.iterdir()) == ["merges.txt", "vocab.json"]
+    hub.files["tokenizer.json"] = b"{}"
+    assert (download_tokenizer("someone/gpt2", cache_dir=tmp_path / "other") / "tokenizer.json").is_file()
+    assert hub.downloaded() == ["merges.txt", "tokenizer.json", "vocab.json"]
+
+
+def test_a_repository_without_a_tokenizer(tmp_path: Path, hub: FakeHub) -> None:
+    del hub.files["merges.txt"]
+    with pytest.raises(ModelError, match=r"someone/gpt2: no tokenizer of a known format on the hub; it has"):
+        download_tokenizer("someone/gpt2", cache_dir=tmp_path / "cache")
+
+
+def test_a_tokenizer_alone_is_no_model(tmp_path: Path, hub: FakeHub) -> None:
+    download_tokenizer("someone/gpt2", cache_dir=tmp_path / "cache")
+    with pytest.raises(FileNotFoundError, match="the cache has no weights of a known format of it"):
+        fetch(tmp_path, local_files_only=True)
+
+
+def test_a_tokenizer_reads_from_its_id(tmp_path: Path, hub: FakeHub) -> None:
+    directory = write_directory(tmp_path / "model")
+    hub.files = {file.name: file.read_bytes() for file in directory.iterdir()}
+    hub.token = "secret"
+    found = Tokenizer.from_source("someone/gpt2", token="secret")
+    assert found.to_json() == Tokenizer.from_source(directory).to_json()
+    assert hub.downloaded() == ["merges.txt", "vocab.json"]
+
+
+def test_a_missing_tokenizer_file_is_not_looked_for_on_the_hub(hub: FakeHub) -> None:
+    for name in ("tokenizer.json", "some/merges.txt", "a/b/c"):
+        with pytest.raises(ModelError, match=f"got '{name}', which does not exist"):
+            Tokenizer.from_source(name)
+    assert not hub.requests
+
+
+def test_a_tokenizer_in_the_cache_serves_without_a_network(
+    tmp_path: Path, hub: FakeHub, monkeypatch: pytest.MonkeyPatch, closed_port: str
+) -> None:
+    path = download_tokenizer("someone/gpt2", cache_dir=tmp_path / "cache")
+    monkeypatch.setenv("HF_ENDPOINT", closed_port)
+    assert download_tokenizer("someone/gpt2", cache_dir=tmp_path / "cache") == path

@@ -317,6 +317,21 @@ def test_the_wrong_weights_do_not_pass_verification(tmp_path: Path) -> None:
         check_against_source(swapped, path)
 
 
+@pytest.mark.parametrize("output", ["logits", "present.1"])
+def test_outputs_that_are_no_numbers_do_not_pass_verification(tmp_path: Path, output: str) -> None:
+    path = tmp_path / "model.onnx"
+    export_onnx(random_checkpoint(), path)
+    model = onnx.load(path)
+    for node in model.graph.node:
+        node.input[:] = ["before" if name == output else name for name in node.input]
+        node.output[:] = ["before" if name == output else name for name in node.output]
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(np.nan).reshape(()), "nan"))
+    model.graph.node.append(onnx.helper.make_node("Add", ["before", "nan"], [output]))
+    onnx.save(model, path)
+    with pytest.raises(ModelError, match="computes something else"):
+        check_against_source(open_onnx(path), path)
+
+
 def export_zoo(path: Path, config: ModelConfig, *, with_head: bool, **options: Any) -> None:
     torch = pytest.importorskip("torch")
     from zoo_torch_model import zoo_model

@@ -87,6 +87,37 @@ def test_token_bytes() -> None:
     assert b"".join(table[token] for token in ids) == "Ünïcödé, as bytes 🦙".encode()
 
 
+def test_the_bytes_of_each_token_are_those_of_its_characters() -> None:
+    backend = json.loads(TINY.to_json())["model"]["vocab"]
+    bytes_of = {c: bytes([byte]) for byte, c in enumerate(BYTE_ALPHABET)}
+    table = TINY.token_bytes()
+    assert len(backend) > 4000
+    for token, token_id in backend.items():
+        if token_id not in TINY.special_token_ids:
+            assert table[token_id] == b"".join(bytes_of[c] for c in token)
+    data, offsets = TINY.byte_table()
+    assert data == b"".join(TINY.token_bytes(skip_special_tokens=False))
+    assert (len(offsets), offsets[0], offsets[-1]) == (TINY.vocab_size + 1, 0, len(data))
+
+
+def test_an_added_token_stands_for_its_own_text() -> None:
+    values = json.loads(TINY.to_json())
+    values["added_tokens"].append(
+        {**values["added_tokens"][0], "id": TINY.vocab_size, "content": "<é ▁🦙>", "special": False}
+    )
+    tokenizer = Tokenizer(json.dumps(values))
+    assert tokenizer.encode("a<é ▁🦙>") == [*TINY.encode("a"), TINY.vocab_size]
+    assert tokenizer.decode([TINY.vocab_size]) == "<é ▁🦙>"
+    assert tokenizer.token_bytes()[: TINY.vocab_size] == TINY.token_bytes()
+
+
+def test_ids_between_the_tokens_stand_for_nothing() -> None:
+    text = tokenizer_json_from_gpt2_files('{"a": 0, "Ġb": 5}', "", where="vocab.json")
+    tokenizer = Tokenizer(text, vocab_size=8)
+    assert tokenizer.token_bytes() == [b"a", b"", b"", b"", b"", b" b", b"", b""]
+    assert tokenizer.decode([5, 3, 0, 7]) == " ba"
+
+
 def test_byte_alphabet_is_a_bijection_that_keeps_printable_ascii() -> None:
     assert len(set(BYTE_ALPHABET)) == 256
     assert all(BYTE_ALPHABET[byte] == chr(byte) for byte in range(0x21, 0x7F))
@@ -145,10 +176,10 @@ def test_broken_files(text: str) -> None:
 
 def test_a_tokenizer_that_is_not_byte_level() -> None:
     values = json.loads((embedded_model() / "tokenizer.json").read_text("utf-8"))
-    values["model"]["vocab"] = {"▁word": 0, "a": 1}
+    values["model"]["vocab"] = {"a": 0, "▁word": 3, "b": 4}
     values["model"]["merges"] = []
     values["added_tokens"] = []
-    with pytest.raises(ModelError, match="not a byte-level BPE tokenizer: the token '▁word'"):
+    with pytest.raises(ModelError, match=r"not a byte-level BPE tokenizer: the token '▁word' \(id 3\)"):
         Tokenizer(json.dumps(values))
 
 

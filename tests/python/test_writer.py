@@ -18,9 +18,11 @@ import pytest
 
 import gpt2fast
 from checkpoint_samples import random_tensors, small_config
+from gpt2fast._files import set_aside_name
 from gpt2fast.checkpoints import open_checkpoint
 from gpt2fast.errors import ModelError
 from gpt2fast.export import convert
+from gpt2fast.loading import find_model_directory
 from gpt2fast.model_directory import FILE_NAMES, open_model_directory
 from huggingface_samples import write_directory, write_vocabulary
 
@@ -101,7 +103,7 @@ def test_an_open_checkpoint_is_taken_as_it_is(source: Path, tmp_path: Path) -> N
     checkpoint = open_checkpoint(source)
     convert(checkpoint, tmp_path / "out")
     assert open_model_directory(tmp_path / "out").metadata["fingerprint"] == checkpoint.fingerprint
-    with pytest.raises(TypeError, match="tokenizer, revision and token can't be given"):
+    with pytest.raises(TypeError, match="tokenizer, n_head, revision and token can't be given"):
         convert(checkpoint, tmp_path / "other", tokenizer=source)
 
 
@@ -207,6 +209,70 @@ def test_a_kill_leaves_no_model_directory(source: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
     left = [name for name in entries(tmp_path) if name != "source"]
     assert [name.partition(".tmp-")[0] for name in left] == [".out"]
+
+
+REPLACING_SCRIPT = """
+import os, signal, sys
+from gpt2fast.export import convert
+rename, calls = os.rename, 0
+def killing(old, new):
+    global calls
+    calls += 1
+    if calls == int(sys.argv[3]): os.kill(os.getpid(), signal.SIGKILL)
+    rename(old, new)
+    if calls == int(sys.argv[4]): os.kill(os.getpid(), signal.SIGKILL)
+os.rename = killing
+convert(sys.argv[1], sys.argv[2], precision="int4", overwrite=True)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
+@pytest.mark.parametrize("linked", [False, True])
+@pytest.mark.parametrize(
+    ("before", "after", "precision"),
+    [(1, 0, "int8"), (0, 1, "int8"), (2, 0, "int8"), (0, 2, "int4"), (3, 0, "int4"), (0, 3, "int4")],
+)
+def test_a_kill_while_replacing_leaves_the_old_or_the_new(
+    source: Path, tmp_path: Path, before: int, after: int, precision: str, linked: bool
+) -> None:
+    out = tmp_path / "out"
+    convert(source, out, precision="int8")
+    if linked:
+        (tmp_path / "link").symlink_to("out")
+        out = tmp_path / "link"
+    command = [sys.executable, "-c", REPLACING_SCRIPT, str(source), str(out), str(before), str(after)]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    assert find_model_directory(out).precision == precision
+    convert(source, out, precision="fp32", overwrite=True)
+    assert find_model_directory(out).precision == "fp32"
+    left = [name for name in entries(tmp_path) if name not in ("out", "link", "source")]
+    assert not [name for name in left if ".tmp-" not in name]
+
+
+def test_what_a_kill_set_aside_is_not_overwritten_unasked(source: Path, tmp_path: Path) -> None:
+    convert(source, tmp_path / "out")
+    (tmp_path / "out").rename(set_aside_name(tmp_path / "out"))
+    with pytest.raises(FileExistsError, match="holds a converted model"):
+        convert(source, tmp_path / "out")
+    assert entries(tmp_path) == ["out", "source"]
+
+
+def test_a_failure_to_replace_puts_the_old_back(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    convert(source, tmp_path / "out", precision="int8")
+    rename = os.rename
+
+    def refuse(old: Path, new: Path) -> None:
+        if ".tmp-" in str(old):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(old))
+        rename(old, new)
+
+    monkeypatch.setattr(os, "rename", refuse)
+    with pytest.raises(PermissionError):
+        convert(source, tmp_path / "out", precision="int4", overwrite=True)
+    assert entries(tmp_path) == ["out", "source"]
+    assert open_model_directory(tmp_path / "out").precision == "int8"
 
 
 def test_a_tokenizer_json_is_kept_as_it_is(source: Path, tmp_path: Path) -> None:

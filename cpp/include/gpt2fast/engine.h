@@ -25,11 +25,9 @@ struct EngineOptions {
   int64_t vocab_size = 0;
   bool half_cache = true;  // float16 keys and values, else float32
   int threads = 1;
-  int64_t max_sequences = 32;            // slots of the KV cache
-  int64_t max_step_tokens = 512;         // longer prompts are cut into several steps
-  int64_t prefix_cache_bytes = 0;        // what finished sequences may keep for later prompts; 0: nothing
-  bool has_token_bytes = false;          // false: stop strings are refused
-  std::vector<std::string> token_bytes;  // [vocab_size] what each token contributes to the text
+  int64_t max_sequences = 32;      // slots of the KV cache
+  int64_t max_step_tokens = 512;   // longer prompts are cut into several steps
+  int64_t prefix_cache_bytes = 0;  // what finished sequences may keep for later prompts; 0: nothing
 };
 
 class Engine;
@@ -80,7 +78,9 @@ class Run {
   virtual int64_t size() const = 0;
   virtual std::vector<int32_t> output(int64_t index) const = 0;
   virtual FinishReason finish_reason(int64_t index) const = 0;
-  virtual int64_t safe_bytes(int64_t index) const = 0;
+  // Leading bytes of the output that no stop string can take back; at the end, all that are kept. Without
+  // stop strings nothing is counted: all of them.
+  virtual std::optional<int64_t> safe_bytes(int64_t index) const = 0;
   virtual int64_t cached_tokens(int64_t index) const = 0;
   virtual Logprobs logprobs(int64_t index) const = 0;
 };

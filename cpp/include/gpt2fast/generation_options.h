@@ -2,9 +2,12 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
+
+#include "gpt2fast/token_bytes.h"
 
 namespace gpt2fast {
 
@@ -31,7 +34,8 @@ struct SamplingOptions {
 struct StopOptions {
   int64_t max_new_tokens = 128;
   std::vector<int32_t> eos_token_ids;
-  std::vector<std::string> stop_strings;  // bytes; none empty
+  std::vector<std::string> stop_strings;          // bytes; none empty
+  std::shared_ptr<const TokenBytes> token_bytes;  // of the vocabulary; stop strings need it
   bool include_stop_string = false;
   double max_seconds = 0;  // 0: no limit
 };

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gpt2fast._validation import Integer
+from gpt2fast.config import MAX_DIMENSION
 from gpt2fast.errors import ModelError
 
 if TYPE_CHECKING:
-    from gpt2fast.checkpoints.base import Checkpoint
+    from gpt2fast.checkpoints.base import Checkpoint, TokenizerFiles
 
-__all__ = ["locate", "open_checkpoint"]
+__all__ = ["locate", "open_checkpoint", "with_tokenizer"]
 
 _TORCH_SUFFIXES = (".bin", ".pt", ".pth")
 _SUFFIXES = (".safetensors", *_TORCH_SUFFIXES, ".gguf", ".onnx")
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9_][\w.-]{0,95})?", re.ASCII)
 
 
 def locate(source: str | os.PathLike[str], *, revision: str | None = None, token: str | None = None) -> Path:
@@ -39,10 +39,10 @@ def locate(source: str | os.PathLike[str], *, revision: str | None = None, token
     path = Path(source)
     if os.fspath(source) and path.exists():
         return path
-    if not isinstance(source, str) or not _HUB_ID.fullmatch(source) or path.suffix.lower() in _SUFFIXES:
-        raise FileNotFoundError(errno.ENOENT, "no such file or directory, and no id of the hub", str(source))
-    from gpt2fast.checkpoints.hub import download_snapshot
+    from gpt2fast.checkpoints.hub import download_snapshot, is_repo_id
 
+    if not isinstance(source, str) or not is_repo_id(source) or path.suffix.lower() in _SUFFIXES:
+        raise FileNotFoundError(errno.ENOENT, "no such file or directory, and no id of the hub", str(source))
     return download_snapshot(source, revision=revision, token=token)
 
 
@@ -50,6 +50,7 @@ def open_checkpoint(
     source: str | os.PathLike[str],
     *,
     tokenizer: str | os.PathLike[str] | None = None,
+    n_head: int | None = None,
     revision: str | None = None,
     token: str | None = None,
 ) -> Checkpoint:
@@ -63,7 +64,9 @@ def open_checkpoint(
         A Hugging Face directory, a TensorFlow directory of the original release, a ``.safetensors``, PyTorch
         (``.bin``, ``.pt``, ``.pth``), ``.gguf`` or ``.onnx`` file, or a hub id.
     tokenizer : str or path, optional
-        A directory or file to take the tokenizer from, in place of the source's own.
+        A directory, a file or a hub id to take the tokenizer from, in place of the source's own.
+    n_head : int, optional
+        The number of attention heads, for a lone weight file or an ONNX graph that does not tell it.
     revision, token : str, optional
         Of the hub, as in :func:`locate`.
 
@@ -71,12 +74,22 @@ def open_checkpoint(
     ------
     ModelError
         The source is none of these, or not what it should be; the message names the file and the fault.
+    ValueError
+        The source tells another number of heads than ``n_head``.
     """
-    checkpoint = _open(locate(source, revision=revision, token=token))
-    return checkpoint if tokenizer is None else _with_tokenizer(checkpoint, tokenizer)
+    if n_head is not None:
+        n_head = Integer(1, MAX_DIMENSION)("n_head", n_head)
+    checkpoint = _open(locate(source, revision=revision, token=token), n_head)
+    if n_head not in (None, checkpoint.config.n_head):
+        raise ValueError(f"n_head={n_head}, but {source} says {checkpoint.config.n_head}; leave n_head out")
+    if tokenizer is None:
+        return checkpoint
+    from gpt2fast.checkpoints.tokenizer_files import read_tokenizer_files
+
+    return with_tokenizer(checkpoint, read_tokenizer_files(tokenizer, token=token))
 
 
-def _open(path: Path) -> Checkpoint:
+def _open(path: Path, n_head: int | None) -> Checkpoint:
     if path.is_dir():
         return _open_directory(path)
     suffix = path.suffix.lower()
@@ -87,11 +100,11 @@ def _open(path: Path) -> Checkpoint:
     if suffix == ".onnx":
         from gpt2fast.checkpoints.onnx_graph import open_onnx
 
-        return open_onnx(path)
+        return open_onnx(path, n_head=n_head)
     if suffix == ".safetensors" or suffix in _TORCH_SUFFIXES:
         from gpt2fast.checkpoints.huggingface import open_weights_file
 
-        return open_weights_file(path)
+        return open_weights_file(path, n_head=n_head)
     raise ModelError(
         f"{path}: not a known kind of model file; known are {', '.join(_SUFFIXES)} "
         f"and directories with a config.json"
@@ -112,13 +125,12 @@ def _open_directory(path: Path) -> Checkpoint:
     return open_directory(path)
 
 
-def _with_tokenizer(checkpoint: Checkpoint, tokenizer: str | os.PathLike[str]) -> Checkpoint:
+def with_tokenizer(checkpoint: Checkpoint, files: TokenizerFiles) -> Checkpoint:
+    """The checkpoint with another tokenizer, and a fingerprint that says so."""
     from dataclasses import replace
     from hashlib import sha256
 
     from gpt2fast.checkpoints.fingerprint import fingerprint
-    from gpt2fast.checkpoints.tokenizer_files import read_tokenizer_files
 
-    files = read_tokenizer_files(tokenizer)
     combined = checkpoint.fingerprint + fingerprint(checkpoint.config, files, ())
     return replace(checkpoint, tokenizer=files, fingerprint=sha256(combined.encode()).hexdigest())

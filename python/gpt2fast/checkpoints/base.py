@@ -7,12 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from gpt2fast.config import ModelConfig
 from gpt2fast.errors import ModelError
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
 
@@ -39,7 +38,7 @@ class LazyTensor:
     @classmethod
     def from_array(cls, array: NDArray[np.generic]) -> LazyTensor:
         """A tensor that is in memory already (any real dtype)."""
-        return cls(tuple(array.shape), lambda start, stop: array[start:stop].astype(np.float32))
+        return cls(tuple(array.shape), lambda start, stop: array[start:stop].astype("f4"))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
-from gpt2fast.checkpoints.mapped_file import MappedFile
+from gpt2fast.checkpoints.binary_file import BinaryFile
 from gpt2fast.checkpoints.wire_format import fields, varint
 from gpt2fast.errors import ModelError
 
@@ -40,7 +40,7 @@ class BundleEntry:
     size: int
 
 
-def read_index(file: MappedFile) -> tuple[int, dict[str, BundleEntry]]:
+def read_index(file: BinaryFile) -> tuple[int, dict[str, BundleEntry]]:
     """The number of data files, and the tensors by name.
 
     Raises
@@ -78,14 +78,14 @@ def read_index(file: MappedFile) -> tuple[int, dict[str, BundleEntry]]:
     return shards, entries
 
 
-def _handle(file: MappedFile, start: int, stop: int) -> tuple[int, int, int]:
+def _handle(file: BinaryFile, start: int, stop: int) -> tuple[int, int, int]:
     """Offset and size of a block, and the position behind the handle."""
     offset, position = varint(file, start, stop)
     size, position = varint(file, position, stop)
     return offset, size, position
 
 
-def _block_entries(file: MappedFile, start: int, size: int) -> Iterator[tuple[bytes, int, int]]:
+def _block_entries(file: BinaryFile, start: int, size: int) -> Iterator[tuple[bytes, int, int]]:
     """Every key of a block, with the range of its value in the file."""
     content = file.read(start, size + _TRAILER_BYTES, "a block")
     kind, checksum = struct.unpack("<BI", content[size:])
@@ -109,7 +109,7 @@ def _block_entries(file: MappedFile, start: int, size: int) -> Iterator[tuple[by
         position += unshared + length
 
 
-def _shard_count(file: MappedFile, start: int, stop: int) -> int:
+def _shard_count(file: BinaryFile, start: int, stop: int) -> int:
     values = {part.number: part.value for part in fields(file, start, stop)}
     if values.get(2, 0) != 0:
         raise ModelError(f"{file.path}: was not written on a little-endian machine")
@@ -119,7 +119,7 @@ def _shard_count(file: MappedFile, start: int, stop: int) -> int:
     return count
 
 
-def _entry(file: MappedFile, name: str, start: int, stop: int) -> BundleEntry:
+def _entry(file: BinaryFile, name: str, start: int, stop: int) -> BundleEntry:
     values: dict[int, int] = {}
     shape: tuple[int, ...] = ()
     for part in fields(file, start, stop):
@@ -135,7 +135,7 @@ def _entry(file: MappedFile, name: str, start: int, stop: int) -> BundleEntry:
     return BundleEntry(dtype_name, shape, values.get(3, 0), values.get(4, 0), values.get(5, 0))
 
 
-def _dimension(file: MappedFile, start: int, stop: int) -> int:
+def _dimension(file: BinaryFile, start: int, stop: int) -> int:
     return next((part.value for part in fields(file, start, stop) if part.number == 1), 0)
 
 

@@ -10,7 +10,7 @@ import struct
 from dataclasses import dataclass
 from typing import Any
 
-from gpt2fast.checkpoints.mapped_file import MappedFile, refuse_overlaps
+from gpt2fast.checkpoints.binary_file import BinaryFile, refuse_overlaps
 from gpt2fast.errors import ModelError
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -42,7 +42,7 @@ class Container:
     tensors: dict[str, TensorInfo]
 
 
-def read_container(file: MappedFile) -> Container:
+def read_container(file: BinaryFile) -> Container:
     """Parse the header of a file.
 
     Raises
@@ -84,7 +84,7 @@ def read_container(file: MappedFile) -> Container:
     return Container(metadata, tensors)
 
 
-def check_ranges(file: MappedFile, container: Container, sizes: dict[str, int]) -> None:
+def check_ranges(file: BinaryFile, container: Container, sizes: dict[str, int]) -> None:
     """Refuse tensors (``sizes`` in bytes) that reach past the file or into each other."""
     ranges = []
     for name, size in sizes.items():
@@ -107,7 +107,7 @@ def _tensor_info(cursor: _Cursor, name: str) -> TensorInfo:
 class _Cursor:
     """A reading position in the header."""
 
-    def __init__(self, file: MappedFile) -> None:
+    def __init__(self, file: BinaryFile) -> None:
         self.file = file
         self.position = 0
 

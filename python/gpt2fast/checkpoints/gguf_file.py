@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpt2fast.checkpoints.base import Checkpoint, LazyTensor
+from gpt2fast.checkpoints.binary_file import BinaryFile
 from gpt2fast.checkpoints.fingerprint import fingerprint
 from gpt2fast.checkpoints.gguf_container import Container, TensorInfo, check_ranges, read_container
 from gpt2fast.checkpoints.gguf_tokenizer import tokenizer_files
-from gpt2fast.checkpoints.mapped_file import STORED_DTYPES, MappedFile, lazy_view, nearest_decimal
+from gpt2fast.checkpoints.stored_tensor import STORED_DTYPES, StoredTensor, nearest_decimal, to_float32
 from gpt2fast.config import ModelConfig
 from gpt2fast.errors import ModelError
 
@@ -71,7 +72,7 @@ def open_gguf(path: Path) -> Checkpoint:
         The weights are quantised and the package ``gguf`` is not installed.
     """
     resolved = Path(os.path.realpath(path))
-    file = MappedFile(resolved)
+    file = BinaryFile(resolved)
     container = read_container(file)
     architecture = container.metadata.get("general.architecture")
     if architecture != "gpt2":
@@ -89,7 +90,7 @@ def open_gguf(path: Path) -> Checkpoint:
     return Checkpoint.checked(config, tensors, source=path, fingerprint=identity, tokenizer=tokenizer)
 
 
-def _config(file: MappedFile, container: Container, readers: dict[str, _Stored]) -> ModelConfig:
+def _config(file: BinaryFile, container: Container, readers: dict[str, _Stored]) -> ModelConfig:
     values = {
         ours: container.metadata[theirs]
         for ours, theirs in _CONFIG_KEYS.items()
@@ -121,7 +122,7 @@ class _Stored:
     """A tensor as the file has it: rows of blocks of ``block`` numbers in ``block_bytes`` bytes."""
 
     def __init__(
-        self, file: MappedFile, name: str, info: TensorInfo, block: int, block_bytes: int, decode: _Decode
+        self, file: BinaryFile, name: str, info: TensorInfo, block: int, block_bytes: int, decode: _Decode
     ) -> None:
         columns, rows = info.dimensions[0], math.prod(info.dimensions[1:])
         if columns % block:
@@ -131,8 +132,8 @@ class _Stored:
         self._block, self._block_bytes, self._decode = block, block_bytes, decode
         row_bytes = columns // block * block_bytes
         self.size = rows * row_bytes
-        raw = file.array(np.dtype("u1"), info.offset, self.size, f"the tensor {name!r}")
-        self.raw = raw.reshape(rows, row_bytes)
+        file.check_range(info.offset, self.size, f"the tensor {name!r}")
+        self.raw = StoredTensor.contiguous(file, "U8", info.offset, (rows, row_bytes))
 
     def lazy(self, *, transposed: bool) -> LazyTensor:
         """The tensor as float32, its two axes swapped if asked."""
@@ -143,13 +144,13 @@ class _Stored:
         return LazyTensor(self._shape, self._read_rows)
 
     def _read_rows(self, start: int, stop: int) -> NDArray[np.float32]:
-        return self._decode(self.raw[start:stop]).reshape(-1, *self._shape[1:])
+        return self._decode(self.raw.narrow(0, start, stop).read()).reshape(-1, *self._shape[1:])
 
     def _read_columns(self, start: int, stop: int) -> NDArray[np.float32]:
         """``[stop - start, rows]``: only the blocks that these columns touch are expanded."""
         first, last = start // self._block, -(-stop // self._block)
-        raw = self.raw[:, first * self._block_bytes : last * self._block_bytes]
-        numbers = self._decode(np.ascontiguousarray(raw))
+        raw = self.raw.narrow(1, first * self._block_bytes, last * self._block_bytes)
+        numbers = self._decode(raw.read())
         skipped = first * self._block
         return np.ascontiguousarray(numbers[:, start - skipped : stop - skipped].T)
 
@@ -157,7 +158,7 @@ class _Stored:
 _Decode = Callable[["NDArray[np.uint8]"], "NDArray[np.float32]"]
 
 
-def _stored(file: MappedFile, name: str, info: TensorInfo) -> _Stored:
+def _stored(file: BinaryFile, name: str, info: TensorInfo) -> _Stored:
     if info.type_id in _PLAIN_TYPES:
         dtype_name = _PLAIN_TYPES[info.type_id]
         itemsize = STORED_DTYPES[dtype_name].itemsize
@@ -181,20 +182,22 @@ def _stored(file: MappedFile, name: str, info: TensorInfo) -> _Stored:
 
 
 def _decode_plain(dtype_name: str, raw: NDArray[np.uint8]) -> NDArray[np.float32]:
-    return lazy_view(np.ascontiguousarray(raw).view(STORED_DTYPES[dtype_name]), dtype_name).read()
+    return to_float32(raw.view(STORED_DTYPES[dtype_name]), dtype_name)
 
 
 def _decode_blocks(dequantize: Callable[..., Any], kind: Any, raw: NDArray[np.uint8]) -> NDArray[np.float32]:
     # A block's scale may be infinite or no number in a damaged file; the values then say so.
     with np.errstate(all="ignore"):
-        return np.asarray(dequantize(np.ascontiguousarray(raw), kind), dtype=np.float32)
+        return np.asarray(dequantize(raw, kind), dtype=np.float32)
 
 
 def _same_bytes(first: _Stored, second: _Stored) -> bool:
     one, other = first.raw, second.raw
     if one.shape != other.shape:
         return False
-    step = max(1, _COMPARED_BYTES // one.shape[1])
+    rows, row_bytes = one.shape
+    step = max(1, _COMPARED_BYTES // row_bytes)
     return all(
-        np.array_equal(one[row : row + step], other[row : row + step]) for row in range(0, len(one), step)
+        np.array_equal(one.narrow(0, row, row + step).read(), other.narrow(0, row, row + step).read())
+        for row in range(0, rows, step)
     )

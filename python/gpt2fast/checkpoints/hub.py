@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from glob import escape
@@ -23,9 +24,17 @@ _WEIGHTS = (
 )
 #: Formats that hold a whole model in one file.
 _SINGLE_FILES = (".gguf", ".onnx")
+#: A tokenizer's files, best first.
+_TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"))
 #: How often a transfer that breaks off is taken up again.
 _RETRIES = 2
 _TRUE = ("1", "on", "yes", "true")
+_REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9_][\w.-]{0,95})?", re.ASCII)
+
+
+def is_repo_id(text: str) -> bool:
+    """Whether a text can be the id of a model on the hub: ``name`` or ``organisation/name``."""
+    return _REPO_ID.fullmatch(text) is not None
 
 
 def download_snapshot(
@@ -70,22 +79,66 @@ def download_snapshot(
     ConnectionError
         The hub can't be reached, and the model is not in the cache.
     """
-    request = _Request(repo_id, revision, token, None if cache_dir is None else str(cache_dir))
-    if local_files_only or os.environ.get("HF_HUB_OFFLINE", "").lower() in _TRUE:
-        return request.cached("not looking on the hub (local_files_only or HF_HUB_OFFLINE)")
-    return request.downloaded()
+    request = _Request(repo_id, revision, token, cache_dir, "weights of a known format", _needed)
+    return request.fetched(local_files_only)
+
+
+def download_tokenizer(
+    repo_id: str,
+    *,
+    token: str | None = None,
+    only: str | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+) -> Path:
+    """Bring the tokenizer of a model, and nothing else of it, into the hub's own cache.
+
+    Parameters
+    ----------
+    repo_id, token, cache_dir
+        As of :func:`download_snapshot`, whose errors are raised too.
+    only : str, optional
+        The only file that will do; default: ``tokenizer.json``, or ``vocab.json`` with ``merges.txt``.
+
+    Returns
+    -------
+    Path
+        The directory that holds the files.
+    """
+    forms = _TOKENIZERS if only is None else ((only,),)
+
+    def needed(names: Iterable[str]) -> list[str] | None:
+        there = set(names)
+        return next((list(form) for form in forms if there.issuperset(form)), None)
+
+    return _Request(repo_id, None, token, cache_dir, "tokenizer of a known format", needed).fetched(False)
 
 
 class _Request:
     """What is wanted, and from where."""
 
-    def __init__(self, repo_id: str, revision: str | None, token: str | None, cache_dir: str | None) -> None:
+    def __init__(
+        self,
+        repo_id: str,
+        revision: str | None,
+        token: str | None,
+        cache_dir: str | os.PathLike[str] | None,
+        kind: str,
+        needed: Callable[[Iterable[str]], list[str] | None],
+    ) -> None:
         self._repo_id = repo_id
         self._revision = revision
         self._token = token
-        self._cache_dir = cache_dir
+        self._cache_dir = None if cache_dir is None else str(cache_dir)
+        self._kind = kind  # what errors call it
+        self._needed = needed  # which of a repository's files; None if it has not what is wanted
         # Read at each call, where the package reads it once.
         self._endpoint = os.environ.get("HF_ENDPOINT") or None
+
+    def fetched(self, local_files_only: bool) -> Path:
+        """Where it lies, brought from the hub if that may be asked."""
+        if local_files_only or os.environ.get("HF_HUB_OFFLINE", "").lower() in _TRUE:
+            return self.cached("not looking on the hub (local_files_only or HF_HUB_OFFLINE)")
+        return self.downloaded()
 
     def downloaded(self) -> Path:
         """The snapshot, completed from the hub."""
@@ -100,15 +153,13 @@ class _Request:
                 return self.cached(str(explained), explained)
             raise explained from error
         names = [sibling.rfilename for sibling in info.siblings or ()]
-        wanted = _needed(names)
+        wanted = self._needed(names)
         if wanted is None:
-            raise ModelError(
-                f"{self._repo_id}: no weights of a known format on the hub; it has {_some(names)}"
-            )
+            raise ModelError(f"{self._repo_id}: no {self._kind} on the hub; it has {_some(names)}")
         for _ in range(_RETRIES):
             with suppress(ConnectionError):
-                return self._fetched(wanted)
-        return self._fetched(wanted)
+                return self._transferred(wanted)
+        return self._transferred(wanted)
 
     def cached(self, reason: str, failure: Exception | None = None) -> Path:
         """The snapshot as far as it is in the cache."""
@@ -116,19 +167,20 @@ class _Request:
 
         missing = f"{self._repo_id}: not in the cache, and {reason}"
         try:
-            directory = self._snapshot(allow_patterns=["config.json"], local_files_only=True)
+            # The folder, whatever the package takes for complete: what is in it is looked at below.
+            directory = self._snapshot(allow_patterns=[], local_files_only=True)
         except errors.HFValidationError as error:
             raise self._explain(error) from error
         except errors.LocalEntryNotFoundError as error:
             if failure is not None:
                 raise failure from error
             raise FileNotFoundError(f"{missing}; give a local directory, or download it first") from error
-        wanted = _needed([path.relative_to(directory).as_posix() for path in directory.iterdir()])
+        wanted = self._needed([path.relative_to(directory).as_posix() for path in directory.iterdir()])
         if wanted is None:
-            raise FileNotFoundError(f"{missing}: the cache has no weights of it") from failure
+            raise FileNotFoundError(f"{missing}: the cache has no {self._kind} of it") from failure
         return _model_path(directory, wanted)
 
-    def _fetched(self, wanted: list[str]) -> Path:
+    def _transferred(self, wanted: list[str]) -> Path:
         from huggingface_hub import errors
 
         try:

@@ -73,23 +73,24 @@ def open_directory(directory: Path) -> Checkpoint:
     return _checkpoint(config, tensors, files, directory, directory)
 
 
-def open_weights_file(path: Path) -> Checkpoint:
+def open_weights_file(path: Path, *, n_head: int | None = None) -> Checkpoint:
     """Read a lone ``.safetensors`` or PyTorch file; configuration and tokenizer are those beside it, if any.
 
-    Without a ``config.json`` the sizes follow from the shapes, with heads of 64 as all GPT-2 models have (a
-    warning says so).
+    Without a ``config.json`` the sizes follow from the shapes, with ``n_head`` heads; without that too, with
+    heads of 64 as all GPT-2 models have (a warning says so).
 
     Raises
     ------
     ModelError
-        As :func:`open_directory`; or there is no configuration and the width is no multiple of 64.
+        As :func:`open_directory`; or there is neither a configuration nor ``n_head``, and the width is no
+        multiple of 64.
     """
     resolved = Path(os.path.realpath(path))
     tensors = _open_tensors(path.name, resolved)
     if find_inside(path.parent, "config.json") is not None:
         config = read_config(path.parent)
     else:
-        config = _infer_config(_canonical_names(tensors, path), tensors, path)
+        config = _infer_config(_canonical_names(tensors, path), tensors, path, n_head)
     return _checkpoint(config, tensors, [resolved], path, path.parent)
 
 
@@ -189,7 +190,9 @@ def _some(names: Any) -> str:
     return ", ".join(shown) + (", ..." if len(names) > len(shown) else "") if shown else "no tensors"
 
 
-def _infer_config(names: Mapping[str, str], tensors: Mapping[str, LazyTensor], path: Path) -> ModelConfig:
+def _infer_config(
+    names: Mapping[str, str], tensors: Mapping[str, LazyTensor], path: Path, n_head: int | None
+) -> ModelConfig:
     def matrix(canonical: str) -> tuple[int, int]:
         shape = tensors[names[canonical]].shape if canonical in names else ()
         if len(shape) != 2:
@@ -201,20 +204,12 @@ def _infer_config(names: Mapping[str, str], tensors: Mapping[str, LazyTensor], p
 
     table = "wte.weight" if "wte.weight" in names else "lm_head.weight"
     vocab_size, width = matrix(table)
-    if width % _USUAL_HEAD_DIM:
-        raise ModelError(
-            f"{path}: the number of heads does not follow from the shapes (the width {width} is no multiple "
-            f"of {_USUAL_HEAD_DIM}); put the model's config.json beside it"
-        )
-    warnings.warn(
-        f"{path}: no config.json beside it; assuming {width // _USUAL_HEAD_DIM} heads of {_USUAL_HEAD_DIM} "
-        f"and GPT-2's conventions",
-        stacklevel=4,
-    )
+    if n_head is None:
+        n_head = _usual_heads(width, path)
     layers = [int(match[1]) for match in map(_LAYER.match, names) if match]
     values = {
         "n_layer": max(layers, default=-1) + 1,
-        "n_head": width // _USUAL_HEAD_DIM,
+        "n_head": n_head,
         "n_embd": width,
         "n_inner": matrix("h.0.mlp.c_fc.weight")[1],
         "n_positions": matrix("wpe.weight")[0],
@@ -224,3 +219,18 @@ def _infer_config(names: Mapping[str, str], tensors: Mapping[str, LazyTensor], p
         "tie_word_embeddings": table == "lm_head.weight" or "lm_head.weight" not in names,
     }
     return ModelConfig.from_dict(values, where=str(path))
+
+
+def _usual_heads(width: int, path: Path) -> int:
+    if width % _USUAL_HEAD_DIM:
+        raise ModelError(
+            f"{path}: the number of heads does not follow from the shapes (the width {width} is no multiple "
+            f"of {_USUAL_HEAD_DIM}); put the model's config.json beside it, or convert it with n_head given "
+            f"(gpt2fast convert --n-head N)"
+        )
+    warnings.warn(
+        f"{path}: no config.json beside it; assuming {width // _USUAL_HEAD_DIM} heads of {_USUAL_HEAD_DIM} "
+        f"and GPT-2's conventions",
+        stacklevel=5,
+    )
+    return width // _USUAL_HEAD_DIM

@@ -1,4 +1,4 @@
-"""The parts of an ONNX file that the search for weights needs; large tensors stay in the file, mapped.
+"""The parts of an ONNX file that the search for weights needs; large tensors stay in the file.
 
 The outer levels of the protobuf message (ModelProto, GraphProto, TensorProto of onnx.proto) are scanned here,
 so that an initializer is a place in the file rather than a copy; small messages go to the package ``onnx``.
@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from gpt2fast._files import file_inside
-from gpt2fast.checkpoints.mapped_file import STORED_DTYPES, MappedFile
+from gpt2fast.checkpoints.binary_file import BinaryFile, Memory
+from gpt2fast.checkpoints.stored_tensor import STORED_DTYPES, StoredTensor
 from gpt2fast.checkpoints.wire_format import BYTES, Field, fields
 from gpt2fast.errors import ModelError
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 #: TensorProto.DataType -> name of the number format.
 _DTYPES = {
@@ -60,22 +59,13 @@ _MAX_DESCRIPTION = 1 << 16
 _MAX_RANK = 8
 
 
-@dataclass(frozen=True)
-class StoredTensor:
-    """Numbers of a file: a view whose elements are read when touched, and their format's name."""
-
-    view: NDArray[Any]
-    dtype_name: str
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The view's shape."""
-        return tuple(self.view.shape)
-
-
 @dataclass
 class OnnxFile:
-    """Nodes in the file's order, initializers by name, inputs and outputs with their declared dimensions."""
+    """Nodes in the file's order, initializers by name, inputs and outputs with their declared dimensions.
+
+    Of two merged models, one with a past and one without, the nodes are those of the one without;
+    ``use_past`` is the input that chooses.
+    """
 
     path: Path
     nodes: list[Any] = field(default_factory=list)
@@ -83,6 +73,7 @@ class OnnxFile:
     inputs: dict[str, list[int | None] | None] = field(default_factory=dict)
     outputs: dict[str, list[int | None] | None] = field(default_factory=dict)
     files: list[Path] = field(default_factory=list)
+    use_past: str | None = None
 
 
 def read_onnx(path: Path) -> OnnxFile:
@@ -125,7 +116,7 @@ def tensor_from_proto(tensor: Any, where: str) -> StoredTensor:
         raise ModelError(
             f"{where}: {len(data)} bytes of data do not fill the shape {list(shape)} of {dtype_name}"
         )
-    return StoredTensor(np.frombuffer(data, dtype).reshape(shape), dtype_name)
+    return StoredTensor.contiguous(Memory(data), dtype_name, 0, shape)
 
 
 def _type_and_shape(tensor: Any, where: str) -> tuple[str, tuple[int, ...]]:
@@ -142,9 +133,9 @@ class _Scanner:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file = MappedFile(Path(os.path.realpath(path)))
+        self._file = BinaryFile(Path(os.path.realpath(path)))
         self._result = OnnxFile(path, files=[self._file.path])
-        self._external: dict[str, MappedFile] = {}
+        self._external: dict[str, BinaryFile] = {}
         self._node_bytes = 0
 
     def scan(self) -> OnnxFile:
@@ -157,18 +148,24 @@ class _Scanner:
         if len(graphs) != 1:
             raise ModelError(f"{self._path}: is not an ONNX model: it has {len(graphs)} graphs")
         self._scan_graph(graphs[0])
-        return self._result
+        result = self._result
+        if result.use_past is not None and (
+            result.use_past not in result.inputs or result.use_past in result.tensors
+        ):
+            raise ModelError(f"{self._path}: has an If that no input decides; give it without control flow")
+        return result
 
     def _scan_graph(self, graph: Field) -> None:
         import onnx
 
         for part in fields(self._file, graph.start, graph.stop):
             if part.number == _GRAPH_NODE:
-                node = self._parse(onnx.NodeProto, self._payload(part))
-                self._check_text(node.op_type, node.name, *node.input, *node.output)
-                self._add_node(node, part.stop - part.start)
+                self._node_bytes += part.stop - part.start
+                if self._node_bytes > _MAX_NODE_BYTES:
+                    raise ModelError(f"{self._path}: the graph has more nodes than any GPT-2")
+                self._add_node(self._parse(onnx.NodeProto, self._payload(part)))
             elif part.number == _GRAPH_INITIALIZER:
-                self._add_initializer(part)
+                self._scan_initializer(part)
             elif part.number == _GRAPH_SPARSE:
                 raise ModelError(f"{self._path}: sparse weights are not supported")
             elif part.number in (_GRAPH_INPUT, _GRAPH_OUTPUT):
@@ -178,13 +175,39 @@ class _Scanner:
                 declared = self._result.inputs if part.number == _GRAPH_INPUT else self._result.outputs
                 declared[value.name] = _dimensions(value)
 
-    def _add_node(self, node: Any, size: int) -> None:
-        self._node_bytes += size
-        if len(self._result.nodes) >= _MAX_NODES or self._node_bytes > _MAX_NODE_BYTES:
+    def _add_node(self, node: Any) -> None:
+        self._check_text(node.op_type, node.name, *node.input, *node.output)
+        branches = {attribute.name: attribute.g for attribute in node.attribute if attribute.HasField("g")}
+        if (
+            node.op_type == "If"
+            and set(branches) == {"then_branch", "else_branch"}
+            and len(node.input) == 1
+            and self._result.use_past is None
+        ):
+            self._result.use_past = node.input[0]
+            self._add_branch(branches["else_branch"], node.output)
+            return
+        if len(self._result.nodes) >= _MAX_NODES:
             raise ModelError(f"{self._path}: the graph has more nodes than any GPT-2")
         self._result.nodes.append(node)
 
-    def _add_initializer(self, part: Field) -> None:
+    def _add_branch(self, branch: Any, outputs: Sequence[str]) -> None:
+        """Take the nodes and weights of a branch in place of the If that has these outputs."""
+        import onnx
+
+        if branch.sparse_initializer or len(branch.output) != len(outputs):
+            raise ModelError(f"{self._path}: a branch of an If has sparse weights, or other outputs than it")
+        for tensor in branch.initializer:
+            self._add_initializer(tensor)
+        for node in branch.node:
+            self._add_node(node)
+        for value, name in zip(branch.output, outputs, strict=True):
+            self._check_text(value.name)
+            # The branch is a scope of its own, so that names may be the same.
+            if value.name != name:
+                self._add_node(onnx.helper.make_node("Identity", [value.name], [name]))
+
+    def _scan_initializer(self, part: Field) -> None:
         import onnx
 
         data: list[Field] = []
@@ -194,7 +217,10 @@ class _Scanner:
                 data.append(inner)
             else:
                 description += self._file.read(inner.begin, inner.stop - inner.begin, "a tensor")
-        tensor = self._parse(onnx.TensorProto, bytes(description))
+        self._add_initializer(self._parse(onnx.TensorProto, bytes(description)), data)
+
+    def _add_initializer(self, tensor: Any, data: Sequence[Field] = ()) -> None:
+        """Note where the numbers of an initializer are: ``data``, another file, or the message."""
         entries = [text for entry in tensor.external_data for text in (entry.key, entry.value)]
         self._check_text(tensor.name, *entries)
         where = f"{self._path}: the initializer {tensor.name[:200]!r}"
@@ -206,7 +232,7 @@ class _Scanner:
             place = data[0]
             if place.number == _TENSOR_FLOAT_DATA and tensor.data_type != 1:
                 raise ModelError(f"{where}: has float data of another type")
-            stored = self._mapped(self._file, tensor, place.start, place.stop - place.start, where)
+            stored = self._in_file(self._file, tensor, place.start, place.stop - place.start, where)
         elif data:
             raise ModelError(f"{where}: its data is in several pieces")
         else:
@@ -217,7 +243,7 @@ class _Scanner:
         entries = {entry.key: entry.value for entry in tensor.external_data}
         location = entries.get("location", "").removeprefix("./")
         if location not in self._external:
-            opened = MappedFile(file_inside(self._path.parent, location))
+            opened = BinaryFile(file_inside(self._path.parent, location))
             self._external[location] = opened
             self._result.files.append(opened.path)
         file = self._external[location]
@@ -227,17 +253,16 @@ class _Scanner:
             length = int(entries.get("length") or math.prod(shape) * STORED_DTYPES[dtype_name].itemsize)
         except ValueError:
             raise ModelError(f"{where}: offset and length of its external data must be numbers") from None
-        return self._mapped(file, tensor, offset, length, where)
+        return self._in_file(file, tensor, offset, length, where)
 
-    def _mapped(self, file: MappedFile, tensor: Any, offset: int, length: int, where: str) -> StoredTensor:
+    def _in_file(self, file: BinaryFile, tensor: Any, offset: int, length: int, where: str) -> StoredTensor:
         dtype_name, shape = _type_and_shape(tensor, where)
-        dtype = STORED_DTYPES[dtype_name]
-        if length != math.prod(shape) * dtype.itemsize:
+        if length != math.prod(shape) * STORED_DTYPES[dtype_name].itemsize:
             raise ModelError(
                 f"{where}: {length} bytes of data do not fill the shape {list(shape)} of {dtype_name}"
             )
-        numbers = file.array(dtype, offset, math.prod(shape), f"the initializer {tensor.name[:200]!r}")
-        return StoredTensor(numbers.reshape(shape), dtype_name)
+        file.check_range(offset, length, f"the initializer {tensor.name[:200]!r}")
+        return StoredTensor.contiguous(file, dtype_name, offset, shape)
 
     def _parse(self, message: Any, data: bytes) -> Any:
         try:

@@ -13,9 +13,8 @@ from gpt2fast._files import find_inside
 from gpt2fast.checkpoints.base import Checkpoint, LazyTensor, TokenizerFiles
 from gpt2fast.checkpoints.fingerprint import fingerprint
 from gpt2fast.checkpoints.huggingface import read_config
-from gpt2fast.checkpoints.mapped_file import lazy_view, nearest_decimal
 from gpt2fast.checkpoints.onnx_attention import find_attention_scales, find_heads
-from gpt2fast.checkpoints.onnx_file import OnnxFile, StoredTensor, read_onnx
+from gpt2fast.checkpoints.onnx_file import OnnxFile, read_onnx
 from gpt2fast.checkpoints.onnx_pattern import (
     Embeddings,
     Linear,
@@ -27,13 +26,14 @@ from gpt2fast.checkpoints.onnx_pattern import (
     follows,
 )
 from gpt2fast.checkpoints.onnx_walk import Graph
+from gpt2fast.checkpoints.stored_tensor import StoredTensor, nearest_decimal
 from gpt2fast.checkpoints.tokenizer_files import find_tokenizer_files
 from gpt2fast.config import ModelConfig
 from gpt2fast.errors import ModelError
 
 _PER_LAYER = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
 _GPT2_VOCABULARY = 50257
-_COMPARED_ROWS = 1024
+_COMPARED_ROWS = 4096
 _TOLERANCE = 0.01
 
 
@@ -104,12 +104,11 @@ class _Model:
         heads = found or n_head or (beside and beside.n_head)
         if not heads:
             raise ModelError(
-                f"{self._file.path}: the graph does not tell the number of heads; put a config.json beside it"
+                f"{self._file.path}: the graph does not tell the number of heads; convert it with n_head "
+                f"given (gpt2fast convert --n-head N), or put a config.json beside it"
             )
         if self._width % heads:
-            raise ModelError(
-                f"{self._file.path}: the width {self._width} is no multiple of the {heads} heads"
-            )
+            raise ModelError(f"{self._file.path}: the width {self._width} is no multiple of {heads} heads")
         vocabulary = self._embeddings.tokens.shape[0]
         end_of_text = vocabulary - 1 if vocabulary == _GPT2_VOCABULARY else None
         values = {
@@ -127,20 +126,20 @@ class _Model:
     def tensors(self) -> dict[str, LazyTensor]:
         """The weights by canonical name."""
         tensors = {
-            "wte.weight": _lazy(self._embeddings.tokens),
-            "wpe.weight": _lazy(self._embeddings.positions),
-            "ln_f.weight": _lazy(self._norms[-1].gamma),
-            "ln_f.bias": _lazy(self._norms[-1].beta),
+            "wte.weight": self._embeddings.tokens.lazy(),
+            "wpe.weight": self._embeddings.positions.lazy(),
+            "ln_f.weight": self._norms[-1].gamma.lazy(),
+            "ln_f.bias": self._norms[-1].beta.lazy(),
         }
         for i, layer in enumerate(self._layers):
             for norm, part in zip(self._norms[2 * i : 2 * i + 2], ("ln_1", "ln_2"), strict=True):
-                tensors[f"h.{i}.{part}.weight"] = _lazy(norm.gamma)
-                tensors[f"h.{i}.{part}.bias"] = _lazy(norm.beta)
+                tensors[f"h.{i}.{part}.weight"] = norm.gamma.lazy()
+                tensors[f"h.{i}.{part}.bias"] = norm.beta.lazy()
             for linear, part in zip(layer, _PER_LAYER, strict=True):
-                tensors[f"h.{i}.{part}.weight"] = _lazy(linear.weight)
-                tensors[f"h.{i}.{part}.bias"] = _lazy(linear.bias or _zeros(linear.weight.shape[1]))
+                tensors[f"h.{i}.{part}.weight"] = linear.weight.lazy()
+                tensors[f"h.{i}.{part}.bias"] = (linear.bias or _zeros(linear.weight.shape[1])).lazy()
         if self._head is not None and not self.tied:
-            tensors["lm_head.weight"] = _lazy(_transposed(self._head.weight))
+            tensors["lm_head.weight"] = self._head.weight.transpose().lazy()
         return tensors
 
     def _check_layers(self, count: int) -> None:
@@ -208,13 +207,16 @@ class _Model:
 
     def _is_tied(self, head: Linear) -> bool:
         """Whether the head's weight is the token table, transposed."""
-        table, weight = self._embeddings.tokens, _transposed(head.weight)
+        table, weight = self._embeddings.tokens, head.weight.transpose()
         if head.bias is not None:
             raise ModelError(f"{self._file.path}: its head has a bias, which a GPT-2's has not")
         if table.shape != weight.shape or table.dtype_name != weight.dtype_name:
             return False
         return all(
-            np.array_equal(table.view[row : row + _COMPARED_ROWS], weight.view[row : row + _COMPARED_ROWS])
+            np.array_equal(
+                table.narrow(0, row, row + _COMPARED_ROWS).read(),
+                weight.narrow(0, row, row + _COMPARED_ROWS).read(),
+            )
             for row in range(0, table.shape[0], _COMPARED_ROWS)
         )
 
@@ -229,14 +231,6 @@ def _heads_of_past(file: OnnxFile, width: int) -> int | None:
     return None
 
 
-def _transposed(tensor: StoredTensor) -> StoredTensor:
-    return StoredTensor(tensor.view.T, tensor.dtype_name)
-
-
 def _zeros(size: int) -> StoredTensor:
     """The bias that an exporter has left out because it changes nothing."""
-    return StoredTensor(np.zeros(size, np.float32), "F32")
-
-
-def _lazy(tensor: StoredTensor) -> LazyTensor:
-    return lazy_view(tensor.view, tensor.dtype_name)
+    return StoredTensor.of_array(np.zeros(size), "F32")

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from gpt2fast.checkpoints.onnx_file import StoredTensor
 from gpt2fast.checkpoints.onnx_walk import CONVERTING, REARRANGING, Graph, attribute_float, attribute_ints
+from gpt2fast.checkpoints.stored_tensor import StoredTensor
 from gpt2fast.errors import ModelError
 
 #: ONNX Runtime's LayerNorms with something in front: the index of the gain among the inputs.
@@ -192,7 +192,7 @@ def _gemm_weight(graph: Graph, node: Any, weight: StoredTensor) -> StoredTensor:
     if not plain or any(attribute_ints(node, "transA")):
         raise ModelError(f"{graph.path}: the Gemm {node.name[:200]!r} scales or transposes its input")
     if any(attribute_ints(node, "transB")):
-        return StoredTensor(weight.view.T, weight.dtype_name)
+        return weight.transpose()
     return weight
 
 

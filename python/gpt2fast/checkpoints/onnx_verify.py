@@ -33,7 +33,7 @@ def verify_against_source(checkpoint: Checkpoint, path: Path) -> float:
     """Run the file and our reading of it on the same tokens.
 
     The file's graph runs in ONNX Runtime (so verify only what you would also run), the checkpoint in NumPy.
-    Where the file takes a past, it is given one.
+    Where the file takes a past, it is given one; of two merged models, with a past and without, both run.
 
     Parameters
     ----------
@@ -73,13 +73,18 @@ def _compare(checkpoint: Checkpoint, path: Path) -> tuple[float, float]:
     names = [name for name in source.inputs if name not in source.tensors]
     token_input = find_embeddings(Graph(source), names).input
     session = open_session(path)
-    feed = _Feed(checkpoint, session, token_input, path)
-    try:
-        outputs = session.run(None, feed.values)
-    except Exception as error:  # onnxruntime's own types, which have no common public base
-        raise ModelError(f"{path}: ONNX Runtime can't run it: {error}") from error
-    largest = float(np.abs(outputs[0]).max(initial=0))
-    return _largest_difference(checkpoint, feed, outputs, path), largest
+    found = []
+    for switch in (None,) if source.use_past is None else ((source.use_past, True), (source.use_past, False)):
+        feed = _Feed(checkpoint, session, token_input, path, switch)
+        try:
+            outputs = session.run(None, feed.values)
+        except Exception as error:  # onnxruntime's own types, which have no common public base
+            raise ModelError(f"{path}: ONNX Runtime can't run it: {error}") from error
+        found.append(
+            (_largest_difference(checkpoint, feed, outputs, path), np.abs(outputs[0]).max(initial=0))
+        )
+    difference, largest = np.max(found, axis=0)
+    return float(difference), float(largest)
 
 
 class _Feed:
@@ -90,12 +95,19 @@ class _Feed:
     ids : array of int, shape (rows, tokens)
         The tokens to run.
     past : list of arrays or None
-        The reference's past before them.
+        The reference's past before them, if the model uses one.
     values : dict
         What to give the session.
     """
 
-    def __init__(self, checkpoint: Checkpoint, session: Any, token_input: str, path: Path) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        session: Any,
+        token_input: str,
+        path: Path,
+        switch: tuple[str, bool] | None,
+    ) -> None:
         inputs = {one.name: one for one in session.get_inputs()}
         self._path = path
         shape = [size if isinstance(size, int) and size > 0 else 1 for size in inputs[token_input].shape]
@@ -105,8 +117,10 @@ class _Feed:
         generator = np.random.default_rng(0)
         rows = int(np.prod(shape[:-1], dtype=np.int64))
         self.ids = generator.integers(0, checkpoint.config.vocab_size, (rows, tokens))
-        self.past = self._past(checkpoint, inputs, generator, rows)
-        self._pieces = self._past_pieces(inputs)
+        self._switch = switch
+        past = self._past(checkpoint, inputs, generator, rows)
+        self._pieces = self._past_pieces(inputs, past)
+        self.past = past if switch is None or switch[1] else None
         self.values: dict[str, NDArray[Any]] = {
             name: self._value(one, token_input, shape).astype(_DTYPES.get(one.type, np.float32))
             for name, one in inputs.items()
@@ -125,12 +139,12 @@ class _Feed:
         before = generator.integers(0, checkpoint.config.vocab_size, (rows, length))
         return reference.forward(checkpoint, before, dtype=np.float32)[1]
 
-    def _past_pieces(self, inputs: dict[str, Any]) -> list[NDArray[Any]]:
+    def _past_pieces(self, inputs: dict[str, Any], past: list[NDArray[Any]] | None) -> list[NDArray[Any]]:
         """The past in the form of the inputs: both halves stacked, or keys and values apart."""
-        if self.past is None:
+        if past is None:
             return []
         stacked = any(len(one.shape) == 5 for one in inputs.values())
-        return list(self.past) if stacked else [half for layer in self.past for half in layer]
+        return list(past) if stacked else [half for layer in past for half in layer]
 
     def _value(self, one: Any, token_input: str, shape: Sequence[int]) -> NDArray[Any]:
         start = 0 if self.past is None else self.past[0].shape[3]
@@ -138,6 +152,8 @@ class _Feed:
         name = one.name.lower()
         if one.name == token_input:
             return self.ids.reshape(shape)
+        if self._switch is not None and one.name == self._switch[0]:
+            return np.full([size if isinstance(size, int) else 1 for size in one.shape], self._switch[1])
         if len(one.shape) > 3 and self._pieces:
             return self._pieces.pop(0)
         if "mask" in name:
@@ -156,12 +172,13 @@ def _largest_difference(checkpoint: Checkpoint, feed: _Feed, outputs: Sequence[A
     if not results:
         raise ModelError(f"{path}: its first output has shape {list(outputs[0].shape)}, as no GPT-2's has")
     # A vocabulary as large as the width leaves two readings of the first output.
-    first = min(_difference(outputs[0], result) for result in results)
+    first = np.min([_difference(outputs[0], result) for result in results])
     caches = [output for output in outputs[1:] if output.ndim > 3 and output.shape[-2] == present[0].shape[3]]
     stacked = any(output.ndim == 5 for output in caches)
     wanted = list(present) if stacked else [half for layer in present for half in layer]
     pairs = zip(caches, wanted, strict=True) if len(caches) == len(wanted) else ()
-    return max([first, *(_difference(output, cache) for output, cache in pairs)])
+    # NumPy's maximum, unlike Python's, is no number if one of them is none.
+    return float(np.max([first, *(_difference(output, cache) for output, cache in pairs)]))
 
 
 def _difference(output: NDArray[Any], wanted: NDArray[Any]) -> float:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2fast.checkpoints.onnx_file import OnnxFile, StoredTensor, tensor_from_proto
+from gpt2fast.checkpoints.onnx_file import OnnxFile, tensor_from_proto
+from gpt2fast.checkpoints.stored_tensor import StoredTensor
 from gpt2fast.errors import ModelError
 
 #: Operations that hand on their first input, rearranged or converted at most.
@@ -49,8 +51,8 @@ class Graph:
         for node in file.nodes:
             if any(attribute.HasField("g") for attribute in node.attribute):
                 raise ModelError(
-                    f"{file.path}: has the control flow operation {node.op_type}, as two merged models have; "
-                    f"give one of the two"
+                    f"{file.path}: has the control flow operation {node.op_type}; only one If is followed, "
+                    f"whose branches are a model with a past and the same without; give it without the others"
                 )
             if not known.issuperset(node.input):
                 raise ModelError(f"{file.path}: the inputs of node {node.name[:200]!r} come from nowhere")
@@ -81,21 +83,16 @@ class Graph:
     def vector(self, name: str) -> StoredTensor | None:
         """A constant of one axis longer than one, the last."""
         tensor = self.constants.get(name)
-        if (
-            tensor is None
-            or not tensor.shape
-            or tensor.view.size != tensor.shape[-1]
-            or tensor.view.size == 1
-        ):
+        if tensor is None or not tensor.shape or tensor.size != tensor.shape[-1] or tensor.size == 1:
             return None
-        return StoredTensor(tensor.view.reshape(-1), tensor.dtype_name)
+        return replace(tensor, shape=tensor.shape[-1:], strides=tensor.strides[-1:])
 
     def numbers(self, name: str) -> NDArray[Any] | None:
         """A small constant's value."""
         tensor = self.constants.get(name)
-        if tensor is None or tensor.view.size > _MAX_COMPUTED or tensor.dtype_name == "BF16":
+        if tensor is None or tensor.size > _MAX_COMPUTED or tensor.dtype_name == "BF16":
             return None
-        return tensor.view
+        return tensor.read()
 
     def scalar(self, name: str, width: int | None = None) -> float | None:
         """A number that is constant, or computed from the length ``width`` of an axis."""
@@ -175,10 +172,10 @@ class Graph:
                 return tensor_from_proto(attribute.t, where)
             if attribute.name in ("value_float", "value_floats"):
                 values = attribute.floats if attribute.name.endswith("s") else attribute.f
-                return StoredTensor(np.array(values, np.float32), "F32")
+                return StoredTensor.of_array(np.array(values), "F32")
             if attribute.name in ("value_int", "value_ints"):
                 values = attribute.ints if attribute.name.endswith("s") else attribute.i
-                return StoredTensor(np.array(values, np.int64), "I64")
+                return StoredTensor.of_array(np.array(values), "I64")
         return None
 
     def _transposed(self, node: Any) -> StoredTensor | None:
@@ -188,7 +185,7 @@ class Graph:
         order = list(attribute_ints(node, "perm")) or list(range(len(tensor.shape)))[::-1]
         if sorted(order) != list(range(len(tensor.shape))):
             raise ModelError(f"{self.path}: the node {node.name[:200]!r} transposes axes that are not there")
-        return StoredTensor(tensor.view.transpose(order), tensor.dtype_name)
+        return tensor.transpose(order)
 
     def _small(self, node: Any) -> StoredTensor | None:
         known = [self.numbers(name) for name in node.input]
@@ -249,4 +246,4 @@ def _computed(function: Callable[..., Any], arguments: list[Any]) -> Any | None:
 def _stored(value: Any) -> StoredTensor:
     array = np.asarray(value)
     is_integer = np.issubdtype(array.dtype, np.integer)
-    return StoredTensor(array.astype(np.int64 if is_integer else np.float64), "I64" if is_integer else "F64")
+    return StoredTensor.of_array(array, "I64" if is_integer else "F64")

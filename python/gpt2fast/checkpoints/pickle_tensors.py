@@ -10,7 +10,8 @@ import pickletools
 from dataclasses import dataclass
 from typing import IO, Any, cast
 
-from gpt2fast.checkpoints.mapped_file import STORED_DTYPES, BoundedReader
+from gpt2fast.checkpoints.binary_file import BoundedReader
+from gpt2fast.checkpoints.stored_tensor import STORED_DTYPES
 from gpt2fast.errors import ModelError
 
 #: The largest GPT-2 (580 tensors) takes some 30,000 opcodes.

@@ -11,19 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import Any
 
 from gpt2fast._files import open_regular, parse_json_object
 from gpt2fast.checkpoints.base import LazyTensor
-from gpt2fast.checkpoints.mapped_file import STORED_DTYPES, to_float32
+from gpt2fast.checkpoints.binary_file import BinaryFile
+from gpt2fast.checkpoints.stored_tensor import StoredTensor
 from gpt2fast.errors import ModelError
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 MAX_HEADER_BYTES = 100_000_000
 MAX_RANK = 8
@@ -66,6 +61,7 @@ class SafetensorsFile(Mapping[str, LazyTensor]):
     def __init__(self, path: Path) -> None:
         self._path = path
         self._entries = read_header(path)
+        self._file = BinaryFile(path)
 
     def __getitem__(self, name: str) -> LazyTensor:
         entry = self._entries[name]
@@ -74,7 +70,8 @@ class SafetensorsFile(Mapping[str, LazyTensor]):
                 f"{self._path}: the tensor {name!r} has dtype {entry.dtype} and shape {list(entry.shape)}; "
                 f"weights must be {', '.join(_READABLE)} of at least one dimension"
             )
-        return LazyTensor(entry.shape, partial(_read_rows, self._path, name, entry))
+        self._file.check_range(entry.begin, entry.end - entry.begin, f"the tensor {name!r}")
+        return StoredTensor.contiguous(self._file, entry.dtype, entry.begin, entry.shape).lazy()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
@@ -144,16 +141,3 @@ def _check_coverage(entries: Mapping[str, TensorEntry], data_start: int, size: i
         raise ModelError(
             f"{path}: cut short or corrupt: its tensors end at byte {position}, the file at {size}"
         )
-
-
-def _read_rows(path: Path, name: str, entry: TensorEntry, start: int, stop: int) -> NDArray[np.float32]:
-    if not 0 <= start <= stop <= entry.shape[0]:
-        raise ValueError(f"rows {start}:{stop} of {name!r} are outside its {entry.shape[0]} rows")
-    shape = (stop - start, *entry.shape[1:])
-    row_items = math.prod(entry.shape[1:])
-    with open_regular(path) as file:
-        file.seek(entry.begin + start * row_items * _ITEM_BYTES[entry.dtype])
-        items = np.fromfile(file, STORED_DTYPES[entry.dtype], (stop - start) * row_items)
-    if items.size != (stop - start) * row_items:
-        raise ModelError(f"{path}: the file became shorter while it was being read")
-    return to_float32(items.reshape(shape), entry.dtype)

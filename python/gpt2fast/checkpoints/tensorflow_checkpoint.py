@@ -15,9 +15,10 @@ from gpt2fast._files import (
     read_text,
 )
 from gpt2fast.checkpoints.base import Checkpoint, LazyTensor, TokenizerFiles
+from gpt2fast.checkpoints.binary_file import BinaryFile, refuse_overlaps
 from gpt2fast.checkpoints.bundle_index import BundleEntry, read_index
 from gpt2fast.checkpoints.fingerprint import fingerprint
-from gpt2fast.checkpoints.mapped_file import STORED_DTYPES, MappedFile, lazy_view, refuse_overlaps
+from gpt2fast.checkpoints.stored_tensor import STORED_DTYPES, StoredTensor
 from gpt2fast.config import ModelConfig
 from gpt2fast.errors import ModelError
 
@@ -51,13 +52,13 @@ def open_tensorflow(directory: Path) -> Checkpoint:
     tokenizer = _tokenizer(directory)
     config = _config(directory, tokenizer)
     prefix = _prefix(directory)
-    index = MappedFile(file_inside(directory, f"{prefix}.index"))
+    index = BinaryFile(file_inside(directory, f"{prefix}.index"))
     count, entries = read_index(index)
     used = sorted({entry.shard for entry in entries.values()})
     if any(shard >= count for shard in used):
         raise ModelError(f"{index.path}: a tensor lies in data file {used[-1]} of {count}")
     shards = {
-        shard: MappedFile(file_inside(directory, f"{prefix}.data-{shard:05}-of-{count:05}")) for shard in used
+        shard: BinaryFile(file_inside(directory, f"{prefix}.data-{shard:05}-of-{count:05}")) for shard in used
     }
     return Checkpoint.checked(
         config,
@@ -102,7 +103,7 @@ def _config(directory: Path, tokenizer: TokenizerFiles) -> ModelConfig:
     return ModelConfig.from_dict(known, where=str(path))
 
 
-def _tensors(entries: dict[str, BundleEntry], shards: dict[int, MappedFile]) -> dict[str, LazyTensor]:
+def _tensors(entries: dict[str, BundleEntry], shards: dict[int, BinaryFile]) -> dict[str, LazyTensor]:
     tensors = {}
     ranges: dict[int, list[tuple[int, int, str]]] = {shard: [] for shard in shards}
     for name, entry in entries.items():
@@ -111,16 +112,14 @@ def _tensors(entries: dict[str, BundleEntry], shards: dict[int, MappedFile]) -> 
             # What an optimiser keeps, and counters.
             continue
         file = shards[entry.shard]
-        dtype = STORED_DTYPES[entry.dtype_name]
-        count = math.prod(entry.shape)
-        if entry.size != count * dtype.itemsize:
+        if entry.size != math.prod(entry.shape) * STORED_DTYPES[entry.dtype_name].itemsize:
             raise ModelError(
                 f"{file.path}: the tensor {name!r} has {entry.size} bytes for the shape {list(entry.shape)}"
             )
-        stored = file.array(dtype, entry.offset, count, f"the tensor {name!r}")
+        file.check_range(entry.offset, entry.size, f"the tensor {name!r}")
         # Linear weights are kernels of a convolution of length one: [1, in, out].
         shape = entry.shape[1:] if len(entry.shape) == 3 and entry.shape[0] == 1 else entry.shape
-        tensors[canonical] = lazy_view(stored.reshape(shape), entry.dtype_name)
+        tensors[canonical] = StoredTensor.contiguous(file, entry.dtype_name, entry.offset, shape).lazy()
         ranges[entry.shard].append((entry.offset, entry.offset + entry.size, name))
     for shard, file in shards.items():
         refuse_overlaps(file.path, ranges[shard])

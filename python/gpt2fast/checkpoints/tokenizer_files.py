@@ -7,7 +7,11 @@ from pathlib import Path
 
 from gpt2fast._files import MAX_TOKENIZER_BYTES, file_inside, find_inside, read_text
 from gpt2fast.checkpoints.base import TokenizerFiles
+from gpt2fast.checkpoints.hub import download_tokenizer, is_repo_id
 from gpt2fast.errors import ModelError
+
+# A missing file is no model on the hub.
+_SUFFIXES = (".json", ".txt")
 
 
 def find_tokenizer_files(directory: Path) -> TokenizerFiles:
@@ -24,15 +28,26 @@ def find_tokenizer_files(directory: Path) -> TokenizerFiles:
     )
 
 
-def read_tokenizer_files(source: str | os.PathLike[str]) -> TokenizerFiles:
-    """The tokenizer a user names: a directory, a ``tokenizer.json``, or a ``vocab.json`` beside its merges.
+def read_tokenizer_files(source: str | os.PathLike[str], *, token: str | None = None) -> TokenizerFiles:
+    """The tokenizer a user names.
+
+    Parameters
+    ----------
+    source : str or path
+        A directory, a ``tokenizer.json``, a ``vocab.json`` beside its merges, or the id of a model on the
+        hub. What exists as a path is taken as one.
+    token : str, optional
+        Access token for the hub.
 
     Raises
     ------
     ModelError
-        There is no tokenizer at that place.
+        There is no tokenizer at that place. Of the hub also what
+        :func:`gpt2fast.checkpoints.hub.download_snapshot` raises.
     """
     path = Path(source)
+    if isinstance(source, str) and not path.exists() and path.suffix not in _SUFFIXES and is_repo_id(source):
+        path = download_tokenizer(source, token=token)
     if path.is_dir():
         files = find_tokenizer_files(path)
         if not files:

@@ -11,17 +11,10 @@ import zipfile
 from pathlib import Path
 from typing import IO, Any, cast
 
-import numpy as np
-
 from gpt2fast.checkpoints.base import LazyTensor
-from gpt2fast.checkpoints.mapped_file import (
-    STORED_DTYPES,
-    BoundedReader,
-    MappedFile,
-    lazy_view,
-    refuse_overlaps,
-)
+from gpt2fast.checkpoints.binary_file import BinaryFile, BoundedReader, refuse_overlaps
 from gpt2fast.checkpoints.pickle_tensors import Storage, TensorView, read_pickle
+from gpt2fast.checkpoints.stored_tensor import STORED_DTYPES, StoredTensor
 from gpt2fast.errors import ModelError
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -59,7 +52,7 @@ def open_torch_tensors(path: Path) -> dict[str, LazyTensor]:
     OSError
         The file can't be opened.
     """
-    file = MappedFile(path)
+    file = BinaryFile(path)
     if file.read(0, min(4, file.size), "the magic bytes") == b"PK\x03\x04":
         state, offsets = _read_zip(file)
     else:
@@ -72,22 +65,19 @@ def open_torch_tensors(path: Path) -> dict[str, LazyTensor]:
     return {name: _lazy(file, name, view, offsets) for name, view in views.items()}
 
 
-def _lazy(file: MappedFile, name: str, view: TensorView, offsets: dict[str, int]) -> LazyTensor:
+def _lazy(file: BinaryFile, name: str, view: TensorView, offsets: dict[str, int]) -> LazyTensor:
     storage = view.storage
     if storage.key not in offsets:
         raise ModelError(f"{file.path}: the data of the tensor {name!r} is missing")
-    dtype = STORED_DTYPES[storage.dtype_name]
-    numbers = file.array(dtype, offsets[storage.key], storage.count, f"the tensor {name!r}")
-    strided = np.lib.stride_tricks.as_strided(
-        numbers[view.offset :],
-        shape=view.shape,
-        strides=[stride * dtype.itemsize for stride in view.strides],
-        writeable=False,
-    )
-    return lazy_view(strided, storage.dtype_name)
+    start = offsets[storage.key]
+    file.check_range(start, storage.nbytes, f"the tensor {name!r}")
+    itemsize = STORED_DTYPES[storage.dtype_name].itemsize
+    strides = tuple(stride * itemsize for stride in view.strides)
+    stored = StoredTensor(file, storage.dtype_name, start + view.offset * itemsize, view.shape, strides)
+    return stored.lazy()
 
 
-def _read_zip(file: MappedFile) -> tuple[Any, dict[str, int]]:
+def _read_zip(file: BinaryFile) -> tuple[Any, dict[str, int]]:
     """The state and, by storage key, where each storage begins."""
     members = _zip_members(file)
     pickles = [name for name in members if name.endswith("/data.pkl") and name.count("/") == 1]
@@ -113,7 +103,7 @@ def _read_zip(file: MappedFile) -> tuple[Any, dict[str, int]]:
     return state, offsets
 
 
-def _zip_members(file: MappedFile) -> dict[str, tuple[int, int]]:
+def _zip_members(file: BinaryFile) -> dict[str, tuple[int, int]]:
     """Offset and size of the data of every member."""
     try:
         with zipfile.ZipFile(cast("IO[bytes]", _ZipSource(file))) as archive:
@@ -148,7 +138,7 @@ def _zip_members(file: MappedFile) -> dict[str, tuple[int, int]]:
 class _ZipSource(BoundedReader):
     """The file as :mod:`zipfile` wants it, which only reads the directory at the end."""
 
-    def __init__(self, file: MappedFile) -> None:
+    def __init__(self, file: BinaryFile) -> None:
         super().__init__(file, 0, file.size, _MAX_PIECE)
 
     def read(self, length: int = -1) -> bytes:
@@ -165,7 +155,7 @@ class _ZipSource(BoundedReader):
         return True
 
 
-def _read_legacy(file: MappedFile) -> tuple[Any, dict[str, int]]:
+def _read_legacy(file: BinaryFile) -> tuple[Any, dict[str, int]]:
     """As :func:`_read_zip`, for the format before PyTorch 1.6."""
     where = str(file.path)
     reader = BoundedReader(file, 0, file.size, _MAX_PIECE)

@@ -1,4 +1,4 @@
-"""Protocol Buffers' wire format, one level of a message at a time, over a mapped file.
+"""Protocol Buffers' wire format, one level of a message at a time, over a file.
 
 https://protobuf.dev/programming-guides/encoding/: a message is a run of fields, each a tag and a payload.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from gpt2fast.checkpoints.mapped_file import MappedFile
+from gpt2fast.checkpoints.binary_file import BinaryFile
 from gpt2fast.errors import ModelError
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
@@ -27,7 +27,7 @@ class Field:
     value: int
 
 
-def fields(file: MappedFile, start: int, stop: int) -> Iterator[Field]:
+def fields(file: BinaryFile, start: int, stop: int) -> Iterator[Field]:
     """The fields of the message at bytes ``start:stop``.
 
     Raises
@@ -56,7 +56,7 @@ def fields(file: MappedFile, start: int, stop: int) -> Iterator[Field]:
         position += length
 
 
-def varint(file: MappedFile, position: int, stop: int) -> tuple[int, int]:
+def varint(file: BinaryFile, position: int, stop: int) -> tuple[int, int]:
     """The variable-length integer at a position, and the position after it."""
     value = 0
     data = file.read(position, max(0, min(_MAX_VARINT_BYTES, stop - position)), "a number")

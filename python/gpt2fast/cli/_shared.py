@@ -29,10 +29,15 @@ model_option = click.option(
 threads_option = click.option(
     "--threads", type=int, metavar="N", help="Default: the cores this process may use."
 )
+tokenizer_option = click.option(
+    "--tokenizer",
+    metavar="SOURCE",
+    help="Directory, file or hub id to take the tokenizer from. Default: the model's own.",
+)
 
 
 def model_options(function: _Function) -> _Function:
-    """Add ``--model``, ``--precision`` and ``--threads``, as :func:`load_model` takes them."""
+    """Add ``--model``, ``--precision``, ``--threads``, ``--tokenizer``, as :func:`load_model` takes them."""
     decorators = [
         model_option,
         click.option(
@@ -41,17 +46,49 @@ def model_options(function: _Function) -> _Function:
             help="Of the weights. Default: int8, or the model directory's.",
         ),
         threads_option,
+        tokenizer_option,
     ]
     for decorate in reversed(decorators):
         function = decorate(function)
     return function
 
 
-def load_model(source: str | None, precision: Precision | None, threads: int | None) -> GPT2:
+def source_options(function: _Function) -> _Function:
+    """Add ``--tokenizer``, ``--n-head`` and ``--revision``, as ``open_checkpoint`` takes them."""
+    decorators = [
+        tokenizer_option,
+        click.option(
+            "--n-head",
+            type=int,
+            metavar="N",
+            help="Attention heads, for a lone weight file or an ONNX graph that does not tell.",
+        ),
+        click.option("--revision", metavar="NAME", help="Branch, tag or commit of a hub id."),
+    ]
+    for decorate in reversed(decorators):
+        function = decorate(function)
+    return function
+
+
+def load_model(
+    source: str | None, precision: Precision | None, threads: int | None, tokenizer: str | None
+) -> GPT2:
     """The model that the options of :func:`model_options` name."""
     from gpt2fast.model import GPT2
 
-    return GPT2.from_pretrained(source, precision=precision, threads=threads)
+    return GPT2.from_pretrained(source, precision=precision, threads=threads, tokenizer=tokenizer)
+
+
+def load_text_model(
+    source: str | None, precision: Precision | None, threads: int | None, tokenizer: str | None
+) -> GPT2:
+    """:func:`load_model` for text in or out: without a tokenizer an error, which names the option."""
+    model = load_model(source, precision, threads, tokenizer)
+    if not model.has_tokenizer:
+        raise click.ClickException(
+            f"{source} came without a tokenizer; name one by --tokenizer (a directory, a file or a hub id)"
+        )
+    return model
 
 
 def read_text(text: str) -> str:

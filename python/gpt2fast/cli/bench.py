@@ -41,6 +41,7 @@ def command(
     source: str | None,
     precision: Any,
     threads: int | None,
+    tokenizer: str | None,
     batches: tuple[int, ...],
     repeats: int,
     as_json: bool,
@@ -52,7 +53,7 @@ def command(
     gpt2fast bench --model openai-community/gpt2 --precision int4 --threads 2
     gpt2fast bench --batch 4 --batch 16 --json
     """
-    model = load_model(source, precision, threads)
+    model = load_model(source, precision, threads, tokenizer)
     facts = _facts(model)
     measured = _measure(model, batches, repeats)
     drafts = _draft_steps(model)

@@ -6,25 +6,21 @@ from pathlib import Path
 
 import click
 
-from gpt2fast.cli._shared import PRECISION_TYPE
+from gpt2fast.cli._shared import PRECISION_TYPE, source_options
 
 
 @click.command()
 @click.argument("source")
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option("--precision", type=PRECISION_TYPE, default="int8", show_default=True, help="Of the weights.")
-@click.option(
-    "--tokenizer",
-    metavar="PATH",
-    help="Directory or file to take the tokenizer from. Default: the source's own.",
-)
-@click.option("--revision", metavar="NAME", help="Branch, tag or commit of a hub id.")
+@source_options
 @click.option("--overwrite", is_flag=True, help="Replace a model directory that is there.")
 def command(
     source: str,
     directory: Path,
     precision: str,
     tokenizer: str | None,
+    n_head: int | None,
     revision: str | None,
     overwrite: bool,
 ) -> None:
@@ -33,21 +29,24 @@ def command(
     \b
     gpt2fast convert openai-community/gpt2 gpt2-int8
     gpt2fast convert ./my-finetune ./my-model --precision int4
+    gpt2fast convert gpt2-lm-head-10.onnx ./zoo --tokenizer ./my-finetune
     gpt2fast generate --model ./my-model "Hello"
 
     A model directory loads at once, by memory map; several processes share one copy of its weights.
     """
+    from gpt2fast.checkpoints import open_checkpoint
+    from gpt2fast.checkpoints.gpt2_tokenizer import with_gpt2_tokenizer
+    from gpt2fast.errors import ModelError
     from gpt2fast.export import convert
+    from gpt2fast.export.writer import check_destination
     from gpt2fast.progress import progress_bar
 
+    check_destination(directory, overwrite=overwrite)
+    checkpoint = open_checkpoint(source, tokenizer=tokenizer, n_head=n_head, revision=revision)
+    try:
+        checkpoint = with_gpt2_tokenizer(checkpoint)
+    except ModelError as error:
+        click.echo(f"note: {error}", err=True)
     with progress_bar(f"Converting {Path(source).name}") as progress:
-        convert(
-            source,
-            directory,
-            precision=precision,
-            tokenizer=tokenizer,
-            revision=revision,
-            overwrite=overwrite,
-            progress=progress,
-        )
+        convert(checkpoint, directory, precision=precision, overwrite=overwrite, progress=progress)
     click.echo(f"{directory}: {precision}", err=True)

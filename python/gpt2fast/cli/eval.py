@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from gpt2fast.cli._shared import PRECISION_TYPE, load_model, model_option, print_json, threads_option
+from gpt2fast.cli._shared import (
+    PRECISION_TYPE,
+    load_text_model,
+    model_option,
+    print_json,
+    threads_option,
+    tokenizer_option,
+)
 
 if TYPE_CHECKING:
     from gpt2fast.evaluation import Journal, LanguageModel, PerplexitySettings
@@ -29,6 +36,7 @@ class _Run:
     source: str | None
     precisions: tuple[str, ...]
     threads: int | None
+    tokenizer: str | None
     resume: Path | None
     as_json: bool
 
@@ -44,6 +52,7 @@ def _run_options(function: _Function) -> _Function:
             help="Of the weights; several times to compare. Default: int8, or the model directory's.",
         ),
         threads_option,
+        tokenizer_option,
         click.option(
             "--resume",
             type=click.Path(path_type=Path, dir_okay=False),
@@ -176,7 +185,7 @@ def _choice(file: Path, limit: int | None, **options: Any) -> None:
 
 
 def _take_run(options: dict[str, Any]) -> _Run:
-    names = ("source", "threads", "resume", "as_json")
+    names = ("source", "threads", "tokenizer", "resume", "as_json")
     precisions = tuple(dict.fromkeys(options.pop("precisions")))
     return _Run(precisions=precisions, **{name: options.pop(name) for name in names})
 
@@ -207,12 +216,17 @@ def _opened(run: _Run, task: str, content: str, settings: Mapping[str, Any]) -> 
         "content": sha256(content.encode("utf-8", "surrogatepass")).hexdigest(),
         **settings,
     }
+    if run.tokenizer is not None:
+        from gpt2fast.tokenizer import Tokenizer
+
+        tokenizer = Tokenizer.from_source(run.tokenizer).to_json()
+        identity["tokenizer"] = sha256(tokenizer.encode()).hexdigest()
     with Journal(run.resume, identity) as journal:
         yield journal
 
 
 def _load(run: _Run, precision: Any) -> GPT2:
-    return load_model(run.source, precision, run.threads)
+    return load_text_model(run.source, precision, run.threads, run.tokenizer)
 
 
 def _scorer(model: GPT2) -> LanguageModel:

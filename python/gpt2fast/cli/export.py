@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gpt2fast.cli._shared import source_options
+
 if TYPE_CHECKING:
     from gpt2fast.checkpoints.base import Checkpoint
 
@@ -55,18 +57,14 @@ _SAFETENSORS_ONLY = ("dtype", "max_shard_size")
     metavar="GB",
     help="safetensors: of a file, in units of 10^9 bytes. Default: 5.",
 )
-@click.option(
-    "--tokenizer",
-    metavar="PATH",
-    help="Directory or file to take the tokenizer from. Default: the source's own.",
-)
-@click.option("--revision", metavar="NAME", help="Branch, tag or commit of a hub id.")
+@source_options
 @click.option("--overwrite", is_flag=True, help="Replace what is there.")
 def command(
     source: str,
     out: Path,
     kind: str,
     tokenizer: str | None,
+    n_head: int | None,
     revision: str | None,
     overwrite: bool,
     **options: Any,
@@ -85,7 +83,7 @@ def command(
     from gpt2fast.checkpoints import open_checkpoint
 
     write = _write_onnx if kind == "onnx" else _write_checkpoint
-    checkpoint = open_checkpoint(source, tokenizer=tokenizer, revision=revision)
+    checkpoint = open_checkpoint(source, tokenizer=tokenizer, n_head=n_head, revision=revision)
     for path in write(checkpoint, out, overwrite, given):
         click.echo(str(path), err=True)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gpt2fast.cli._options import collect, generation_options
-from gpt2fast.cli._shared import load_model, model_options, print_json, read_text
+from gpt2fast.cli._shared import load_text_model, model_options, print_json, read_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,6 +30,7 @@ def command(
     source: str | None,
     precision: Any,
     threads: int | None,
+    tokenizer: str | None,
     as_json: bool,
     **values: Any,
 ) -> None:
@@ -48,8 +49,7 @@ def command(
     text = read_text(prompt)
     if prompt == "-":
         text = text.removesuffix("\n").removesuffix("\r")
-    model = load_model(source, precision, threads)
-    model.tokenizer  # noqa: B018 - text comes out, or an error before any work
+    model = load_text_model(source, precision, threads, tokenizer)
     whole = options.num_beams > 1 or options.best_of is not None or options.num_return_sequences is not None
     if as_json or whole:
         _print_whole(model, text, options, as_json=as_json)

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 @click.command()
 @model_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def command(source: str | None, precision: Any, threads: int | None, as_json: bool) -> None:
+def command(
+    source: str | None, precision: Any, threads: int | None, tokenizer: str | None, as_json: bool
+) -> None:
     r"""Show a model's shape, precision and sizes, and what runs it here.
 
     \b
@@ -23,7 +25,7 @@ def command(source: str | None, precision: Any, threads: int | None, as_json: bo
     gpt2fast info --model openai-community/gpt2 --precision int4
     gpt2fast info --json
     """
-    facts = _facts(load_model(source, precision, threads))
+    facts = _facts(load_model(source, precision, threads, tokenizer))
     if as_json:
         print_json(facts)
         return

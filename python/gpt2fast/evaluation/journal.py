@@ -46,8 +46,7 @@ class Journal:
         self._file: BinaryIO = self._path.open("r+b" if kept else "wb")
         self._file.truncate(kept)
         self._file.seek(kept)
-        if not kept:
-            self._append({"settings": self._settings})
+        self._has_settings = kept > 0
 
     def __enter__(self) -> Journal:
         return self
@@ -66,6 +65,10 @@ class Journal:
 
     def record(self, run: str, values: Mapping[int, Sequence[float]]) -> None:
         """Keep the values of items; they are on the disk when this returns."""
+        # Not before: what failed before it measured anything leaves the file to any other measurement.
+        if not self._has_settings:
+            self._append({"settings": self._settings})
+            self._has_settings = True
         for item, numbers in values.items():
             self._done[run, item] = list(numbers)
             self._append({"run": run, "item": item, "values": list(numbers)})

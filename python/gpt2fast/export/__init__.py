@@ -21,6 +21,7 @@ def convert(
     *,
     precision: str = "int8",
     tokenizer: str | os.PathLike[str] | None = None,
+    n_head: int | None = None,
     revision: str | None = None,
     token: str | None = None,
     overwrite: bool = False,
@@ -38,7 +39,7 @@ def convert(
         The directory to write. It appears whole or not at all.
     precision : str
         ``"fp32"``, ``"bf16"``, ``"int8"`` or ``"int4"`` (which keeps the vocabulary table in int8).
-    tokenizer, revision, token : optional
+    tokenizer, n_head, revision, token : optional
         As :func:`gpt2fast.checkpoints.open_checkpoint` takes them; not with a Checkpoint.
     overwrite : bool
         Replace ``out`` if it is a model directory.
@@ -66,11 +67,11 @@ def convert(
     destination = Path(out)
     check_destination(destination, overwrite=overwrite)
     if isinstance(source, Checkpoint):
-        if (tokenizer, revision, token) != (None, None, None):
+        if (tokenizer, n_head, revision, token) != (None, None, None, None):
             raise TypeError(
-                "tokenizer, revision and token can't be given with a checkpoint that is open already"
+                "tokenizer, n_head, revision and token can't be given with a checkpoint that is open already"
             )
     else:
-        source = open_checkpoint(source, tokenizer=tokenizer, revision=revision, token=token)
+        source = open_checkpoint(source, tokenizer=tokenizer, n_head=n_head, revision=revision, token=token)
     write_model_directory(source, destination, precision=precision, overwrite=overwrite, progress=progress)
     return destination

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from gpt2fast._files import restore_set_aside, set_aside_name
+
 
 def check_free(path: Path, *, overwrite: bool) -> None:
     """Raise FileExistsError unless the file ``path`` is free, or a regular file that may be replaced."""
@@ -54,26 +56,41 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 def atomic_directory(path: Path) -> Iterator[Path]:
     """A new directory that takes the place of ``path`` when the block ends without an error.
 
-    What was at ``path`` before is removed, so the caller checks first that it may be.
+    What was at ``path`` before is removed, so the caller checks first that it may be. No system can exchange
+    two directories everywhere: the old one is set aside first, and should the process be killed before the
+    new one is in place, whoever looks for ``path`` next puts it back (:func:`restore_set_aside`).
     """
     temporary = temporary_name(path)
     temporary.mkdir()
     try:
         yield temporary
         sync_directory(temporary)
-        old = temporary_name(path)
-        if path.exists():
-            os.rename(path, old)
-        try:
-            os.rename(temporary, path)
-        except BaseException:
-            if old.exists():
-                os.rename(old, path)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
+        _take_place(temporary, path)
         sync_directory(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _take_place(new: Path, path: Path) -> None:
+    restore_set_aside(path)
+    aside = set_aside_name(path)
+    if path.exists():
+        _remove_set_aside(aside)  # left by a process that was killed when the new one was in place
+        os.rename(path, aside)
+    try:
+        os.rename(new, path)
+    except BaseException:
+        restore_set_aside(path)
+        raise
+    _remove_set_aside(aside)
+
+
+def _remove_set_aside(aside: Path) -> None:
+    """Under another name first, so that nothing half removed is ever put back."""
+    if aside.exists():
+        doomed = temporary_name(aside)
+        os.rename(aside, doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
 
 
 def write_new(path: Path, data: bytes) -> None:

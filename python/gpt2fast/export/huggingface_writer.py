@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gpt2fast._files import restore_set_aside
 from gpt2fast._validation import Choice, Integer
 from gpt2fast.checkpoints.base import Checkpoint, LazyTensor
 from gpt2fast.errors import ModelError
@@ -103,6 +104,7 @@ def save_huggingface(
 
 def check_checkpoint_directory(directory: Path, *, overwrite: bool) -> None:
     """Raise FileExistsError unless ``directory`` is free, empty, or a checkpoint that may be replaced."""
+    restore_set_aside(directory)
     if not os.path.lexists(directory):
         return
     if not directory.is_dir():

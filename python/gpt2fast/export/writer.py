@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gpt2fast._files import restore_set_aside
 from gpt2fast.errors import ModelError
 from gpt2fast.export.atomic import atomic_directory, check_room, write_new
 from gpt2fast.export.graph import build_graph
@@ -84,6 +85,7 @@ def write_model_directory(
 
 def check_destination(out: Path, *, overwrite: bool) -> None:
     """Raise FileExistsError unless ``out`` is free, empty, or a model directory that may be replaced."""
+    restore_set_aside(out)
     if not os.path.lexists(out):
         return
     if not out.is_dir():

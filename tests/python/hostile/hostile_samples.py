@@ -18,6 +18,7 @@ from checkpoint_samples import (
 from gpt2fast.checkpoints import open_checkpoint
 from gpt2fast.checkpoints.base import Checkpoint, LazyTensor
 from gpt2fast.checkpoints.tensorflow_checkpoint import open_tensorflow
+from merged_samples import exports, merged
 from tensorflow_samples import write_tensorflow
 
 CONFIG = small_config(n_layer=1, n_head=2, n_embd=8, n_positions=6, vocab_size=24)
@@ -81,12 +82,20 @@ def _gguf(directory: Path) -> None:
     writer.close()
 
 
+def _checkpoint() -> Checkpoint:
+    tensors = {name: LazyTensor.from_array(values) for name, values in random_tensors(CONFIG).items()}
+    return Checkpoint.checked(CONFIG, tensors, source="random", fingerprint="")
+
+
 def _onnx(directory: Path, *, external: bool) -> None:
     from gpt2fast.export.standard import export_onnx
 
-    tensors = {name: LazyTensor.from_array(values) for name, values in random_tensors(CONFIG).items()}
-    checkpoint = Checkpoint.checked(CONFIG, tensors, source="random", fingerprint="")
-    export_onnx(checkpoint, directory / "model.onnx", external_data=external)
+    export_onnx(_checkpoint(), directory / "model.onnx", external_data=external)
+
+
+def _merged_onnx(directory: Path) -> None:
+    model = merged(*exports(_checkpoint(), directory))
+    (directory / "model.onnx").write_bytes(model.SerializeToString())
 
 
 def _tensorflow(directory: Path) -> None:
@@ -102,6 +111,7 @@ SAMPLES = {
     "gguf": Sample(_gguf, "model.gguf", "model.gguf"),
     "onnx": Sample(lambda directory: _onnx(directory, external=False), "model.onnx", "model.onnx"),
     "onnx-external": Sample(lambda directory: _onnx(directory, external=True), "model.onnx", "model.onnx"),
+    "onnx-merged": Sample(_merged_onnx, "model.onnx", "model.onnx"),
     "tensorflow-index": Sample(_tensorflow, "model.ckpt.index", open=open_tensorflow),
     "tensorflow-sizes": Sample(_tensorflow, "hparams.json", open=open_tensorflow),
 }
