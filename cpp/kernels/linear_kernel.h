@@ -17,6 +17,19 @@ namespace gpt2fast {
 
 inline constexpr int kBlockValues = 64;
 
+// The quarters of a block times H / 4, see packing.h: none becomes larger than the largest was.
+template <typename V>
+GPT2FAST_INLINE void mix_quarters(V (&parts)[4]) {
+  const V quarter = V::set1(0.25f);
+  for (V& part : parts) part = part * quarter;
+  const V sum_low = parts[0] + parts[1], difference_low = parts[0] - parts[1];
+  const V sum_high = parts[2] + parts[3], difference_high = parts[2] - parts[3];
+  parts[0] = sum_low + sum_high;
+  parts[1] = difference_low + difference_high;
+  parts[2] = sum_low - sum_high;
+  parts[3] = difference_low - difference_high;
+}
+
 // A block of a row in a tile of `height` rows, see LinearTask. It becomes NaN as a whole when it holds a NaN
 // or an infinity, so that the row's outputs do.
 template <typename Ops>
@@ -24,13 +37,13 @@ GPT2FAST_INLINE void quantize_block(const float* x, int64_t count, WeightFormat 
                                     int64_t height, uint8_t* tile_block) {
   using V = Vec<typename Ops::Tag>;
   V parts[4];
-  V largest = V::zero();
   V poison = V::zero();  // NaN as soon as an element is not finite
   for (int i = 0; i < 4; ++i) {
     parts[i] = count >= kBlockValues ? V::load(x + 16 * i) : V::load_partial(x + 16 * i, count - 16 * i);
-    largest = max(abs(parts[i]), largest);
     poison = fma(parts[i], V::zero(), poison);
   }
+  if (format == WeightFormat::kInt8) mix_quarters(parts);
+  const V largest = max(max(abs(parts[0]), abs(parts[1])), max(abs(parts[2]), abs(parts[3])));
   constexpr float kSmallest = 0x1p-110f;  // its reciprocal is still a float; smaller blocks count as zero
   const float magnitude = reduce_max(largest);
   const float not_finite = reduce_add(poison);
@@ -46,7 +59,8 @@ GPT2FAST_INLINE void quantize_block(const float* x, int64_t count, WeightFormat 
   }
   float* scales = reinterpret_cast<float*>(tile_block + kBlockValues * height);
   int32_t* corrections = reinterpret_cast<int32_t*>(scales + height);
-  scales[row] = quantizable ? magnitude / 127.0f : not_finite;
+  const float unit = format == WeightFormat::kInt8 ? 2.0f : 1.0f;  // H / 4 was half of what the weights had
+  scales[row] = quantizable ? magnitude / 127.0f * unit : not_finite;
   if (format == WeightFormat::kInt8) {
     const V sum = (parts[0] + parts[1]) + (parts[2] + parts[3]);
     corrections[row] = -128 * static_cast<int32_t>(reduce_add(sum));

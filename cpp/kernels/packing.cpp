@@ -2,6 +2,7 @@
 #include "kernels/packing.h"
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <bit>
 #include <cmath>
@@ -91,19 +92,38 @@ void pack_bfloat16_panel(const PanelColumns& w, int64_t in_features, uint8_t* pa
   }
 }
 
+// A block of a column times H / 2, see packing.h, which undoes itself. In double, so that nothing overflows.
+std::array<double, kBlockRows> mix_block(std::array<double, kBlockRows> rows) {
+  constexpr size_t kQuarter = kBlockRows / 4;
+  for (size_t i = 0; i < kQuarter; ++i) {
+    double* r = rows.data() + i;
+    const double sum_low = r[0] + r[kQuarter], difference_low = r[0] - r[kQuarter];
+    const double sum_high = r[2 * kQuarter] + r[3 * kQuarter];
+    const double difference_high = r[2 * kQuarter] - r[3 * kQuarter];
+    r[0] = 0.5 * (sum_low + sum_high);
+    r[kQuarter] = 0.5 * (difference_low + difference_high);
+    r[2 * kQuarter] = 0.5 * (sum_low - sum_high);
+    r[3 * kQuarter] = 0.5 * (difference_low - difference_high);
+  }
+  return rows;
+}
+
 void pack_int8_panel(const PanelColumns& w, uint8_t* panel) {
   const int64_t blocks = w.rows() / kBlockRows;
   for (int64_t block = 0; block < blocks; ++block) {
     uint8_t* values = panel + int8_values_offset(block);
     for (int64_t c = 0; c < kPanelColumns; ++c) {
-      const float* in = w.column(c) + block * kBlockRows;
-      float largest = 0;
-      for (int64_t k = 0; k < kBlockRows; ++k) largest = std::max(largest, std::abs(in[k]));
-      const uint16_t code = to_bfloat16(largest / 127.0f);
+      std::array<double, kBlockRows> in;
+      std::copy_n(w.column(c) + block * kBlockRows, kBlockRows, in.begin());
+      in = mix_block(in);
+      double largest = 0;
+      for (const double value : in) largest = std::max(largest, std::abs(value));
+      const uint16_t least = largest > 0 ? 1 : 0;  // so that the smallest subnormals are not all lost
+      const uint16_t code = std::max(to_bfloat16(static_cast<float>(largest / 127.0)), least);
       std::memcpy(panel + int8_scales_offset(block) + c * 2, &code, 2);
       const double scale = from_bfloat16(code);
       for (int64_t k = 0; k < kBlockRows; ++k) {
-        const double steps = scale > 0 ? std::nearbyint(in[k] / scale) : 0.0;
+        const double steps = scale > 0 ? std::nearbyint(in[static_cast<size_t>(k)] / scale) : 0.0;
         values[k / 4 * 64 + c * 4 + k % 4] =
             static_cast<uint8_t>(128 + static_cast<int>(std::clamp(steps, -127.0, 127.0)));
       }
@@ -144,12 +164,20 @@ void pack_panel(WeightFormat format, const PanelColumns& w, int64_t in_features,
 }
 
 void unpack_int8_column(const uint8_t* panel, int64_t in_features, int64_t c, float* out) {
-  for (int64_t k = 0; k < in_features; ++k) {
-    const int64_t block = k / kBlockRows;
-    uint16_t scale = 0;
-    std::memcpy(&scale, panel + int8_scales_offset(block) + c * 2, 2);
-    const int value = panel[int8_values_offset(block) + k % kBlockRows / 4 * 64 + c * 4 + k % 4];
-    out[k] = from_bfloat16(scale) * static_cast<float>(value - 128);
+  for (int64_t block = 0; block < block_count(in_features); ++block) {
+    uint16_t code = 0;
+    std::memcpy(&code, panel + int8_scales_offset(block) + c * 2, 2);
+    const double scale = from_bfloat16(code);
+    const uint8_t* values = panel + int8_values_offset(block) + c * 4;
+    std::array<double, kBlockRows> rows;
+    for (int64_t k = 0; k < kBlockRows; ++k) {
+      rows[static_cast<size_t>(k)] = scale * (values[k / 4 * 64 + k % 4] - 128);
+    }
+    rows = mix_block(rows);
+    const int64_t first = block * kBlockRows;
+    for (int64_t k = first; k < std::min(first + kBlockRows, in_features); ++k) {
+      out[k] = static_cast<float>(rows[static_cast<size_t>(k - first)]);
+    }
   }
 }
 

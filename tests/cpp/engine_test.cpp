@@ -372,12 +372,12 @@ ORT_TEST(another_thread_cancels) {
   endless.slide = true;
   std::vector<Request> requests{endless, endless};
   const auto run = engine->start(std::move(requests));
-  std::atomic<bool> begun = false;
+  std::atomic<int> layers = 0;  // begun: the check is asked at most once in each
   std::thread other([&] {
-    while (!begun) std::this_thread::yield();
+    while (layers <= kLayers) std::this_thread::yield();
     run->cancel();
   });
-  run->finish([&] { return begun = true, false; });
+  run->finish([&] { return ++layers, false; });
   other.join();
   CHECK(run->done());
   CHECK(run->finish_reason(1) == FinishReason::kCancelled);

@@ -83,16 +83,38 @@ std::vector<float> run(LinearArguments a, Isa isa, const Parallel& parallel = Se
   return y;
 }
 
-// A row as the quantised formats see it: blocks of 64 rounded to 255 steps.
-std::vector<float> quantized_row(const std::vector<float>& row) {
-  std::vector<float> result(row.size());
+// A block times the Hadamard matrix of order 4 over its quarters, and a factor.
+std::vector<float> mixed(const std::vector<float>& block, float factor) {
+  constexpr int kSigns[4][4] = {{1, 1, 1, 1}, {1, -1, 1, -1}, {1, 1, -1, -1}, {1, -1, -1, 1}};
+  std::vector<float> result(64);
+  for (size_t i = 0; i < 64; ++i) {
+    const int* signs = kSigns[i / 16];
+    const auto term = [&](size_t q) {
+      return static_cast<float>(signs[q]) * (factor * block[16 * q + i % 16]);
+    };
+    result[i] = (term(0) + term(1)) + (term(2) + term(3));
+  }
+  return result;
+}
+
+// A row as the quantised formats see it: whole blocks of 64, mixed for int8, rounded to 255 steps, and mixed
+// back. What rounding leaves beyond the row's end counts too.
+std::vector<double> quantized_row(const std::vector<float>& row, WeightFormat format) {
+  const bool mixes = format == WeightFormat::kInt8;
+  std::vector<double> result((row.size() + 63) / 64 * 64);
   for (size_t begin = 0; begin < row.size(); begin += 64) {
     const size_t end = std::min(row.size(), begin + 64);
+    std::vector<float> block(row.begin() + static_cast<std::ptrdiff_t>(begin),
+                             row.begin() + static_cast<std::ptrdiff_t>(end));
+    block.resize(64);
+    if (mixes) block = mixed(block, 0.25f);
     float largest = 0;
-    for (size_t k = begin; k < end; ++k) largest = std::max(largest, std::abs(row[k]));
+    for (float value : block) largest = std::max(largest, std::abs(value));
     if (largest < 0x1p-110f) continue;
-    const float scale = largest / 127.0f;
-    for (size_t k = begin; k < end; ++k) result[k] = scale * std::nearbyint(row[k] * (127.0f / largest));
+    for (float& value : block) value = std::nearbyint(value * (127.0f / largest));
+    if (mixes) block = mixed(block, 1.0f);
+    const double scale = static_cast<double>(largest / 127.0f);
+    for (size_t i = 0; i < 64; ++i) result[begin + i] = scale * static_cast<double>(block[i]);
   }
   return result;
 }
@@ -114,21 +136,22 @@ double activate(Activation activation, double x) {
 // rounding that a chain of float additions can have.
 void check_against_reference(const LinearArguments& a, const std::vector<float>& y) {
   const auto in = static_cast<size_t>(a.in_features);
-  std::vector<std::vector<float>> rows;
+  std::vector<std::vector<double>> rows;
   for (int64_t r = 0; r < a.rows; ++r) {
     std::vector<float> row(a.x + r * a.in_features, a.x + (r + 1) * a.in_features);
     if (a.gamma != nullptr)
       layer_norm_row<Portable>(row.data(), a.in_features, a.gamma, a.beta, a.epsilon, row.data());
-    rows.push_back(is_quantized(a.format) ? quantized_row(row) : row);
+    rows.push_back(is_quantized(a.format) ? quantized_row(row, a.format)
+                                          : std::vector<double>(row.begin(), row.end()));
   }
-  std::vector<float> column(in);
+  const size_t stored = rows.empty() ? in : rows[0].size();  // whole blocks of the integer formats
+  std::vector<float> column(stored);
   for (int64_t n = 0; n < a.out_features; ++n) {
-    unpack_column(a.format, a.weight, a.in_features, n, column.data());
+    unpack_column(a.format, a.weight, static_cast<int64_t>(stored), n, column.data());
     for (int64_t r = 0; r < a.rows; ++r) {
       double sum = 0, magnitude = 0;
-      for (size_t k = 0; k < in; ++k) {
-        const double product =
-            static_cast<double>(rows[static_cast<size_t>(r)][k]) * static_cast<double>(column[k]);
+      for (size_t k = 0; k < stored; ++k) {
+        const double product = rows[static_cast<size_t>(r)][k] * static_cast<double>(column[k]);
         sum += product;
         magnitude += std::abs(product);
       }

@@ -81,7 +81,9 @@ TEST(round_trips_stay_within_the_formats_error) {
   }
 }
 
-TEST(int8_errs_by_half_a_step_at_most) {
+// Four mixed rows are rounded to half a step each, and half their sum comes back; a mixed row is at most half
+// the sum of the four magnitudes.
+TEST(int8_errs_by_a_step_at_most) {
   const int64_t in = 300, out = 20;
   const std::vector<float> w = random_normal(in * out, 1.0f, 2);
   const std::vector<float> packed =
@@ -90,11 +92,14 @@ TEST(int8_errs_by_half_a_step_at_most) {
     for (int64_t begin = 0; begin < in; begin += 64) {
       const int64_t end = std::min(in, begin + 64);
       float largest = 0;
-      for (int64_t k = begin; k < end; ++k)
-        largest = std::max(largest, std::abs(w[static_cast<size_t>(k * out + n)]));
+      for (int64_t i = 0; i < 16; ++i) {
+        float sum = 0;
+        for (int64_t k = begin + i; k < end; k += 16) sum += std::abs(w[static_cast<size_t>(k * out + n)]);
+        largest = std::max(largest, sum / 2);
+      }
       for (int64_t k = begin; k < end; ++k) {
         const auto i = static_cast<size_t>(k * out + n);
-        CHECK_NEAR(packed[i], w[i], 1.01 * static_cast<double>(largest) / 254);
+        CHECK_NEAR(packed[i], w[i], 1.01 * static_cast<double>(largest) / 127);
       }
     }
   }

@@ -120,6 +120,10 @@ def test_a_residual_stream_runs_through_all_layers() -> None:
     for layer in range(2):
         assert node(model, f"h.{layer}.attn.c_attn").input[0] == x
         first, second = (node(model, f"h.{layer}.{name}.c_proj") for name in ("attn", "mlp"))
+        if layer == 1:
+            assert list(node(model, f"{x}.rows").input) == [x, "hidden_rows"]
+            assert list(node(model, first.input[0]).input) == ["h.1.a", "hidden_rows"]
+            x = f"{x}.rows"
         assert (first.input[5], second.input[5]) == (x, first.output[0])
         x = second.output[0]
     assert node(model, "ln_f").input[0] == x
