@@ -19,6 +19,7 @@ from gpt2fast.benchmark import Case, Timing, fresh_prompts, timing
 #: Draft tokens in the steps that are timed; 0 is the plain step that they are compared with.
 DRAFTS = (0, 3, 4, 7, 8)
 _DRAFT_STEPS = 16
+_ATTEMPTS = 3  # a program may end a text of random tokens before it has begun
 
 Log = Callable[[str], None]
 
@@ -112,8 +113,12 @@ class Comparison:
                         self._results.draft_step_ms[system.name].setdefault(drafts, []).append(taken)
 
     def _run_case(self, worker: Worker, case: Case) -> Timing:
-        prompts = fresh_prompts(self._generator, case, self._vocab_size)
-        return timing(worker.call("generate", prompts=prompts, new_tokens=case.new_tokens))
+        for _ in range(_ATTEMPTS):
+            prompts = fresh_prompts(self._generator, case, self._vocab_size)
+            arrivals = worker.call("generate", prompts=prompts, new_tokens=case.new_tokens)
+            if all(arrivals):
+                return timing(arrivals)
+        raise ValueError(f"{case.name}: texts without tokens, {_ATTEMPTS} times in a row")
 
     def _worker(self, action: str, system: System) -> Worker:
         log = self._work / "logs" / f"{system.key}-{action}.log"
