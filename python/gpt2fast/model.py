@@ -32,8 +32,9 @@ if TYPE_CHECKING:
 MAX_THREADS = 1024
 MAX_SEQUENCES = 4096
 DEFAULT_PREFIX_CACHE_BYTES = 256 << 20
-# Longer prompts are cut into steps of so many tokens: enough for the matrix kernels to run at full speed.
-_MAX_STEP_TOKENS = 512
+# Longer prompts are cut into steps of so many tokens: enough for the matrix kernels to run at full speed, and few
+# enough for a step's activations to stay in the caches.
+_MAX_STEP_TOKENS = 128
 
 
 class GPT2(ForwardPass, Scoring, AsyncGeneration):
@@ -74,7 +75,7 @@ class GPT2(ForwardPass, Scoring, AsyncGeneration):
             half_cache=directory.precision != "fp32",
             threads=threads,
             max_sequences=max_sequences,
-            max_step_tokens=_MAX_STEP_TOKENS,
+            max_step_tokens=max(_MAX_STEP_TOKENS, max_sequences),
             prefix_cache_bytes=prefix_cache_bytes,
         )
 
