@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 MAX_THREADS = 1024
 MAX_SEQUENCES = 4096
 DEFAULT_PREFIX_CACHE_BYTES = 256 << 20
-# Longer prompts are cut into steps of so many tokens: enough for the matrix kernels to run at full speed, and few
-# enough for a step's activations to stay in the caches.
+# Longer prompts are cut into steps of so many tokens: enough for the matrix kernels to run at full speed, and
+# few enough for a step's activations to stay in the caches.
 _MAX_STEP_TOKENS = 128
 
 
