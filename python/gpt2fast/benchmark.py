@@ -83,7 +83,11 @@ def usual_cases(n_positions: int, texts: Sequence[int] = (8, 32), new_tokens: in
     lengths = [length for length in lengths if 0 < length <= n_positions - new_tokens]
     cases = [Case(f"1 x {length}", 1, length, new_tokens) for length in lengths]
     shared = n_positions // 8
-    return cases + [Case(f"{count} x {shared}", count, shared, new_tokens) for count in texts]
+    # The first of several texts goes on while the prompts of the others are read, one or more to a step.
+    return cases + [
+        Case(f"{count} x {shared}", count, shared, min(new_tokens + count, n_positions - shared))
+        for count in texts
+    ]
 
 
 def fresh_prompts(generator: np.random.Generator, case: Case, vocab_size: int) -> list[list[int]]:
