@@ -168,19 +168,6 @@ struct WeightsAhead {
   GPT2FAST_INLINE void advance() { window += step; }
 };
 
-// A panel's tiles each ask for a part of the panel after it, so that memory works while all of them compute.
-// A single tile asks for what follows in its own panel.
-GPT2FAST_INLINE WeightsAhead weights_ahead(const LinearTask& task, int64_t panel, int64_t panels,
-                                           int64_t tile, int64_t tiles) {
-  constexpr int64_t kSingleTileBytes = 4096;
-  const int64_t bytes = panels * task.panel_bytes;
-  const int64_t blocks = (task.arguments.in_features + kBlockValues - 1) / kBlockValues;
-  const int64_t parts = blocks * tiles;
-  const int64_t step = (bytes + parts - 1) / parts;
-  const int64_t offset = tiles == 1 ? kSingleTileBytes : bytes + tile * blocks * step;
-  return {task.arguments.weight + panel * task.panel_bytes + offset, step};
-}
-
 // Tile::run<rows, panels>(task, row, panel, ahead) computes the outputs of that many rows and panels in
 // registers. Tile has kMaxRows, and kMaxSums: of rows * panels.
 template <typename Tile, int rows, int panels>
@@ -196,11 +183,19 @@ template <typename Tile, int panels_at_once>
 void multiply_tiles(const LinearTask& task, Range tiles, Range panels) {
   int64_t panel = panels.begin;
   if (task.tiles.max_height() * panels_at_once <= Tile::kMaxSums) {
+    // A panel's tiles each ask for a part of the panel after it, so that memory works while all of them
+    // compute. A single tile asks for what follows in its own panel.
+    constexpr int64_t kSingleTileBytes = 4096;
+    const int64_t bytes = panels_at_once * task.panel_bytes;
+    const int64_t blocks = (task.arguments.in_features + kBlockValues - 1) / kBlockValues;
+    const int64_t parts = blocks * (tiles.end - tiles.begin);
+    const int64_t step = (bytes + parts - 1) / parts;
+    const int64_t distance = tiles.end - tiles.begin == 1 ? kSingleTileBytes : bytes;
     for (; panel + panels_at_once <= panels.end; panel += panels_at_once) {
-      for (int64_t tile = tiles.begin; tile < tiles.end; ++tile) {
-        run_tile<Tile, Tile::kMaxRows, panels_at_once>(
-            task, task.tiles.begin(tile), panel, task.tiles.height(tile),
-            weights_ahead(task, panel, panels_at_once, tile - tiles.begin, tiles.end - tiles.begin));
+      WeightsAhead ahead{task.arguments.weight + panel * task.panel_bytes + distance, step};
+      for (int64_t tile = tiles.begin; tile < tiles.end; ++tile, ahead.window += blocks * step) {
+        run_tile<Tile, Tile::kMaxRows, panels_at_once>(task, task.tiles.begin(tile), panel,
+                                                       task.tiles.height(tile), ahead);
       }
     }
   }
