@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -36,6 +36,13 @@ tokenizer_option = click.option(
 )
 
 
+def decorated(function: _Function, decorators: Sequence[Callable[[_Function], _Function]]) -> _Function:
+    """The function under decorators as they would stand above it."""
+    for decorate in reversed(decorators):
+        function = decorate(function)
+    return function
+
+
 def model_options(function: _Function) -> _Function:
     """Add ``--model``, ``--precision``, ``--threads``, ``--tokenizer``, as :func:`load_model` takes them."""
     decorators = [
@@ -48,9 +55,7 @@ def model_options(function: _Function) -> _Function:
         threads_option,
         tokenizer_option,
     ]
-    for decorate in reversed(decorators):
-        function = decorate(function)
-    return function
+    return decorated(function, decorators)
 
 
 def source_options(function: _Function) -> _Function:
@@ -65,9 +70,7 @@ def source_options(function: _Function) -> _Function:
         ),
         click.option("--revision", metavar="NAME", help="Branch, tag or commit of a hub id."),
     ]
-    for decorate in reversed(decorators):
-        function = decorate(function)
-    return function
+    return decorated(function, decorators)
 
 
 def load_model(

@@ -12,6 +12,7 @@ import click
 
 from gpt2fast.cli._shared import (
     PRECISION_TYPE,
+    decorated,
     load_text_model,
     model_option,
     print_json,
@@ -61,9 +62,7 @@ def _run_options(function: _Function) -> _Function:
         ),
         click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
     ]
-    for decorate in reversed(decorators):
-        function = decorate(function)
-    return function
+    return decorated(function, decorators)
 
 
 @click.group(short_help="Measure a model on a text or a benchmark.")
