@@ -1,7 +1,7 @@
-// What the 256-bit variants of linear() have in common.
+// What the 256-bit instruction sets have in common.
 #pragma once
 
-#include "kernels/linear_kernel.h"
+#include "kernels/simd.h"
 
 namespace gpt2fast {
 

@@ -1,0 +1,60 @@
+// Integer dot products for AVX-512 with VNNI.
+#pragma once
+
+#include "kernels/simd.h"
+
+namespace gpt2fast {
+
+struct Avx512Ops {
+  using Tag = Avx512;
+  struct Sums {
+    __m512i v;
+  };
+  struct Weights {
+    __m512i v;  // unsigned: 4 consecutive rows of 16 columns
+  };
+  using Int8Weights = Weights;
+  using Nibbles = Weights;  // times 16
+  using NibbleSums = Sums;
+  static constexpr int kInt8Rows = 12, kInt4Rows = 8;
+  static constexpr int kFloatRows = 12, kFloatPanels = 4, kFloatSums = 24;
+
+  static GPT2FAST_INLINE void store_int8(Vec<Tag> x, int8_t* p) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x.v)));
+  }
+
+  static GPT2FAST_INLINE Sums start_int8(int32_t correction) { return {_mm512_set1_epi32(correction)}; }
+  static GPT2FAST_INLINE Weights load_int8(const uint8_t* p) { return {_mm512_loadu_si512(p)}; }
+  // Compilers copy the destructive operand and keep broadcasts in registers that the sums need; written out,
+  // the broadcast is part of the load.
+  static GPT2FAST_INLINE Sums dot_int8(Sums sums, Weights w, const int8_t* a) {
+    struct Four {
+      int8_t values[4];
+    };
+    asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sums.v) : "v"(w.v), "m"(*reinterpret_cast<const Four*>(a)));
+    return sums;
+  }
+
+  static GPT2FAST_INLINE Sums start_int4(Sums zero, int32_t correction) {
+    return {_mm512_madd_epi16(zero.v, _mm512_set1_epi32(correction))};
+  }
+  static GPT2FAST_INLINE void load_int4(const uint8_t* p, Weights w[2]) {
+    const __m512i high_nibbles = _mm512_set1_epi8(static_cast<char>(0xf0));
+    const __m512i both = _mm512_loadu_si512(p);
+    w[0].v = _mm512_and_si512(_mm512_slli_epi16(both, 4), high_nibbles);
+    w[1].v = _mm512_and_si512(both, high_nibbles);
+  }
+  static GPT2FAST_INLINE Sums dot_int4(Sums sums, Weights w, const int8_t* a) { return dot_int8(sums, w, a); }
+  static GPT2FAST_INLINE Sums finish_int4(Sums sums, Sums, int32_t) { return sums; }
+
+  static GPT2FAST_INLINE Sums load_bytes(const uint8_t* p) {
+    return {_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
+  }
+  static GPT2FAST_INLINE Vec<Tag> scales_over_16(const uint8_t* p) {
+    const __m512i bias = _mm512_set1_epi32((127 - 11 - 4) << 23);
+    return {_mm512_castsi512_ps(_mm512_add_epi32(_mm512_slli_epi32(load_bytes(p).v, 19), bias))};
+  }
+  static GPT2FAST_INLINE Vec<Tag> to_float(Sums sums) { return {_mm512_cvtepi32_ps(sums.v)}; }
+};
+
+}  // namespace gpt2fast
