@@ -31,7 +31,7 @@ std::vector<std::span<const int32_t>> as_spans(const Sequences& sequences) {
 
 std::shared_ptr<Engine> make_engine(const std::string& model_path, int64_t n_layer, int64_t n_head,
                                     int64_t head_dim, int64_t n_positions, int64_t vocab_size,
-                                    bool half_cache, int threads, int64_t max_sequences,
+                                    int cache_format, int threads, int64_t max_sequences,
                                     int64_t max_step_tokens, int64_t prefix_cache_bytes) {
   const EngineOptions options{.model_path = model_path,
                               .n_layer = n_layer,
@@ -39,7 +39,7 @@ std::shared_ptr<Engine> make_engine(const std::string& model_path, int64_t n_lay
                               .head_dim = head_dim,
                               .n_positions = n_positions,
                               .vocab_size = vocab_size,
-                              .half_cache = half_cache,
+                              .cache_format = static_cast<CacheFormat>(cache_format),
                               .threads = threads,
                               .max_sequences = max_sequences,
                               .max_step_tokens = max_step_tokens,
@@ -250,7 +250,7 @@ void register_engine(py::module_& module) {
   py::class_<Engine, std::shared_ptr<Engine>>(module, "Engine")
       .def(py::init(&make_engine), py::arg("model_path"), py::kw_only(), py::arg("n_layer"),
            py::arg("n_head"), py::arg("head_dim"), py::arg("n_positions"), py::arg("vocab_size"),
-           py::arg("half_cache"), py::arg("threads"), py::arg("max_sequences"), py::arg("max_step_tokens"),
+           py::arg("cache_format"), py::arg("threads"), py::arg("max_sequences"), py::arg("max_step_tokens"),
            py::arg("prefix_cache_bytes") = 0)
       .def_property_readonly("threads", [](const Engine& engine) { return engine.options().threads; })
       .def_property_readonly("max_sequences",

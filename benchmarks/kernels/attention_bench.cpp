@@ -43,14 +43,14 @@ struct Case {
   int64_t sequences;
   int64_t context;  // positions cached before the step
   int64_t tokens;   // of each sequence in the step
-  bool half;
+  CacheFormat format;
 };
 
 // All layers' caches and one step's inputs.
 class Setup {
  public:
   explicit Setup(const Case& item)
-      : shape_{kHeads, kHeadDim, item.context + item.tokens, item.half},
+      : shape_{kHeads, kHeadDim, item.context + item.tokens, item.format},
         cache_(static_cast<size_t>(kLayers * item.sequences * shape_.slot_bytes())),
         qkv_(static_cast<size_t>(item.sequences * item.tokens * 3 * kWidth)),
         y_(static_cast<size_t>(item.sequences * item.tokens * kWidth)) {
@@ -139,18 +139,21 @@ Measurement measure(const Setup& setup, const Parallel& parallel, const Bytes& l
 int main(int argc, char** argv) {
   const double seconds = argc > 1 ? std::atof(argv[1]) : 0.3;
   std::vector<Case> cases;
-  for (bool half : {true, false}) {
+  for (CacheFormat format : {CacheFormat::kInt8, CacheFormat::kFloat16, CacheFormat::kFloat32}) {
     for (int64_t sequences : {1, 8, 32}) {
       for (int64_t context : {10, 128, 1000}) {
-        if (half || sequences < 32) cases.push_back({sequences, context, 1, half});
+        if (format != CacheFormat::kFloat32 || sequences < 32) {
+          cases.push_back({sequences, context, 1, format});
+        }
       }
     }
-    for (int64_t tokens : {128, 512, 1024}) cases.push_back({1, 0, tokens, half});
-    for (int64_t tokens : {4, 8}) cases.push_back({1, 128, tokens, half});
+    for (int64_t tokens : {128, 512, 1024}) cases.push_back({1, 0, tokens, format});
+    for (int64_t tokens : {4, 8}) cases.push_back({1, 128, tokens, format});
   }
   const Bytes large(size_t{96} << 20);
   std::fill_n(large.data(), large.size(), 1);
 
+  constexpr const char* kNames[] = {"fp32", "fp16", "int8"};  // by CacheFormat
   std::printf("%d layers; isa %s\n", static_cast<int>(kLayers), isa_name(active_isa()).data());
   std::printf("cache seqs context tokens threads     min us  median us   GB/s  reading GFLOP/s\n");
   for (const Case& item : cases) {
@@ -160,14 +163,16 @@ int main(int argc, char** argv) {
       const Measurement measured = measure(setup, parallel, large, seconds);
       const double positions = static_cast<double>(item.context + item.tokens);
       const double keys = static_cast<double>(kLayers * item.sequences * kWidth);
-      const double bytes = keys * positions * 2 * (item.half ? 2 : 4);
+      const double bytes = keys * positions * 2 *
+                           static_cast<double>(CacheShape{1, kHeadDim, 1, item.format}.position_bytes()) /
+                           kHeadDim;
       const double pairs =
           static_cast<double>(item.tokens) * (positions - static_cast<double>(item.tokens - 1) / 2);
-      std::printf("%5s %4d %7d %6d %7d %10.0f %10.0f %6.1f %8.1f %7.1f\n", item.half ? "fp16" : "fp32",
-                  static_cast<int>(item.sequences), static_cast<int>(item.context),
-                  static_cast<int>(item.tokens), threads, measured.least * 1e6, measured.median * 1e6,
-                  bytes / measured.least * 1e-9, measured.bandwidth * 1e-9,
-                  keys * pairs * 4 / measured.least * 1e-9);
+      std::printf("%5s %4d %7d %6d %7d %10.0f %10.0f %6.1f %8.1f %7.1f\n",
+                  kNames[static_cast<int>(item.format)], static_cast<int>(item.sequences),
+                  static_cast<int>(item.context), static_cast<int>(item.tokens), threads,
+                  measured.least * 1e6, measured.median * 1e6, bytes / measured.least * 1e-9,
+                  measured.bandwidth * 1e-9, keys * pairs * 4 / measured.least * 1e-9);
     }
   }
 }

@@ -10,9 +10,7 @@ KvCache::KvCache(const CacheShape& shape, int64_t layers, int64_t slots) : shape
   for (int64_t i = 0; i < layers; ++i) layers_.emplace_back(static_cast<size_t>(shape.slot_bytes() * slots));
 }
 
-int64_t KvCache::bytes_per_position() const {
-  return 2 * shape_.heads * shape_.padded_head_dim() * shape_.element_bytes() * layers();
-}
+int64_t KvCache::bytes_per_position() const { return 2 * shape_.heads * shape_.position_bytes() * layers(); }
 
 void* KvCache::slot_data(int64_t layer, int64_t slot) const {
   return static_cast<char*>(this->layer(layer)) + slot * shape_.slot_bytes();

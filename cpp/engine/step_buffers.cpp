@@ -23,11 +23,11 @@ StepBuffers::StepBuffers(Session& session, const KvCache& cache, const Limits& l
       binding_(session) {
   const CacheShape& shape = cache.shape();
   const std::array<int64_t, 5> dimensions = {cache.slots(), 2, shape.heads, shape.padded_positions(),
-                                             shape.padded_head_dim()};
-  const ElementType type = shape.half ? ElementType::kFloat16 : ElementType::kFloat32;
+                                             shape.position_bytes()};
   for (int64_t i = 0; i < cache.layers(); ++i) {
-    kv_values_.push_back(Value::tensor(
-        cache.layer(i), static_cast<size_t>(shape.slot_bytes() * cache.slots()), dimensions, type));
+    kv_values_.push_back(Value::tensor(cache.layer(i),
+                                       static_cast<size_t>(shape.slot_bytes() * cache.slots()), dimensions,
+                                       ElementType::kUInt8));
     binding_.bind_input(("kv_cache." + std::to_string(i)).c_str(), kv_values_.back());
   }
 }

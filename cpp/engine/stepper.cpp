@@ -16,7 +16,7 @@ namespace {
 constexpr int64_t kMinLogitsRows = 128;
 
 CacheShape cache_shape(const EngineOptions& options) {
-  return {options.n_head, options.head_dim, options.n_positions, options.half_cache};
+  return {options.n_head, options.head_dim, options.n_positions, options.cache_format};
 }
 
 StepBuffers::Limits buffer_limits(const EngineOptions& options) {
@@ -45,12 +45,8 @@ Session& checked(Session& session, const EngineOptions& options) {
   const CacheShape shape = cache_shape(options);
   for (int64_t i = 0; i < options.n_layer; ++i) {
     const TensorInfo& cache = find(session.inputs(), "kv_cache." + std::to_string(i));
-    if (cache.type != (shape.half ? ElementType::kFloat16 : ElementType::kFloat32)) {
-      throw ModelError("the model's " + cache.name + " has another type than its precision says");
-    }
     expect(cache, 2, shape.heads);
     expect(cache, 3, shape.padded_positions());
-    expect(cache, 4, shape.padded_head_dim());
   }
   return session;
 }
@@ -58,7 +54,8 @@ Session& checked(Session& session, const EngineOptions& options) {
 }  // namespace
 
 Stepper::Stepper(const EngineOptions& options)
-    : context_{.poll = nullptr, .threads = options.threads, .workspace = {}},
+    : context_{
+          .poll = nullptr, .threads = options.threads, .cache_format = options.cache_format, .workspace = {}},
       operators_(context_),
       cache_(cache_shape(options), options.n_layer, options.max_sequences),
       session_(options.model_path, {.threads = options.threads}, operators_.domain()),

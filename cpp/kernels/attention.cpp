@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-#include "kernels/attention_kernel.h"
+#include "kernels/attention_tile.h"
 
 namespace gpt2fast {
 namespace {
@@ -11,26 +11,6 @@ namespace {
 // Less estimated work than this, in vector operations, is not worth handing to other threads.
 constexpr int64_t kTaskCost = 500;
 constexpr int64_t kTasksPerThread = 4;
-
-AttentionKernel kernel_for(Isa isa, bool half) {
-  switch (isa) {
-#if defined(GPT2FAST_HAVE_AVX512)
-    case Isa::kAvx512Vnni:
-      return attention_kernel_avx512(half);
-#endif
-#if defined(GPT2FAST_HAVE_AVX2)
-    case Isa::kAvxVnni:
-    case Isa::kAvx2:
-      return attention_kernel_avx2(half);
-#endif
-#if defined(GPT2FAST_HAVE_NEON)
-    case Isa::kNeonDot:
-      return attention_kernel_neon(half);
-#endif
-    default:
-      return attention_kernel_portable(half);
-  }
-}
 
 int64_t longest_sequence(const AttentionArguments& arguments) {
   int64_t longest = 0;
@@ -40,10 +20,10 @@ int64_t longest_sequence(const AttentionArguments& arguments) {
   return longest;
 }
 
-size_t scratch_floats(const AttentionArguments& arguments) {
+// Of one task; whole cache lines.
+size_t scratch_bytes(const AttentionArguments& arguments, const AttentionKernel& kernel) {
   const int64_t rows = std::min(longest_sequence(arguments), kAttentionTileRows);
-  return static_cast<size_t>((attention_scratch_floats(rows, arguments.shape.padded_head_dim()) + 15) / 16 *
-                             16);
+  return static_cast<size_t>((kernel.scratch_bytes(rows, arguments.shape.padded_head_dim()) + 63) / 64 * 64);
 }
 
 // The step's work as a list of units in a fixed order: sequences, then tiles of queries, then heads.
@@ -91,14 +71,14 @@ class UnitList {
 };
 
 AttentionTile make_tile(const AttentionArguments& arguments, int64_t sequence, int64_t head,
-                        int64_t first_row, int64_t rows, float* scratch) {
+                        int64_t first_row, int64_t rows, char* scratch) {
   const CacheShape& shape = arguments.shape;
   const int64_t width = shape.heads * shape.head_dim;
   const int64_t token = arguments.sequence_starts[sequence] + first_row;
   char* slot = static_cast<char*>(arguments.cache) + arguments.slots[sequence] * shape.slot_bytes();
 
   AttentionTile tile;
-  tile.head_elements = shape.padded_positions() * shape.padded_head_dim();
+  tile.head_bytes = shape.head_bytes();
   tile.rows = rows;
   tile.first_position = arguments.cached_lengths[sequence] + first_row;
   tile.head_dim = shape.head_dim;
@@ -108,8 +88,8 @@ AttentionTile make_tile(const AttentionArguments& arguments, int64_t sequence, i
   tile.new_keys = tile.queries + width;
   tile.new_values = tile.new_keys + width;
   tile.qkv_stride = 3 * width;
-  tile.keys = slot + head * tile.head_elements * shape.element_bytes();
-  tile.values = slot + (shape.heads + head) * tile.head_elements * shape.element_bytes();
+  tile.keys = slot + head * tile.head_bytes;
+  tile.values = slot + (shape.heads + head) * tile.head_bytes;
   tile.y = arguments.y + token * width + head * shape.head_dim;
   tile.y_stride = width;
   tile.scratch = scratch;
@@ -118,24 +98,48 @@ AttentionTile make_tile(const AttentionArguments& arguments, int64_t sequence, i
 
 }  // namespace
 
-size_t attention_workspace_bytes(const AttentionArguments& arguments, int threads) {
-  return static_cast<size_t>(kTasksPerThread * threads) * scratch_floats(arguments) * sizeof(float);
+AttentionKernel attention_kernel(Isa isa, CacheFormat format) {
+  switch (isa) {
+#if defined(GPT2FAST_HAVE_AVX512)
+    case Isa::kAvx512Vnni:
+      return attention_kernel_avx512(format);
+#endif
+#if defined(GPT2FAST_HAVE_AVX2)
+    case Isa::kAvx2:
+      return attention_kernel_avx2(format);
+#endif
+#if defined(GPT2FAST_HAVE_AVX_VNNI)
+    case Isa::kAvxVnni:
+      return attention_kernel_avx_vnni(format);
+#endif
+#if defined(GPT2FAST_HAVE_NEON)
+    case Isa::kNeonDot:
+      return attention_kernel_neon(format);
+#endif
+    default:
+      return attention_kernel_portable(format);
+  }
+}
+
+size_t attention_workspace_bytes(const AttentionArguments& arguments, int threads, Isa isa) {
+  const AttentionKernel kernel = attention_kernel(isa, arguments.shape.format);
+  return static_cast<size_t>(kTasksPerThread * threads) * scratch_bytes(arguments, kernel);
 }
 
 void cached_attention(const AttentionArguments& arguments, const Parallel& parallel, void* workspace,
                       Isa isa) {
-  const AttentionKernel kernel = kernel_for(isa, arguments.shape.half);
+  const AttentionKernel kernel = attention_kernel(isa, arguments.shape.format);
   const UnitList units(arguments);
   const int64_t tasks =
       std::clamp<int64_t>(units.total_cost() / kTaskCost, 1, kTasksPerThread * parallel.threads());
-  const size_t scratch = scratch_floats(arguments);
+  const size_t scratch = scratch_bytes(arguments, kernel);
   // A tile reads what earlier tiles of its sequence append; with one tile each, a unit appends what it alone
   // reads.
   const bool append_first = longest_sequence(arguments) > kAttentionTileRows;
 
   const auto run_units = [&](bool append, bool attend) {
     parallel.run(tasks, [&, append, attend](int64_t task) noexcept {
-      float* task_scratch = static_cast<float*>(workspace) + static_cast<size_t>(task) * scratch;
+      char* task_scratch = static_cast<char*>(workspace) + static_cast<size_t>(task) * scratch;
       units.visit_share(task, tasks, [&](int64_t sequence, int64_t head, int64_t first_row, int64_t rows) {
         const AttentionTile tile = make_tile(arguments, sequence, head, first_row, rows, task_scratch);
         if (append) kernel.append(tile);

@@ -4,26 +4,46 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "gpt2fast/cache_format.h"
 #include "kernels/isa.h"
 #include "kernels/parallel.h"
 
 namespace gpt2fast {
 
-// Shape of one layer's cache: [slots, 2, heads, padded_positions, padded_head_dim], the first half of
-// dimension 1 keys, the second values. Positions and head_dim are padded to multiples of 16. A head's values
-// are rows of padded_head_dim; its keys are stored in blocks of 16 positions, each block transposed to
-// [head_dim, 16], so that both the dot products and the weighted sum run along vectors.
+// Shape of one layer's cache: [slots, 2, heads, padded_positions, position_bytes], the first half of
+// dimension 1 keys, the second values. Positions and head_dim are padded to multiples of 16, and the bytes of
+// 16 positions are a block, arranged so that both the dot products and the weighted sum run along vectors:
+//
+//   float formats  keys    element[head_dim][16]: transposed
+//                  values  element[16][head_dim]
+//   int8           keys    float scale[16], uint8 u[head_dim / 4][16][4]: key[4 i + j] of position p is
+//                          scale[p] * (u[i][p][j] - 128)
+//                  values  float scale[16], int8 v[8][head_dim][2]: value[d] of position 2 i + j is
+//                          scale[2 i + j] * v[i][d][j]
+//
+// An int8 scale has the 8 significant bits of a bfloat16, so that a vector which has been read back as
+// floats, rounded to float16 even, is rounded to the same integers and scale again.
 struct CacheShape {
   int64_t heads = 0;
   int64_t head_dim = 0;
   int64_t positions = 0;
-  bool half = true;  // float16 elements, else float32
+  CacheFormat format = CacheFormat::kFloat16;
 
   int64_t padded_positions() const { return (positions + 15) / 16 * 16; }
   int64_t padded_head_dim() const { return (head_dim + 15) / 16 * 16; }
-  int64_t element_bytes() const { return half ? 2 : 4; }
-  int64_t slot_elements() const { return 2 * heads * padded_positions() * padded_head_dim(); }
-  int64_t slot_bytes() const { return slot_elements() * element_bytes(); }
+  // Of one head's key or value at one position.
+  int64_t position_bytes() const {
+    switch (format) {
+      case CacheFormat::kFloat32:
+        return padded_head_dim() * 4;
+      case CacheFormat::kFloat16:
+        return padded_head_dim() * 2;
+      default:
+        return padded_head_dim() + 4;
+    }
+  }
+  int64_t head_bytes() const { return padded_positions() * position_bytes(); }
+  int64_t slot_bytes() const { return 2 * heads * head_bytes(); }
 };
 
 // The caller has checked that every sequence brings at least one token, that no two share a slot, that slots
@@ -37,16 +57,17 @@ struct AttentionArguments {
   const int32_t* sequence_starts = nullptr;  // [sequences + 1]
   const int32_t* slots = nullptr;            // [sequences]
   const int32_t* cached_lengths = nullptr;   // [sequences]
-  void* cache = nullptr;                     // [slots, slot_elements]
+  void* cache = nullptr;                     // [slots, slot_bytes]
   float* y = nullptr;                        // [tokens, heads * head_dim]
 };
 
-// Scratch that cached_attention() needs for these sequence_starts and this head_dim; 64-byte aligned.
-size_t attention_workspace_bytes(const AttentionArguments& arguments, int threads);
+// Scratch that cached_attention() needs for these sequence_starts and this shape; 64-byte aligned.
+size_t attention_workspace_bytes(const AttentionArguments& arguments, int threads, Isa isa = active_isa());
 
 // Writes this step's keys and values into the slots, then attends. A token's result is the same bits whatever
 // shares the step, however its prompt is cut into steps, for any number of threads and any instruction set. A
-// NaN or infinity reaches only the tokens that see it.
+// NaN or infinity reaches only the tokens that see it. With an int8 cache queries are rounded like keys, and
+// softmax weights to 15 bits.
 void cached_attention(const AttentionArguments& arguments, const Parallel& parallel, void* workspace,
                       Isa isa = active_isa());
 

@@ -1,8 +1,11 @@
-// Attention for one instruction set; see attention_kernel.h.
-#include "kernels/attention_kernel.h"
+// Attention for plain C++.
+#include "kernels/attention_table.h"
+#include "kernels/integer_ops_portable.h"
 
 namespace gpt2fast {
 
-AttentionKernel attention_kernel_portable(bool half) { return make_attention_kernel<Portable>(half); }
+AttentionKernel attention_kernel_portable(CacheFormat format) {
+  return make_attention_kernel<PortableOps>(format);
+}
 
 }  // namespace gpt2fast

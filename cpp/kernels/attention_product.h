@@ -1,7 +1,7 @@
 // Small matrix products with the sums in registers, over any Vec: attention's scores and weighted sums.
 #pragma once
 
-#include "kernels/simd.h"
+#include "kernels/attention_tile.h"
 
 namespace gpt2fast {
 
@@ -48,15 +48,6 @@ GPT2FAST_INLINE void store_element(Vec<Tag> v, float* p) {
 template <typename Tag>
 GPT2FAST_INLINE void store_element(Vec<Tag> v, uint16_t* p) {
   v.store_half(p);
-}
-
-// Into the second-level cache. Streams of a few kilobytes end before the processor has recognised them.
-GPT2FAST_INLINE void prefetch(const void* p) {
-#if defined(__GNUC__)
-  __builtin_prefetch(p, 0, 2);
-#else
-  static_cast<void>(p);
-#endif
 }
 
 // A matrix [depth, 16 * vectors] whose rows are `step` and whose vectors are `column` elements apart. What

@@ -26,6 +26,23 @@ struct Avx2CommonOps {
     const __m128i low = _mm256_castsi256_si128(ordered), high = _mm256_extracti128_si256(ordered, 1);
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_packs_epi16(low, high));
   }
+  struct Pairs {
+    __m256i lo, hi;  // int16: 2 consecutive positions of 8 columns each
+  };
+  static GPT2FAST_INLINE void store_int16(Vec<Tag> x, int16_t* p) {
+    const __m256i words = _mm256_packs_epi32(_mm256_cvtps_epi32(x.lo), _mm256_cvtps_epi32(x.hi));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permute4x64_epi64(words, 0xd8));
+  }
+  static GPT2FAST_INLINE Pairs load_pairs(const int8_t* p) {
+    const __m128i* columns = reinterpret_cast<const __m128i*>(p);
+    return {_mm256_cvtepi8_epi16(_mm_loadu_si128(columns)),
+            _mm256_cvtepi8_epi16(_mm_loadu_si128(columns + 1))};
+  }
+  static GPT2FAST_INLINE __m256i broadcast_pair(const int16_t* a) {
+    int32_t two;
+    memcpy(&two, a, sizeof(two));
+    return _mm256_set1_epi32(two);
+  }
   static GPT2FAST_INLINE Sums load_bytes(const uint8_t* p) {
     return {_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))),
             _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p + 8)))};

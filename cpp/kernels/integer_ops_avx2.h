@@ -20,6 +20,7 @@ struct Avx2Ops : Avx2CommonOps {
     __m256i lo, hi;
   };
   static constexpr int kInt8Rows = 4, kInt4Rows = 2;
+  static constexpr int kAttentionRows = 4, kAttentionSums = 4;
 
   static GPT2FAST_INLINE Sums start_int8(int32_t) { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
   static GPT2FAST_INLINE Int8Weights load_int8(const uint8_t* p) {
@@ -34,6 +35,12 @@ struct Avx2Ops : Avx2CommonOps {
     const __m256i hi = _mm256_maddubs_epi16(w.hi_magnitude, _mm256_sign_epi8(four, w.hi));
     return {_mm256_add_epi32(sums.lo, _mm256_madd_epi16(lo, ones)),
             _mm256_add_epi32(sums.hi, _mm256_madd_epi16(hi, ones))};
+  }
+
+  static GPT2FAST_INLINE Sums dot_pairs(Sums sums, Pairs w, const int16_t* a) {
+    const __m256i two = broadcast_pair(a);
+    return {_mm256_add_epi32(sums.lo, _mm256_madd_epi16(w.lo, two)),
+            _mm256_add_epi32(sums.hi, _mm256_madd_epi16(w.hi, two))};
   }
 
   static GPT2FAST_INLINE NibbleSums start_int4(Sums, int32_t) {

@@ -18,6 +18,7 @@ struct Avx512Ops {
   using NibbleSums = Sums;
   static constexpr int kInt8Rows = 12, kInt4Rows = 8;
   static constexpr int kFloatRows = 12, kFloatPanels = 4, kFloatSums = 24;
+  static constexpr int kAttentionRows = 6, kAttentionSums = 24;
 
   static GPT2FAST_INLINE void store_int8(Vec<Tag> x, int8_t* p) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x.v)));
@@ -32,6 +33,23 @@ struct Avx512Ops {
       int8_t values[4];
     };
     asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sums.v) : "v"(w.v), "m"(*reinterpret_cast<const Four*>(a)));
+    return sums;
+  }
+
+  struct Pairs {
+    __m512i v;  // int16: 2 consecutive positions of 16 columns
+  };
+  static GPT2FAST_INLINE void store_int16(Vec<Tag> x, int16_t* p) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(x.v)));
+  }
+  static GPT2FAST_INLINE Pairs load_pairs(const int8_t* p) {
+    return {_mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
+  }
+  static GPT2FAST_INLINE Sums dot_pairs(Sums sums, Pairs w, const int16_t* a) {
+    struct Two {
+      int16_t values[2];
+    };
+    asm("vpdpwssd %2%{1to16%}, %1, %0" : "+v"(sums.v) : "v"(w.v), "m"(*reinterpret_cast<const Two*>(a)));
     return sums;
   }
 

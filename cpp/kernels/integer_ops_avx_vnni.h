@@ -13,6 +13,7 @@ struct AvxVnniOps : Avx2CommonOps {
   using Nibbles = Weights;  // times 16
   using NibbleSums = Sums;
   static constexpr int kInt8Rows = 5, kInt4Rows = 3;
+  static constexpr int kAttentionRows = 5, kAttentionSums = 5;
 
   static GPT2FAST_INLINE Sums start_int8(int32_t correction) {
     return {_mm256_set1_epi32(correction), _mm256_set1_epi32(correction)};
@@ -21,6 +22,11 @@ struct AvxVnniOps : Avx2CommonOps {
   static GPT2FAST_INLINE Sums dot_int8(Sums sums, Weights w, const int8_t* a) {
     const __m256i four = broadcast(a);
     return {_mm256_dpbusd_epi32(sums.lo, w.lo, four), _mm256_dpbusd_epi32(sums.hi, w.hi, four)};
+  }
+
+  static GPT2FAST_INLINE Sums dot_pairs(Sums sums, Pairs w, const int16_t* a) {
+    const __m256i two = broadcast_pair(a);
+    return {_mm256_dpwssd_epi32(sums.lo, w.lo, two), _mm256_dpwssd_epi32(sums.hi, w.hi, two)};
   }
 
   static GPT2FAST_INLINE Sums start_int4(Sums zero, int32_t correction) {

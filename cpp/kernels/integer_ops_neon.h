@@ -18,6 +18,7 @@ struct NeonOps {
   using NibbleSums = Sums;
   static constexpr int kInt8Rows = 4, kInt4Rows = 3;
   static constexpr int kFloatRows = 4, kFloatPanels = 1, kFloatSums = 4;
+  static constexpr int kAttentionRows = 4, kAttentionSums = 4;
 
   template <typename Function>
   static GPT2FAST_INLINE Sums map(Function function) {
@@ -44,6 +45,29 @@ struct NeonOps {
     memcpy(&four, a, sizeof(four));
     const int8x16_t values = vreinterpretq_s8_s32(vdupq_n_s32(four));
     return map([&](int i) { return vdotq_s32(sums.v[i], w.v[i], values); });
+  }
+
+  struct Pairs {
+    int16x8_t v[4];  // 2 consecutive positions of 4 columns each
+  };
+  static GPT2FAST_INLINE void store_int16(Vec<Tag> x, int16_t* p) {
+    const Sums words = map([&](int i) { return vcvtq_s32_f32(x.v[i]); });
+    vst1q_s16(p, vcombine_s16(vqmovn_s32(words.v[0]), vqmovn_s32(words.v[1])));
+    vst1q_s16(p + 8, vcombine_s16(vqmovn_s32(words.v[2]), vqmovn_s32(words.v[3])));
+  }
+  static GPT2FAST_INLINE Pairs load_pairs(const int8_t* p) {
+    Pairs w;
+    for (int i = 0; i < 4; ++i) w.v[i] = vmovl_s8(vld1_s8(p + 8 * i));
+    return w;
+  }
+  static GPT2FAST_INLINE Sums dot_pairs(const Sums& sums, const Pairs& w, const int16_t* a) {
+    int32_t two;
+    memcpy(&two, a, sizeof(two));
+    const int16x8_t weights = vreinterpretq_s16_s32(vdupq_n_s32(two));
+    return map([&](int i) {
+      const int32x4_t low = vmull_s16(vget_low_s16(w.v[i]), vget_low_s16(weights));
+      return vaddq_s32(sums.v[i], vpaddq_s32(low, vmull_high_s16(w.v[i], weights)));
+    });
   }
 
   static GPT2FAST_INLINE Sums start_int4(const Sums&, int32_t) { return start_int8(0); }

@@ -19,6 +19,7 @@ struct PortableOps {
   using NibbleSums = Sums;
   static constexpr int kInt8Rows = 2, kInt4Rows = 2;
   static constexpr int kFloatRows = 2, kFloatPanels = 1, kFloatSums = 2;
+  static constexpr int kAttentionRows = 2, kAttentionSums = 2;
 
   static void store_int8(Vec<Tag> x, int8_t* p) {
     for (int c = 0; c < kLanes; ++c) p[c] = static_cast<int8_t>(x.v[c]);
@@ -32,6 +33,20 @@ struct PortableOps {
       const uint8_t* u = w.p + 4 * c;
       return sums.v[c] + u[0] * a[0] + u[1] * a[1] + u[2] * a[2] + u[3] * a[3];
     });
+  }
+
+  struct Pairs {
+    const int8_t* p;  // 2 consecutive positions of 16 columns: [16][2]
+  };
+  static void store_int16(Vec<Tag> x, int16_t* p) {
+    for (int c = 0; c < kLanes; ++c) {
+      const float value = x.v[c] > -32768.0f ? x.v[c] : -32768.0f;  // of a NaN too
+      p[c] = static_cast<int16_t>(value < 32767.0f ? value : 32767.0f);
+    }
+  }
+  static Pairs load_pairs(const int8_t* p) { return {p}; }
+  static Sums dot_pairs(const Sums& sums, Pairs w, const int16_t* a) {
+    return map([&](int c) { return sums.v[c] + w.p[2 * c] * a[0] + w.p[2 * c + 1] * a[1]; });
   }
 
   static Sums start_int4(const Sums& zero, int32_t correction) {

@@ -11,6 +11,9 @@
 #define GPT2FAST_INLINE inline __attribute__((always_inline))
 #endif
 
+// Unrolls a loop over a register tile completely, so that the tile's arrays become registers.
+#define GPT2FAST_UNROLL _Pragma("GCC unroll 32")
+
 namespace gpt2fast {
 
 template <typename Tag>

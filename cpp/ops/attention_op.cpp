@@ -28,7 +28,7 @@ std::vector<InputSpec> AttentionOp::inputs() {
           {ElementType::kInt32},
           {ElementType::kInt32},
           {ElementType::kInt32},
-          {ElementType::kUndefined}};
+          {ElementType::kUInt8}};
 }
 
 AttentionOp::AttentionOp(const NodeInfo& node, StepContext& context)
@@ -39,11 +39,6 @@ AttentionOp::AttentionOp(const NodeInfo& node, StepContext& context)
       scale_(node.number("scale")) {
   // A weight is no memory to write to.
   if (node.is_constant(kKvCache)) throw ModelError("kv_cache must be an input, not a constant of the model");
-  cache_type_ = node.input_type(kKvCache);
-  if (cache_type_ != ElementType::kFloat16 && cache_type_ != ElementType::kFloat32) {
-    throw ModelError("kv_cache must hold float16 or float32");
-  }
-  shape_.half = cache_type_ == ElementType::kFloat16;
 }
 
 void AttentionOp::compute(const NodeContext& node) {
@@ -68,8 +63,9 @@ AttentionArguments AttentionOp::read_arguments(const NodeContext& node, int64_t&
   starts.require_elements(slots.elements + 1);
   const Input lengths = integers(kCachedLengths, "cached_lengths");
   lengths.require_elements(slots.elements);
-  const Input cache = node.input(kKvCache, "kv_cache", cache_type_);
-  const int64_t cache_slots = cache.rows(shape_.slot_elements());
+  const Input cache = node.input(kKvCache, "kv_cache", ElementType::kUInt8);
+  shape_.format = context_.cache_format;
+  const int64_t cache_slots = cache.rows(shape_.slot_bytes());
 
   AttentionArguments arguments;
   arguments.shape = shape_;

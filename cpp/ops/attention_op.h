@@ -1,5 +1,5 @@
 // CachedAttention(qkv, sequence_starts, slots, cached_lengths, kv_cache): cached_attention() as a graph
-// operator that writes into one of its inputs.
+// operator that writes into one of its inputs. To the graph the cache is bytes; its format is the session's.
 #pragma once
 
 #include <cstdint>
@@ -25,7 +25,6 @@ class AttentionOp final : public Kernel {
   StepContext& context_;
   CacheShape shape_;
   float scale_;
-  ElementType cache_type_;
   // The run that used a slot last, by which two sequences in one slot are noticed without clearing anything.
   std::vector<uint64_t> slot_runs_;
   uint64_t run_ = 0;

@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 
+#include "gpt2fast/cache_format.h"
 #include "ort/custom_op.h"
 
 namespace gpt2fast {
@@ -29,6 +30,7 @@ struct StepContext {
   const std::function<bool()>* poll =
       nullptr;      // asked once per layer; true makes Session::run throw Interrupted
   int threads = 1;  // of the session
+  CacheFormat cache_format = CacheFormat::kFloat32;
   Workspace workspace{};
 };
 

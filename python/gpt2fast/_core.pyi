@@ -165,7 +165,7 @@ class Engine:
         head_dim: int,
         n_positions: int,
         vocab_size: int,
-        half_cache: bool,
+        cache_format: int,
         threads: int,
         max_sequences: int,
         max_step_tokens: int,

@@ -18,7 +18,14 @@ from gpt2fast.errors import ModelError
 from gpt2fast.forward_pass import ForwardPass
 from gpt2fast.generation import GenerationOptions
 from gpt2fast.lazy_tokenizer import lazy_tokenizer
-from gpt2fast.loading import Precision, find_model_directory
+from gpt2fast.loading import (
+    DEFAULT_PRECISION,
+    KV_CACHES,
+    KvCache,
+    Precision,
+    choose_kv_cache,
+    find_model_directory,
+)
 from gpt2fast.model_directory import ModelDirectory
 from gpt2fast.results import Generation, StreamChunk
 from gpt2fast.scoring import Scoring
@@ -50,9 +57,11 @@ class GPT2(ForwardPass, Scoring, AsyncGeneration):
         *,
         tokenizer: Tokenizer | None = None,
         threads: int | None = None,
+        kv_cache: KvCache | None = None,
         max_sequences: int = 32,
         prefix_cache_bytes: int = DEFAULT_PREFIX_CACHE_BYTES,
     ) -> None:
+        kv_cache = choose_kv_cache(kv_cache, directory.precision)
         threads = core.usable_cores() if threads is None else Integer(1, MAX_THREADS)("threads", threads)
         max_sequences = Integer(1, MAX_SEQUENCES)("max_sequences", max_sequences)
         prefix_cache_bytes = Integer(0, 2**62)("prefix_cache_bytes", prefix_cache_bytes)
@@ -63,6 +72,7 @@ class GPT2(ForwardPass, Scoring, AsyncGeneration):
                 f"vocabulary {config.vocab_size}"
             )
         self._directory = directory
+        self._kv_cache = kv_cache
         self._tokenizer = lazy_tokenizer(directory, tokenizer)
         self._runtime = load_runtime()
         self._engine = core.Engine(
@@ -72,7 +82,7 @@ class GPT2(ForwardPass, Scoring, AsyncGeneration):
             head_dim=config.head_dim,
             n_positions=config.n_positions,
             vocab_size=config.vocab_size,
-            half_cache=directory.precision != "fp32",
+            cache_format=KV_CACHES[kv_cache],
             threads=threads,
             max_sequences=max_sequences,
             max_step_tokens=max(_MAX_STEP_TOKENS, max_sequences),
@@ -89,6 +99,7 @@ class GPT2(ForwardPass, Scoring, AsyncGeneration):
         tokenizer: Tokenizer | str | os.PathLike[str] | None = None,
         revision: str | None = None,
         token: str | None = None,
+        kv_cache: KvCache | None = None,
         max_sequences: int = 32,
         prefix_cache_bytes: int = DEFAULT_PREFIX_CACHE_BYTES,
     ) -> GPT2:
@@ -109,6 +120,10 @@ class GPT2(ForwardPass, Scoring, AsyncGeneration):
             ``merges.txt``, a directory with one of these, or the id of a model on the hub that has one.
         revision, token : str, optional
             Branch, tag or commit, and access token, for a model on the hub.
+        kv_cache : {"int8", "fp16", "fp32"}, optional
+            How keys and values are kept: ``"int8"`` rounds the key and the value of each head and position,
+            with a scale of its own. Default: ``"int8"`` for int8 and int4 weights, ``"fp16"`` for bf16,
+            ``"fp32"`` for fp32.
         max_sequences : int
             How many texts share a step; more wait their turn. Each holds memory for keys and values while it
             is generated.
@@ -133,12 +148,14 @@ class GPT2(ForwardPass, Scoring, AsyncGeneration):
         ImportError
             ONNX Runtime's library is missing or unusable.
         """
-        load_runtime()  # a missing library shows before a long conversion
+        choose_kv_cache(kv_cache, precision or DEFAULT_PRECISION)  # a mistake, and a missing library, show
+        load_runtime()  # before a long conversion
         directory = find_model_directory(source, precision, revision=revision, token=token)
         return cls(
             directory,
             tokenizer=None if tokenizer is None else _given_tokenizer(tokenizer, directory.config, token),
             threads=threads,
+            kv_cache=kv_cache,
             max_sequences=max_sequences,
             prefix_cache_bytes=prefix_cache_bytes,
         )
@@ -164,6 +181,11 @@ class GPT2(ForwardPass, Scoring, AsyncGeneration):
     def precision(self) -> str:
         """The weights' precision: ``"fp32"``, ``"bf16"``, ``"int8"`` or ``"int4"``."""
         return self._directory.precision
+
+    @property
+    def kv_cache(self) -> str:
+        """How keys and values are kept: ``"fp32"``, ``"fp16"`` or ``"int8"``."""
+        return self._kv_cache
 
     @property
     def runtime(self) -> Runtime:
@@ -316,7 +338,7 @@ class GPT2(ForwardPass, Scoring, AsyncGeneration):
     def _cache_format(self) -> CacheFormat:
         from gpt2fast.prefix import CacheFormat
 
-        return CacheFormat.of(self._directory)
+        return CacheFormat.of(self._directory, self._kv_cache)
 
     def clear_prefix_cache(self) -> None:
         """Forget the keys and values of finished texts."""

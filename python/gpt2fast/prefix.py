@@ -2,8 +2,9 @@
 
 A file holds, little-endian and without gaps: the magic bytes, the format version (uint32), the number of
 tokens (uint32), the model's hash (32 bytes), the token ids (int32), each layer's keys and values
-[2, heads, tokens, head_dim] (float16 or float32, as the model's cache has them) and the SHA-256 of all that.
-Its length follows from the model and the number of tokens alone.
+[2, heads, tokens, head_dim] (float32 if the model's cache has that, else float16, which gives an int8 cache
+the same integers and scales again) and the SHA-256 of all that. Its length follows from the model and the
+number of tokens alone.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class CacheFormat:
     dtype : dtype
         Of keys and values.
     model_hash : bytes
-        Stands for the model, its precision and its weights.
+        Stands for the model, its precision, its weights and how it keeps keys and values.
     """
 
     config: ModelConfig
@@ -54,14 +55,15 @@ class CacheFormat:
     model_hash: bytes
 
     @classmethod
-    def of(cls, directory: ModelDirectory) -> CacheFormat:
+    def of(cls, directory: ModelDirectory, kv_cache: str) -> CacheFormat:
         """The format of a model's snapshots."""
         digest = hashlib.sha256()
         for name in (METADATA_NAME, CONFIG_NAME):
             data = read_bytes(Path(os.path.realpath(directory.path / name)), _MAX_METADATA_BYTES)
             digest.update(hashlib.sha256(data).digest())
         digest.update(struct.pack("<Q", directory.weights_bytes))
-        dtype = np.dtype("<f4" if directory.precision == "fp32" else "<f2")
+        digest.update(kv_cache.encode())
+        dtype = np.dtype("<f4" if kv_cache == "fp32" else "<f2")
         return cls(directory.config, dtype, digest.digest())
 
     def layer_shape(self, tokens: int) -> tuple[int, ...]:

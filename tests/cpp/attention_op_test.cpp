@@ -12,9 +12,10 @@ namespace {
 
 constexpr ElementType kFloat = ElementType::kFloat32;
 constexpr ElementType kInt = ElementType::kInt32;
+constexpr ElementType kBytes = ElementType::kUInt8;
 
 constexpr int64_t kCacheSlots = 4;
-constexpr CacheShape kShape{.heads = 2, .head_dim = 8, .positions = 20, .half = false};
+constexpr CacheShape kShape{.heads = 2, .head_dim = 8, .positions = 20, .format = CacheFormat::kFloat32};
 constexpr int64_t kWidth = kShape.heads * kShape.head_dim;
 
 Model attention_model() {
@@ -23,7 +24,7 @@ Model attention_model() {
       .input("sequence_starts", kInt, {Model::kAny})
       .input("slots", kInt, {Model::kAny})
       .input("cached_lengths", kInt, {Model::kAny})
-      .input("kv_cache", kFloat, std::vector<int64_t>(5, Model::kAny))
+      .input("kv_cache", kBytes, std::vector<int64_t>(5, Model::kAny))
       .node(Node("CachedAttention", {"qkv", "sequence_starts", "slots", "cached_lengths", "kv_cache"}, "y")
                 .set("heads", kShape.heads)
                 .set("head_dim", kShape.head_dim)
@@ -38,7 +39,7 @@ struct Batch {
   std::vector<int32_t> cached_lengths = {0, 4};
   int64_t tokens = 3;
   std::vector<int64_t> cache_shape = {kCacheSlots, 2, kShape.heads, kShape.padded_positions(),
-                                      kShape.padded_head_dim()};
+                                      kShape.position_bytes()};
 };
 
 // A model and the buffers of one batch.
@@ -47,7 +48,7 @@ class AttentionRun {
   explicit AttentionRun(const Batch& batch)
       : batch_(batch),
         qkv_(ramp(static_cast<size_t>(batch.tokens * 3 * kWidth), 1)),
-        cache_(ramp(static_cast<size_t>(element_count(batch.cache_shape)), 2)),
+        cache_(ramp(static_cast<size_t>(element_count(batch.cache_shape)) / sizeof(float), 2)),
         y_(static_cast<size_t>(batch.tokens * kWidth)),
         model_(attention_model(), 2) {
     const auto bind = [&](const char* name, std::vector<int32_t>& values) {
@@ -57,7 +58,7 @@ class AttentionRun {
     bind("sequence_starts", batch_.starts);
     bind("slots", batch_.slots);
     bind("cached_lengths", batch_.cached_lengths);
-    model_.input("kv_cache", cache_, kFloat, batch.cache_shape);
+    model_.input("kv_cache", cache_, kBytes, batch.cache_shape);
     model_.output("y", y_, {batch.tokens, kWidth});
   }
 
@@ -127,12 +128,12 @@ ORT_TEST(attention_refuses_batches_outside_the_cache) {
 
 ORT_TEST(attention_refuses_a_constant_cache) {
   const std::vector<int64_t> shape = {1, 2, kShape.heads, kShape.padded_positions(),
-                                      kShape.padded_head_dim()};
-  const std::vector<float> cache(static_cast<size_t>(element_count(shape)));
+                                      kShape.position_bytes()};
+  const std::vector<uint8_t> cache(static_cast<size_t>(element_count(shape)));
   const Model model = Model()
                           .input("qkv", kFloat, {Model::kAny, 3 * kWidth})
                           .input("batch", kInt, {Model::kAny})
-                          .weight<float>("kv_cache", kFloat, shape, cache)
+                          .weight<uint8_t>("kv_cache", kBytes, shape, cache)
                           .node(Node("CachedAttention", {"qkv", "batch", "batch", "batch", "kv_cache"}, "y")
                                     .set("heads", kShape.heads)
                                     .set("head_dim", kShape.head_dim)

@@ -59,7 +59,7 @@ void add_layer(Model& model, int64_t layer, const std::string& x, const std::str
   const std::string gamma = vector(model, p + "gamma", kWidth, seed + 1);
   const std::string beta = vector(model, p + "beta", kWidth, seed + 2);
   const std::string cache = "kv_cache." + std::to_string(layer);
-  model.input(cache, ElementType::kFloat32, {Model::kAny, 2, kHeads, kPositions, 16});
+  model.input(cache, ElementType::kUInt8, {Model::kAny, 2, kHeads, kPositions, Model::kAny});
   model.node(linear({x, packed(model, p + "qkv", kWidth, 3 * kWidth, seed + 3),
                      vector(model, p + "qkv_bias", 3 * kWidth, seed + 4), gamma, beta},
                     p + "q", kWidth, 3 * kWidth));
@@ -114,7 +114,7 @@ class LoadedEngine {
                                 .head_dim = kHeadDim,
                                 .n_positions = kPositions,
                                 .vocab_size = kVocabulary,
-                                .half_cache = false,
+                                .cache_format = CacheFormat::kFloat32,
                                 .threads = 1,
                                 .max_sequences = max_sequences,
                                 .max_step_tokens = max_step_tokens,

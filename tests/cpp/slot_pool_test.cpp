@@ -15,7 +15,7 @@ namespace {
 constexpr int64_t kPositions = 64;
 
 KvCache small_cache(int64_t slots) {
-  return KvCache({.heads = 2, .head_dim = 3, .positions = kPositions, .half = false}, 2, slots);
+  return KvCache({.heads = 2, .head_dim = 3, .positions = kPositions, .format = CacheFormat::kFloat32}, 2, slots);
 }
 
 // Fills a slot with values that tell slot, layer and position apart, as a step would.

@@ -8,6 +8,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,9 +22,14 @@ SAMPLED = {"temperature": 0.9, "top_k": 40, "repetition_penalty": 1.2, "eos_toke
 PROMPTS = ["Once", "The King said to his daughter, who was the fairest of all:", "", "A wolf"]
 
 
-@pytest.fixture(params=PRECISIONS)
+# Each precision with the cache that it has by default, and some with another.
+KINDS = [*((precision, None) for precision in PRECISIONS), ("fp32", "int8"), ("int8", "fp16")]
+
+
+@pytest.fixture(params=KINDS, ids=lambda kind: "-".join(filter(None, kind)))
 def model(request: pytest.FixtureRequest) -> GPT2:
-    return GPT2.from_pretrained(precision=request.param)
+    precision, kv_cache = request.param
+    return GPT2.from_pretrained(precision=precision, kv_cache=kv_cache)
 
 
 def test_a_text_is_the_same_alone_and_in_a_batch(model: GPT2) -> None:
@@ -34,7 +40,7 @@ def test_a_text_is_the_same_alone_and_in_a_batch(model: GPT2) -> None:
 
 
 def test_more_prompts_than_slots(model: GPT2) -> None:
-    few_slots = GPT2.from_pretrained(precision=model.precision, max_sequences=2)
+    few_slots = GPT2.from_pretrained(precision=model.precision, kv_cache=model.kv_cache, max_sequences=2)
     prompts = [f"{word} and" for word in ("One", "Two", "Three", "Four", "Five")]
     expected = [one.token_ids for one in model.generate(prompts, max_new_tokens=12)]
     assert [one.token_ids for one in few_slots.generate(prompts, max_new_tokens=12)] == expected
@@ -56,7 +62,7 @@ def test_logits_are_the_same_bits_however_the_tokens_are_cut(model: GPT2) -> Non
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_threads_do_not_change_the_bits(model: GPT2, threads: int) -> None:
-    other = GPT2.from_pretrained(precision=model.precision, threads=threads)
+    other = GPT2.from_pretrained(precision=model.precision, kv_cache=model.kv_cache, threads=threads)
     ids = random_ids(model, 3, 70, seed=2)
     np.testing.assert_array_equal(other.logits(ids), model.logits(ids))
     texts = [m.generate(PROMPTS, max_new_tokens=30, seed=1, **SAMPLED) for m in (model, other)]
@@ -71,6 +77,37 @@ def test_every_shape_keeps_its_bits_in_a_batch(shape: str, precision: str, tmp_p
     together = model.generate(prompts, max_new_tokens=12, eos_token_id=[])
     for prompt, expected in zip(prompts, together, strict=True):
         assert model.generate(prompt, max_new_tokens=12, eos_token_id=[]).token_ids == expected.token_ids
+
+
+def test_kv_caches_are_as_near_as_they_say() -> None:
+    models = {
+        kind: GPT2.from_pretrained(precision="fp32", kv_cache=kind) for kind in ("fp32", "fp16", "int8")
+    }
+    ids = random_ids(models["fp32"], 300, seed=4)
+    exact = models["fp32"].logits(ids)
+    errors = {}
+    for kind, one in models.items():
+        assert one.kv_cache == kind
+        errors[kind] = np.linalg.norm(one.logits(ids) - exact) / np.linalg.norm(exact)
+    assert errors["fp32"] == 0
+    assert 0 < errors["fp16"] < 2e-4
+    assert errors["fp16"] < errors["int8"] < 5e-3
+    sizes = {kind: one.cache_bytes_per_sequence for kind, one in models.items()}
+    head_dim = models["fp32"].config.head_dim
+    assert sizes["fp16"] * 2 == sizes["fp32"]
+    assert sizes["int8"] * 4 * head_dim == sizes["fp32"] * (head_dim + 4)
+
+
+@pytest.mark.parametrize(
+    ("precision", "kv_cache"), [("fp32", "fp32"), ("bf16", "fp16"), ("int8", "int8"), ("int4", "int8")]
+)
+def test_the_kv_cache_follows_the_precision(precision: Any, kv_cache: str) -> None:
+    assert GPT2.from_pretrained(precision=precision).kv_cache == kv_cache
+
+
+def test_an_unknown_kv_cache_is_refused_before_anything_is_read() -> None:
+    with pytest.raises(ValueError, match="kv_cache must be one of 'fp32', 'fp16', 'int8', got 'q8'"):
+        GPT2.from_pretrained("no/such/model", kv_cache="q8")  # type: ignore[arg-type]
 
 
 def test_prompt_lookup_does_not_change_the_text(model: GPT2) -> None:

@@ -106,6 +106,14 @@ def sealed(data: bytes) -> bytes:
     return data[:-32] + hashlib.sha256(data[:-32]).digest()
 
 
+def test_a_prefix_belongs_to_a_kind_of_cache(prefix: Prefix) -> None:
+    other = GPT2.from_pretrained(kv_cache="fp16")
+    with pytest.raises(ModelError, match="made by another model"):
+        other.load_prefix(prefix.to_bytes())
+    with pytest.raises(ValueError, match="prefix was made by another model"):
+        other.generate("A", prefix=prefix)
+
+
 def test_every_byte_counts(model: GPT2, prefix: Prefix) -> None:
     data = prefix.to_bytes()
     places = [*range(48), *np.random.default_rng(0).integers(48, len(data), 60).tolist()]

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "gpt2fast/cache_format.h"
 #include "gpt2fast/choice_hook.h"
 #include "gpt2fast/generation_options.h"
 #include "gpt2fast/token_history.h"
@@ -23,7 +24,7 @@ struct EngineOptions {
   int64_t head_dim = 0;
   int64_t n_positions = 0;
   int64_t vocab_size = 0;
-  bool half_cache = true;  // float16 keys and values, else float32
+  CacheFormat cache_format = CacheFormat::kFloat16;
   int threads = 1;
   int64_t max_sequences = 32;      // slots of the KV cache
   int64_t max_step_tokens = 512;   // longer prompts are cut into several steps

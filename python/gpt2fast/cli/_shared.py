@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from gpt2fast.loading import KV_CACHES, KvCache, Precision
 from gpt2fast.model_directory import PRECISIONS
 
 if TYPE_CHECKING:
-    from gpt2fast.loading import Precision
     from gpt2fast.model import GPT2
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -29,6 +30,11 @@ model_option = click.option(
 threads_option = click.option(
     "--threads", type=int, metavar="N", help="Default: the cores this process may use."
 )
+kv_cache_option = click.option(
+    "--kv-cache",
+    type=click.Choice(tuple(KV_CACHES)),
+    help="How keys and values are kept. Default: int8 for int8 and int4, fp16 for bf16, fp32 for fp32.",
+)
 tokenizer_option = click.option(
     "--tokenizer",
     metavar="SOURCE",
@@ -44,7 +50,7 @@ def decorated(function: _Function, decorators: Sequence[Callable[[_Function], _F
 
 
 def model_options(function: _Function) -> _Function:
-    """Add ``--model``, ``--precision``, ``--threads``, ``--tokenizer``, as :func:`load_model` takes them."""
+    """Add ``--model``, ``--precision`` and the like, for :meth:`ModelChoice.take`."""
     decorators = [
         model_option,
         click.option(
@@ -53,6 +59,7 @@ def model_options(function: _Function) -> _Function:
             help="Of the weights. Default: int8, or the model directory's.",
         ),
         threads_option,
+        kv_cache_option,
         tokenizer_option,
     ]
     return decorated(function, decorators)
@@ -73,25 +80,43 @@ def source_options(function: _Function) -> _Function:
     return decorated(function, decorators)
 
 
-def load_model(
-    source: str | None, precision: Precision | None, threads: int | None, tokenizer: str | None
-) -> GPT2:
-    """The model that the options of :func:`model_options` name."""
-    from gpt2fast.model import GPT2
+@dataclass(frozen=True)
+class ModelChoice:
+    """The options that say which model runs, and how."""
 
-    return GPT2.from_pretrained(source, precision=precision, threads=threads, tokenizer=tokenizer)
+    source: str | None
+    threads: int | None
+    tokenizer: str | None
+    kv_cache: KvCache | None
+    precision: Precision | None = None
 
+    @classmethod
+    def take(cls, options: dict[str, Any]) -> ModelChoice:
+        """Out of a command's parameters; the others stay in ``options``."""
+        names = [field.name for field in fields(cls) if field.name in options]
+        return cls(**{name: options.pop(name) for name in names})
 
-def load_text_model(
-    source: str | None, precision: Precision | None, threads: int | None, tokenizer: str | None
-) -> GPT2:
-    """:func:`load_model` for text in or out: without a tokenizer an error, which names the option."""
-    model = load_model(source, precision, threads, tokenizer)
-    if not model.has_tokenizer:
-        raise click.ClickException(
-            f"{source} came without a tokenizer; name one by --tokenizer (a directory, a file or a hub id)"
+    def load(self) -> GPT2:
+        """The model."""
+        from gpt2fast.model import GPT2
+
+        return GPT2.from_pretrained(
+            self.source,
+            precision=self.precision,
+            threads=self.threads,
+            tokenizer=self.tokenizer,
+            kv_cache=self.kv_cache,
         )
-    return model
+
+    def load_for_text(self) -> GPT2:
+        """The model, for text in or out: without a tokenizer an error, which names the option."""
+        model = self.load()
+        if not model.has_tokenizer:
+            raise click.ClickException(
+                f"{self.source} came without a tokenizer; name one by --tokenizer (a directory, a file or a "
+                f"hub id)"
+            )
+        return model
 
 
 def read_text(text: str) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gpt2fast.cli._shared import load_model, model_options, print_json
+from gpt2fast.cli._shared import ModelChoice, model_options, print_json
 
 if TYPE_CHECKING:
     from gpt2fast.benchmark import Case, Timing
@@ -37,15 +37,7 @@ _DRAFT_STEPS = 12
     help="Runs of each case; the median is shown, and the quartiles.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def command(
-    source: str | None,
-    precision: Any,
-    threads: int | None,
-    tokenizer: str | None,
-    batches: tuple[int, ...],
-    repeats: int,
-    as_json: bool,
-) -> None:
+def command(batches: tuple[int, ...], repeats: int, as_json: bool, **options: Any) -> None:
     r"""Measure time to the first token, time per token and throughput, over random prompts.
 
     \b
@@ -53,7 +45,7 @@ def command(
     gpt2fast bench --model openai-community/gpt2 --precision int4 --threads 2
     gpt2fast bench --batch 4 --batch 16 --json
     """
-    model = load_model(source, precision, threads, tokenizer)
+    model = ModelChoice.take(options).load()
     facts = _facts(model)
     measured = _measure(model, batches, repeats)
     drafts = _draft_steps(model)
@@ -77,6 +69,7 @@ def _facts(model: GPT2) -> dict[str, Any]:
     return {
         "model": model.directory.path.name,
         "precision": model.precision,
+        "KV cache": model.kv_cache,
         "threads": model.threads,
         "instruction set": core.active_isa(),
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,8 +12,9 @@ import click
 
 from gpt2fast.cli._shared import (
     PRECISION_TYPE,
+    ModelChoice,
     decorated,
-    load_text_model,
+    kv_cache_option,
     model_option,
     print_json,
     threads_option,
@@ -23,21 +24,20 @@ from gpt2fast.cli._shared import (
 if TYPE_CHECKING:
     from gpt2fast.evaluation import Journal, LanguageModel, PerplexitySettings
     from gpt2fast.evaluation.items import Progress
+    from gpt2fast.loading import Precision
     from gpt2fast.model import GPT2
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
-_REFERENCE = "fp32"
+_REFERENCE: Precision = "fp32"
 
 
 @dataclass(frozen=True)
 class _Run:
     """The options that all measurements share."""
 
-    source: str | None
-    precisions: tuple[str, ...]
-    threads: int | None
-    tokenizer: str | None
+    model: ModelChoice
+    precisions: tuple[Precision, ...]
     resume: Path | None
     as_json: bool
 
@@ -53,6 +53,7 @@ def _run_options(function: _Function) -> _Function:
             help="Of the weights; several times to compare. Default: int8, or the model directory's.",
         ),
         threads_option,
+        kv_cache_option,
         tokenizer_option,
         click.option(
             "--resume",
@@ -184,9 +185,8 @@ def _choice(file: Path, limit: int | None, **options: Any) -> None:
 
 
 def _take_run(options: dict[str, Any]) -> _Run:
-    names = ("source", "threads", "tokenizer", "resume", "as_json")
     precisions = tuple(dict.fromkeys(options.pop("precisions")))
-    return _Run(precisions=precisions, **{name: options.pop(name) for name in names})
+    return _Run(ModelChoice.take(options), precisions, options.pop("resume"), options.pop("as_json"))
 
 
 def _read(path: Path) -> str:
@@ -207,25 +207,26 @@ def _opened(run: _Run, task: str, content: str, settings: Mapping[str, Any]) -> 
     from gpt2fast.evaluation import Journal
     from gpt2fast.loading import find_model_directory
 
-    precision: Any = run.precisions[0] if run.precisions else None
-    directory = find_model_directory(run.source, precision)
+    directory = find_model_directory(run.model.source, run.precisions[0] if run.precisions else None)
     identity = {
         "task": task,
         "model": directory.metadata.get("fingerprint"),
         "content": sha256(content.encode("utf-8", "surrogatepass")).hexdigest(),
         **settings,
     }
-    if run.tokenizer is not None:
+    if run.model.kv_cache is not None:
+        identity["kv_cache"] = run.model.kv_cache
+    if run.model.tokenizer is not None:
         from gpt2fast.tokenizer import Tokenizer
 
-        tokenizer = Tokenizer.from_source(run.tokenizer).to_json()
+        tokenizer = Tokenizer.from_source(run.model.tokenizer).to_json()
         identity["tokenizer"] = sha256(tokenizer.encode()).hexdigest()
     with Journal(run.resume, identity) as journal:
         yield journal
 
 
-def _load(run: _Run, precision: Any) -> GPT2:
-    return load_text_model(run.source, precision, run.threads, run.tokenizer)
+def _load(run: _Run, precision: Precision | None) -> GPT2:
+    return replace(run.model, precision=precision).load_for_text()
 
 
 def _scorer(model: GPT2) -> LanguageModel:
@@ -298,7 +299,7 @@ def _compare_all(
 
 def _show(run: _Run, heading: Mapping[str, Any], results: list[dict[str, Any]]) -> None:
     if run.as_json:
-        print_json({**heading, "model": run.source, "results": results})
+        print_json({**heading, "model": run.model.source, "results": results})
         return
     columns = [_flat(result) for result in results]
     width = max(len(name) for column in columns for name in column)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gpt2fast.cli._options import collect, generation_options
-from gpt2fast.cli._shared import load_text_model, model_options, print_json, read_text
+from gpt2fast.cli._shared import ModelChoice, model_options, print_json, read_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,15 +25,7 @@ if TYPE_CHECKING:
     "--json", "as_json", is_flag=True, help="Print one JSON object for each text, when it is complete."
 )
 @generation_options
-def command(
-    prompt: str,
-    source: str | None,
-    precision: Any,
-    threads: int | None,
-    tokenizer: str | None,
-    as_json: bool,
-    **values: Any,
-) -> None:
+def command(prompt: str, as_json: bool, **values: Any) -> None:
     r"""Continue PROMPT; `-` reads it from standard input, without its last line break.
 
     \b
@@ -45,11 +37,12 @@ def command(
 
     Without options it takes the likeliest token each time; with a sampling option or a seed it draws.
     """
+    choice = ModelChoice.take(values)
     options = collect(values)
     text = read_text(prompt)
     if prompt == "-":
         text = text.removesuffix("\n").removesuffix("\r")
-    model = load_text_model(source, precision, threads, tokenizer)
+    model = choice.load_for_text()
     whole = options.num_beams > 1 or options.best_of is not None or options.num_return_sequences is not None
     if as_json or whole:
         _print_whole(model, text, options, as_json=as_json)

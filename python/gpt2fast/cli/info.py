@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gpt2fast.cli._shared import load_model, model_options, print_json
+from gpt2fast.cli._shared import ModelChoice, model_options, print_json
 
 if TYPE_CHECKING:
     from gpt2fast.model import GPT2
@@ -15,9 +15,7 @@ if TYPE_CHECKING:
 @click.command()
 @model_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def command(
-    source: str | None, precision: Any, threads: int | None, tokenizer: str | None, as_json: bool
-) -> None:
+def command(as_json: bool, **options: Any) -> None:
     r"""Show a model's shape, precision and sizes, and what runs it here.
 
     \b
@@ -25,7 +23,7 @@ def command(
     gpt2fast info --model openai-community/gpt2 --precision int4
     gpt2fast info --json
     """
-    facts = _facts(load_model(source, precision, threads, tokenizer))
+    facts = _facts(ModelChoice.take(options).load())
     if as_json:
         print_json(facts)
         return
@@ -46,6 +44,7 @@ def _facts(model: GPT2) -> dict[str, dict[str, Any]]:
         "model": {
             "directory": str(directory.path),
             "precision": model.precision,
+            "kv_cache": model.kv_cache,
             "n_layer": config.n_layer,
             "n_head": config.n_head,
             "n_embd": config.n_embd,

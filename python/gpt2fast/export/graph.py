@@ -3,9 +3,10 @@
 Inputs, with T tokens, S sequences, H wanted hidden states and R wanted logits: ``input_ids`` [T],
 ``positions`` [T], ``sequence_starts`` [S + 1], ``slots`` [S], ``cached_lengths`` [S], ``hidden_rows`` [H]
 (indices of tokens), ``logits_rows`` [R] (indices into ``hidden_rows``), all int32, and ``kv_cache.{i}``
-[slots, 2, heads, positions, head_dim] per layer, the last two padded to multiples of 16. Outputs:
-``logits`` [R, vocab_size] and ``hidden`` [H, n_embd], float32. Behind the last layer's attention tokens no
-longer meet: from there on only those of ``hidden_rows`` are computed.
+[slots, 2, heads, positions, position_bytes] uint8 per layer, positions padded to a multiple of 16: how keys
+and values are kept is chosen when the model is loaded. Outputs: ``logits`` [R, vocab_size] and ``hidden``
+[H, n_embd], float32. Behind the last layer's attention tokens no longer meet: from there on only those of
+``hidden_rows`` are computed.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ _ACTIVATIONS = {"gelu_new": 1, "gelu_pytorch_tanh": 1, "gelu_fast": 1, "gelu": 2
 _CACHE_PADDING = 16
 
 
-def build_graph(config: ModelConfig, tensors: Sequence[StoredTensor], *, half_cache: bool) -> ModelProto:
+def build_graph(config: ModelConfig, tensors: Sequence[StoredTensor]) -> ModelProto:
     """The graph of a model whose tensors lie in ``weights.bin`` as told.
 
     Parameters
@@ -46,14 +47,12 @@ def build_graph(config: ModelConfig, tensors: Sequence[StoredTensor], *, half_ca
         The model's configuration.
     tensors : sequence of StoredTensor
         From :func:`gpt2fast.export.quantize.layout`.
-    half_cache : bool
-        Whether the KV cache holds float16 rather than float32.
     """
     stored = {tensor.name: tensor for tensor in tensors}
     graph = helper.make_graph(
         _nodes(config, stored),
         "gpt2_step",
-        _inputs(config, half_cache),
+        _inputs(config),
         [
             helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["R", config.vocab_size]),
             helper.make_tensor_value_info("hidden", TensorProto.FLOAT, ["H", config.n_embd]),
@@ -72,7 +71,7 @@ def _model(graph: GraphProto) -> ModelProto:
     )
 
 
-def _inputs(config: ModelConfig, half_cache: bool) -> list[ValueInfoProto]:
+def _inputs(config: ModelConfig) -> list[ValueInfoProto]:
     dimensions = {
         "input_ids": "T",
         "positions": "T",
@@ -85,16 +84,10 @@ def _inputs(config: ModelConfig, half_cache: bool) -> list[ValueInfoProto]:
     inputs = [
         helper.make_tensor_value_info(name, TensorProto.INT32, [size]) for name, size in dimensions.items()
     ]
-    cache_type = TensorProto.FLOAT16 if half_cache else TensorProto.FLOAT
-    cache_shape: list[str | int] = [
-        "cache_slots",
-        2,
-        config.n_head,
-        _padded(config.n_positions),
-        _padded(config.head_dim),
-    ]
+    positions = -(-config.n_positions // _CACHE_PADDING) * _CACHE_PADDING
+    cache_shape: list[str | int] = ["cache_slots", 2, config.n_head, positions, "position_bytes"]
     for layer in range(config.n_layer):
-        inputs.append(helper.make_tensor_value_info(f"kv_cache.{layer}", cache_type, cache_shape))
+        inputs.append(helper.make_tensor_value_info(f"kv_cache.{layer}", TensorProto.UINT8, cache_shape))
     return inputs
 
 
@@ -207,7 +200,3 @@ def _initializer(tensor: StoredTensor) -> TensorProto:
         data_location=TensorProto.EXTERNAL,
         external_data=[StringStringEntryProto(key=key, value=str(value)) for key, value in location.items()],
     )
-
-
-def _padded(size: int) -> int:
-    return -(-size // _CACHE_PADDING) * _CACHE_PADDING

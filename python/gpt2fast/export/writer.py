@@ -64,7 +64,7 @@ def write_model_directory(
     tokenizer_text = tokenizer_json(checkpoint)
     tensors = layout(checkpoint.config, precision)
     total = tensors[-1].offset + tensors[-1].length
-    graph = build_graph(checkpoint.config, tensors, half_cache=precision != "fp32")
+    graph = build_graph(checkpoint.config, tensors)
     out.parent.mkdir(parents=True, exist_ok=True)
     check_room(out.parent, total + len(tokenizer_text or "") + _SPARE_BYTES)
     try:

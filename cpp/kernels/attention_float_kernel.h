@@ -1,59 +1,25 @@
-// Attention of a few consecutive queries of one sequence and head, over any Vec.
+// A tile of attention over a cache of float16 or float32, over any Vec.
 //
 // Every result follows one order of operations, whatever the number of queries that are computed together:
 // - queries are scaled by scale * log2(e), so that the softmax is made of powers of two;
 // - keys come in blocks of 64 positions, from multiples of 64; a score is one fma chain over head_dim;
 // - per block: the running maximum, the weights, the factor that corrects the earlier blocks' output and
-// sums;
-//   then the output of each dimension is one fma chain over the block's positions.
+//   sums; then the output of each dimension is one fma chain over the block's positions.
 // A query never depends on positions after its own: their scores are replaced before use and their values are
 // not used, because a weight of 0 times a stale NaN would still be NaN.
 #pragma once
 
 #include "kernels/attention_product.h"
+#include "kernels/attention_tile.h"
 #include "kernels/math.h"
 
 namespace gpt2fast {
 
-inline constexpr int64_t kKeyBlock = 64;
-inline constexpr int64_t kAttentionTileRows = 96;  // most queries that are computed together
-
-// Consecutive tokens of one sequence, one head.
-struct AttentionTile {
-  int64_t rows = 0;
-  int64_t first_position = 0;  // of the first row
-  int64_t head_dim = 0;
-  int64_t padded_head_dim = 0;
-  float scale = 0.0f;
-  const float* queries = nullptr;   // [rows, head_dim], rows qkv_stride apart
-  const float* new_keys = nullptr;  // same, what this step appends
-  const float* new_values = nullptr;
-  int64_t qkv_stride = 0;
-  void* keys = nullptr;       // [padded_positions / 16, padded_head_dim, 16]
-  void* values = nullptr;     // [padded_positions, padded_head_dim]
-  int64_t head_elements = 0;  // of the keys, and of the values; the next head's follow
-  float* y = nullptr;         // [rows, head_dim], rows y_stride apart
-  int64_t y_stride = 0;
-  float* scratch = nullptr;  // attention_scratch_floats(rows, padded_head_dim)
-};
-
-struct AttentionKernel {
-  void (*append)(const AttentionTile& tile);  // writes the rows' keys and values into the cache
-  void (*attend)(const AttentionTile& tile);
-};
-
-// The kernel over a float16 cache if `half`, else float32.
-AttentionKernel attention_kernel_portable(bool half);
-AttentionKernel attention_kernel_avx2(bool half);
-AttentionKernel attention_kernel_avx512(bool half);
-AttentionKernel attention_kernel_neon(bool half);
-
-constexpr int64_t attention_scratch_floats(int64_t rows, int64_t padded_head_dim) {
-  return 2 * kKeyBlock * padded_head_dim + rows * (2 * padded_head_dim + kKeyBlock + kLanes) +
-         2 * (rows + kLanes);
+static int64_t float_scratch_bytes(int64_t rows, int64_t padded_head_dim) {
+  const int64_t floats = 2 * kKeyBlock * padded_head_dim + rows * (2 * padded_head_dim + kKeyBlock + kLanes) +
+                         2 * (rows + kLanes);
+  return floats * static_cast<int64_t>(sizeof(float));
 }
-
-inline constexpr int64_t kRowsAhead = 12;  // rows of qkv lie on different pages: no prefetcher follows them
 
 // One new key, into its column of a block.
 template <typename Tag, typename Element>
@@ -88,7 +54,7 @@ static void append_rows(const AttentionTile& tile) {
   for (int64_t row = 0; row < tile.rows;) {
     const int64_t position = tile.first_position + row;
     const int64_t column = position % kLanes;
-    Element* block = static_cast<Element*>(tile.keys) + (position - column) * width;
+    Element* block = reinterpret_cast<Element*>(tile.keys) + (position - column) * width;
     if (column == 0 && row + kLanes <= tile.rows) {
       append_key_block<Tag>(tile, row, block);
       row += kLanes;
@@ -97,7 +63,7 @@ static void append_rows(const AttentionTile& tile) {
       row += 1;
     }
   }
-  Element* values = static_cast<Element*>(tile.values) + tile.first_position * width;
+  Element* values = reinterpret_cast<Element*>(tile.values) + tile.first_position * width;
   for (int64_t row = 0; row < tile.rows; ++row) {
     const float* value = tile.new_values + row * tile.qkv_stride;
     for (int64_t d = 0; d < tile.head_dim; d += kLanes) {
@@ -124,7 +90,7 @@ static TileState start_tile(const AttentionTile& tile) {
   using V = Vec<Tag>;
   const int64_t width = tile.padded_head_dim;
   TileState state;
-  state.block_keys = tile.scratch;
+  state.block_keys = reinterpret_cast<float*>(tile.scratch);
   state.block_values = state.block_keys + kKeyBlock * width;
   state.queries = state.block_values + kKeyBlock * width;
   state.outputs = state.queries + tile.rows * width;
@@ -152,21 +118,11 @@ static TileState start_tile(const AttentionTile& tile) {
 // as it is.
 template <typename Tag>
 static inline void update_maximum(const TileState& state, int64_t row, int64_t visible) {
-  using V = Vec<Tag>;
-  static_assert(kKeyBlock == 4 * kLanes);
-  float* scores = state.weights + row * kKeyBlock;
-  if (visible < kKeyBlock) {
-    for (int64_t i = 0; i < kKeyBlock; i += kLanes) {
-      select_first(visible - i, V::load(scores + i), V::set1(-__builtin_inff())).store(scores + i);
-    }
-    if (visible <= 0) {
-      state.corrections[row] = 0.0f;
-      return;
-    }
+  if (visible <= 0) {
+    state.corrections[row] = 0.0f;
+    return;
   }
-  const float block_maximum =
-      reduce_max(max(max(V::load(scores), V::load(scores + kLanes)),
-                     max(V::load(scores + 2 * kLanes), V::load(scores + 3 * kLanes))));
+  const float block_maximum = mask_scores<Tag>(state.weights + row * kKeyBlock, visible);
   const float earlier = state.maxima[row];
   const float maximum = earlier > block_maximum ? earlier : block_maximum;
   state.maxima[row] = maximum;
@@ -265,9 +221,10 @@ static void attend_rows(const AttentionTile& tile) {
   const bool converts = sizeof(Element) < sizeof(float) && tile.rows > RegisterTile<Tag>::kRows;
   const int64_t end = tile.first_position + tile.rows;
   for (int64_t block = 0; block < end; block += kKeyBlock) {
-    const Element* keys = static_cast<const Element*>(tile.keys) + block * width;
-    const Element* values = static_cast<const Element*>(tile.values) + block * width;
-    const int64_t next = end - block > kKeyBlock ? kKeyBlock * width : tile.head_elements - block * width;
+    const Element* keys = reinterpret_cast<const Element*>(tile.keys) + block * width;
+    const Element* values = reinterpret_cast<const Element*>(tile.values) + block * width;
+    const int64_t head_elements = tile.head_bytes / static_cast<int64_t>(sizeof(Element));
+    const int64_t next = end - block > kKeyBlock ? kKeyBlock * width : head_elements - block * width;
     if (converts) {
       convert_block<Tag>(tile, state, end - block < kKeyBlock ? end - block : kKeyBlock, next, keys, values);
       attend_block<Tag, float>(tile, state, block, {state.block_keys, kKeyBlock, kLanes, 0},
@@ -286,10 +243,9 @@ static void attend_rows(const AttentionTile& tile) {
   }
 }
 
-template <typename Tag>
-static AttentionKernel make_attention_kernel(bool half) {
-  if (half) return {append_rows<Tag, uint16_t>, attend_rows<Tag, uint16_t>};
-  return {append_rows<Tag, float>, attend_rows<Tag, float>};
+template <typename Tag, typename Element>
+static AttentionKernel float_attention_kernel() {
+  return {float_scratch_bytes, append_rows<Tag, Element>, attend_rows<Tag, Element>};
 }
 
 }  // namespace gpt2fast

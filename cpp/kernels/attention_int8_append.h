@@ -1,0 +1,116 @@
+// Rounding vectors to int8, and writing keys and values into an int8 cache, over one instruction set's Ops.
+#pragma once
+
+#include "kernels/attention_tile.h"
+
+namespace gpt2fast {
+
+struct RoundedVector {
+  float scale;  // NaN if the vector held a NaN or an infinity
+  int32_t sum;  // of the integers
+};
+
+// x [count] as int8 [padded], count <= padded, padded a multiple of kLanes.
+template <typename Ops>
+GPT2FAST_INLINE RoundedVector round_vector(const float* x, int64_t count, int64_t padded, int8_t* rounded) {
+  using V = Vec<typename Ops::Tag>;
+  V largest = V::zero(), poison = V::zero();  // poison: NaN as soon as an element is not finite
+  for (int64_t d = 0; d < padded; d += kLanes) {
+    const V part = V::load_partial(x + d, count - d);
+    largest = max(abs(part), largest);
+    poison = fma(part, V::zero(), poison);
+  }
+  constexpr float kSmallest = 0x1p-93f;  // smaller vectors count as zero: products of scales stay normal
+  const float magnitude = reduce_max(largest);
+  const float not_finite = reduce_add(poison);
+  float scale = not_finite, inverse = 0.0f;
+  if (magnitude >= kSmallest && not_finite == 0.0f) {
+    // To nearest with the bits of a bfloat16: the largest element becomes 127 all the same.
+    const uint32_t bits = portable::float_bits(magnitude / 127.0f);
+    scale = portable::float_from_bits((bits + 0x7fffu + (bits >> 16 & 1u)) & 0xffff0000u);
+    inverse = 1.0f / scale;
+  }
+  V sum = V::zero();
+  for (int64_t d = 0; d < padded; d += kLanes) {
+    V part = V::zero();
+    if (inverse != 0.0f) part = round_to_int(V::load_partial(x + d, count - d) * V::set1(inverse));
+    Ops::store_int8(part, rounded + d);
+    sum = sum + part;
+  }
+  return {scale, static_cast<int32_t>(reduce_add(sum))};
+}
+
+// Writes a rounded key of a position into its block: a column of four bytes each.
+static inline void store_int8_key(const AttentionTile& tile, int64_t position, float scale,
+                                  const int8_t* key) {
+  const int64_t column = position % kLanes;
+  char* block = tile.keys + position / kLanes * int8_block_bytes(tile.padded_head_dim);
+  memcpy(block + 4 * column, &scale, sizeof(scale));
+  block += kBlockScaleBytes + 4 * column;
+  for (int64_t i = 0; i < tile.padded_head_dim; i += 4) {
+    uint32_t four;
+    memcpy(&four, key + i, sizeof(four));
+    four ^= 0x80808080u;  // plus 128
+    memcpy(block + kLanes * i, &four, sizeof(four));
+  }
+}
+
+// Writes `count` rounded values [count, padded_head_dim] of a position and the next; two begin at an even
+// one.
+static inline void store_int8_values(const AttentionTile& tile, int64_t position, int64_t count,
+                                     const float* scales, const int8_t* values) {
+  const int64_t width = tile.padded_head_dim, column = position % kLanes;
+  char* block = tile.values + position / kLanes * int8_block_bytes(width);
+  memcpy(block + 4 * column, scales, static_cast<size_t>(count) * sizeof(float));
+  int8_t* pair = reinterpret_cast<int8_t*>(block) + kBlockScaleBytes + column / 2 * 2 * width;
+  if (count == 1) {
+    for (int64_t d = 0; d < width; ++d) pair[2 * d + column % 2] = values[d];
+  } else {
+    for (int64_t d = 0; d < width; ++d) {
+      pair[2 * d] = values[d];
+      pair[2 * d + 1] = values[width + d];
+    }
+  }
+}
+
+// What is not finite in a key or a value shows in the scores of all that see the position.
+template <typename Ops>
+static void append_int8(const AttentionTile& tile) {
+  const int64_t width = tile.padded_head_dim;
+  int8_t* key = reinterpret_cast<int8_t*>(tile.scratch);
+  int8_t* values = key + width;
+  for (int64_t row = 0; row < tile.rows;) {
+    const int64_t position = tile.first_position + row;
+    const int64_t count = position % 2 == 0 && row + 1 < tile.rows ? 2 : 1;
+    float value_scales[2];
+    for (int64_t i = 0; i < count; ++i) {
+      const float* new_key = tile.new_keys + (row + i) * tile.qkv_stride;
+      const float* new_value = tile.new_values + (row + i) * tile.qkv_stride;
+      for (int64_t d = 0; d < tile.head_dim; d += kLanes) {
+        prefetch(new_key + kRowsAhead * tile.qkv_stride + d);
+        prefetch(new_value + kRowsAhead * tile.qkv_stride + d);
+      }
+      float scale = round_vector<Ops>(new_key, tile.head_dim, width, key).scale;
+      value_scales[i] = round_vector<Ops>(new_value, tile.head_dim, width, values + i * width).scale;
+      const float sum = scale + value_scales[i];
+      if (scale != scale || value_scales[i] != value_scales[i]) scale = value_scales[i] = sum;
+      store_int8_key(tile, position + i, scale, key);
+    }
+    store_int8_values(tile, position, count, value_scales, values);
+    row += count;
+  }
+}
+
+// What append_int8() will write to in the next head, whose attention comes next.
+template <typename Ops>
+static inline void prefetch_append(const AttentionTile& tile) {
+  const int64_t width = tile.padded_head_dim;
+  const int64_t position = tile.first_position;
+  const int64_t block = tile.head_bytes + position / kLanes * int8_block_bytes(width);
+  for (int64_t i = 0; i < int8_block_bytes(width); i += 64) prefetch(tile.keys + block + i);
+  const char* pair = tile.values + block + kBlockScaleBytes + position % kLanes / 2 * 2 * width;
+  prefetch(tile.values + block);
+  for (int64_t i = 0; i < 2 * width; i += 64) prefetch(pair + i);
+}
+
+}  // namespace gpt2fast

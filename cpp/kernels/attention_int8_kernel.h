@@ -1,0 +1,318 @@
+// A tile of attention over an int8 cache, over one instruction set's Ops.
+//
+// Every result follows one order of operations, whatever the number of queries that are computed together:
+// - queries are rounded to int8 like keys; a score is an exact integer sum, times both scales and log2(e), so
+//   that the softmax is made of powers of two;
+// - keys come in blocks of 64 positions, from multiples of 64. Per block and query: the largest score; the
+//   weights relative to it, which add up to the query's sum; the weights times the values' scales, rounded to
+//   15 bits of the largest scale that the query sees in the block; an exact integer sum over its positions;
+// - blocks are brought together by factors for what was summed before and for the block, of which one is 1.
+// A query never depends on positions after its own: their scores are replaced and their weights are 0, which
+// makes their values count nothing, since integers, whatever they were, are no NaNs.
+#pragma once
+
+#include "kernels/attention_int8_append.h"
+#include "kernels/math.h"
+
+namespace gpt2fast {
+
+inline constexpr float kLargestWeight = 32767.0f;
+
+// The running state of a tile's softmax and output, in its scratch memory.
+struct Int8TileState {
+  float* outputs;              // [rows, padded_head_dim], before the division by the sum of weights
+  float* scores;               // [rows, kKeyBlock]
+  float* sums;                 // [rows, kLanes]: sums of weights, lane by lane
+  int16_t* weights;            // [rows, kKeyBlock], times the values' scales, in `units`
+  int8_t* queries;             // [rows, padded_head_dim]
+  float* query_scales;         // [rows], this and the following
+  int32_t* query_corrections;  // -128 times the sum of the query
+  float* maxima;               // largest scores so far
+  float* block_maxima;
+  float* corrections;    // factors of what was summed before the block
+  float* block_factors;  // of what the block adds
+  float* units;
+};
+
+static int64_t int8_scratch_bytes(int64_t rows, int64_t padded_head_dim) {
+  return rows * (5 * padded_head_dim + 6 * kKeyBlock + 4 * kLanes + 7 * 4);  // more than append_int8() needs
+}
+
+template <typename Ops>
+static Int8TileState start_int8_tile(const AttentionTile& tile) {
+  using V = Vec<typename Ops::Tag>;
+  const int64_t width = tile.padded_head_dim, rows = tile.rows;
+  Int8TileState state;
+  state.outputs = reinterpret_cast<float*>(tile.scratch);
+  state.scores = state.outputs + rows * width;
+  state.sums = state.scores + rows * kKeyBlock;
+  state.weights = reinterpret_cast<int16_t*>(state.sums + rows * kLanes);
+  state.queries = reinterpret_cast<int8_t*>(state.weights + rows * kKeyBlock);
+  state.query_scales = reinterpret_cast<float*>(state.queries + rows * width);
+  state.query_corrections = reinterpret_cast<int32_t*>(state.query_scales + rows);
+  state.maxima = state.query_scales + 2 * rows;
+  state.block_maxima = state.maxima + rows;
+  state.corrections = state.block_maxima + rows;
+  state.block_factors = state.corrections + rows;
+  state.units = state.block_factors + rows;
+
+  const float scale = tile.scale * 0x1.715476p+0f;  // log2(e)
+  for (int64_t r = 0; r < rows; ++r) {
+    const float* query = tile.queries + r * tile.qkv_stride;
+    for (int64_t d = 0; d < width; d += kLanes) {
+      prefetch(query + kRowsAhead * tile.qkv_stride + d);
+      V::zero().store(state.outputs + r * width + d);
+    }
+    const RoundedVector rounded = round_vector<Ops>(query, tile.head_dim, width, state.queries + r * width);
+    state.query_scales[r] = rounded.scale * scale;
+    state.query_corrections[r] = -128 * rounded.sum;
+    V::zero().store(state.sums + r * kLanes);
+    state.maxima[r] = -__builtin_inff();
+  }
+  return state;
+}
+
+// 64 positions of a head's keys and values, in four parts. What will be read after them lies `next` bytes
+// further on: where few rows leave the processor waiting for memory, the products ask for its first part
+// while they read this block's, and the softmax between them for the other parts, so that memory always has
+// something to do.
+struct Int8Block {
+  const char* keys;
+  const char* values;
+  int64_t part_bytes;  // of 16 positions
+  int64_t next;
+};
+
+// Parts 1 to 3 of what will be read next.
+static inline void prefetch_parts(const char* parts, const Int8Block& block) {
+  const char* next = parts + block.next;
+  for (int64_t i = block.part_bytes; i < kKeyBlock / kLanes * block.part_bytes; i += 64) prefetch(next + i);
+}
+
+// The scores of some queries from `row` on, and of `vectors` times 16 positions.
+template <typename Ops, int rows, int vectors>
+static inline void score_registers(const AttentionTile& tile, const Int8TileState& state, int64_t row,
+                                   const Int8Block& block, int64_t first_vector) {
+  using V = Vec<typename Ops::Tag>;
+  const int64_t width = tile.padded_head_dim;
+  const int8_t* queries = state.queries + row * width;
+  const char* keys = block.keys + first_vector * block.part_bytes;
+  typename Ops::Sums dots[rows][vectors];
+  GPT2FAST_UNROLL for (int r = 0; r < rows; ++r) {
+    GPT2FAST_UNROLL for (int c = 0; c < vectors; ++c) dots[r][c] =
+        Ops::start_int8(state.query_corrections[row + r]);
+  }
+  for (int64_t d = 0; d < tile.head_dim; d += 4) {
+    const uint8_t* fours = reinterpret_cast<const uint8_t*>(keys) + kBlockScaleBytes + d * kLanes;
+    typename Ops::Int8Weights four[vectors];
+    GPT2FAST_UNROLL for (int c = 0; c < vectors; ++c) {
+      four[c] = Ops::load_int8(fours + c * block.part_bytes);
+      if constexpr (rows < Ops::kAttentionRows) {
+        if (c == 0) prefetch(fours + block.next);
+      }
+    }
+    GPT2FAST_UNROLL for (int r = 0; r < rows; ++r) {
+      GPT2FAST_UNROLL for (int c = 0; c < vectors; ++c) dots[r][c] =
+          Ops::dot_int8(dots[r][c], four[c], queries + r * width + d);
+    }
+  }
+  GPT2FAST_UNROLL for (int c = 0; c < vectors; ++c) {
+    const V scales = V::load(reinterpret_cast<const float*>(keys + c * block.part_bytes));
+    GPT2FAST_UNROLL for (int r = 0; r < rows; ++r) {
+      const V score = (Ops::to_float(dots[r][c]) * scales) * V::set1(state.query_scales[row + r]);
+      score.store(state.scores + (row + r) * kKeyBlock + (first_vector + c) * kLanes);
+    }
+  }
+}
+
+// Adds the block's first `pairs` pairs of values, weighted, to `vectors` times 16 dimensions of some rows.
+template <typename Ops, int rows, int vectors>
+static inline void weigh_registers(const AttentionTile& tile, const Int8TileState& state, int64_t row,
+                                   const Int8Block& block, int64_t pairs, int64_t first_vector) {
+  using V = Vec<typename Ops::Tag>;
+  const int64_t width = tile.padded_head_dim;
+  const int16_t* weights = state.weights + row * kKeyBlock;
+  const char* values = block.values + kBlockScaleBytes + first_vector * 2 * kLanes;
+  [[maybe_unused]] const char* first_part_end = block.values + block.part_bytes;
+  typename Ops::Sums dots[rows][vectors];
+  GPT2FAST_UNROLL for (int r = 0; r < rows; ++r) {
+    GPT2FAST_UNROLL for (int c = 0; c < vectors; ++c) dots[r][c] = Ops::start_int8(0);
+  }
+  for (; pairs > 0; pairs -= kPairs, values += block.part_bytes, weights += 2 * kPairs) {
+    const int64_t count = pairs < kPairs ? pairs : kPairs;
+    for (int64_t i = 0; i < count; ++i) {
+      const int8_t* pair = reinterpret_cast<const int8_t*>(values) + i * 2 * width;
+      typename Ops::Pairs v[vectors];
+      GPT2FAST_UNROLL for (int c = 0; c < vectors; ++c) {
+        v[c] = Ops::load_pairs(pair + c * 2 * kLanes);
+        if constexpr (rows < Ops::kAttentionRows) {
+          if (c % 2 == 0 && values < first_part_end) prefetch(pair + c * 2 * kLanes + block.next);
+        }
+      }
+      GPT2FAST_UNROLL for (int r = 0; r < rows; ++r) {
+        GPT2FAST_UNROLL for (int c = 0; c < vectors; ++c) {
+          dots[r][c] = Ops::dot_pairs(dots[r][c], v[c], weights + r * kKeyBlock + 2 * i);
+        }
+      }
+    }
+  }
+  GPT2FAST_UNROLL for (int r = 0; r < rows; ++r) {
+    float* outputs = state.outputs + (row + r) * width + first_vector * kLanes;
+    const V correction = V::set1(state.corrections[row + r]), unit = V::set1(state.units[row + r]);
+    GPT2FAST_UNROLL for (int c = 0; c < vectors; ++c) {
+      float* output = outputs + c * kLanes;
+      fma(Ops::to_float(dots[r][c]), unit, V::load(output) * correction).store(output);
+    }
+  }
+}
+
+// How many vectors a few rows have in registers at once.
+template <typename Ops>
+constexpr int attention_vectors(int rows) {
+  const int vectors = Ops::kAttentionSums / rows;
+  return vectors < 1 ? 1 : vectors > 4 ? 4 : vectors;
+}
+
+// Calls run.template operator()<rows, vectors>(first_vector) until `vectors` vectors of `count` rows are
+// done.
+template <typename Ops, typename Run, int rows = Ops::kAttentionRows, int most = attention_vectors<Ops>(rows)>
+static inline void for_register_tiles(int64_t count, int64_t vectors, const Run& run, int64_t first = 0) {
+  if constexpr (rows > 1) {
+    if (count < rows) return for_register_tiles<Ops, Run, rows - 1>(count, vectors, run, first);
+  }
+  for (; first + most <= vectors; first += most) run.template operator()<rows, most>(first);
+  if constexpr (most > 1) {
+    if (first < vectors) for_register_tiles<Ops, Run, rows, most - 1>(count, vectors, run, first);
+  }
+}
+
+// The largest scale of the block's first `visible` values.
+template <typename Tag>
+static inline float largest_scale(const Int8Block& block, int64_t visible) {
+  using V = Vec<Tag>;
+  V largest = V::zero();
+  for (int64_t c = 0; c * kLanes < visible && c * kLanes < kKeyBlock; ++c) {
+    const V scales = V::load(reinterpret_cast<const float*>(block.values + c * block.part_bytes));
+    largest = max(largest, select_first(visible - c * kLanes, scales, V::zero()));
+  }
+  return reduce_max(largest);
+}
+
+// Takes a row's scores of one block into its maximum, and leaves the logarithms of the factors.
+template <typename Tag>
+static inline void update_int8_maximum(const Int8TileState& state, int64_t row, int64_t visible) {
+  state.corrections[row] = 0.0f;
+  state.block_factors[row] = 0.0f;
+  if (visible <= 0) return;
+  const float block_maximum = mask_scores<Tag>(state.scores + row * kKeyBlock, visible);
+  const float earlier = state.maxima[row];
+  const float maximum = earlier > block_maximum ? earlier : block_maximum;
+  state.maxima[row] = maximum;
+  state.block_maxima[row] = block_maximum;
+  state.corrections[row] = earlier - maximum;
+  state.block_factors[row] = block_maximum - maximum;
+}
+
+// Turns a row's scores into weights of the values, and adds them to the row's sums. `largest`: the largest
+// scale of the values that the row sees.
+template <typename Ops>
+static inline void update_int8_weights(const Int8TileState& state, int64_t row, int64_t visible,
+                                       const Int8Block& block, float largest) {
+  using V = Vec<typename Ops::Tag>;
+  const float* scores = state.scores + row * kKeyBlock;
+  int16_t* rounded = state.weights + row * kKeyBlock;
+  const bool scaled = visible > 0 && largest >= 0x1p-101f;  // else the values are zero
+  state.units[row] = scaled ? state.block_factors[row] * (largest / kLargestWeight) : 0.0f;
+  const V factor = V::set1(scaled ? kLargestWeight / largest : 0.0f);
+  const V maximum = V::set1(state.block_maxima[row]);
+  V weights[kKeyBlock / kLanes];
+  for (int64_t c = 0; c < kKeyBlock / kLanes; ++c) {
+    weights[c] = V::zero();
+    V scaled_weights = V::zero();
+    if (c * kLanes < visible) {
+      weights[c] = exp2_nonpositive(V::load(scores + c * kLanes) - maximum);
+      const V scales = V::load(reinterpret_cast<const float*>(block.values + c * block.part_bytes));
+      scaled_weights = select_first(visible - c * kLanes, (weights[c] * scales) * factor, V::zero());
+    }
+    Ops::store_int16(round_to_int(scaled_weights), rounded + c * kLanes);
+  }
+  float* sums = state.sums + row * kLanes;
+  const V sum = (weights[0] + weights[1]) + (weights[2] + weights[3]);
+  const V earlier = V::load(sums) * V::set1(state.corrections[row]);
+  fma(sum, V::set1(state.block_factors[row]), earlier).store(sums);
+}
+
+// 64 positions from `position`, for all rows of the tile that see any of them.
+template <typename Ops>
+static void attend_int8_block(const AttentionTile& tile, const Int8TileState& state, int64_t position,
+                              const Int8Block& block) {
+  using Tag = typename Ops::Tag;
+  using V = Vec<Tag>;
+  constexpr int64_t kRows = Ops::kAttentionRows;
+  const int64_t visible = tile.first_position + 1 - position;  // by row 0
+  const int64_t first = visible > 0 ? 0 : (1 - visible) / kRows * kRows;
+  // Calls visit(row, rows, positions that the last row sees) for groups of rows that share registers.
+  const auto for_groups = [&](const auto& visit) {
+    for (int64_t r = first; r < tile.rows; r += kRows) {
+      const int64_t rows = tile.rows - r < kRows ? tile.rows - r : kRows;
+      visit(r, rows, visible + r + rows - 1 < kKeyBlock ? visible + r + rows - 1 : kKeyBlock);
+    }
+  };
+  for_groups([&](int64_t row, int64_t rows, int64_t seen) {
+    for_register_tiles<Ops>(rows, (seen + kLanes - 1) / kLanes,
+                            [&]<int count, int vectors>(int64_t first_vector) {
+                              score_registers<Ops, count, vectors>(tile, state, row, block, first_vector);
+                            });
+    for (int64_t r = row; r < row + rows; ++r) update_int8_maximum<Tag>(state, r, visible + r);
+  });
+  const bool few = tile.rows < kRows;
+  if (few) prefetch_parts(block.keys, block);
+  for (float* factors : {state.corrections, state.block_factors}) {
+    for (int64_t r = first; r < tile.rows; r += kLanes) {
+      exp2_nonpositive(V::load_partial(factors + r, tile.rows - r)).store_partial(factors + r, tile.rows - r);
+    }
+  }
+  if (few) prefetch_parts(block.values, block);
+  const float largest = visible >= kKeyBlock ? largest_scale<Tag>(block, kKeyBlock) : 0.0f;
+  for (int64_t r = first; r < tile.rows; ++r) {
+    update_int8_weights<Ops>(state, r, visible + r, block,
+                             visible >= kKeyBlock ? largest : largest_scale<Tag>(block, visible + r));
+  }
+  for_groups([&](int64_t row, int64_t rows, int64_t seen) {
+    for_register_tiles<Ops>(
+        rows, tile.padded_head_dim / kLanes, [&]<int count, int vectors>(int64_t first_vector) {
+          weigh_registers<Ops, count, vectors>(tile, state, row, block, (seen + 1) / 2, first_vector);
+        });
+  });
+}
+
+template <typename Ops>
+static void attend_int8(const AttentionTile& tile) {
+  using V = Vec<typename Ops::Tag>;
+  const int64_t width = tile.padded_head_dim;
+  const Int8TileState state = start_int8_tile<Ops>(tile);
+  const int64_t part_bytes = int8_block_bytes(width);
+  constexpr int64_t kParts = kKeyBlock / kLanes;
+  const int64_t end = tile.first_position + tile.rows;
+  if (tile.rows < Ops::kAttentionRows) prefetch_append<Ops>(tile);
+  for (int64_t position = 0; position < end; position += kKeyBlock) {
+    const int64_t offset = position / kLanes * part_bytes;
+    const int64_t next = end - position > kKeyBlock ? kParts * part_bytes : tile.head_bytes - offset;
+    attend_int8_block<Ops>(tile, state, position,
+                           {tile.keys + offset, tile.values + offset, part_bytes, next});
+  }
+  for (int64_t r = 0; r < tile.rows; ++r) {
+    const V sum = V::set1(reduce_add(V::load(state.sums + r * kLanes)));
+    for (int64_t d = 0; d < tile.head_dim; d += kLanes) {
+      (V::load(state.outputs + r * width + d) / sum)
+          .store_partial(tile.y + r * tile.y_stride + d, tile.head_dim - d);
+    }
+  }
+}
+
+template <typename Ops>
+static AttentionKernel int8_attention_kernel() {
+  return {int8_scratch_bytes, append_int8<Ops>, attend_int8<Ops>};
+}
+
+}  // namespace gpt2fast
