@@ -20,11 +20,24 @@ struct Avx2CommonOps {
     memcpy(&four, a, sizeof(four));
     return _mm256_set1_epi32(four);
   }
-  static GPT2FAST_INLINE void store_int8(Vec<Tag> x, int8_t* p) {
-    const __m256i words = _mm256_packs_epi32(_mm256_cvtps_epi32(x.lo), _mm256_cvtps_epi32(x.hi));
-    const __m256i ordered = _mm256_permute4x64_epi64(words, 0xd8);
-    const __m128i low = _mm256_castsi256_si128(ordered), high = _mm256_extracti128_si256(ordered, 1);
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_packs_epi16(low, high));
+  // Of values without a sign: compared as integers, NaN is above infinity, and infinity above all else.
+  static GPT2FAST_INLINE Vec<Tag> max_magnitude(Vec<Tag> a, Vec<Tag> b) {
+    const auto larger = [](__m256 x, __m256 y) {
+      return _mm256_castsi256_ps(_mm256_max_epi32(_mm256_castps_si256(x), _mm256_castps_si256(y)));
+    };
+    return {larger(a.lo, b.lo), larger(a.hi, b.hi)};
+  }
+  // Rounds 64 values, at most 127 in magnitude; returns the sums of every four.
+  static GPT2FAST_INLINE Sums round_to_int8(const Vec<Tag> (&x)[4], int8_t* p) {
+    return {round_half(x[0], x[1], p), round_half(x[2], x[3], p + 32)};
+  }
+  static GPT2FAST_INLINE __m256i round_half(Vec<Tag> first, Vec<Tag> second, int8_t* p) {
+    const __m256i low = _mm256_packs_epi32(_mm256_cvtps_epi32(first.lo), _mm256_cvtps_epi32(first.hi));
+    const __m256i high = _mm256_packs_epi32(_mm256_cvtps_epi32(second.lo), _mm256_cvtps_epi32(second.hi));
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    const __m256i bytes = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high), order);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), bytes);
+    return _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_set1_epi8(1), bytes), _mm256_set1_epi16(1));
   }
   struct Pairs {
     __m256i lo, hi;  // int16: 2 consecutive positions of 8 columns each

@@ -20,8 +20,18 @@ struct Avx512Ops {
   static constexpr int kFloatRows = 12, kFloatPanels = 4, kFloatSums = 24;
   static constexpr int kAttentionRows = 6, kAttentionSums = 24;
 
-  static GPT2FAST_INLINE void store_int8(Vec<Tag> x, int8_t* p) {
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x.v)));
+  // Of values without a sign: compared as integers, NaN is above infinity, and infinity above all else.
+  static GPT2FAST_INLINE Vec<Tag> max_magnitude(Vec<Tag> a, Vec<Tag> b) {
+    return {_mm512_castsi512_ps(_mm512_max_epi32(_mm512_castps_si512(a.v), _mm512_castps_si512(b.v)))};
+  }
+  // Rounds 64 values, at most 127 in magnitude; returns the sums of every four.
+  static GPT2FAST_INLINE Sums round_to_int8(const Vec<Tag> (&x)[4], int8_t* p) {
+    const __m512i low = _mm512_packs_epi32(_mm512_cvtps_epi32(x[0].v), _mm512_cvtps_epi32(x[1].v));
+    const __m512i high = _mm512_packs_epi32(_mm512_cvtps_epi32(x[2].v), _mm512_cvtps_epi32(x[3].v));
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    const __m512i bytes = _mm512_permutexvar_epi32(order, _mm512_packs_epi16(low, high));
+    _mm512_storeu_si512(p, bytes);
+    return {_mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_set1_epi8(1), bytes)};
   }
 
   static GPT2FAST_INLINE Sums start_int8(int32_t correction) { return {_mm512_set1_epi32(correction)}; }

@@ -24,11 +24,22 @@ struct NeonOps {
   static GPT2FAST_INLINE Sums map(Function function) {
     return {{function(0), function(1), function(2), function(3)}};
   }
-  static GPT2FAST_INLINE void store_int8(Vec<Tag> x, int8_t* p) {
-    const Sums words = map([&](int i) { return vcvtq_s32_f32(x.v[i]); });
-    const int16x8_t low = vcombine_s16(vmovn_s32(words.v[0]), vmovn_s32(words.v[1]));
-    const int16x8_t high = vcombine_s16(vmovn_s32(words.v[2]), vmovn_s32(words.v[3]));
-    vst1q_s8(p, vcombine_s8(vmovn_s16(low), vmovn_s16(high)));
+  // Of values without a sign: compared as integers, NaN is above infinity, and infinity above all else.
+  static GPT2FAST_INLINE Vec<Tag> max_magnitude(const Vec<Tag>& a, const Vec<Tag>& b) {
+    return Vec<Tag>::map([&](int i) {
+      return vreinterpretq_f32_s32(vmaxq_s32(vreinterpretq_s32_f32(a.v[i]), vreinterpretq_s32_f32(b.v[i])));
+    });
+  }
+  // Rounds 64 values, at most 127 in magnitude; returns the sums of every four.
+  static GPT2FAST_INLINE Sums round_to_int8(const Vec<Tag> (&x)[4], int8_t* p) {
+    return map([&](int part) {
+      int16x4_t words[4];
+      for (int i = 0; i < 4; ++i) words[i] = vmovn_s32(vcvtnq_s32_f32(x[part].v[i]));
+      const int16x8_t low = vcombine_s16(words[0], words[1]), high = vcombine_s16(words[2], words[3]);
+      const int8x16_t bytes = vcombine_s8(vmovn_s16(low), vmovn_s16(high));
+      vst1q_s8(p + 16 * part, bytes);
+      return vdotq_s32(vdupq_n_s32(0), bytes, vdupq_n_s8(1));
+    });
   }
 
   static GPT2FAST_INLINE Sums start_int8(int32_t) {

@@ -21,8 +21,17 @@ struct PortableOps {
   static constexpr int kFloatRows = 2, kFloatPanels = 1, kFloatSums = 2;
   static constexpr int kAttentionRows = 2, kAttentionSums = 2;
 
-  static void store_int8(Vec<Tag> x, int8_t* p) {
-    for (int c = 0; c < kLanes; ++c) p[c] = static_cast<int8_t>(x.v[c]);
+  // Of values without a sign: NaN is above infinity, and infinity above all else.
+  static Vec<Tag> max_magnitude(const Vec<Tag>& a, const Vec<Tag>& b) {
+    return Vec<Tag>::map([&](int c) { return a.v[c] > b.v[c] || a.v[c] != a.v[c] ? a.v[c] : b.v[c]; });
+  }
+  // Rounds 64 values, at most 127 in magnitude; returns the sums of every four.
+  static Sums round_to_int8(const Vec<Tag> (&x)[4], int8_t* p) {
+    for (int part = 0; part < 4; ++part) {
+      const Vec<Tag> rounded = round_to_int(x[part]);
+      for (int c = 0; c < kLanes; ++c) p[kLanes * part + c] = static_cast<int8_t>(rounded.v[c]);
+    }
+    return map([=](int c) { return p[4 * c] + p[4 * c + 1] + p[4 * c + 2] + p[4 * c + 3]; });
   }
   static Sums start_int8(int32_t correction) {
     return map([=](int) { return correction; });

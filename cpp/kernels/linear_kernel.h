@@ -1,11 +1,10 @@
-// The parts of linear() that all weight formats share: preparing rows, cutting work into register tiles,
-// writing outputs.
+// The parts of linear() that all weight formats share: cutting work into register tiles, writing outputs.
 //
 // Templates over Ops, one instruction set's vectors and dot products (see linear_portable.cpp for the
 // plainest). Each translation unit brings an Ops of its own, so that no two share an instantiation.
 #pragma once
 
-#include "kernels/layer_norm_kernel.h"
+#include "kernels/linear_rows_kernel.h"
 #include "kernels/linear_variants.h"
 #include "kernels/math.h"
 #include "kernels/simd.h"
@@ -14,101 +13,6 @@
 #define GPT2FAST_UNROLL _Pragma("GCC unroll 32")
 
 namespace gpt2fast {
-
-inline constexpr int kBlockValues = 64;
-
-// The quarters of a block times H / 4, see packing.h: none becomes larger than the largest was.
-template <typename V>
-GPT2FAST_INLINE void mix_quarters(V (&parts)[4]) {
-  const V quarter = V::set1(0.25f);
-  for (V& part : parts) part = part * quarter;
-  const V sum_low = parts[0] + parts[1], difference_low = parts[0] - parts[1];
-  const V sum_high = parts[2] + parts[3], difference_high = parts[2] - parts[3];
-  parts[0] = sum_low + sum_high;
-  parts[1] = difference_low + difference_high;
-  parts[2] = sum_low - sum_high;
-  parts[3] = difference_low - difference_high;
-}
-
-// A block of a row in a tile of `height` rows, see LinearTask. It becomes NaN as a whole when it holds a NaN
-// or an infinity, so that the row's outputs do.
-template <typename Ops>
-GPT2FAST_INLINE void quantize_block(const float* x, int64_t count, WeightFormat format, int64_t row,
-                                    int64_t height, uint8_t* tile_block) {
-  using V = Vec<typename Ops::Tag>;
-  V parts[4];
-  V poison = V::zero();  // NaN as soon as an element is not finite
-  for (int i = 0; i < 4; ++i) {
-    parts[i] = count >= kBlockValues ? V::load(x + 16 * i) : V::load_partial(x + 16 * i, count - 16 * i);
-    poison = fma(parts[i], V::zero(), poison);
-  }
-  if (format == WeightFormat::kInt8) mix_quarters(parts);
-  const V largest = max(max(abs(parts[0]), abs(parts[1])), max(abs(parts[2]), abs(parts[3])));
-  constexpr float kSmallest = 0x1p-110f;  // its reciprocal is still a float; smaller blocks count as zero
-  const float magnitude = reduce_max(largest);
-  const float not_finite = reduce_add(poison);
-  const bool quantizable = magnitude >= kSmallest && not_finite == 0.0f;
-  const V inverse = V::set1(quantizable ? 127.0f / magnitude : 0.0f);
-  int8_t values[kBlockValues];
-  for (int i = 0; i < 4; ++i) {
-    parts[i] = quantizable ? round_to_int(parts[i] * inverse) : V::zero();
-    Ops::store_int8(parts[i], values + 16 * i);
-  }
-  for (int64_t i = 0; i < kBlockValues / 4; ++i) {
-    memcpy(tile_block + 4 * (i * height + row), values + 4 * i, 4);
-  }
-  float* scales = reinterpret_cast<float*>(tile_block + kBlockValues * height);
-  int32_t* corrections = reinterpret_cast<int32_t*>(scales + height);
-  const float unit = format == WeightFormat::kInt8 ? 2.0f : 1.0f;  // H / 4 was half of what the weights had
-  scales[row] = quantizable ? magnitude / 127.0f * unit : not_finite;
-  if (format == WeightFormat::kInt8) {
-    const V sum = (parts[0] + parts[1]) + (parts[2] + parts[3]);
-    corrections[row] = -128 * static_cast<int32_t>(reduce_add(sum));
-  } else {
-    corrections[row] = -static_cast<int32_t>(reduce_add(parts[0] + parts[1])) & 0xffff;
-    corrections[height + row] = -static_cast<int32_t>(reduce_add(parts[2] + parts[3])) & 0xffff;
-  }
-}
-
-// Calls write(x, height, row, out) for every row: x after the LayerNorm, and the start of the tile that it
-// becomes row `row` of.
-template <typename Ops, typename Write>
-GPT2FAST_INLINE void prepare_rows(const LinearTask& task, Range rows, float* scratch, uint8_t* prepared,
-                                  const Write& write) {
-  const LinearArguments& a = task.arguments;
-  for (int64_t row = rows.begin; row < rows.end; ++row) {
-    const float* x = a.x + row * a.in_features;
-    if (a.gamma != nullptr) {
-      layer_norm_row<typename Ops::Tag>(x, a.in_features, a.gamma, a.beta, a.epsilon, scratch);
-      x = scratch;
-    }
-    const int64_t tile = task.tiles.tile_of(row);
-    const int64_t first_row = task.tiles.begin(tile);
-    write(x, task.tiles.height(tile), row - first_row, prepared + first_row * task.row_bytes);
-  }
-}
-
-template <typename Ops>
-void quantize_rows(const LinearTask& task, Range rows, float* scratch, uint8_t* prepared) {
-  const LinearArguments& a = task.arguments;
-  const int64_t block_bytes = a.format == WeightFormat::kInt8 ? kInt8RowBlockBytes : kInt4RowBlockBytes;
-  prepare_rows<Ops>(task, rows, scratch, prepared,
-                    [&](const float* x, int64_t height, int64_t row, uint8_t* out) {
-                      for (int64_t k = 0; k < a.in_features; k += kBlockValues, out += height * block_bytes) {
-                        quantize_block<Ops>(x + k, a.in_features - k, a.format, row, height, out);
-                      }
-                    });
-}
-
-template <typename Ops>
-void interleave_rows(const LinearTask& task, Range rows, float* scratch, uint8_t* prepared) {
-  const int64_t in_features = task.arguments.in_features;
-  prepare_rows<Ops>(task, rows, scratch, prepared,
-                    [&](const float* x, int64_t height, int64_t row, uint8_t* out) {
-                      float* values = reinterpret_cast<float*>(out) + row;
-                      for (int64_t k = 0; k < in_features; ++k) values[k * height] = x[k];
-                    });
-}
 
 template <typename Tag>
 GPT2FAST_INLINE Vec<Tag> activate(Activation activation, Vec<Tag> x) {

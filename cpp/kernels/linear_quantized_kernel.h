@@ -1,5 +1,5 @@
 // Register tiles over int8 and int4 weights: exact integer sums within a block of 64 rows of the weight,
-// scaled and added up in float in the order of the blocks.
+// scaled and added up in float in the order of the blocks; the column's scale comes last.
 #pragma once
 
 #include "kernels/linear_kernel.h"
@@ -23,31 +23,32 @@ struct Int8Tile {
   static constexpr int kMaxRows = Ops::kInt8Rows;
   static constexpr int kMaxPanels = 1;
   static constexpr int kMaxSums = kMaxRows;
-  static constexpr int64_t kScaleBytes = 2 * kLanes;
   static constexpr int64_t kBlockBytes = kBlockValues * kLanes;
 
   template <int rows, int panels>
   static void run(const LinearTask& task, int64_t row, int64_t panel, WeightsAhead ahead) {
     static_assert(panels == 1);
     const int64_t blocks = (task.arguments.in_features + kBlockValues - 1) / kBlockValues;
+    const uint8_t* column_scales = task.arguments.weight + panel * task.panel_bytes;
+    const uint8_t* values = column_scales + 4 * kLanes;
     const uint8_t* x = task.tile_rows(row);
-    const uint8_t* pair = task.arguments.weight + panel * task.panel_bytes;
     V sums[rows];
     GPT2FAST_UNROLL for (int r = 0; r < rows; ++r) sums[r] = V::zero();
     for (int64_t block = 0; block < blocks; ++block) {
-      const int64_t half = block % 2;
-      add_block(x, pair + 2 * kScaleBytes + half * kBlockBytes, pair + half * kScaleBytes, ahead, sums);
+      add_block(x, values, ahead, sums);
       ahead.advance();
       x += rows * kInt8RowBlockBytes;
-      pair += half * 2 * (kScaleBytes + kBlockBytes);
+      values += kBlockBytes;
     }
+    const V scale = V::load(reinterpret_cast<const float*>(column_scales));
+    GPT2FAST_UNROLL for (int r = 0; r < rows; ++r) sums[r] = sums[r] * scale;
     finish_tile<Ops>(task.arguments, row, panel, sums);
   }
 
-  // x: one block of a tile; values, scales: the same block of a panel.
+  // x: one block of a tile; values: the same block of a panel.
   template <int rows>
-  static GPT2FAST_INLINE void add_block(const uint8_t* x, const uint8_t* values, const uint8_t* scales,
-                                        const WeightsAhead& ahead, V (&sums)[rows]) {
+  static GPT2FAST_INLINE void add_block(const uint8_t* x, const uint8_t* values, const WeightsAhead& ahead,
+                                        V (&sums)[rows]) {
     const int8_t* x_values = reinterpret_cast<const int8_t*>(x);
     const float* x_scales = reinterpret_cast<const float*>(x + kBlockValues * rows);
     const int32_t* corrections = reinterpret_cast<const int32_t*>(x_scales + rows);
@@ -60,9 +61,8 @@ struct Int8Tile {
         dots[r] = Ops::dot_int8(dots[r], w, x_values + 4 * (i * rows + r));
       }
     }
-    const V scale = V::load_bf16(reinterpret_cast<const uint16_t*>(scales));
     GPT2FAST_UNROLL for (int r = 0; r < rows; ++r) {
-      sums[r] = fma(Ops::to_float(dots[r]), scale * V::set1(x_scales[r]), sums[r]);
+      sums[r] = fma(Ops::to_float(dots[r]), V::set1(x_scales[r]), sums[r]);
     }
   }
 };

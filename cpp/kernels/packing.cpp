@@ -2,11 +2,11 @@
 #include "kernels/packing.h"
 
 #include <algorithm>
-#include <array>
 #include <atomic>
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -17,21 +17,11 @@ namespace gpt2fast {
 namespace {
 
 constexpr int64_t kInt8BlockBytes = kBlockRows * kPanelColumns;
-constexpr int64_t kInt8ScaleBytes = 2 * kPanelColumns;  // of a block
 constexpr int64_t kInt4BlockBytes = 4 * kPanelColumns + kInt8BlockBytes / 2;
-constexpr int64_t kInt4HeaderBytes = kPanelColumns * 4;
+constexpr int64_t kColumnScalesBytes = kPanelColumns * 4;  // with which panels of integers start
 
 int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 int64_t block_count(int64_t in_features) { return round_up(in_features, kBlockRows) / kBlockRows; }
-
-// Where a block's scales and values are in an int8 panel: blocks come in pairs.
-int64_t int8_scales_offset(int64_t block) {
-  return block / 2 * 2 * (kInt8ScaleBytes + kInt8BlockBytes) + block % 2 * kInt8ScaleBytes;
-}
-int64_t int8_values_offset(int64_t block) {
-  return block / 2 * 2 * (kInt8ScaleBytes + kInt8BlockBytes) + 2 * kInt8ScaleBytes +
-         block % 2 * kInt8BlockBytes;
-}
 
 void check_size(const char* name, int64_t value) {
   if (value >= 1 && value <= kMaxFeatures) return;
@@ -93,10 +83,10 @@ void pack_bfloat16_panel(const PanelColumns& w, int64_t in_features, uint8_t* pa
 }
 
 // A block of a column times H / 2, see packing.h, which undoes itself. In double, so that nothing overflows.
-std::array<double, kBlockRows> mix_block(std::array<double, kBlockRows> rows) {
-  constexpr size_t kQuarter = kBlockRows / 4;
-  for (size_t i = 0; i < kQuarter; ++i) {
-    double* r = rows.data() + i;
+void mix_block(double* rows) {
+  constexpr int64_t kQuarter = kBlockRows / 4;
+  for (int64_t i = 0; i < kQuarter; ++i) {
+    double* r = rows + i;
     const double sum_low = r[0] + r[kQuarter], difference_low = r[0] - r[kQuarter];
     const double sum_high = r[2 * kQuarter] + r[3 * kQuarter];
     const double difference_high = r[2 * kQuarter] - r[3 * kQuarter];
@@ -105,28 +95,25 @@ std::array<double, kBlockRows> mix_block(std::array<double, kBlockRows> rows) {
     r[2 * kQuarter] = 0.5 * (sum_low - sum_high);
     r[3 * kQuarter] = 0.5 * (difference_low - difference_high);
   }
-  return rows;
 }
 
 void pack_int8_panel(const PanelColumns& w, uint8_t* panel) {
-  const int64_t blocks = w.rows() / kBlockRows;
-  for (int64_t block = 0; block < blocks; ++block) {
-    uint8_t* values = panel + int8_values_offset(block);
-    for (int64_t c = 0; c < kPanelColumns; ++c) {
-      std::array<double, kBlockRows> in;
-      std::copy_n(w.column(c) + block * kBlockRows, kBlockRows, in.begin());
-      in = mix_block(in);
-      double largest = 0;
-      for (const double value : in) largest = std::max(largest, std::abs(value));
-      const uint16_t least = largest > 0 ? 1 : 0;  // so that the smallest subnormals are not all lost
-      const uint16_t code = std::max(to_bfloat16(static_cast<float>(largest / 127.0)), least);
-      std::memcpy(panel + int8_scales_offset(block) + c * 2, &code, 2);
-      const double scale = from_bfloat16(code);
-      for (int64_t k = 0; k < kBlockRows; ++k) {
-        const double steps = scale > 0 ? std::nearbyint(in[static_cast<size_t>(k)] / scale) : 0.0;
-        values[k / 4 * 64 + c * 4 + k % 4] =
-            static_cast<uint8_t>(128 + static_cast<int>(std::clamp(steps, -127.0, 127.0)));
-      }
+  std::vector<double> mixed(static_cast<size_t>(w.rows()));
+  for (int64_t c = 0; c < kPanelColumns; ++c) {
+    std::copy_n(w.column(c), w.rows(), mixed.begin());
+    for (int64_t k = 0; k < w.rows(); k += kBlockRows) mix_block(mixed.data() + k);
+    double largest = 0;
+    for (const double value : mixed) largest = std::max(largest, std::abs(value));
+    // A column of the smallest subnormals is not all lost: its scale is not rounded to zero.
+    constexpr float kLeast = std::numeric_limits<float>::denorm_min();
+    const float scale = largest > 0 ? std::max(static_cast<float>(largest / 127.0), kLeast) : 0.0f;
+    std::memcpy(panel + c * 4, &scale, 4);
+    uint8_t* values = panel + kColumnScalesBytes + c * 4;
+    for (int64_t k = 0; k < w.rows(); ++k) {
+      const double steps =
+          scale > 0 ? std::nearbyint(mixed[static_cast<size_t>(k)] / static_cast<double>(scale)) : 0.0;
+      values[k / 4 * 64 + k % 4] =
+          static_cast<uint8_t>(128 + static_cast<int>(std::clamp(steps, -127.0, 127.0)));
     }
   }
 }
@@ -135,7 +122,7 @@ void pack_int4_panel(const PanelColumns& w, uint8_t* panel) {
   for (int64_t c = 0; c < kPanelColumns; ++c) {
     const float column_scale = int4_column_scale(w.column(c), w.rows());
     std::memcpy(panel + c * 4, &column_scale, 4);
-    uint8_t* out = panel + kInt4HeaderBytes;
+    uint8_t* out = panel + kColumnScalesBytes;
     for (int64_t k = 0; k < w.rows(); k += kBlockRows, out += kInt4BlockBytes) {
       const Int4Group low = quantize_int4_group(w.column(c) + k, column_scale);
       const Int4Group high = quantize_int4_group(w.column(c) + k + kInt4GroupRows, column_scale);
@@ -164,20 +151,16 @@ void pack_panel(WeightFormat format, const PanelColumns& w, int64_t in_features,
 }
 
 void unpack_int8_column(const uint8_t* panel, int64_t in_features, int64_t c, float* out) {
-  for (int64_t block = 0; block < block_count(in_features); ++block) {
-    uint16_t code = 0;
-    std::memcpy(&code, panel + int8_scales_offset(block) + c * 2, 2);
-    const double scale = from_bfloat16(code);
-    const uint8_t* values = panel + int8_values_offset(block) + c * 4;
-    std::array<double, kBlockRows> rows;
-    for (int64_t k = 0; k < kBlockRows; ++k) {
-      rows[static_cast<size_t>(k)] = scale * (values[k / 4 * 64 + k % 4] - 128);
-    }
-    rows = mix_block(rows);
-    const int64_t first = block * kBlockRows;
-    for (int64_t k = first; k < std::min(first + kBlockRows, in_features); ++k) {
-      out[k] = static_cast<float>(rows[static_cast<size_t>(k - first)]);
-    }
+  float column_scale = 0;
+  std::memcpy(&column_scale, panel + c * 4, 4);
+  const double scale = column_scale;
+  for (int64_t first = 0; first < in_features; first += kBlockRows) {
+    const uint8_t* values = panel + kColumnScalesBytes + first * kPanelColumns + c * 4;
+    double rows[kBlockRows];
+    for (int64_t k = 0; k < kBlockRows; ++k) rows[k] = scale * (values[k / 4 * 64 + k % 4] - 128);
+    mix_block(rows);
+    const int64_t count = std::min(kBlockRows, in_features - first);
+    for (int64_t k = 0; k < count; ++k) out[first + k] = static_cast<float>(rows[k]);
   }
 }
 
@@ -185,7 +168,7 @@ void unpack_int4_column(const uint8_t* panel, int64_t in_features, int64_t c, fl
   float column_scale = 0;
   std::memcpy(&column_scale, panel + c * 4, 4);
   for (int64_t k = 0; k < in_features; ++k) {
-    const uint8_t* block = panel + kInt4HeaderBytes + k / kBlockRows * kInt4BlockBytes;
+    const uint8_t* block = panel + kColumnScalesBytes + k / kBlockRows * kInt4BlockBytes;
     const int64_t half = k % kBlockRows / kInt4GroupRows;
     const int64_t i = k % kInt4GroupRows;
     const int value = block[64 + i / 4 * 64 + c * 4 + i % 4] >> (4 * half) & 15;
@@ -206,9 +189,9 @@ size_t packed_panel_bytes(WeightFormat format, int64_t in_features) {
     case WeightFormat::kBFloat16:
       return static_cast<size_t>(round_up(in_features * kPanelColumns * 2, 64));
     case WeightFormat::kInt8:
-      return static_cast<size_t>(round_up(blocks, 2) * kInt8ScaleBytes + blocks * kInt8BlockBytes);
+      return static_cast<size_t>(kColumnScalesBytes + blocks * kInt8BlockBytes);
     case WeightFormat::kInt4:
-      return static_cast<size_t>(kInt4HeaderBytes + blocks * kInt4BlockBytes);
+      return static_cast<size_t>(kColumnScalesBytes + blocks * kInt4BlockBytes);
   }
   throw std::invalid_argument("format must be 0 (fp32), 1 (bf16), 2 (int8) or 3 (int4), got " +
                               std::to_string(static_cast<int32_t>(format)));

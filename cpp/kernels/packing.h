@@ -15,13 +15,12 @@ namespace gpt2fast {
 //
 //   fp32  float w[K][16]
 //   bf16  uint16 w[K][16], rounded to nearest even
-//   int8  per pair of blocks: uint16 scale[2][16] in bfloat16
-//                             uint8 u[2][16][16][4] (of an odd last block [1]): row 64 block + 4 i + j of
-//                             column c at [block % 2][i][c][j]
-//         v = scale * (u - 128), u in [1, 255], where v is w with the rows r, r + 16, r + 32 and r + 48 of
-//         each block mixed: v = H w / 2, H being the Hadamard matrix of order 4. linear() mixes its input in
-//         the same way, which leaves products as they are, since H H = 4. An input that is much larger than
-//         its neighbours then costs them less of their precision.
+//   int8  float column_scale[16]
+//         per block: uint8 u[16][16][4]: row 64 block + 4 i + j of column c at [i][c][j]
+//         v = column_scale * (u - 128), u in [1, 255], where v is w with the rows r, r + 16, r + 32 and r + 48
+//         of each block mixed: v = H w / 2, H being the Hadamard matrix of order 4. linear() mixes its input
+//         in the same way, which leaves products as they are, since H H = 4. An input that is much larger
+//         than its neighbours then costs them less of their precision.
 //   int4  float column_scale[16]
 //         per block: uint8 scale[2][16], uint8 zero[2][16], the halves being rows 0..31 and 32..63 of the
 //         block
@@ -29,7 +28,7 @@ namespace gpt2fast {
 //         w = column_scale * minifloat(scale) * (u - zero / 16)
 //
 // minifloat is unsigned, with 4 bits of exponent and 4 of mantissa: (1 + (scale % 16) / 16) * 2^(scale / 16 -
-// 11). Bits a weight, all included, at K = 768: 32, 16, 8.25 and 4.54.
+// 11). Bits a weight, all included, at K = 768: 32, 16, 8.04 and 4.54.
 inline constexpr int64_t kPanelColumns = 16;
 inline constexpr int64_t kBlockRows = 64;
 

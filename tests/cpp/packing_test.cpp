@@ -60,7 +60,7 @@ std::vector<float> small_integers(int64_t count) {
 TEST(sizes_are_the_documented_bits) {
   CHECK_EQ(packed_weight_bytes(WeightFormat::kFloat32, 768, 16), size_t{768 * 16 * 4});
   CHECK_EQ(packed_weight_bytes(WeightFormat::kBFloat16, 768, 16), size_t{768 * 16 * 2});
-  CHECK_EQ(packed_weight_bytes(WeightFormat::kInt8, 768, 16), size_t{768 * 16 + 12 * 32});
+  CHECK_EQ(packed_weight_bytes(WeightFormat::kInt8, 768, 16), size_t{768 * 16 + 64});
   CHECK_EQ(packed_weight_bytes(WeightFormat::kInt4, 768, 16), size_t{768 * 8 + 12 * 64 + 64});
   CHECK(static_cast<double>(packed_weight_bytes(WeightFormat::kInt4, 768, 3072)) * 8 / (768 * 3072) < 4.6);
   for (WeightFormat format : kFormats) {
@@ -72,7 +72,7 @@ TEST(sizes_are_the_documented_bits) {
 }
 
 TEST(round_trips_stay_within_the_formats_error) {
-  const double bounds[] = {0.0, 0.0025, 0.0072, 0.074};  // by WeightFormat, for random normals
+  const double bounds[] = {0.0, 0.0025, 0.0082, 0.074};  // by WeightFormat, for random normals
   const int64_t in = 200, out = 50;
   const std::vector<float> w = random_normal(in * out, 0.02f, 1);
   for (WeightFormat format : kFormats) {
@@ -89,18 +89,18 @@ TEST(int8_errs_by_a_step_at_most) {
   const std::vector<float> packed =
       unpack(WeightFormat::kInt8, pack(WeightFormat::kInt8, w, in, out), in, out);
   for (int64_t n = 0; n < out; ++n) {
+    float largest = 0;
     for (int64_t begin = 0; begin < in; begin += 64) {
       const int64_t end = std::min(in, begin + 64);
-      float largest = 0;
       for (int64_t i = 0; i < 16; ++i) {
         float sum = 0;
         for (int64_t k = begin + i; k < end; k += 16) sum += std::abs(w[static_cast<size_t>(k * out + n)]);
         largest = std::max(largest, sum / 2);
       }
-      for (int64_t k = begin; k < end; ++k) {
-        const auto i = static_cast<size_t>(k * out + n);
-        CHECK_NEAR(packed[i], w[i], 1.01 * static_cast<double>(largest) / 127);
-      }
+    }
+    for (int64_t k = 0; k < in; ++k) {
+      const auto i = static_cast<size_t>(k * out + n);
+      CHECK_NEAR(packed[i], w[i], 1.01 * static_cast<double>(largest) / 127);
     }
   }
 }
@@ -142,9 +142,10 @@ TEST(minifloat_covers_sixteen_octaves) {
   }
 }
 
+// Int8 has one scale for a column: there an outlier costs the column its precision.
 TEST(an_outlier_leaves_other_groups_alone) {
   const int64_t in = 128;
-  for (WeightFormat format : kFormats) {
+  for (WeightFormat format : {WeightFormat::kFloat32, WeightFormat::kBFloat16, WeightFormat::kInt4}) {
     std::vector<float> w = random_normal(in, 0.02f, 4);
     w[0] = 50.0f;
     const std::vector<float> back = unpack(format, pack(format, w, in, 1), in, 1);
@@ -152,6 +153,18 @@ TEST(an_outlier_leaves_other_groups_alone) {
     CHECK(relative_error(others, {back.begin() + 64, back.end()}) < 0.09);
     CHECK_NEAR(back[0], 50.0, 0.2);
   }
+}
+
+TEST(an_int8_outlier_leaves_other_columns_alone) {
+  const int64_t in = 128, out = 20;
+  const std::vector<float> clean = random_normal(in * out, 0.02f, 8);
+  std::vector<float> w = clean;
+  w[5] = 50.0f;
+  const std::vector<float> expected =
+      unpack(WeightFormat::kInt8, pack(WeightFormat::kInt8, clean, in, out), in, out);
+  const std::vector<float> back = unpack(WeightFormat::kInt8, pack(WeightFormat::kInt8, w, in, out), in, out);
+  for (size_t i = 0; i < w.size(); ++i) CHECK(i % 20 == 5 || back[i] == expected[i]);
+  CHECK_NEAR(back[5], 50.0, 0.4);
 }
 
 TEST(zeros_and_single_weights_are_exact_or_near) {
