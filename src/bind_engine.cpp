@@ -217,12 +217,6 @@ void register_run(py::module_& module) {
     const SignalCheck check;
     unlocked([&] { run.finish(check); });
   };
-  const auto token_ids = [](const Run& run, int64_t index, size_t first) {
-    const std::vector<int32_t> output = unlocked([&] { return run.output(index); });
-    py::list ids;
-    for (size_t i = first; i < output.size(); ++i) ids.append(output[i]);
-    return ids;
-  };
   const auto finish_reason = [](const Run& run, int64_t index) {
     return static_cast<int>(unlocked([&] { return run.finish_reason(index); }));
   };
@@ -233,7 +227,7 @@ void register_run(py::module_& module) {
       .def("finish", finish)
       .def("cancel", &Run::cancel)
       .def("close", &Run::close, Release())
-      .def("token_ids", token_ids, py::arg("index"), py::arg("first") = 0)
+      .def("token_ids", &Run::output, py::arg("index"), py::arg("first") = 0, Release())
       .def("finish_reason", finish_reason, py::arg("index"))
       .def("safe_bytes", &Run::safe_bytes, py::arg("index"), Release())
       .def("cached_tokens", &Run::cached_tokens, py::arg("index"), Release())

@@ -295,10 +295,11 @@ void GenerationRun::release(LiveSequence& sequence) {
   engine_->pool().release(sequence.take_slot(), cached);
 }
 
-std::vector<int32_t> GenerationRun::output(int64_t index) const {
+std::vector<int32_t> GenerationRun::output(int64_t index, size_t first) const {
   const std::lock_guard lock(mutex_);
   const auto output = sequences_.at(static_cast<size_t>(index))->output();
-  return {output.begin(), output.end()};
+  const auto wanted = output.subspan(std::min(first, output.size()));
+  return {wanted.begin(), wanted.end()};
 }
 
 FinishReason GenerationRun::finish_reason(int64_t index) const {

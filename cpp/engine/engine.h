@@ -83,7 +83,7 @@ class GenerationRun final : public Run {
   void close() override;
 
   int64_t size() const override { return static_cast<int64_t>(sequences_.size()); }
-  std::vector<int32_t> output(int64_t index) const override;
+  std::vector<int32_t> output(int64_t index, size_t first) const override;
   FinishReason finish_reason(int64_t index) const override;
   std::optional<int64_t> safe_bytes(int64_t index) const override;
   int64_t cached_tokens(int64_t index) const override;

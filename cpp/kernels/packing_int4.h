@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "kernels/isa.h"
+
 namespace gpt2fast {
 
 inline constexpr int64_t kInt4GroupRows = 32;
@@ -20,7 +22,7 @@ float int4_minifloat(uint8_t code);
 float int4_column_scale(const float* column, int64_t count);
 
 // The group that comes near the least squared error that any scale, zero and values reach for `w`
-// [kInt4GroupRows].
-Int4Group quantize_int4_group(const float* w, float column_scale);
+// [kInt4GroupRows]; the same bits for every instruction set.
+Int4Group quantize_int4_group(const float* w, float column_scale, Isa isa = active_isa());
 
 }  // namespace gpt2fast

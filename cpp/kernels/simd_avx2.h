@@ -26,6 +26,10 @@ struct Vec<Avx2> {
   static GPT2FAST_INLINE Vec load_bf16(const uint16_t* p) {
     return {widen_bf16(load_8x16(p)), widen_bf16(load_8x16(p + 8))};
   }
+  static GPT2FAST_INLINE Vec quotients(float x, const double* by) {
+    return {_mm256_set_m128(divide_4(x, by + 4), divide_4(x, by)),
+            _mm256_set_m128(divide_4(x, by + 12), divide_4(x, by + 8))};
+  }
   GPT2FAST_INLINE void store(float* p) const {
     _mm256_storeu_ps(p, lo);
     _mm256_storeu_ps(p + 8, hi);
@@ -46,6 +50,9 @@ struct Vec<Avx2> {
   }
   static GPT2FAST_INLINE __m128i load_8x16(const uint16_t* p) {
     return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  }
+  static GPT2FAST_INLINE __m128 divide_4(float x, const double* by) {
+    return _mm256_cvtpd_ps(_mm256_div_pd(_mm256_set1_pd(static_cast<double>(x)), _mm256_loadu_pd(by)));
   }
   static GPT2FAST_INLINE __m256 widen_bf16(__m128i x) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(x), 16));

@@ -30,6 +30,12 @@ struct Vec<Avx512> {
   static GPT2FAST_INLINE Vec load_bf16(const uint16_t* p) {
     return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(load_16x16(p)), 16))};
   }
+  static GPT2FAST_INLINE Vec quotients(float x, const double* by) {
+    const __m512d dividend = _mm512_set1_pd(static_cast<double>(x));
+    const __m256 low = _mm512_cvtpd_ps(_mm512_div_pd(dividend, _mm512_loadu_pd(by)));
+    const __m256 high = _mm512_cvtpd_ps(_mm512_div_pd(dividend, _mm512_loadu_pd(by + 8)));
+    return {_mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1)};
+  }
   GPT2FAST_INLINE void store(float* p) const { _mm512_storeu_ps(p, v); }
   GPT2FAST_INLINE void store_partial(float* p, int64_t count) const {
     _mm512_mask_storeu_ps(p, first_lanes(count), v);

@@ -36,6 +36,13 @@ struct Vec<Neon> {
   static GPT2FAST_INLINE Vec load_bf16(const uint16_t* p) {
     return map([p](int i) { return vreinterpretq_f32_u32(vshlq_n_u32(vmovl_u16(vld1_u16(p + 4 * i)), 16)); });
   }
+  static GPT2FAST_INLINE Vec quotients(float x, const double* by) {
+    const float64x2_t dividend = vdupq_n_f64(static_cast<double>(x));
+    return map([&](int i) {
+      const float32x2_t first = vcvt_f32_f64(vdivq_f64(dividend, vld1q_f64(by + 4 * i)));
+      return vcvt_high_f32_f64(first, vdivq_f64(dividend, vld1q_f64(by + 4 * i + 2)));
+    });
+  }
   GPT2FAST_INLINE void store(float* p) const {
     for (int i = 0; i < 4; ++i) vst1q_f32(p + 4 * i, v[i]);
   }

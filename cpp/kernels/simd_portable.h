@@ -111,6 +111,10 @@ struct Vec<PortableLanes<lanes>> {
   static GPT2FAST_INLINE Vec load_bf16(const uint16_t* p) {
     return map([p](int i) { return portable::float_from_bits(static_cast<uint32_t>(p[i]) << 16); });
   }
+  // x / by[i], divided in double and then rounded to float.
+  static GPT2FAST_INLINE Vec quotients(float x, const double* by) {
+    return map([x, by](int i) { return static_cast<float>(static_cast<double>(x) / by[i]); });
+  }
   GPT2FAST_INLINE void store(float* p) const {
     for (int i = 0; i < lanes; ++i) p[i] = v[i];
   }

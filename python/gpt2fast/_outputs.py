@@ -6,7 +6,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING
@@ -168,7 +168,7 @@ def _with_prompts(
 
 def _echoed(tokenizer: LazyTokenizer, result: Generation) -> str:
     prompt = tuple(result.prompt_token_ids)
-    return lazy_text(lambda: tokenizer.get().decode(prompt) + result.text)
+    return _lazy(tokenizer, lambda: tokenizer.get().decode(prompt) + result.text)
 
 
 class _StreamedText:
@@ -214,7 +214,7 @@ class _StreamDecoder:
         """The text up to ``safe_bytes``, counted from the output's start, that has not been shown."""
         piece = _Piece(token_ids, safe_bytes, last)
         self._waiting.append(piece)
-        return lazy_text(partial(self._text_of, piece))
+        return _lazy(self._tokenizer, partial(self._text_of, piece))
 
     def _text_of(self, piece: _Piece) -> str:
         with self._lock:
@@ -254,7 +254,11 @@ def _text(tokenizer: LazyTokenizer | None, token_ids: list[int], kept_bytes: int
     if tokenizer is None:
         return ""
     # Of its own, as the result's list may be changed before the text is read.
-    return lazy_text(partial(_decode, tokenizer, tuple(token_ids), kept_bytes))
+    return _lazy(tokenizer, partial(_decode, tokenizer, tuple(token_ids), kept_bytes))
+
+
+def _lazy(tokenizer: LazyTokenizer, decode: Callable[[], str]) -> str:
+    return lazy_text(decode, at_hand=lambda: tokenizer.is_loaded)
 
 
 def _decode(tokenizer: LazyTokenizer, token_ids: tuple[int, ...], kept_bytes: int | None) -> str:

@@ -33,6 +33,11 @@ class LazyTokenizer:
         self._tokenizer: Tokenizer | None = None
         self._token_bytes: core.TokenBytes | None = None
 
+    @property
+    def is_loaded(self) -> bool:
+        """Whether ``get()`` returns at once."""
+        return self._tokenizer is not None
+
     def get(self) -> Tokenizer:
         """The tokenizer; errors as of ``load``."""
         if self._tokenizer is None:
@@ -54,7 +59,9 @@ class LazyTokenizer:
 def lazy_tokenizer(directory: ModelDirectory, given: Tokenizer | None) -> LazyTokenizer | None:
     """The tokenizer given, else the model's own, else GPT-2's where it fits; None if there is none."""
     if given is not None:
-        return LazyTokenizer(lambda: given)
+        loaded = LazyTokenizer(lambda: given)
+        loaded.get()
+        return loaded
     path, vocab_size = directory.tokenizer_path, directory.config.vocab_size
     if path is not None:
         return LazyTokenizer(lambda: _read(path, vocab_size))

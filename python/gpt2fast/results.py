@@ -7,8 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
-from gpt2fast.errors import ModelError
-
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -18,9 +16,18 @@ FinishReason = Literal["length", "stop", "eos", "time", "cancelled", "constraint
 _Result = TypeVar("_Result")
 
 
-def lazy_text(decode: Callable[[], str]) -> str:
-    """For the field ``text`` of a result: what ``decode()`` returns, called when the text is first read."""
-    return cast("str", decode)
+@dataclass(frozen=True)
+class _UnreadText:
+    decode: Callable[[], str]
+    at_hand: Callable[[], bool]
+
+
+def lazy_text(decode: Callable[[], str], at_hand: Callable[[], bool]) -> str:
+    """For the field ``text`` of a result: what ``decode()`` returns, called when the text is first read.
+
+    ``at_hand()`` tells whether that takes neither file nor network; until then a ``repr`` does without text.
+    """
+    return cast("str", _UnreadText(decode, at_hand))
 
 
 def changed(result: Generation, **values: Any) -> Generation:
@@ -36,8 +43,8 @@ def _with_lazy_text(cls: type[_Result]) -> type[_Result]:
 
     def read(self: Any) -> str:
         text = self.__dict__["text"]
-        if not isinstance(text, str):
-            text = self.__dict__["text"] = text()
+        if isinstance(text, _UnreadText):
+            text = self.__dict__["text"] = text.decode()
         return cast("str", text)
 
     def write(self: Any, text: str) -> None:
@@ -86,7 +93,8 @@ class Generation:
     ----------
     text : str
         The output, without the prompt unless ``echo`` is on; it ends before a stop string, and special tokens
-        are left out. Decoded when it is first read, which may be when the model's tokenizer is loaded.
+        are left out. Decoded when it is first read, which may be when the model's tokenizer is loaded; `repr`
+        loads none, and shows the ids instead.
     token_ids : list of int
         Every generated token, an end-of-text token and those of a stop string included.
     finish_reason : str
@@ -115,10 +123,7 @@ class Generation:
     score: float | None = None
 
     def __repr__(self) -> str:
-        return (
-            f"Generation(text={_shown_text(self)}, tokens={len(self.token_ids)}, "
-            f"finish_reason={self.finish_reason!r})"
-        )
+        return f"Generation({_shown_output(self)}, finish_reason={self.finish_reason!r})"
 
     def __str__(self) -> str:
         return self.text
@@ -149,8 +154,7 @@ class StreamChunk:
 
     def __repr__(self) -> str:
         end = f", finish_reason={self.finish_reason!r}" if self.finish_reason else ""
-        text, tokens = _shown_text(self), len(self.token_ids)
-        return f"StreamChunk(index={self.index}, text={text}, tokens={tokens}{end})"
+        return f"StreamChunk(index={self.index}, {_shown_output(self)}{end})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,9 +215,12 @@ class RankedChoice:
     mean: float
 
 
-def _shown_text(result: Generation | StreamChunk, limit: int = 60) -> str:
-    try:
-        text = result.text
-    except (ModelError, OSError) as error:  # no tokenizer that works; what is shown must not fail
-        return f"<{type(error).__name__}>"
-    return repr(text) if len(text) <= limit else repr(text[: limit - 3]) + "..."
+def _shown_output(result: Generation | StreamChunk) -> str:
+    """The beginning of the text, or of the ids where the text would wait for files; and how many tokens."""
+    ids, unread = result.token_ids, vars(result)["text"]
+    if isinstance(unread, _UnreadText) and not unread.at_hand():
+        shown = ", ".join([*map(str, ids[:8]), *(["..."] if len(ids) > 8 else [])])
+        return f"token_ids=[{shown}], tokens={len(ids)}"
+    text = result.text
+    shown = repr(text) if len(text) <= 60 else repr(text[:57]) + "..."
+    return f"text={shown}, tokens={len(ids)}"

@@ -182,6 +182,17 @@ ORT_TEST(the_decode_loop_allocates_nothing) {
   CHECK_EQ(allocations() - before - 1, int64_t{0});
 }
 
+ORT_TEST(output_comes_from_any_token_on) {
+  const LoadedEngine engine;
+  const auto run = engine->start({request({1, 2, 3}, 9)});
+  run->finish({});
+  const std::vector<int32_t> output = run->output(0);
+  CHECK_EQ(output.size(), size_t{9});
+  CHECK(run->output(0, 7) == std::vector<int32_t>(output.begin() + 7, output.end()));
+  CHECK(run->output(0, 9).empty());
+  CHECK(run->output(0, 1000).empty());
+}
+
 ORT_TEST(cutting_the_prompt_does_not_change_the_output) {
   const LoadedEngine whole(4, 64);
   const LoadedEngine cut(4, 7);

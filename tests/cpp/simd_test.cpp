@@ -120,6 +120,22 @@ TEST(arithmetic_matches_scalars) {
   });
 }
 
+// A third has more than a float's digits: the divisor is not rounded before, and the quotient not only once.
+TEST(quotients_are_divided_in_double) {
+  for_each_set([](const VectorFunctions& f) {
+    int64_t wrong = 0;
+    for (float x : interesting_values()) {
+      double by[16];
+      for (int i = 0; i < 16; ++i) by[i] = std::ldexp(1.0 / 3.0 + i, 20 * (i - 8));
+      float y[16];
+      f.quotients(x, by, y);
+      for (int i = 0; i < 16; ++i)
+        wrong += !same_float(y[i], static_cast<float>(static_cast<double>(x) / by[i]));
+    }
+    CHECK_EQ(wrong, 0);
+  });
+}
+
 TEST(scaling_by_a_power_of_two_rounds_once) {
   for_each_set([](const VectorFunctions& f) {
     int64_t wrong = 0;

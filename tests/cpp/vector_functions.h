@@ -20,6 +20,7 @@ struct VectorFunctions {
   void (*load_half)(const uint16_t* x, float* y);
   void (*store_half)(const float* x, uint16_t* y);
   void (*load_bf16)(const uint16_t* x, float* y);
+  void (*quotients)(float x, const double* by, float* y);
   void (*load_partial)(const float* x, int64_t count, float* y);
   void (*store_partial)(const float* x, int64_t count, float* y);
   void (*select_first)(int64_t count, const float* x, const float* y, float* selected);

@@ -37,6 +37,7 @@ static void set_moves(VectorFunctions& f) {
   f.load_half = [](const uint16_t* x, float* y) { V::load_half(x).store(y); };
   f.store_half = [](const float* x, uint16_t* y) { V::load(x).store_half(y); };
   f.load_bf16 = [](const uint16_t* x, float* y) { V::load_bf16(x).store(y); };
+  f.quotients = [](float x, const double* by, float* y) { V::quotients(x, by).store(y); };
   f.load_partial = [](const float* x, int64_t count, float* y) { V::load_partial(x, count).store(y); };
   f.store_partial = [](const float* x, int64_t count, float* y) { V::load(x).store_partial(y, count); };
   f.select_first = [](int64_t count, const float* x, const float* y, float* selected) {

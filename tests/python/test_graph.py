@@ -18,7 +18,7 @@ from gpt2fast.config import ModelConfig
 from gpt2fast.errors import ModelError
 from gpt2fast.export import quantize
 from gpt2fast.export.graph import build_graph
-from gpt2fast.export.quantize import StoredTensor, layout, stored_chunks
+from gpt2fast.export.quantize import PackedTensor, layout, packed_chunks
 from gpt2fast.graph_check import check_graph
 
 
@@ -169,8 +169,8 @@ def test_layout(precision: str) -> None:
     assert lengths["wte.weight"] == core.packed_weight_bytes(table, 51, 101)
 
 
-def packed(tensor: StoredTensor, values: np.ndarray) -> np.ndarray:
-    return np.concatenate(list(stored_chunks(tensor, LazyTensor.from_array(values))))
+def packed(tensor: PackedTensor, values: np.ndarray) -> np.ndarray:
+    return np.concatenate(list(packed_chunks(tensor, LazyTensor.from_array(values))))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8", "int4"])

@@ -51,8 +51,8 @@ def test_ids_alone_leave_the_tokenizer_unread(model: GPT2, broken: Path) -> None
     assert result.token_ids == model.generate(IDS, **options).token_ids
     assert [token for chunk in chunks for token in chunk.token_ids] == result.token_ids
     assert loaded.score(IDS).token_ids == IDS
-    assert repr(result) == "Generation(text=<ModelError>, tokens=5, finish_reason='length')"
-    assert repr(chunks[0]) == "StreamChunk(index=0, text=<ModelError>, tokens=1)"
+    assert repr(result) == f"Generation(token_ids={result.token_ids}, tokens=5, finish_reason='length')"
+    assert repr(chunks[0]) == f"StreamChunk(index=0, token_ids={result.token_ids[:1]}, tokens=1)"
     for without_text in (result, chunks[2], searched, echoed, kept):
         with pytest.raises(ModelError, match=r"broken/tokenizer\.json: not a tokenizer"):
             without_text.text  # noqa: B018
@@ -186,7 +186,7 @@ def test_a_text_that_is_read_late_is_that_of_the_output(model: GPT2) -> None:
 
 
 def made() -> Generation:
-    return Generation(lazy_text(lambda: "some text"), [1, 2], "eos", [3], seed=4)
+    return Generation(lazy_text(lambda: "some text", lambda: True), [1, 2], "eos", [3], seed=4)
 
 
 WHOLE = Generation("some text", [1, 2], "eos", [3], seed=4)
@@ -213,13 +213,28 @@ def test_copies_hold_the_text(copied: Any) -> None:
     other = copied(made())
     assert other == WHOLE
     assert vars(other)["text"] == "some text"
-    chunk = StreamChunk(lazy_text(lambda: "part"), [1], 2, "stop")
+    chunk = StreamChunk(lazy_text(lambda: "part", lambda: True), [1], 2, "stop")
     assert copied(chunk) == StreamChunk("part", [1], 2, "stop")
 
 
 def test_the_results_of_a_model_travel_between_processes(model: GPT2) -> None:
     result = model.generate(PROMPT, max_new_tokens=5)
     assert pickle.loads(pickle.dumps(result)).text == model.tokenizer.decode(result.token_ids)
+
+
+def test_a_repr_shows_the_text_when_the_tokenizer_is_there(model: GPT2) -> None:
+    loaded = GPT2.from_pretrained(model.directory.path)
+    options: dict[str, Any] = {"max_new_tokens": 9, "eos_token_id": []}
+    result = loaded.generate(IDS, **options)
+    chunk = next(loaded.stream(IDS, **options))
+    ids = ", ".join(str(token) for token in result.token_ids[:8])
+    assert repr(result) == f"Generation(token_ids=[{ids}, ...], tokens=9, finish_reason='length')"
+    assert repr(chunk) == f"StreamChunk(index=0, token_ids=[{result.token_ids[0]}], tokens=1)"
+    text = loaded.tokenizer.decode(result.token_ids)
+    assert repr(result) == f"Generation(text={text!r}, tokens=9, finish_reason='length')"
+    assert repr(chunk) == f"StreamChunk(index=0, text={chunk.text!r}, tokens=1)"
+    given = GPT2.from_pretrained(model.directory.path, tokenizer=loaded.tokenizer)
+    assert repr(given.generate(IDS, **options)) == repr(result)
 
 
 def test_a_text_is_decoded_once() -> None:
@@ -229,7 +244,7 @@ def test_a_text_is_decoded_once() -> None:
         calls.append(1)
         return "text"
 
-    result = Generation(lazy_text(decode), [1], "eos", [2])
+    result = Generation(lazy_text(decode, lambda: True), [1], "eos", [2])
     assert not calls
     assert result.text == result.text == "text"
     assert len(calls) == 1

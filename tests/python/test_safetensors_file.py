@@ -6,7 +6,7 @@ import json
 import os
 import tracemalloc
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
@@ -14,6 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save, save_file
 
+from gpt2fast._files import open_regular
+from gpt2fast.checkpoints import binary_file
 from gpt2fast.checkpoints.safetensors_file import SafetensorsFile
 from gpt2fast.errors import ModelError
 
@@ -80,7 +82,7 @@ def test_unreadable_tensors_are_refused_when_asked_for(tmp_path: Path) -> None:
 
 
 BAD_FILES = {
-    "empty file": (b"", "cut short"),
+    "empty file": (b"", "the file is empty"),
     "half a length": (b"\x02\0\0", "cut short"),
     "header beyond the file": (b"\xff\0\0\0\0\0\0\0{}", "claims a header of 255"),
     "header of 2**64 - 1 bytes": (b"\xff" * 8 + b"{}", "claims a header"),
@@ -152,8 +154,22 @@ def test_a_fifo_does_not_block(tmp_path: Path) -> None:
 
 
 def test_a_file_that_shrinks_meanwhile(tmp_path: Path) -> None:
-    save_file({"a": np.ones((4, 4), np.float32)}, tmp_path / "x")
+    save_file({"a": np.ones((99, 99), np.float32)}, tmp_path / "x")  # more than is read with the header
     tensor = SafetensorsFile(tmp_path / "x")["a"]
     os.truncate(tmp_path / "x", (tmp_path / "x").stat().st_size - 4)
     with pytest.raises(ModelError, match="became shorter"):
         tensor.read()
+
+
+def test_a_file_is_opened_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that header and data are of the same file, should another take its name meanwhile."""
+    opened: list[Path] = []
+
+    def counted(path: Path) -> BinaryIO:
+        opened.append(path)
+        return open_regular(path)
+
+    monkeypatch.setattr(binary_file, "open_regular", counted)
+    save_file({"a": np.ones(3, np.float32)}, tmp_path / "x")
+    SafetensorsFile(tmp_path / "x")["a"].read()
+    assert opened == [tmp_path / "x"]

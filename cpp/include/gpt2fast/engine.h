@@ -27,7 +27,7 @@ struct EngineOptions {
   CacheFormat cache_format = CacheFormat::kFloat16;
   int threads = 1;
   int64_t max_sequences = 32;      // slots of the KV cache
-  int64_t max_step_tokens = 512;   // longer prompts are cut into several steps
+  int64_t max_step_tokens = 128;   // longer prompts are cut into several steps
   int64_t prefix_cache_bytes = 0;  // what finished sequences may keep for later prompts; 0: nothing
 };
 
@@ -77,7 +77,8 @@ class Run {
   virtual void close() = 0;
 
   virtual int64_t size() const = 0;
-  virtual std::vector<int32_t> output(int64_t index) const = 0;
+  // The output's tokens from number `first` on; none where it is no longer than that.
+  virtual std::vector<int32_t> output(int64_t index, size_t first = 0) const = 0;
   virtual FinishReason finish_reason(int64_t index) const = 0;
   // Leading bytes of the output that no stop string can take back; at the end, all that are kept. Without
   // stop strings nothing is counted: all of them.

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpt2fast._files import open_regular, parse_json_object
+from gpt2fast._files import parse_json_object
 from gpt2fast.checkpoints.base import LazyTensor
 from gpt2fast.checkpoints.binary_file import BinaryFile
 from gpt2fast.checkpoints.stored_tensor import StoredTensor
@@ -60,8 +60,8 @@ class SafetensorsFile(Mapping[str, LazyTensor]):
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._entries = read_header(path)
         self._file = BinaryFile(path)
+        self._entries = _read_header(self._file)
 
     def __getitem__(self, name: str) -> LazyTensor:
         entry = self._entries[name]
@@ -80,19 +80,16 @@ class SafetensorsFile(Mapping[str, LazyTensor]):
         return len(self._entries)
 
 
-def read_header(path: Path) -> dict[str, TensorEntry]:
-    """The tensors that a file holds; errors as of :class:`SafetensorsFile`."""
-    with open_regular(path) as file:
-        size = file.seek(0, 2)
-        file.seek(0)
-        prefix = file.read(8)
-        length = int.from_bytes(prefix, "little")
-        if len(prefix) < 8 or not 2 <= length <= min(size - 8, MAX_HEADER_BYTES):
-            raise ModelError(
-                f"{path}: not a safetensors file, or cut short: it has {size} bytes and claims "
-                f"a header of {length}"
-            )
-        header = parse_json_object(file.read(length), path)
+def _read_header(file: BinaryFile) -> dict[str, TensorEntry]:
+    """The tensors that a file holds."""
+    path, size = file.path, file.size
+    length = int.from_bytes(file.read(0, min(size, 8), "the header's length"), "little")
+    if size < 8 or not 2 <= length <= min(size - 8, MAX_HEADER_BYTES):
+        raise ModelError(
+            f"{path}: not a safetensors file, or cut short: it has {size} bytes and claims "
+            f"a header of {length}"
+        )
+    header = parse_json_object(file.read(8, length, "the header"), path)
     _check_metadata(header.pop("__metadata__", {}), path)
     data_start = 8 + length
     entries = {name: _entry(name, value, data_start, path) for name, value in header.items()}

@@ -24,7 +24,7 @@ from onnx import (
 )
 
 from gpt2fast.config import ModelConfig
-from gpt2fast.export.quantize import StoredTensor
+from gpt2fast.export.quantize import PackedTensor
 from gpt2fast.graph_check import WEIGHTS_NAME
 
 DOMAIN = "gpt2fast"
@@ -38,14 +38,14 @@ _ACTIVATIONS = {"gelu_new": 1, "gelu_pytorch_tanh": 1, "gelu_fast": 1, "gelu": 2
 _CACHE_PADDING = 16
 
 
-def build_graph(config: ModelConfig, tensors: Sequence[StoredTensor]) -> ModelProto:
+def build_graph(config: ModelConfig, tensors: Sequence[PackedTensor]) -> ModelProto:
     """The graph of a model whose tensors lie in ``weights.bin`` as told.
 
     Parameters
     ----------
     config : ModelConfig
         The model's configuration.
-    tensors : sequence of StoredTensor
+    tensors : sequence of PackedTensor
         From :func:`gpt2fast.export.quantize.layout`.
     """
     stored = {tensor.name: tensor for tensor in tensors}
@@ -91,7 +91,7 @@ def _inputs(config: ModelConfig) -> list[ValueInfoProto]:
     return inputs
 
 
-def _nodes(config: ModelConfig, stored: Mapping[str, StoredTensor]) -> list[NodeProto]:
+def _nodes(config: ModelConfig, stored: Mapping[str, PackedTensor]) -> list[NodeProto]:
     table = stored["wte.weight"]
     embed = helper.make_node(
         "Embed",
@@ -135,7 +135,7 @@ def _nodes(config: ModelConfig, stored: Mapping[str, StoredTensor]) -> list[Node
     return nodes
 
 
-def _layer_nodes(config: ModelConfig, stored: Mapping[str, StoredTensor], layer: int) -> list[NodeProto]:
+def _layer_nodes(config: ModelConfig, stored: Mapping[str, PackedTensor], layer: int) -> list[NodeProto]:
     prefix = f"h.{layer}"
 
     def linear(
@@ -189,7 +189,7 @@ def _gather(x: str, rows: str, y: str) -> NodeProto:
     return helper.make_node("Gather", [x, rows], [y], name=y, axis=0)
 
 
-def _initializer(tensor: StoredTensor) -> TensorProto:
+def _initializer(tensor: PackedTensor) -> TensorProto:
     """A tensor that points into ``weights.bin``."""
     packed = tensor.format is not None
     location = {"location": WEIGHTS_NAME, "offset": tensor.offset, "length": tensor.length}

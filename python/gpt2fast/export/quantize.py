@@ -35,7 +35,7 @@ _CHUNK_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)
-class StoredTensor:
+class PackedTensor:
     """A tensor as ``weights.bin`` holds it.
 
     Attributes
@@ -63,10 +63,10 @@ def check_precision(precision: str) -> None:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
 
 
-def layout(config: ModelConfig, precision: str) -> list[StoredTensor]:
+def layout(config: ModelConfig, precision: str) -> list[PackedTensor]:
     """Format and place of every tensor, in the order of use."""
     linear_format, table_format = _FORMATS[precision]
-    stored, end = [], 0
+    packed, end = [], 0
     for name, shape in expected_shapes(config):
         weight_format = None
         if name in VOCABULARY_TABLES:
@@ -78,31 +78,31 @@ def layout(config: ModelConfig, precision: str) -> list[StoredTensor]:
         else:
             length = 4 * int(np.prod(shape))
         offset = -(-end // PAGE_BYTES) * PAGE_BYTES
-        stored.append(StoredTensor(name, shape, weight_format, offset, length))
+        packed.append(PackedTensor(name, shape, weight_format, offset, length))
         end = offset + length
-    return stored
+    return packed
 
 
-def stored_chunks(stored: StoredTensor, tensor: LazyTensor) -> Iterator[NDArray[np.uint8]]:
-    """The bytes of a tensor as stored, in pieces; holds no more than a layer's matrix, or a part of a table.
+def packed_chunks(packed: PackedTensor, tensor: LazyTensor) -> Iterator[NDArray[np.uint8]]:
+    """The bytes of a tensor as packed, in pieces; holds no more than a layer's matrix, or a part of a table.
 
     Raises
     ------
     ModelError
         The tensor holds NaN or infinity; the message names it.
     """
-    if stored.format is None:
+    if packed.format is None:
         chunks = _plain_chunks(tensor)
-    elif stored.name in VOCABULARY_TABLES:
-        chunks = _table_chunks(tensor, stored.format)
+    elif packed.name in VOCABULARY_TABLES:
+        chunks = _table_chunks(tensor, packed.format)
     else:
-        chunks = _linear_chunks(tensor, stored.format)
+        chunks = _linear_chunks(tensor, packed.format)
     try:
         yield from chunks
     except ModelError:
         raise
     except ValueError as error:
-        raise ModelError(f"the tensor {stored.name!r} can't be stored: {error}") from None
+        raise ModelError(f"the tensor {packed.name!r} can't be stored: {error}") from None
 
 
 def _plain_chunks(tensor: LazyTensor) -> Iterator[NDArray[np.uint8]]:

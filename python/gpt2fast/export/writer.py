@@ -13,7 +13,7 @@ from gpt2fast._files import restore_set_aside
 from gpt2fast.errors import ModelError
 from gpt2fast.export.atomic import atomic_directory, check_room, write_new
 from gpt2fast.export.graph import build_graph
-from gpt2fast.export.quantize import StoredTensor, layout, stored_chunks
+from gpt2fast.export.quantize import PackedTensor, layout, packed_chunks
 from gpt2fast.export.tokenizer_json import tokenizer_json
 from gpt2fast.graph_check import WEIGHTS_NAME
 from gpt2fast.model_directory import (
@@ -106,22 +106,22 @@ def check_destination(out: Path, *, overwrite: bool) -> None:
 
 
 def _write_weights(
-    path: Path, checkpoint: Checkpoint, tensors: Sequence[StoredTensor], progress: Progress | None
+    path: Path, checkpoint: Checkpoint, tensors: Sequence[PackedTensor], progress: Progress | None
 ) -> None:
     total = tensors[-1].offset + tensors[-1].length
     with path.open("xb") as file:
-        for stored in tensors:
-            file.seek(stored.offset)
+        for packed in tensors:
+            file.seek(packed.offset)
             try:
-                for chunk in stored_chunks(stored, checkpoint.tensors[stored.name]):
+                for chunk in packed_chunks(packed, checkpoint.tensors[packed.name]):
                     file.write(chunk.data)
                     if progress is not None:
                         progress(file.tell(), total)
             except ModelError as error:
                 raise ModelError(f"{checkpoint.source}: {error}") from None
-            length = file.tell() - stored.offset
-            if length != stored.length:
-                raise RuntimeError(f"{stored.name}: packed to {length} bytes, not {stored.length}")
+            length = file.tell() - packed.offset
+            if length != packed.length:
+                raise RuntimeError(f"{packed.name}: packed to {length} bytes, not {packed.length}")
         file.flush()
         os.fsync(file.fileno())
 
