@@ -31,11 +31,17 @@ GPT2FAST_INLINE RoundedVector round_vector(const float* x, int64_t count, int64_
     inverse = 1.0f / scale;
   }
   V sum = V::zero();
-  for (int64_t d = 0; d < padded; d += kLanes) {
-    V part = V::zero();
-    if (inverse != 0.0f) part = round_to_int(V::load_partial(x + d, count - d) * V::set1(inverse));
-    Ops::store_int8(part, rounded + d);
-    sum = sum + part;
+  constexpr int64_t kGroup = 4 * kLanes;
+  for (int64_t d = 0; d < padded; d += kGroup) {
+    V parts[4];
+    for (int i = 0; i < 4; ++i) {
+      const int64_t begin = d + kLanes * i;
+      parts[i] = V::zero();
+      if (inverse != 0.0f) parts[i] = V::load_partial(x + begin, count - begin) * V::set1(inverse);
+    }
+    alignas(64) int8_t group[kGroup];
+    sum = sum + Ops::to_float(Ops::round_to_int8(parts, group));
+    memcpy(rounded + d, group, static_cast<size_t>(padded - d < kGroup ? padded - d : kGroup));
   }
   return {scale, static_cast<int32_t>(reduce_add(sum))};
 }

@@ -9,9 +9,6 @@
 #include "kernels/math.h"
 #include "kernels/simd.h"
 
-// Unrolls a loop over a register tile completely, so that the tile's arrays become registers.
-#define GPT2FAST_UNROLL _Pragma("GCC unroll 32")
-
 namespace gpt2fast {
 
 template <typename Tag>
