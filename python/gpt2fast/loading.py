@@ -21,12 +21,16 @@ KvCache: TypeAlias = Literal["fp32", "fp16", "int8"]
 _KV_CACHE_OF_PRECISION: dict[str, KvCache] = {"fp32": "fp32", "bf16": "fp16", "int8": "int8", "int4": "int8"}
 
 
+def check_kv_cache(kv_cache: KvCache | None) -> None:
+    """Raise ValueError unless keys and values can be kept so."""
+    if kv_cache is not None:
+        Choice(tuple(KV_CACHES))("kv_cache", kv_cache)
+
+
 def choose_kv_cache(kv_cache: KvCache | None, precision: str) -> KvCache:
-    """How a model of this precision keeps keys and values; ValueError if the caller's choice is none."""
-    if kv_cache is None:
-        return _KV_CACHE_OF_PRECISION[precision]
-    Choice(tuple(KV_CACHES))("kv_cache", kv_cache)
-    return kv_cache
+    """How a model of this precision keeps keys and values, if the caller wishes nothing else."""
+    check_kv_cache(kv_cache)
+    return kv_cache or _KV_CACHE_OF_PRECISION[precision]
 
 
 def embedded_model() -> Path:

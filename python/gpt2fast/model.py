@@ -19,10 +19,10 @@ from gpt2fast.forward_pass import ForwardPass
 from gpt2fast.generation import GenerationOptions
 from gpt2fast.lazy_tokenizer import lazy_tokenizer
 from gpt2fast.loading import (
-    DEFAULT_PRECISION,
     KV_CACHES,
     KvCache,
     Precision,
+    check_kv_cache,
     choose_kv_cache,
     find_model_directory,
 )
@@ -148,8 +148,8 @@ class GPT2(ForwardPass, Scoring, AsyncGeneration):
         ImportError
             ONNX Runtime's library is missing or unusable.
         """
-        choose_kv_cache(kv_cache, precision or DEFAULT_PRECISION)  # a mistake, and a missing library, show
-        load_runtime()  # before a long conversion
+        check_kv_cache(kv_cache)
+        load_runtime()  # a missing library shows before a long conversion
         directory = find_model_directory(source, precision, revision=revision, token=token)
         return cls(
             directory,

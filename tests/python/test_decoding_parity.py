@@ -163,7 +163,7 @@ def processed(
     eos = options["eos_token_ids"]
     sampled = options["do_sample"]
     table = [
-        ("logit_bias", True, lambda v: theirs.SequenceBiasLogitsProcessor([[[t], b] for t, b in v])),
+        ("logit_bias", True, lambda v: theirs.SequenceBiasLogitsProcessor({(t,): b for t, b in v})),
         ("repetition_penalty", True, theirs.RepetitionPenaltyLogitsProcessor),
         ("no_repeat_ngram_size", True, theirs.NoRepeatNGramLogitsProcessor),
         ("bad_words", True, lambda v: theirs.NoBadWordsLogitsProcessor(v, eos)),
