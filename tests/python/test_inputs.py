@@ -136,7 +136,7 @@ def test_sliding_goes_beyond_the_positions(model: GPT2) -> None:
         ({"suppress_tokens": [4096]}, r"suppress_tokens\[0\] must be from 0 to 4095, got 4096"),
         ({"suppress_tokens": range(4096)}, "suppress_tokens holds the whole vocabulary"),
         ({"eos_token_id": [5000]}, r"eos_token_id\[0\] must be from 0 to 4095"),
-        ({"logit_bias": {9999: 1.0}}, r"logit_bias\[0\] must be from 0 to 4095"),
+        ({"logit_bias": {9999: 1.0}}, "a key of logit_bias must be from 0 to 4095, got 9999"),
         ({"bad_words": [[4096]]}, r"bad_words\[0\]\[0\] must be from 0 to 4095"),
         (
             {"forced_prefix": [1, 2, 3], "max_new_tokens": 2},
