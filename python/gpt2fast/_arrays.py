@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gpt2fast._inputs import MAX_PROMPTS
+from gpt2fast._validation import shown
 from gpt2fast.config import ModelConfig
 
 if TYPE_CHECKING:
@@ -20,7 +22,8 @@ def read_ids(prompt: Any, name: str, config: ModelConfig) -> list[int]:
     """The ids of one prompt, from anything that NumPy takes for integers (tokens,)."""
     raw = _integers(prompt, name)
     if raw.ndim != 1:
-        raise ValueError(f"{name} must be text or a 1-D array of token ids, got shape {raw.shape}")
+        found = f"shape {raw.shape}" if raw.ndim else shown(prompt)
+        raise ValueError(f"{name} must be text or a 1-D array of token ids, got {found}")
     ids: list[int] = _in_vocabulary(raw, name, config).tolist()
     return ids
 
@@ -77,8 +80,18 @@ def _integers(values: Any, name: str) -> NDArray[np.integer[Any]]:
     if array.size == 0 and not hasattr(values, "dtype"):
         return array.astype(np.int32)
     if not np.issubdtype(array.dtype, np.integer):
-        raise TypeError(f"{name} must hold integers, got {array.dtype}")
+        raise _no_integers(values, array, name)
     return array
+
+
+def _no_integers(values: Any, array: NDArray[Any], name: str) -> TypeError | ValueError:
+    """The error for values that are not all integers: names the first that is none, or an array's type."""
+    if hasattr(values, "dtype"):
+        return TypeError(f"{name} must hold integers, got {array.dtype}")
+    for value in np.asarray(values, dtype=object).flat:
+        if isinstance(value, bool) or not isinstance(value, Integral):
+            return TypeError(f"{name} must hold integers, got {shown(value)}")
+    return ValueError(f"{name} holds integers of more than 64 bits")
 
 
 def _in_vocabulary(ids: NDArray[np.integer[Any]], name: str, config: ModelConfig) -> NDArray[np.int32]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from gpt2fast._inputs import MAX_PROMPTS, check_token_ids
 from gpt2fast._native import core
+from gpt2fast._validation import Integer
 from gpt2fast.config import ModelConfig
 from gpt2fast.generation import CONSTRAINTS, GenerationOptions
 from gpt2fast.lazy_tokenizer import LazyTokenizer
@@ -133,7 +134,8 @@ def _shared_fields(
     if len(set(suppressed)) >= config.vocab_size:
         raise ValueError("suppress_tokens holds the whole vocabulary; leave at least one token")
     logit_bias = options.logit_bias or {}
-    check_token_ids(list(logit_bias), "logit_bias", config)
+    for token in logit_bias:
+        Integer(0, config.vocab_size - 1)("a key of logit_bias", token)
     forced = _ids_of(options.forced_prefix, "forced_prefix", config, tokenizer)
     if len(forced) > options.max_new_tokens:
         raise ValueError(

@@ -34,7 +34,7 @@ class Integer:
         except TypeError:
             number = None
         if number is None or _is_bool(value):
-            raise TypeError(f"{name} must be an integer, got {_shown(value)}")
+            raise TypeError(f"{name} must be an integer, got {shown(value)}")
         if not self.low <= number <= self.high:
             raise ValueError(f"{name} must be from {self.low} to {self.high}, got {number}")
         return number
@@ -51,7 +51,7 @@ class Real:
 
     def __call__(self, name: str, value: Any) -> float:
         if _is_bool(value) or not isinstance(value, RealNumber):
-            raise TypeError(f"{name} must be a number, got {_shown(value)}")
+            raise TypeError(f"{name} must be a number, got {shown(value)}")
         number = float(value)
         above = number > self.low if self.open_low else number >= self.low
         if not (above and number <= self.high) and not (self.zero and number == 0):
@@ -67,7 +67,7 @@ class Flag:
 
     def __call__(self, name: str, value: Any) -> bool:
         if not _is_bool(value):
-            raise TypeError(f"{name} must be True or False, got {_shown(value)}")
+            raise TypeError(f"{name} must be True or False, got {shown(value)}")
         return bool(value)
 
 
@@ -81,7 +81,7 @@ class FlagOr:
         if isinstance(value, str) and value == self.word:
             return self.word
         if not _is_bool(value):
-            raise TypeError(f"{name} must be True, False or {self.word!r}, got {_shown(value)}")
+            raise TypeError(f"{name} must be True, False or {self.word!r}, got {shown(value)}")
         return bool(value)
 
 
@@ -95,7 +95,7 @@ class Instance:
     def __call__(self, name: str, value: Any) -> Any:
         module = sys.modules.get(self.module)
         if module is None or not isinstance(value, getattr(module, self.type_name)):
-            raise TypeError(f"{name} must be a {self.type_name}, got {_shown(value)}")
+            raise TypeError(f"{name} must be a {self.type_name}, got {shown(value)}")
         return value
 
 
@@ -110,7 +110,7 @@ class Callables:
         _check_count(name, values, self.limit)
         for position, one in enumerate(values):
             if not callable(one):
-                raise TypeError(f"{name}[{position}] must be a function, got {_shown(one)}")
+                raise TypeError(f"{name}[{position}] must be a function, got {shown(one)}")
         return tuple(values)
 
 
@@ -139,7 +139,7 @@ class Strings:
         _check_count(name, values, self.limit)
         for position, one in enumerate(values):
             if not isinstance(one, str):
-                raise TypeError(f"{name}[{position}] must be a string, got {_shown(one)}")
+                raise TypeError(f"{name}[{position}] must be a string, got {shown(one)}")
             if not one:
                 raise ValueError(f"{name}[{position}] must not be empty")
         return tuple(values)
@@ -153,7 +153,7 @@ class String:
 
     def __call__(self, name: str, value: Any) -> str:
         if not isinstance(value, str):
-            raise TypeError(f"{name} must be a string, got {_shown(value)}")
+            raise TypeError(f"{name} must be a string, got {shown(value)}")
         if not 0 < len(value) <= self.limit:
             raise ValueError(f"{name} must have from 1 to {self.limit} characters, got {len(value)}")
         return value
@@ -172,7 +172,7 @@ class JsonSchema:
             except (TypeError, ValueError, RecursionError) as error:
                 raise ValueError(f"{name} must be a JSON schema: {error}") from None
         if not isinstance(value, str):
-            raise TypeError(f"{name} must be a dict or a string, got {_shown(value)}")
+            raise TypeError(f"{name} must be a dict or a string, got {shown(value)}")
         return String(self.limit)(name, value)
 
 
@@ -230,7 +230,7 @@ class TokenWeights:
 
     def __call__(self, name: str, value: Any) -> dict[int, float]:
         if not isinstance(value, Mapping):
-            raise TypeError(f"{name} must map token ids to numbers, got {_shown(value)}")
+            raise TypeError(f"{name} must map token ids to numbers, got {shown(value)}")
         _check_count(name, value, self.limit)
         weight = Real(-self.largest, self.largest)
         return {
@@ -246,14 +246,15 @@ def _is_bool(value: Any) -> bool:
     return isinstance(value, bool) or type(value).__name__ in ("bool", "bool_")
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value and its type for an error message, shortened."""
     text = repr(value)
     return f"{text if len(text) <= 60 else text[:57] + '...'} ({type(value).__name__})"
 
 
 def _sequence(name: str, value: Any, wanted: str) -> Sequence[Any]:
     if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Collection):
-        raise TypeError(f"{name} must be {wanted}, got {_shown(value)}")
+        raise TypeError(f"{name} must be {wanted}, got {shown(value)}")
     return list(value)
 
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import pytest
 
 from gpt2fast import GPT2
-from gpt2fast.cli import main
+from gpt2fast.cli import _COMMANDS, main
 
 
 class Result(NamedTuple):
@@ -158,6 +158,7 @@ def test_tokenize_with_another_tokenizer(run: Run, embedded_dir: Path, model: GP
     ("arguments", "message"),
     [
         (["generat"], "no command 'generat'; did you mean 'generate'?"),
+        (["eval", "perplexiti"], "no command 'perplexiti'; did you mean 'perplexity'?"),
         (["generate"], "Missing argument 'PROMPT'."),
         (["generate", "x", "--temprature", "1"], "--temperature"),
         (["generate", "x", "--top-p", "1.5"], "top_p must be in (0, 1], got 1.5"),
@@ -188,6 +189,7 @@ def test_wrong_usage(run: Run, arguments: list[str], message: str) -> None:
         (["generate", "x", "--model", "./no/such/model"], "no/such/model"),
         (["tokenize", "x", "--model", "./no/such/model"], "no/such/model"),
         (["convert", "./no/such/model", "somewhere"], "no/such/model"),
+        (["generate", "x", "--model", ""], "source must name a directory, a file or a model of the hub"),
     ],
 )
 def test_failures_have_no_traceback(run: Run, arguments: list[str], message: str) -> None:
@@ -196,6 +198,22 @@ def test_failures_have_no_traceback(run: Run, arguments: list[str], message: str
     assert result.err.startswith("gpt2fast: error: ")
     assert message in result.err
     assert "Traceback" not in result.err
+
+
+@pytest.mark.parametrize("group", [[], ["eval"]])
+def test_a_group_without_a_command_shows_its_help(run: Run, group: list[str]) -> None:
+    result = run(*group)
+    assert (result.code, result.out) == (2, "")
+    assert result.err == run(*group, "--help").out
+
+
+@pytest.mark.parametrize(
+    "command", ["", *_COMMANDS, *(f"eval {name}" for name in ("perplexity", "lambada", "choice"))]
+)
+def test_examples_stand_on_lines_of_their_own(run: Run, command: str) -> None:
+    lines = [line.strip() for line in run(*command.split(), "--help").out.splitlines()]
+    assert sum(line.startswith(f"gpt2fast {command}") for line in lines) >= 2
+    assert not any("\\b" in line for line in lines)
 
 
 def test_standard_input_that_is_not_text(run: Run) -> None:

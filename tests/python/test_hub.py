@@ -210,9 +210,10 @@ def test_without_a_network_or_copy_the_message_says_what_to_do(
     tmp_path: Path, hub: FakeHub, monkeypatch: pytest.MonkeyPatch, closed_port: str
 ) -> None:
     monkeypatch.setenv("HF_ENDPOINT", closed_port)
-    with pytest.raises(
-        ConnectionError, match=rf"someone/gpt2: can't reach {closed_port} .*check the network"
-    ):
+    message = (
+        rf"someone/gpt2: no file or directory of that name, and can't reach {closed_port} .*check the network"
+    )
+    with pytest.raises(ConnectionError, match=message):
         fetch(tmp_path)
 
 

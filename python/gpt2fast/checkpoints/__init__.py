@@ -36,8 +36,10 @@ def locate(source: str | os.PathLike[str], *, revision: str | None = None, token
     FileNotFoundError
         It is neither.
     """
+    if not os.fspath(source):
+        raise FileNotFoundError("source must name a directory, a file or a model of the hub, got ''")
     path = Path(source)
-    if os.fspath(source) and path.exists():
+    if path.exists():
         return path
     from gpt2fast.checkpoints.hub import download_snapshot, is_repo_id
 

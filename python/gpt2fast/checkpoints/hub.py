@@ -243,8 +243,9 @@ class _Request:
     def _unreachable(self, error: Exception) -> ConnectionError:
         address = self._endpoint or "https://huggingface.co"
         return ConnectionError(
-            f"{self._repo_id}: can't reach {address} ({type(error).__name__}); check the network and try "
-            f"again (an interrupted download continues where it stopped), or give a local directory"
+            f"{self._repo_id}: no file or directory of that name, and can't reach {address} "
+            f"({type(error).__name__}); check the network and try again (an interrupted download continues "
+            f"where it stopped), or give a local directory"
         )
 
 

@@ -10,6 +10,8 @@ from typing import NoReturn
 
 import click
 
+from gpt2fast.cli._group import Group, keep_line_breaks
+
 # Command -> the line that `gpt2fast --help` shows. The module of that name has the click command `command`.
 _COMMANDS = {
     "generate": "Continue a text.",
@@ -29,7 +31,7 @@ gpt2fast convert gpt2 my-model --precision int4   a directory that loads at once
 gpt2fast info --model my-model"""
 
 
-class _LazyGroup(click.Group):
+class _LazyGroup(Group):
     """A group that imports the module of a command when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -40,21 +42,8 @@ class _LazyGroup(click.Group):
             return None
         command = import_module(f"gpt2fast.cli.{name}").command
         assert isinstance(command, click.Command)
-        # Click keeps a paragraph's line breaks after a backspace; raw docstrings spell it in two characters.
-        command.help = (command.help or "").replace("\\b\n", "\b\n")
+        keep_line_breaks(command)
         return command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        name = args[0]
-        if not name.startswith("-") and name not in _COMMANDS:
-            from difflib import get_close_matches
-
-            near = get_close_matches(name, _COMMANDS, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"the commands are {', '.join(_COMMANDS)}."
-            raise click.UsageError(f"no command {name!r}; {hint}", ctx)
-        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

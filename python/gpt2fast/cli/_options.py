@@ -11,12 +11,17 @@ import click
 from gpt2fast import _validation as checks
 from gpt2fast.generation import GenerationOptions
 
+# Nothing without an assistant model, which text can't express.
+_OF_AN_ASSISTANT = ("num_assistant_tokens",)
+
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def generation_options(function: _Function) -> _Function:
     """Add every option that text can express; :func:`collect` makes a ``GenerationOptions`` of them."""
     for option in reversed(fields(GenerationOptions)):
+        if option.name in _OF_AN_ASSISTANT:
+            continue
         if not isinstance(option.metadata["check"], (checks.Callables, checks.Instance)):
             function = _click_option(option)(function)
     return function

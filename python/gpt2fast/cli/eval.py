@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from gpt2fast.cli._group import Group
 from gpt2fast.cli._shared import (
     PRECISION_TYPE,
     ModelChoice,
@@ -66,7 +67,7 @@ def _run_options(function: _Function) -> _Function:
     return decorated(function, decorators)
 
 
-@click.group(short_help="Measure a model on a text or a benchmark.")
+@click.group(cls=Group, short_help="Measure a model on a text or a benchmark.")
 def command() -> None:
     r"""Measure how well a model foretells texts; progress is on standard error.
 
