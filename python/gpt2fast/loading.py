@@ -52,6 +52,10 @@ def find_model_directory(
     if precision is not None:
         Choice(PRECISIONS)("precision", precision)
     source = embedded_model() if source is None else source
+    if not isinstance(source, (str, os.PathLike)):
+        raise TypeError(f"source must be a path, the id of a model on the hub, or None, got {source!r}")
+    if not os.fspath(source):
+        raise ValueError("source must name a directory, a file or a model of the hub, got ''")
     if not is_model_directory(source):
         return _convert(source, precision or DEFAULT_PRECISION, revision, token)
     directory = open_model_directory(source)

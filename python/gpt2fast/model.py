@@ -62,9 +62,8 @@ class GPT2(ForwardPass, Scoring, AsyncGeneration):
         prefix_cache_bytes: int = DEFAULT_PREFIX_CACHE_BYTES,
     ) -> None:
         kv_cache = choose_kv_cache(kv_cache, directory.precision)
-        threads = core.usable_cores() if threads is None else Integer(1, MAX_THREADS)("threads", threads)
-        max_sequences = Integer(1, MAX_SEQUENCES)("max_sequences", max_sequences)
-        prefix_cache_bytes = Integer(0, 2**62)("prefix_cache_bytes", prefix_cache_bytes)
+        _check_limits(threads, max_sequences, prefix_cache_bytes)
+        threads = core.usable_cores() if threads is None else threads
         config = directory.config
         if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
             raise ModelError(
@@ -148,8 +147,9 @@ class GPT2(ForwardPass, Scoring, AsyncGeneration):
         ImportError
             ONNX Runtime's library is missing or unusable.
         """
-        check_kv_cache(kv_cache)
-        load_runtime()  # a missing library shows before a long conversion
+        check_kv_cache(kv_cache)  # mistakes, and a missing library, show before a long conversion
+        _check_limits(threads, max_sequences, prefix_cache_bytes)
+        load_runtime()
         directory = find_model_directory(source, precision, revision=revision, token=token)
         return cls(
             directory,
@@ -361,6 +361,13 @@ class GPT2(ForwardPass, Scoring, AsyncGeneration):
         token_ids, single = read_prompts(prompts, self.config, self._tokenizer, before=before)
         requests = build_requests(token_ids, chosen, self.config, self._tokenizer)
         return requests, chosen, single and chosen.num_return_sequences is None
+
+
+def _check_limits(threads: int | None, max_sequences: int, prefix_cache_bytes: int) -> None:
+    if threads is not None:
+        Integer(1, MAX_THREADS)("threads", threads)
+    Integer(1, MAX_SEQUENCES)("max_sequences", max_sequences)
+    Integer(0, 2**62)("prefix_cache_bytes", prefix_cache_bytes)
 
 
 def _given_tokenizer(

@@ -236,11 +236,17 @@ def test_rows_that_are_refused(model: GPT2, rows: Any) -> None:
         ({"threads": 0}, "threads must be from 1 to 1024, got 0"),
         ({"max_sequences": 0}, "max_sequences must be from 1 to 4096, got 0"),
         ({"prefix_cache_bytes": -1}, "prefix_cache_bytes must be from 0"),
+        ({"source": ""}, "source must name a directory, a file or a model of the hub"),
     ],
 )
 def test_load_arguments_that_are_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        GPT2.from_pretrained(**arguments)
+        GPT2.from_pretrained(**{"source": "no/such/model", **arguments})
+
+
+def test_a_source_of_another_type_is_refused() -> None:
+    with pytest.raises(TypeError, match="source must be a path, the id of a model on the hub.*, got 5"):
+        GPT2.from_pretrained(5)  # type: ignore[arg-type]
 
 
 def test_a_model_directory_keeps_its_precision(model: GPT2) -> None:
