@@ -245,7 +245,7 @@ def test_load_arguments_that_are_refused(arguments: dict[str, Any], message: str
 
 
 def test_a_source_of_another_type_is_refused() -> None:
-    with pytest.raises(TypeError, match="source must be a path, the id of a model on the hub.*, got 5"):
+    with pytest.raises(TypeError, match=r"source must be a path, the id of a model on the hub.*, got 5"):
         GPT2.from_pretrained(5)  # type: ignore[arg-type]
 
 
