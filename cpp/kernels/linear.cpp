@@ -2,7 +2,9 @@
 #include "kernels/linear.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
+#include <thread>
 
 #include "kernels/linear_variants.h"
 #include "kernels/packing.h"
@@ -11,11 +13,11 @@ namespace gpt2fast {
 namespace {
 
 constexpr int64_t kMaxRowTasks = 64;  // each has a row of scratch in the workspace
-constexpr int64_t kSerialRowElements = int64_t{1}
-                                       << 13;          // below, preparing rows costs less than starting tasks
-constexpr int64_t kSerialProducts = int64_t{1} << 16;  // the same for the product
-constexpr int64_t kLargeProducts = int64_t{1}
-                                   << 25;  // from here on, smaller tasks than threads even out delays
+// Up to here, preparing rows costs less than sharing it out, and so do products.
+constexpr int64_t kSerialRowElements = int64_t{1} << 13;
+constexpr int64_t kSerialProducts = int64_t{1} << 16;
+// From here on, smaller parts than one a thread even out delays.
+constexpr int64_t kLargeProducts = int64_t{1} << 25;
 constexpr int64_t kTasksPerThread = 4;
 
 bool is_quantized(WeightFormat format) {
@@ -47,27 +49,61 @@ int64_t row_tasks(int64_t rows, int64_t in_features, const Parallel& parallel) {
   return std::min({rows, int64_t{2} * parallel.threads(), kMaxRowTasks});
 }
 
-void prepare_rows(const LinearVariant& variant, const LinearTask& task, uint8_t* prepared, float* scratch,
-                  const Parallel& parallel) {
-  const LinearArguments& a = task.arguments;
-  const auto kernel = variant.prepare_rows[static_cast<int>(a.format)];
-  const int64_t tasks = row_tasks(a.rows, a.in_features, parallel);
-  parallel.run(tasks, [&](int64_t index) noexcept {
-    kernel(task, part(a.rows, index, tasks), scratch + index * scratch_stride(a.in_features), prepared);
-  });
-}
+// The parts that a call's work is cut into: first all rows are prepared, then their products are computed.
+struct Parts {
+  int64_t rows;    // 0: the rows are ready
+  int64_t panels;  // of the product, for each part of the tiles
+  int64_t tiles;
 
-void multiply(const LinearVariant& variant, const LinearTask& task, const Parallel& parallel) {
+  int64_t products() const { return panels * tiles; }
+};
+
+Parts split(const LinearTask& task, bool ready, const Parallel& parallel) {
   const LinearArguments& a = task.arguments;
-  const auto kernel = variant.multiply[static_cast<int>(a.format)];
   const int64_t products = a.rows * a.in_features * task.panels * kPanelColumns;
   int64_t tasks = products <= kSerialProducts ? 1 : parallel.threads();
   if (tasks > 1 && products >= kLargeProducts) tasks *= kTasksPerThread;
-  const int64_t panel_parts = std::min(tasks, task.panels);
-  const int64_t tile_parts = std::min(divide_up(tasks, panel_parts), task.tiles.count);
-  parallel.run(panel_parts * tile_parts, [&](int64_t index) noexcept {
-    kernel(task, part(task.tiles.count, index / panel_parts, tile_parts),
-           part(task.panels, index % panel_parts, panel_parts));
+  Parts parts = {};
+  parts.rows = ready ? 0 : row_tasks(a.rows, a.in_features, parallel);
+  parts.panels = std::min(tasks, task.panels);
+  parts.tiles = std::min(divide_up(tasks, parts.panels), task.tiles.count);
+  return parts;
+}
+
+// Numbers handed out to threads, each once, in order.
+class Counter {
+ public:
+  int64_t next() { return value_.fetch_add(1, std::memory_order_relaxed); }
+  void add_done() { value_.fetch_add(1, std::memory_order_release); }
+  void wait_for(int64_t count) const {
+    constexpr int kSpins = 10000;  // some tens of microseconds: longer than a thread that runs would need
+    for (int spins = 0; value_.load(std::memory_order_acquire) < count; ++spins) {
+      if (spins >= kSpins) std::this_thread::yield();
+    }
+  }
+
+ private:
+  alignas(64) std::atomic<int64_t> value_ = 0;
+};
+
+// Handing work to a pool's threads costs microseconds, so it is done once for both phases: a thread that
+// finds no more rows to prepare waits for those that others have begun, then goes on with products.
+template <typename Prepare, typename Multiply>
+void run_phases(const Parts& parts, const Parallel& parallel, const Prepare& prepare,
+                const Multiply& multiply) {
+  if (parts.rows <= 1) {
+    if (parts.rows == 1) prepare(0);
+    parallel.run(parts.products(), multiply);
+    return;
+  }
+  Counter rows, prepared, products;
+  parallel.run(parallel.threads(), [&](int64_t) noexcept {
+    for (int64_t i = rows.next(); i < parts.rows; i = rows.next()) {
+      prepare(i);
+      prepared.add_done();
+    }
+    prepared.wait_for(parts.rows);
+    for (int64_t i = products.next(); i < parts.products(); i = products.next()) multiply(i);
   });
 }
 
@@ -113,14 +149,22 @@ void linear(const LinearArguments& arguments, const Parallel& parallel, void* wo
   task.row_bytes = prepared_row_bytes(a.format, a.in_features);
   task.tiles = {a.rows, divide_up(a.rows, variant.max_tile_rows[static_cast<int>(a.format)])};
 
+  const auto format = static_cast<int>(a.format);
   const bool ready = a.rows == 1 && a.gamma == nullptr && !is_quantized(a.format);
   auto* prepared = static_cast<uint8_t*>(workspace);
-  if (!ready) {
-    auto* scratch = reinterpret_cast<float*>(prepared + prepared_bytes(a.format, a.rows, a.in_features));
-    prepare_rows(variant, task, prepared, scratch, parallel);
-  }
+  auto* scratch = reinterpret_cast<float*>(prepared + prepared_bytes(a.format, a.rows, a.in_features));
   task.rows = ready ? reinterpret_cast<const uint8_t*>(a.x) : prepared;
-  multiply(variant, task, parallel);
+  const Parts parts = split(task, ready, parallel);
+  run_phases(
+      parts, parallel,
+      [&](int64_t index) noexcept {
+        float* own = scratch + index * scratch_stride(a.in_features);
+        variant.prepare_rows[format](task, part(a.rows, index, parts.rows), own, prepared);
+      },
+      [&](int64_t index) noexcept {
+        variant.multiply[format](task, part(task.tiles.count, index / parts.panels, parts.tiles),
+                                 part(task.panels, index % parts.panels, parts.panels));
+      });
 }
 
 }  // namespace gpt2fast

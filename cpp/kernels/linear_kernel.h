@@ -108,7 +108,7 @@ void multiply_tiles(const LinearTask& task, Range tiles, Range panels) {
 // A panel meets all rows of a group before the next, so a group's rows should stay in the second-level cache.
 template <typename Tile>
 void multiply(const LinearTask& task, Range tiles, Range panels) {
-  constexpr int64_t kGroupBytes = 384 * 1024;
+  constexpr int64_t kGroupBytes = 512 * 1024;
   const int64_t fitting = kGroupBytes / (task.tiles.max_height() * task.row_bytes);
   const int64_t group = fitting > 1 ? fitting : 1;
   for (int64_t begin = tiles.begin; begin < tiles.end; begin += group) {
