@@ -17,10 +17,10 @@ namespace gpt2fast {
 //   bf16  uint16 w[K][16], rounded to nearest even
 //   int8  float column_scale[16]
 //         per block: uint8 u[16][16][4]: row 64 block + 4 i + j of column c at [i][c][j]
-//         v = column_scale * (u - 128), u in [1, 255], where v is w with the rows r, r + 16, r + 32 and r + 48
-//         of each block mixed: v = H w / 2, H being the Hadamard matrix of order 4. linear() mixes its input
-//         in the same way, which leaves products as they are, since H H = 4. An input that is much larger
-//         than its neighbours then costs them less of their precision.
+//         v = column_scale * (u - 128), u in [1, 255], where v is w with the rows r, r + 16, r + 32 and r +
+//         48 of each block mixed: v = H w / 2, H being the Hadamard matrix of order 4. linear() mixes its
+//         input in the same way, which leaves products as they are, since H H = 4. An input that is much
+//         larger than its neighbours then costs them less of their precision.
 //   int4  float column_scale[16]
 //         per block: uint8 scale[2][16], uint8 zero[2][16], the halves being rows 0..31 and 32..63 of the
 //         block
