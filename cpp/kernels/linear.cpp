@@ -2,6 +2,7 @@
 #include "kernels/linear.h"
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <thread>
@@ -44,9 +45,15 @@ Range part(int64_t count, int64_t index, int64_t parts) {
   return {count * index / parts, count * (index + 1) / parts};
 }
 
-int64_t row_tasks(int64_t rows, int64_t in_features, const Parallel& parallel) {
-  if (rows * in_features <= kSerialRowElements) return 1;
-  return std::min({rows, int64_t{2} * parallel.threads(), kMaxRowTasks});
+// Rows of a tile share cache lines, so that one thread prepares them all.
+int64_t row_tasks(const LinearTask& task) {
+  if (task.arguments.rows * task.arguments.in_features <= kSerialRowElements) return 1;
+  return std::min(task.tiles.count, kMaxRowTasks);
+}
+
+Range row_part(const RowTiles& tiles, int64_t index, int64_t parts) {
+  const Range range = part(tiles.count, index, parts);
+  return {tiles.begin(range.begin), tiles.begin(range.end)};
 }
 
 // The parts that a call's work is cut into: first all rows are prepared, then their products are computed.
@@ -64,7 +71,7 @@ Parts split(const LinearTask& task, bool ready, const Parallel& parallel) {
   int64_t tasks = products <= kSerialProducts ? 1 : parallel.threads();
   if (tasks > 1 && products >= kLargeProducts) tasks *= kTasksPerThread;
   Parts parts = {};
-  parts.rows = ready ? 0 : row_tasks(a.rows, a.in_features, parallel);
+  parts.rows = ready ? 0 : row_tasks(task);
   parts.panels = std::min(tasks, task.panels);
   parts.tiles = std::min(divide_up(tasks, parts.panels), task.tiles.count);
   return parts;
@@ -86,6 +93,29 @@ class Counter {
   alignas(64) std::atomic<int64_t> value_ = 0;
 };
 
+// Products in shards, one a thread: each thread goes through its own, whose weights lie together, then helps
+// with the others.
+class Shards {
+ public:
+  Shards(int64_t products, int64_t threads) : products_(products), count_(std::min(threads, kMaxShards)) {}
+
+  template <typename Multiply>
+  void run(int64_t first, const Multiply& multiply) {
+    for (int64_t i = 0; i < count_; ++i) {
+      const int64_t shard = (first + i) % count_;
+      const Range range = part(products_, shard, count_);
+      Counter& taken = taken_[static_cast<size_t>(shard)];
+      for (int64_t k = range.begin + taken.next(); k < range.end; k = range.begin + taken.next()) multiply(k);
+    }
+  }
+
+ private:
+  static constexpr int64_t kMaxShards = 16;
+  int64_t products_;
+  int64_t count_;
+  std::array<Counter, kMaxShards> taken_;
+};
+
 // Handing work to a pool's threads costs microseconds, so it is done once for both phases: a thread that
 // finds no more rows to prepare waits for those that others have begun, then goes on with products.
 template <typename Prepare, typename Multiply>
@@ -96,14 +126,15 @@ void run_phases(const Parts& parts, const Parallel& parallel, const Prepare& pre
     parallel.run(parts.products(), multiply);
     return;
   }
-  Counter rows, prepared, products;
-  parallel.run(parallel.threads(), [&](int64_t) noexcept {
+  Counter rows, prepared;
+  Shards products(parts.products(), parallel.threads());
+  parallel.run(parallel.threads(), [&](int64_t thread) noexcept {
     for (int64_t i = rows.next(); i < parts.rows; i = rows.next()) {
       prepare(i);
       prepared.add_done();
     }
     prepared.wait_for(parts.rows);
-    for (int64_t i = products.next(); i < parts.products(); i = products.next()) multiply(i);
+    products.run(thread, multiply);
   });
 }
 
@@ -159,7 +190,7 @@ void linear(const LinearArguments& arguments, const Parallel& parallel, void* wo
       parts, parallel,
       [&](int64_t index) noexcept {
         float* own = scratch + index * scratch_stride(a.in_features);
-        variant.prepare_rows[format](task, part(a.rows, index, parts.rows), own, prepared);
+        variant.prepare_rows[format](task, row_part(task.tiles, index, parts.rows), own, prepared);
       },
       [&](int64_t index) noexcept {
         variant.multiply[format](task, part(task.tiles.count, index / parts.panels, parts.tiles),
