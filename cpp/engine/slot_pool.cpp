@@ -41,6 +41,7 @@ SlotPool::Grant SlotPool::grant_locked(std::span<const int32_t> prompt, bool use
     }
   }
   if (oldest == nullptr) return {};
+  if (oldest->tokens.empty() && warm_ != nullptr && is_empty(*warm_)) oldest = warm_;
 
   // The last prompt token is computed in any case: its logits are wanted.
   best_length = std::min(best_length, static_cast<int64_t>(prompt.size()) - 1);
@@ -128,12 +129,14 @@ void SlotPool::keep_within_budget_locked() {
     }
     if (oldest == nullptr) return;
     forget_locked(*oldest);
-    cache_.discard(oldest - slots_.data());
+    if (warm_ != nullptr && warm_ != oldest && is_empty(*warm_)) cache_.discard(warm_ - slots_.data());
+    warm_ = oldest;
   }
 }
 
 void SlotPool::clear_idle() {
   const std::lock_guard lock(mutex_);
+  warm_ = nullptr;
   for (Slot& slot : slots_) {
     if (slot.in_use) continue;
     forget_locked(slot);

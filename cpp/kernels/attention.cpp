@@ -26,11 +26,24 @@ size_t scratch_bytes(const AttentionArguments& arguments, const AttentionKernel&
   return static_cast<size_t>((kernel.scratch_bytes(rows, arguments.shape.padded_head_dim()) + 63) / 64 * 64);
 }
 
+bool some_unwanted(const AttentionArguments& arguments) {
+  if (arguments.wanted_begins == nullptr) return false;
+  for (int64_t s = 0; s < arguments.sequences; ++s) {
+    if (arguments.wanted_begins[s] > arguments.sequence_starts[s] ||
+        arguments.wanted_ends[s] < arguments.sequence_starts[s + 1]) {
+      return true;
+    }
+  }
+  return false;
+}
+
 // The step's work as a list of units in a fixed order: sequences, then tiles of queries, then heads.
 // All heads of a tile cost the same, so a range of units is found without visiting each.
 class UnitList {
  public:
-  explicit UnitList(const AttentionArguments& arguments) : arguments_(arguments) {
+  // Of all tokens, or of those that are wanted.
+  UnitList(const AttentionArguments& arguments, bool wanted_only)
+      : arguments_(arguments), wanted_only_(wanted_only) {
     for_each_tile(
         [this](int64_t, int64_t, int64_t, int64_t cost) { total_ += cost * arguments_.shape.heads; });
   }
@@ -57,9 +70,12 @@ class UnitList {
   template <typename Visit>
   void for_each_tile(const Visit& visit) const {
     for (int64_t s = 0; s < arguments_.sequences; ++s) {
-      const int64_t tokens = arguments_.sequence_starts[s + 1] - arguments_.sequence_starts[s];
-      for (int64_t row = 0; row < tokens; row += kAttentionTileRows) {
-        const int64_t rows = std::min(tokens - row, kAttentionTileRows);
+      const int64_t start = arguments_.sequence_starts[s];
+      const int64_t begin = wanted_only_ ? arguments_.wanted_begins[s] - start : 0;
+      const int64_t end =
+          (wanted_only_ ? arguments_.wanted_ends[s] : arguments_.sequence_starts[s + 1]) - start;
+      for (int64_t row = begin; row < end; row += kAttentionTileRows) {
+        const int64_t rows = std::min(end - row, kAttentionTileRows);
         const int64_t seen = arguments_.cached_lengths[s] + row + (rows + 1) / 2;  // by a row, on average
         visit(s, row, rows, (rows + 2) * (seen + kLanes) * arguments_.shape.padded_head_dim() / kLanes);
       }
@@ -67,6 +83,7 @@ class UnitList {
   }
 
   const AttentionArguments& arguments_;
+  bool wanted_only_;
   int64_t total_ = 0;
 };
 
@@ -129,15 +146,10 @@ size_t attention_workspace_bytes(const AttentionArguments& arguments, int thread
 void cached_attention(const AttentionArguments& arguments, const Parallel& parallel, void* workspace,
                       Isa isa) {
   const AttentionKernel kernel = attention_kernel(isa, arguments.shape.format);
-  const UnitList units(arguments);
-  const int64_t tasks =
-      std::clamp<int64_t>(units.total_cost() / kTaskCost, 1, kTasksPerThread * parallel.threads());
   const size_t scratch = scratch_bytes(arguments, kernel);
-  // A tile reads what earlier tiles of its sequence append; with one tile each, a unit appends what it alone
-  // reads.
-  const bool append_first = longest_sequence(arguments) > kAttentionTileRows;
-
-  const auto run_units = [&](bool append, bool attend) {
+  const auto run_units = [&](const UnitList& units, bool append, bool attend) {
+    const int64_t tasks =
+        std::clamp<int64_t>(units.total_cost() / kTaskCost, 1, kTasksPerThread * parallel.threads());
     parallel.run(tasks, [&, append, attend](int64_t task) noexcept {
       char* task_scratch = static_cast<char*>(workspace) + static_cast<size_t>(task) * scratch;
       units.visit_share(task, tasks, [&](int64_t sequence, int64_t head, int64_t first_row, int64_t rows) {
@@ -147,8 +159,15 @@ void cached_attention(const AttentionArguments& arguments, const Parallel& paral
       });
     });
   };
-  if (append_first) run_units(true, false);
-  run_units(!append_first, true);
+  // A tile reads what earlier tiles of its sequence append; with one tile each, a unit appends what it alone
+  // reads.
+  const bool wanted_only = some_unwanted(arguments);
+  const bool append_first = wanted_only || longest_sequence(arguments) > kAttentionTileRows;
+  const UnitList all(arguments, false);
+  if (append_first) run_units(all, true, false);
+  if (!wanted_only) return run_units(all, !append_first, true);
+  const UnitList wanted(arguments, true);
+  if (wanted.total_cost() > 0) run_units(wanted, false, true);
 }
 
 }  // namespace gpt2fast

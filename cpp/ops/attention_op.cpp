@@ -2,6 +2,7 @@
 // run.
 #include "ops/attention_op.h"
 
+#include <algorithm>
 #include <array>
 #include <string>
 
@@ -12,7 +13,7 @@ namespace gpt2fast {
 
 namespace {
 
-enum InputIndex : size_t { kQkv, kSequenceStarts, kSlots, kCachedLengths, kKvCache };
+enum InputIndex : size_t { kQkv, kSequenceStarts, kSlots, kCachedLengths, kKvCache, kHiddenRows };
 
 constexpr int64_t kMaxHeads = 1 << 12;
 constexpr int64_t kMaxHeadDim = 1 << 12;
@@ -24,11 +25,8 @@ constexpr int64_t kMaxHeadDim = 1 << 12;
 }  // namespace
 
 std::vector<InputSpec> AttentionOp::inputs() {
-  return {{ElementType::kFloat32},
-          {ElementType::kInt32},
-          {ElementType::kInt32},
-          {ElementType::kInt32},
-          {ElementType::kUInt8}};
+  return {{ElementType::kFloat32}, {ElementType::kInt32}, {ElementType::kInt32},
+          {ElementType::kInt32},   {ElementType::kUInt8}, {ElementType::kInt32, true}};
 }
 
 AttentionOp::AttentionOp(const NodeInfo& node, StepContext& context)
@@ -38,6 +36,7 @@ AttentionOp::AttentionOp(const NodeInfo& node, StepContext& context)
              .positions = node.integer("positions", 1, kMaxWidth)},
       scale_(node.number("scale")) {
   // A weight is no memory to write to.
+  has_hidden_rows_ = node.has_input(kHiddenRows);
   if (node.is_constant(kKvCache)) throw ModelError("kv_cache must be an input, not a constant of the model");
 }
 
@@ -77,7 +76,28 @@ AttentionArguments AttentionOp::read_arguments(const NodeContext& node, int64_t&
   arguments.cached_lengths = lengths.as<int32_t>();
   arguments.cache = cache.data;
   check_batch(arguments, tokens, cache_slots);
+  if (has_hidden_rows_) find_wanted(arguments, integers(kHiddenRows, "hidden_rows"));
   return arguments;
+}
+
+void AttentionOp::find_wanted(AttentionArguments& arguments, const Input& hidden_rows) {
+  const int32_t* starts = arguments.sequence_starts;
+  const int32_t* end = starts + arguments.sequences + 1;
+  wanted_begins_.assign(starts, end - 1);
+  wanted_ends_.assign(starts, end - 1);
+  for (int64_t i = 0; i < hidden_rows.elements; ++i) {
+    const int32_t row = hidden_rows.as<int32_t>()[i];
+    if (row < 0 || row >= end[-1]) {
+      throw ModelError("hidden_rows must be in [0, " + std::to_string(end[-1]) + "), got " +
+                       std::to_string(row));
+    }
+    const auto sequence = static_cast<size_t>(std::upper_bound(starts, end, row) - starts - 1);
+    const bool first = wanted_ends_[sequence] == starts[sequence];
+    wanted_begins_[sequence] = first ? row : std::min(wanted_begins_[sequence], row);
+    wanted_ends_[sequence] = std::max(wanted_ends_[sequence], row + 1);
+  }
+  arguments.wanted_begins = wanted_begins_.data();
+  arguments.wanted_ends = wanted_ends_.data();
 }
 
 void AttentionOp::check_batch(const AttentionArguments& arguments, int64_t tokens, int64_t cache_slots) {

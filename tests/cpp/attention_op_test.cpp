@@ -1,5 +1,6 @@
 // CachedAttention gives what its kernel gives, writes the cache in place, and refuses batches outside the
 // cache.
+#include <algorithm>
 #include <functional>
 #include <stdexcept>
 #include <vector>
@@ -25,7 +26,9 @@ Model attention_model() {
       .input("slots", kInt, {Model::kAny})
       .input("cached_lengths", kInt, {Model::kAny})
       .input("kv_cache", kBytes, std::vector<int64_t>(5, Model::kAny))
-      .node(Node("CachedAttention", {"qkv", "sequence_starts", "slots", "cached_lengths", "kv_cache"}, "y")
+      .input("hidden_rows", kInt, {Model::kAny})
+      .node(Node("CachedAttention",
+                 {"qkv", "sequence_starts", "slots", "cached_lengths", "kv_cache", "hidden_rows"}, "y")
                 .set("heads", kShape.heads)
                 .set("head_dim", kShape.head_dim)
                 .set("positions", kShape.positions)
@@ -37,6 +40,7 @@ struct Batch {
   std::vector<int32_t> starts = {0, 2, 3};
   std::vector<int32_t> slots = {3, 1};
   std::vector<int32_t> cached_lengths = {0, 4};
+  std::vector<int32_t> hidden_rows = {2, 0, 1};
   int64_t tokens = 3;
   std::vector<int64_t> cache_shape = {kCacheSlots, 2, kShape.heads, kShape.padded_positions(),
                                       kShape.position_bytes()};
@@ -58,6 +62,7 @@ class AttentionRun {
     bind("sequence_starts", batch_.starts);
     bind("slots", batch_.slots);
     bind("cached_lengths", batch_.cached_lengths);
+    bind("hidden_rows", batch_.hidden_rows);
     model_.input("kv_cache", cache_, kBytes, batch.cache_shape);
     model_.output("y", y_, {batch.tokens, kWidth});
   }
@@ -99,6 +104,22 @@ ORT_TEST(attention_equals_its_kernel_and_writes_in_place) {
   CHECK(cache != before);
 }
 
+ORT_TEST(attention_computes_the_hidden_rows) {
+  const auto rows = [](std::vector<int32_t> hidden_rows) {
+    Batch batch;
+    batch.hidden_rows = std::move(hidden_rows);
+    AttentionRun run(batch);
+    run.model().run();
+    return run.y();
+  };
+  const std::vector<float> all = rows({0, 1, 2});
+  const std::vector<float> some = rows({2, 1});
+  CHECK(std::equal(all.begin() + kWidth, all.end(), some.begin() + kWidth));
+  CHECK(std::all_of(some.begin(), some.begin() + kWidth, [](float value) { return value == 0; }));
+  const std::vector<float> none = rows({});
+  CHECK(std::all_of(none.begin(), none.end(), [](float value) { return value == 0; }));
+}
+
 ORT_TEST(attention_refuses_batches_outside_the_cache) {
   const auto message = [](const std::function<void(Batch&)>& change) {
     Batch batch;
@@ -122,13 +143,14 @@ ORT_TEST(attention_refuses_batches_outside_the_cache) {
   CHECK(contains(message([](Batch& b) { b.starts.pop_back(); }), "sequence_starts must have 3 elements"));
   CHECK(contains(message([](Batch& b) { b.cached_lengths.pop_back(); }),
                  "cached_lengths must have 2 elements"));
+  CHECK(contains(message([](Batch& b) { b.hidden_rows[1] = 3; }), "hidden_rows must be in [0, 3), got 3"));
+  CHECK(contains(message([](Batch& b) { b.hidden_rows[0] = -1; }), "hidden_rows must be in [0, 3), got -1"));
   CHECK(contains(message([](Batch& b) { b.cache_shape[3] = 31; }), "kv_cache must be rows of"));
   CHECK(contains(message([](Batch& b) { b.cache_shape = {3, 1, 1, 32, 16}; }), "kv_cache must be rows of"));
 }
 
 ORT_TEST(attention_refuses_a_constant_cache) {
-  const std::vector<int64_t> shape = {1, 2, kShape.heads, kShape.padded_positions(),
-                                      kShape.position_bytes()};
+  const std::vector<int64_t> shape = {1, 2, kShape.heads, kShape.padded_positions(), kShape.position_bytes()};
   const std::vector<uint8_t> cache(static_cast<size_t>(element_count(shape)));
   const Model model = Model()
                           .input("qkv", kFloat, {Model::kAny, 3 * kWidth})

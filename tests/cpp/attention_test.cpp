@@ -25,6 +25,8 @@ struct Part {
   const std::vector<float>* qkv;  // [tokens, 3 * width]
   int64_t first;
   int64_t count;
+  int64_t unwanted_before = 0;  // of the rows
+  int64_t unwanted_behind = 0;
 };
 
 struct Machine {
@@ -45,11 +47,13 @@ class Cache {
   std::vector<float> step(const std::vector<Part>& parts, const Machine& machine) {
     const int64_t width = shape_.heads * shape_.head_dim;
     std::vector<float> qkv;
-    std::vector<int32_t> starts = {0}, slots, lengths;
+    std::vector<int32_t> starts = {0}, slots, lengths, begins, ends;
     for (const Part& part : parts) {
       const auto begin = part.qkv->begin() + part.first * 3 * width;
       qkv.insert(qkv.end(), begin, begin + part.count * 3 * width);
+      begins.push_back(starts.back() + static_cast<int32_t>(part.unwanted_before));
       starts.push_back(starts.back() + static_cast<int32_t>(part.count));
+      ends.push_back(starts.back() - static_cast<int32_t>(part.unwanted_behind));
       slots.push_back(part.slot);
       lengths.push_back(static_cast<int32_t>(part.first));
     }
@@ -62,6 +66,8 @@ class Cache {
     arguments.sequence_starts = starts.data();
     arguments.slots = slots.data();
     arguments.cached_lengths = lengths.data();
+    arguments.wanted_begins = begins.data();
+    arguments.wanted_ends = ends.data();
     arguments.cache = bytes_.data();
     arguments.y = y.data();
     const AlignedBytes workspace(attention_workspace_bytes(arguments, machine.threads));
@@ -422,6 +428,32 @@ TEST(int8_scales_far_apart) {
     for (size_t d = 0; d < 32; ++d) {
       CHECK_NEAR(portable[static_cast<size_t>(token) * 32 + d], expected[d],
                  tolerance(shape, token < 4 ? 6.0 : 6e30));
+    }
+  }
+}
+
+TEST(unwanted_tokens_leave_keys_and_values_alone) {
+  for (CacheFormat format : {kFloat32, kInt8}) {
+    const CacheShape shape = make_shape(3, 32, 260, format);
+    const int64_t width = shape.heads * shape.head_dim;
+    const std::vector<float> a = random_qkv(shape, 250, 16), b = random_qkv(shape, 20, 17);
+    for (Isa isa : available_isas()) {
+      for (int threads : {1, 3}) {
+        const Machine machine = {isa, threads};
+        Cache whole(shape, 2, 0xff), some(shape, 2, 0xff);
+        const std::vector<float> expected = whole.step({{0, &a, 0, 240}, {1, &b, 0, 20}}, machine);
+        const std::vector<float> y = some.step({{0, &a, 0, 240, 130, 7}, {1, &b, 0, 20, 20, 0}}, machine);
+        for (int64_t token = 0; token < 260; ++token) {
+          const bool wanted = token >= 130 && token < 233;
+          for (int64_t i = token * width; i < (token + 1) * width; ++i) {
+            const size_t index = static_cast<size_t>(i);
+            CHECK(wanted ? same_float(y[index], expected[index]) : std::isnan(y[index]));
+          }
+        }
+        CHECK_EQ(
+            count_different(whole.step({{0, &a, 240, 10}}, machine), some.step({{0, &a, 240, 10}}, machine)),
+            0);
+      }
     }
   }
 }

@@ -63,7 +63,9 @@ void add_layer(Model& model, int64_t layer, const std::string& x, const std::str
   model.node(linear({x, packed(model, p + "qkv", kWidth, 3 * kWidth, seed + 3),
                      vector(model, p + "qkv_bias", 3 * kWidth, seed + 4), gamma, beta},
                     p + "q", kWidth, 3 * kWidth));
-  model.node(Node("CachedAttention", {p + "q", "sequence_starts", "slots", "cached_lengths", cache}, p + "a")
+  std::vector<std::string> attended = {p + "q", "sequence_starts", "slots", "cached_lengths", cache};
+  if (layer == kLayers - 1) attended.push_back("hidden_rows");
+  model.node(Node("CachedAttention", attended, p + "a")
                  .set("heads", kHeads)
                  .set("head_dim", kHeadDim)
                  .set("positions", kPositions)

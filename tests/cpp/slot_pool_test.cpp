@@ -1,6 +1,7 @@
 // Slots: who gets which, and what is reused of earlier sequences.
 #include "engine/slot_pool.h"
 
+#include <algorithm>
 #include <atomic>
 #include <thread>
 #include <vector>
@@ -15,7 +16,8 @@ namespace {
 constexpr int64_t kPositions = 64;
 
 KvCache small_cache(int64_t slots) {
-  return KvCache({.heads = 2, .head_dim = 3, .positions = kPositions, .format = CacheFormat::kFloat32}, 2, slots);
+  return KvCache({.heads = 2, .head_dim = 3, .positions = kPositions, .format = CacheFormat::kFloat32}, 2,
+                 slots);
 }
 
 // Fills a slot with values that tell slot, layer and position apart, as a step would.
@@ -124,6 +126,35 @@ TEST(the_budget_forgets_the_least_recently_used) {
   pool.release(slot_b, b);
   CHECK_EQ(pool.try_acquire(b, true).cached_length, 9);
   CHECK_EQ(pool.try_acquire(a, true).cached_length, 0);
+}
+
+// Whether a slot's memory still holds what was written there: memory that was given back reads as zeros.
+bool holds_something(const KvCache& cache, int64_t slot) {
+  const char* bytes = static_cast<const char*>(cache.layer(0)) + slot * cache.shape().slot_bytes();
+  return std::any_of(bytes, bytes + cache.shape().slot_bytes(), [](char byte) { return byte != 0; });
+}
+
+TEST(one_empty_slot_keeps_its_memory) {
+  KvCache cache({.heads = 2, .head_dim = 64, .positions = 64, .format = CacheFormat::kFloat32}, 1, 3);
+  SlotPool pool(cache, 0);
+  const auto prompt = range(0, 64);
+  const std::vector<float> ones(2 * 64 * 64, 1.0f);
+  const auto used = [&](int64_t slot) {
+    cache.write(0, slot, 0, 64, ones.data(), ones.data());
+    pool.release(slot, prompt);
+  };
+  const int64_t first = pool.try_acquire(prompt, true).slot;
+  const int64_t second = pool.try_acquire(prompt, true).slot;
+  used(first);
+  CHECK(holds_something(cache, first));
+  used(second);
+  CHECK(!holds_something(cache, first));
+  CHECK(holds_something(cache, second));
+  CHECK_EQ(pool.try_acquire(prompt, true).slot, second);  // rather than one without memory
+  used(second);
+  CHECK(holds_something(cache, second));
+  pool.clear_idle();
+  CHECK(!holds_something(cache, second));
 }
 
 TEST(clearing_forgets_everything_idle) {

@@ -5,8 +5,8 @@ Inputs, with T tokens, S sequences, H wanted hidden states and R wanted logits: 
 (indices of tokens), ``logits_rows`` [R] (indices into ``hidden_rows``), all int32, and ``kv_cache.{i}``
 [slots, 2, heads, positions, position_bytes] uint8 per layer, positions padded to a multiple of 16: how keys
 and values are kept is chosen when the model is loaded. Outputs: ``logits`` [R, vocab_size] and ``hidden``
-[H, n_embd], float32. Behind the last layer's attention tokens no longer meet: from there on only those of
-``hidden_rows`` are computed.
+[H, n_embd], float32. Where the last layer's attention begins, tokens have given the others their keys and values:
+from there on only those of ``hidden_rows`` are computed.
 """
 
 from __future__ import annotations
@@ -161,9 +161,11 @@ def _layer_nodes(config: ModelConfig, stored: Mapping[str, PackedTensor], layer:
         )
 
     x, qkv, attended, middle, inner = f"x.{layer}", *(f"{prefix}.{part}" for part in ("qkv", "a", "x", "f"))
+    last = layer == config.n_layer - 1
+    wanted = ["hidden_rows"] if last else []
     attention = helper.make_node(
         "CachedAttention",
-        [qkv, "sequence_starts", "slots", "cached_lengths", f"kv_cache.{layer}"],
+        [qkv, "sequence_starts", "slots", "cached_lengths", f"kv_cache.{layer}", *wanted],
         [attended],
         name=f"{prefix}.attn",
         domain=DOMAIN,
@@ -174,7 +176,7 @@ def _layer_nodes(config: ModelConfig, stored: Mapping[str, PackedTensor], layer:
     )
     activation = _ACTIVATIONS[config.activation_function]
     nodes = [linear("attn.c_attn", x, qkv, norm="ln_1"), attention]
-    if layer == config.n_layer - 1:
+    if last:
         nodes += [_gather(name, "hidden_rows", f"{name}.rows") for name in (attended, x)]
         attended, x = f"{attended}.rows", f"{x}.rows"
     return [
