@@ -213,33 +213,58 @@ static inline void update_int8_maximum(const Int8TileState& state, int64_t row, 
   state.block_factors[row] = block_maximum - maximum;
 }
 
-// Turns a row's scores into weights of the values, and adds them to the row's sums. `largest`: the largest
-// scale of the values that the row sees.
-template <typename Ops>
+// How weights of values with scales up to `largest` are rounded. Smaller scales count as zero.
+struct WeightRounding {
+  explicit WeightRounding(float largest) {
+    constexpr float kSmallest = 0x1p-101f;
+    factor = largest >= kSmallest ? kLargestWeight / largest : 0.0f;
+    unit = largest >= kSmallest ? largest / kLargestWeight : 0.0f;
+  }
+  float factor;
+  float unit;
+};
+
+// Turns a row's scores into weights of the values, and adds them to the row's sums. `whole`: the row sees all
+// of the block's positions.
+template <typename Ops, bool whole>
 static inline void update_int8_weights(const Int8TileState& state, int64_t row, int64_t visible,
-                                       const Int8Block& block, float largest) {
+                                       const Int8Block& block, const WeightRounding& rounding) {
   using V = Vec<typename Ops::Tag>;
   const float* scores = state.scores + row * kKeyBlock;
   int16_t* rounded = state.weights + row * kKeyBlock;
-  const bool scaled = visible > 0 && largest >= 0x1p-101f;  // else the values are zero
-  state.units[row] = scaled ? state.block_factors[row] * (largest / kLargestWeight) : 0.0f;
-  const V factor = V::set1(scaled ? kLargestWeight / largest : 0.0f);
-  const V maximum = V::set1(state.block_maxima[row]);
-  V weights[kKeyBlock / kLanes];
-  for (int64_t c = 0; c < kKeyBlock / kLanes; ++c) {
-    weights[c] = V::zero();
-    V scaled_weights = V::zero();
-    if (c * kLanes < visible) {
-      weights[c] = exp2_nonpositive(V::load(scores + c * kLanes) - maximum);
-      const V scales = V::load(reinterpret_cast<const float*>(block.values + c * block.part_bytes));
-      scaled_weights = select_first(visible - c * kLanes, (weights[c] * scales) * factor, V::zero());
-    }
-    Ops::store_int16(round_to_int(scaled_weights), rounded + c * kLanes);
+  const V factor = V::set1(rounding.factor), maximum = V::set1(state.block_maxima[row]);
+  V weights[kKeyBlock / kLanes], scaled[kKeyBlock / kLanes];
+  GPT2FAST_UNROLL for (int c = 0; c < kKeyBlock / kLanes; ++c) {
+    weights[c] = scaled[c] = V::zero();
+    if (!whole && c * kLanes >= visible) continue;
+    weights[c] = exp2_nonpositive(V::load(scores + c * kLanes) - maximum);
+    const V scales = V::load(reinterpret_cast<const float*>(block.values + c * block.part_bytes));
+    scaled[c] = (weights[c] * scales) * factor;
+    if (!whole) scaled[c] = select_first(visible - c * kLanes, scaled[c], V::zero());
   }
+  GPT2FAST_UNROLL for (int c = 0; c < kKeyBlock / kLanes; ++c) {
+    Ops::round_to_int16(scaled[c], rounded + c * kLanes);
+  }
+  const float block_factor = visible > 0 ? state.block_factors[row] : 0.0f;
+  state.units[row] = block_factor * rounding.unit;
   float* sums = state.sums + row * kLanes;
   const V sum = (weights[0] + weights[1]) + (weights[2] + weights[3]);
   const V earlier = V::load(sums) * V::set1(state.corrections[row]);
-  fma(sum, V::set1(state.block_factors[row]), earlier).store(sums);
+  fma(sum, V::set1(block_factor), earlier).store(sums);
+}
+
+// The same for all rows from `first` on. Row 0 sees `visible` of the positions, each further row one more.
+template <typename Ops>
+static inline void update_all_weights(const Int8TileState& state, int64_t first, int64_t rows,
+                                      int64_t visible, const Int8Block& block) {
+  using Tag = typename Ops::Tag;
+  for (; first < rows && visible + first < kKeyBlock; ++first) {
+    const WeightRounding own(largest_scale<Tag>(block, visible + first));
+    update_int8_weights<Ops, false>(state, first, visible + first, block, own);
+  }
+  if (first == rows) return;
+  const WeightRounding shared(largest_scale<Tag>(block, kKeyBlock));
+  for (; first < rows; ++first) update_int8_weights<Ops, true>(state, first, kKeyBlock, block, shared);
 }
 
 // 64 positions from `position`, for all rows of the tile that see any of them.
@@ -273,11 +298,7 @@ static void attend_int8_block(const AttentionTile& tile, const Int8TileState& st
     }
   }
   if (few) prefetch_parts(block.values, block);
-  const float largest = visible >= kKeyBlock ? largest_scale<Tag>(block, kKeyBlock) : 0.0f;
-  for (int64_t r = first; r < tile.rows; ++r) {
-    update_int8_weights<Ops>(state, r, visible + r, block,
-                             visible >= kKeyBlock ? largest : largest_scale<Tag>(block, visible + r));
-  }
+  update_all_weights<Ops>(state, first, tile.rows, visible, block);
   for_groups([&](int64_t row, int64_t rows, int64_t seen) {
     for_register_tiles<Ops>(
         rows, tile.padded_head_dim / kLanes, [&]<int count, int vectors>(int64_t first_vector) {

@@ -42,7 +42,8 @@ struct Avx2CommonOps {
   struct Pairs {
     __m256i lo, hi;  // int16: 2 consecutive positions of 8 columns each
   };
-  static GPT2FAST_INLINE void store_int16(Vec<Tag> x, int16_t* p) {
+  // Rounds; what is beyond the ends becomes the ends, a NaN anything.
+  static GPT2FAST_INLINE void round_to_int16(Vec<Tag> x, int16_t* p) {
     const __m256i words = _mm256_packs_epi32(_mm256_cvtps_epi32(x.lo), _mm256_cvtps_epi32(x.hi));
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permute4x64_epi64(words, 0xd8));
   }

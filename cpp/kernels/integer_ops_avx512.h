@@ -49,7 +49,8 @@ struct Avx512Ops {
   struct Pairs {
     __m512i v;  // int16: 2 consecutive positions of 16 columns
   };
-  static GPT2FAST_INLINE void store_int16(Vec<Tag> x, int16_t* p) {
+  // Rounds; what is beyond the ends becomes the ends, a NaN anything.
+  static GPT2FAST_INLINE void round_to_int16(Vec<Tag> x, int16_t* p) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(x.v)));
   }
   static GPT2FAST_INLINE Pairs load_pairs(const int8_t* p) {

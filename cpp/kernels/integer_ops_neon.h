@@ -61,8 +61,9 @@ struct NeonOps {
   struct Pairs {
     int16x8_t v[4];  // 2 consecutive positions of 4 columns each
   };
-  static GPT2FAST_INLINE void store_int16(Vec<Tag> x, int16_t* p) {
-    const Sums words = map([&](int i) { return vcvtq_s32_f32(x.v[i]); });
+  // Rounds; what is beyond the ends becomes the ends, a NaN anything.
+  static GPT2FAST_INLINE void round_to_int16(Vec<Tag> x, int16_t* p) {
+    const Sums words = map([&](int i) { return vcvtnq_s32_f32(x.v[i]); });
     vst1q_s16(p, vcombine_s16(vqmovn_s32(words.v[0]), vqmovn_s32(words.v[1])));
     vst1q_s16(p + 8, vcombine_s16(vqmovn_s32(words.v[2]), vqmovn_s32(words.v[3])));
   }

@@ -47,7 +47,9 @@ struct PortableOps {
   struct Pairs {
     const int8_t* p;  // 2 consecutive positions of 16 columns: [16][2]
   };
-  static void store_int16(Vec<Tag> x, int16_t* p) {
+  // Rounds; what is beyond the ends becomes the ends, a NaN anything.
+  static void round_to_int16(Vec<Tag> x, int16_t* p) {
+    x = round_to_int(x);
     for (int c = 0; c < kLanes; ++c) {
       const float value = x.v[c] > -32768.0f ? x.v[c] : -32768.0f;  // of a NaN too
       p[c] = static_cast<int16_t>(value < 32767.0f ? value : 32767.0f);
