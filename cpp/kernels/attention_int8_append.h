@@ -68,15 +68,21 @@ static inline void store_int8_values(const AttentionTile& tile, int64_t position
   const int64_t width = tile.padded_head_dim, column = position % kLanes;
   char* block = tile.values + position / kLanes * int8_block_bytes(width);
   memcpy(block + 4 * column, scales, static_cast<size_t>(count) * sizeof(float));
-  int8_t* pair = reinterpret_cast<int8_t*>(block) + kBlockScaleBytes + column / 2 * 2 * width;
-  if (count == 1) {
-    for (int64_t d = 0; d < width; ++d) pair[2 * d + column % 2] = values[d];
+  uint16_t* pairs = reinterpret_cast<uint16_t*>(block + kBlockScaleBytes + column / 2 * 2 * width);
+  const auto byte = [values](int64_t i) { return static_cast<uint16_t>(static_cast<uint8_t>(values[i])); };
+  if (count == 2) {
+    for (int64_t d = 0; d < width; ++d) pairs[d] = static_cast<uint16_t>(byte(d) | byte(width + d) << 8);
+  } else if (column % 2 == 0) {
+    for (int64_t d = 0; d < width; ++d) pairs[d] = static_cast<uint16_t>((pairs[d] & 0xff00) | byte(d));
   } else {
-    for (int64_t d = 0; d < width; ++d) {
-      pair[2 * d] = values[d];
-      pair[2 * d + 1] = values[width + d];
-    }
+    for (int64_t d = 0; d < width; ++d) pairs[d] = static_cast<uint16_t>((pairs[d] & 0x00ff) | byte(d) << 8);
   }
+}
+
+// Of queries, keys or values.
+static inline void prefetch_row_ahead(const AttentionTile& tile, const float* row_start, int64_t row) {
+  if (row + kRowsAhead >= tile.rows) return;
+  for (int64_t d = 0; d < tile.head_dim; d += kLanes) prefetch(row_start + kRowsAhead * tile.qkv_stride + d);
 }
 
 // What is not finite in a key or a value shows in the scores of all that see the position.
@@ -92,10 +98,8 @@ static void append_int8(const AttentionTile& tile) {
     for (int64_t i = 0; i < count; ++i) {
       const float* new_key = tile.new_keys + (row + i) * tile.qkv_stride;
       const float* new_value = tile.new_values + (row + i) * tile.qkv_stride;
-      for (int64_t d = 0; d < tile.head_dim; d += kLanes) {
-        prefetch(new_key + kRowsAhead * tile.qkv_stride + d);
-        prefetch(new_value + kRowsAhead * tile.qkv_stride + d);
-      }
+      prefetch_row_ahead(tile, new_key, row + i);
+      prefetch_row_ahead(tile, new_value, row + i);
       float scale = round_vector<Ops>(new_key, tile.head_dim, width, key).scale;
       value_scales[i] = round_vector<Ops>(new_value, tile.head_dim, width, values + i * width).scale;
       const float sum = scale + value_scales[i];

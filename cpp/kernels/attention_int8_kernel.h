@@ -59,10 +59,8 @@ static Int8TileState start_int8_tile(const AttentionTile& tile) {
   const float scale = tile.scale * 0x1.715476p+0f;  // log2(e)
   for (int64_t r = 0; r < rows; ++r) {
     const float* query = tile.queries + r * tile.qkv_stride;
-    for (int64_t d = 0; d < width; d += kLanes) {
-      prefetch(query + kRowsAhead * tile.qkv_stride + d);
-      V::zero().store(state.outputs + r * width + d);
-    }
+    prefetch_row_ahead(tile, query, r);
+    for (int64_t d = 0; d < width; d += kLanes) V::zero().store(state.outputs + r * width + d);
     const RoundedVector rounded = round_vector<Ops>(query, tile.head_dim, width, state.queries + r * width);
     state.query_scales[r] = rounded.scale * scale;
     state.query_corrections[r] = -128 * rounded.sum;
