@@ -73,7 +73,9 @@ static inline void store_int8_values(const AttentionTile& tile, int64_t position
   if (count == 2) {
     for (int64_t d = 0; d < width; ++d) pairs[d] = static_cast<uint16_t>(byte(d) | byte(width + d) << 8);
   } else if (column % 2 == 0) {
-    for (int64_t d = 0; d < width; ++d) pairs[d] = static_cast<uint16_t>((pairs[d] & 0xff00) | byte(d));
+    // Whatever the next position held counts no more; a page that is written first is faster to have than one
+    // that is read first.
+    for (int64_t d = 0; d < width; ++d) pairs[d] = byte(d);
   } else {
     for (int64_t d = 0; d < width; ++d) pairs[d] = static_cast<uint16_t>((pairs[d] & 0x00ff) | byte(d) << 8);
   }
