@@ -19,7 +19,7 @@ import numpy as np
 from benchmarks import plots, report
 from benchmarks.checkpoints import EMBEDDED, checkpoint_directory
 from benchmarks.comparison import Comparison, Log, Results, measure_starts
-from benchmarks.limits import best_limits, build_probe, measure_limits
+from benchmarks.limits import Limits, build_probe, measure_limits, median_limits
 from benchmarks.runners import NAMES
 from benchmarks.systems import OURS, System, all_systems, convert_all, installed_versions
 from benchmarks.targets import Model, all_targets
@@ -115,19 +115,24 @@ def _measure(
     log: Log,
     results: Results,
 ) -> None:
-    """Fill in the results; the machine's limits are the better of two moments, before and after the rest."""
+    """Fill in the results; the machine's limits are measured in each round of cases."""
     sizes = sorted(set(model.streamed_bytes.values()))
     threads = max(system.threads for system in directories)
     probe = build_probe(work)
-    before = measure_limits(probe, threads, sizes) if probe else None
+    moments: list[Limits] = []
+
+    def measure_machine() -> None:
+        if probe:
+            moments.append(measure_limits(probe, threads, sizes))
+
     with Comparison(directories, model.vocab_size, work, results, log) as comparison:
         comparison.run_drafts(model.n_positions // 8, repeats)
-        comparison.run_cases(cases, repeats)
+        comparison.run_cases(cases, repeats, measure_machine)
     long_text = Case("long", 1, model.n_positions - 34, 8)
     [prompt] = fresh_prompts(np.random.default_rng(), long_text, model.vocab_size)
     measure_starts(directories, prompt, repeats, work, results, log)
-    if probe and before:
-        results.limits = best_limits(before, measure_limits(probe, threads, sizes))
+    if moments:
+        results.limits = median_limits(moments)
 
 
 if __name__ == "__main__":

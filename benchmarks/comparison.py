@@ -80,19 +80,28 @@ class Comparison:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def run_cases(self, cases: Sequence[Case], repeats: int) -> None:
-        """Each system in turn runs each case, once to warm up, then so often; several texts half as often."""
-        for case in cases:
-            counted = repeats if case.texts == 1 else max(2, repeats // 2)
-            for repeat in range(counted + 1):
-                self._log(f"{case.name}: {_turn(repeat, counted)}")
-                for system, worker in list(self._workers.items()):
-                    if case.texts > system.max_texts:
-                        continue
-                    with self._giving_up(system):
-                        measured = self._run_case(worker, case)
-                        if repeat > 0:
-                            self._results.timings[system.name].setdefault(case.name, []).append(measured)
+    def run_cases(self, cases: Sequence[Case], repeats: int, each_round: Callable[[], None]) -> None:
+        """Each round runs every case on each system in turn; the first round warms up.
+
+        So a slow minute of the machine falls on all systems and all cases alike. Several texts are run in half
+        of the rounds.
+        """
+        for repeat in range(repeats + 1):
+            each_round()
+            for case in cases:
+                if case.texts > 1 and repeat > max(2, repeats // 2):
+                    continue
+                self._log(f"{case.name}: {_turn(repeat, repeats)}")
+                self._run_on_all(case, counts=repeat > 0)
+
+    def _run_on_all(self, case: Case, *, counts: bool) -> None:
+        for system, worker in list(self._workers.items()):
+            if case.texts > system.max_texts:
+                continue
+            with self._giving_up(system):
+                measured = self._run_case(worker, case)
+                if counts:
+                    self._results.timings[system.name].setdefault(case.name, []).append(measured)
 
     def run_drafts(self, context: int, repeats: int) -> None:
         """Steps with draft tokens, of our own systems of few bits."""

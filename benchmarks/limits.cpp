@@ -18,7 +18,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr int kRepeats = 9;
+constexpr int kRepeats = 3;
 std::atomic<uint64_t> sink;
 
 // The least time of body(thread) on all threads at once, in seconds.
@@ -52,7 +52,7 @@ uint64_t read_lines(const uint64_t* words, size_t count) {
 
 // Passes over the same bytes, as decode steps make over the weights: what fits the caches stays there.
 double read_milliseconds(int threads, size_t bytes) {
-  constexpr int kPasses = 10;
+  constexpr int kPasses = 5;
   const size_t words = bytes / sizeof(uint64_t) / static_cast<size_t>(threads);
   std::vector<uint64_t> memory(words * static_cast<size_t>(threads), 1);
   const auto passes = [&](auto read) {

@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 _SOURCE = Path(__file__).with_name("limits.cpp")
 
@@ -47,7 +48,7 @@ def measure_limits(program: Path, threads: int, sizes: Sequence[int]) -> Limits:
     return Limits(read_ms, byte_gops)
 
 
-def best_limits(first: Limits, second: Limits) -> Limits:
-    """The machine at its best of two moments."""
-    read_ms = {size: min(taken, second.read_ms[size]) for size, taken in first.read_ms.items()}
-    return Limits(read_ms, max(first.byte_gops, second.byte_gops))
+def median_limits(moments: Sequence[Limits]) -> Limits:
+    """What the machine does in a usual one of several moments."""
+    read_ms = {size: median(moment.read_ms[size] for moment in moments) for size in moments[0].read_ms}
+    return Limits(read_ms, median(moment.byte_gops for moment in moments))

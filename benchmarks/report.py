@@ -109,7 +109,7 @@ def _limit_table(results: Results, model: Model) -> str:
     ]
     speed = results.limits.byte_gops
     rows.append(["AVX512-VNNI byte products", f"{speed:,.0f} GOP/s" if speed else "no such instruction"])
-    return table(["", "at best"], rows)
+    return table(["", "median"], rows)
 
 
 def _target_table(targets: Sequence[Target]) -> str:
