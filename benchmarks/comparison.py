@@ -83,8 +83,8 @@ class Comparison:
     def run_cases(self, cases: Sequence[Case], repeats: int, each_round: Callable[[], None]) -> None:
         """Each round runs every case on each system in turn; the first round warms up.
 
-        So a slow minute of the machine falls on all systems and all cases alike. Several texts are run in half
-        of the rounds.
+        So a slow minute of the machine falls on all systems and all cases alike. Several texts are run in
+        half of the rounds.
         """
         for repeat in range(repeats + 1):
             each_round()

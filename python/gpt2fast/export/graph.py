@@ -5,8 +5,8 @@ Inputs, with T tokens, S sequences, H wanted hidden states and R wanted logits: 
 (indices of tokens), ``logits_rows`` [R] (indices into ``hidden_rows``), all int32, and ``kv_cache.{i}``
 [slots, 2, heads, positions, position_bytes] uint8 per layer, positions padded to a multiple of 16: how keys
 and values are kept is chosen when the model is loaded. Outputs: ``logits`` [R, vocab_size] and ``hidden``
-[H, n_embd], float32. Where the last layer's attention begins, tokens have given the others their keys and values:
-from there on only those of ``hidden_rows`` are computed.
+[H, n_embd], float32. Once the last layer's keys and values are written no token needs another's results: from
+there on only those of ``hidden_rows`` are computed.
 """
 
 from __future__ import annotations
