@@ -33,7 +33,7 @@ from benchmarks import report
 from benchmarks.checkpoints import checkpoint_directory
 from benchmarks.comparison import Comparison, Results, measure_starts
 from benchmarks.gguf_checkpoint import write_gguf
-from benchmarks.limits import Limits, best_limits, build_probe, measure_limits
+from benchmarks.limits import Limits, build_probe, measure_limits, median_limits
 from benchmarks.runners import NAMES, contrib_graph, runner_module
 from benchmarks.systems import System, all_systems, convert_all, missing_package
 from benchmarks.targets import Model, Target, all_targets
@@ -252,9 +252,9 @@ def test_limits_are_measured(tmp_path: Path) -> None:
     assert limits.byte_gops >= 0
 
 
-def test_best_limits_are_the_faster() -> None:
-    best = best_limits(Limits({1: 2.0, 3: 4.0}, 10.0), Limits({1: 3.0, 3: 1.0}, 20.0))
-    assert best == Limits({1: 2.0, 3: 1.0}, 20.0)
+def test_limits_are_the_median_of_the_moments() -> None:
+    moments = [Limits({1: 2.0, 3: 4.0}, 10.0), Limits({1: 3.0, 3: 1.0}, 20.0), Limits({1: 9.0, 3: 2.0}, 60.0)]
+    assert median_limits(moments) == Limits({1: 3.0, 3: 2.0}, 20.0)
 
 
 @pytest.fixture
@@ -271,11 +271,14 @@ def test_systems_take_turns_and_a_broken_one_is_given_up(
     int8, int4 = systems
     (directories[int4] / "weights.bin").unlink()
     results = Results()
+    rounds: list[bool] = []
     with Comparison(directories, 256, tmp_path, results, log) as comparison:
-        comparison.run_cases([Case("some", 2, 4, 5)], 1)
+        cases = [Case("one", 1, 4, 5), Case("some", 2, 4, 5)]
+        comparison.run_cases(cases, 6, lambda: rounds.append(True))
         comparison.run_drafts(32, 1)
     measure_starts(directories, [1, 2, 3], 1, tmp_path, results, log)
-    assert len(results.timings[int8.name]["some"]) == 2
+    assert {name: len(taken) for name, taken in results.timings[int8.name].items()} == {"one": 6, "some": 3}
+    assert len(rounds) == 7  # the first warms up
     assert results.draft_step_ms[int8.name].keys() == {0, 3, 4, 7, 8}
     assert results.start_seconds[int8.name][0] > 0
     assert results.resident_bytes[int8.name]["total"] > 1 << 20
