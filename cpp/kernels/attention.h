@@ -57,10 +57,11 @@ struct AttentionArguments {
   const int32_t* sequence_starts = nullptr;  // [sequences + 1]
   const int32_t* slots = nullptr;            // [sequences]
   const int32_t* cached_lengths = nullptr;   // [sequences]
-  const int32_t* wanted_begins = nullptr;    // [sequences] or null: all tokens. Those from here on,
-  const int32_t* wanted_ends = nullptr;  // [sequences], up to here, have a result; y of others stays as it is
-  void* cache = nullptr;                 // [slots, slot_bytes]
-  float* y = nullptr;                    // [tokens, heads * head_dim]
+  // Of each sequence the tokens [begin, end) have a result; y of the others stays as it is. Null: all tokens.
+  const int32_t* wanted_begins = nullptr;  // [sequences]
+  const int32_t* wanted_ends = nullptr;    // [sequences]
+  void* cache = nullptr;                   // [slots, slot_bytes]
+  float* y = nullptr;                      // [tokens, heads * head_dim]
 };
 
 // Scratch that cached_attention() needs for these sequence_starts and this shape; 64-byte aligned.
