@@ -68,16 +68,15 @@ static inline void store_int8_values(const AttentionTile& tile, int64_t position
   const int64_t width = tile.padded_head_dim, column = position % kLanes;
   char* block = tile.values + position / kLanes * int8_block_bytes(width);
   memcpy(block + 4 * column, scales, static_cast<size_t>(count) * sizeof(float));
-  uint16_t* pairs = reinterpret_cast<uint16_t*>(block + kBlockScaleBytes + column / 2 * 2 * width);
-  const auto byte = [values](int64_t i) { return static_cast<uint16_t>(static_cast<uint8_t>(values[i])); };
-  if (count == 2) {
-    for (int64_t d = 0; d < width; ++d) pairs[d] = static_cast<uint16_t>(byte(d) | byte(width + d) << 8);
-  } else if (column % 2 == 0) {
-    // Whatever the next position held counts no more; a page that is written first is faster to have than one
-    // that is read first.
-    for (int64_t d = 0; d < width; ++d) pairs[d] = byte(d);
+  int8_t* pairs = reinterpret_cast<int8_t*>(block) + kBlockScaleBytes + column / 2 * 2 * width;
+  if (count == 1) {
+    // Not a byte more: another thread may be writing the other one of the pair.
+    for (int64_t d = 0; d < width; ++d) pairs[2 * d + column % 2] = values[d];
   } else {
-    for (int64_t d = 0; d < width; ++d) pairs[d] = static_cast<uint16_t>((pairs[d] & 0x00ff) | byte(d) << 8);
+    for (int64_t d = 0; d < width; ++d) {
+      pairs[2 * d] = values[d];
+      pairs[2 * d + 1] = values[width + d];
+    }
   }
 }
 

@@ -457,3 +457,18 @@ TEST(unwanted_tokens_leave_keys_and_values_alone) {
     }
   }
 }
+
+// Threads append the tiles of a prompt in any order, and tiles may begin at odd positions.
+TEST(positions_are_appended_in_any_order) {
+  for (CacheFormat format : {kFloat32, kFloat16, kInt8}) {
+    const CacheShape shape = make_shape(1, 32, 40, format);
+    const std::vector<float> x = random_normal(40 * 32, 1.0f, 18);
+    Cache expected(shape, 1, 0x7f), actual(shape, 1, 0x7f);
+    write_slot(shape, x.data(), x.data(), 0, 40, expected.slot(0));
+    for (int64_t first : {27, 13, 14, 0}) {
+      const int64_t end = first == 27 ? 40 : first == 13 ? 14 : first == 14 ? 27 : 13;
+      write_slot(shape, x.data() + first * 32, x.data() + first * 32, first, end - first, actual.slot(0));
+    }
+    CHECK(std::equal(expected.slot(0), expected.slot(0) + shape.slot_bytes(), actual.slot(0)));
+  }
+}
