@@ -230,9 +230,9 @@ TEST(same_bits_for_any_number_of_threads) {
     const CacheShape shape = make_shape(4, 64, 300, format);
     const std::vector<float> qkv = random_qkv(shape, 300, 4);
     for (Isa isa : available_isas()) {
-      const std::vector<float> expected = run_alone(shape, qkv, {200, 99, 1}, {isa, 1});
+      const std::vector<float> expected = run_alone(shape, qkv, {101, 198, 1}, {isa, 1});
       for (int threads : {2, 3, 7}) {
-        CHECK_EQ(count_different(expected, run_alone(shape, qkv, {200, 99, 1}, {isa, threads})), 0);
+        CHECK_EQ(count_different(expected, run_alone(shape, qkv, {101, 198, 1}, {isa, threads})), 0);
       }
     }
   }
