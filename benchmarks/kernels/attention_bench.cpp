@@ -116,7 +116,9 @@ struct Measurement {
 };
 
 Measurement measure(const Setup& setup, const Parallel& parallel, const Bytes& large, double seconds) {
-  const Bytes workspace(attention_workspace_bytes(setup.arguments(0), parallel.threads()));
+  const WorkspaceSize size = attention_workspace(setup.arguments(0), parallel.threads());
+  const Bytes memory(static_cast<size_t>(size.parts) * size.bytes);
+  const WorkspaceParts workspace = {reinterpret_cast<uint8_t*>(memory.data()), size.bytes};
   std::vector<double> times;
   Measurement result;
   const double end = now() + seconds;
@@ -124,7 +126,7 @@ Measurement measure(const Setup& setup, const Parallel& parallel, const Bytes& l
     result.bandwidth = std::max(result.bandwidth, evict(large, parallel));
     const double start = now();
     for (int64_t layer = 0; layer < kLayers; ++layer) {
-      cached_attention(setup.arguments(layer), parallel, workspace.data());
+      cached_attention(setup.arguments(layer), parallel, workspace);
     }
     times.push_back(now() - start);
   }

@@ -4,13 +4,14 @@
 #include <algorithm>
 
 #include "kernels/attention_tile.h"
+#include "kernels/shards.h"
 
 namespace gpt2fast {
 namespace {
 
 // Less estimated work than this, in vector operations, is not worth handing to other threads.
-constexpr int64_t kTaskCost = 500;
-constexpr int64_t kTasksPerThread = 4;
+constexpr int64_t kShareCost = 500;
+constexpr int64_t kSharesPerThread = 4;
 
 int64_t longest_sequence(const AttentionArguments& arguments) {
   int64_t longest = 0;
@@ -37,18 +38,33 @@ bool some_unwanted(const AttentionArguments& arguments) {
   return false;
 }
 
+// Of queries, so that each thread has some: threads that share a tile's heads read each other's rows.
+int64_t tile_rows(const AttentionArguments& arguments, const Parallel& parallel) {
+  constexpr int64_t kFewRows = 32;  // from here down, reading keys and values again costs more
+  const int64_t rows = divide_up(arguments.sequence_starts[arguments.sequences], parallel.threads());
+  return std::clamp(rows, kFewRows, kAttentionTileRows);
+}
+
+enum class Work {
+  kAppend,  // of all tokens
+  kAttend,  // of all tokens
+  kAttendWanted,
+};
+
 // The step's work as a list of units in a fixed order: sequences, then tiles of queries, then heads.
 // All heads of a tile cost the same, so a range of units is found without visiting each.
 class UnitList {
  public:
-  // Of all tokens, or of those that are wanted.
-  UnitList(const AttentionArguments& arguments, bool wanted_only)
-      : arguments_(arguments), wanted_only_(wanted_only) {
+  UnitList(const AttentionArguments& arguments, Work work, int64_t tile_rows)
+      : arguments_(arguments), work_(work), tile_rows_(tile_rows) {
     for_each_tile(
         [this](int64_t, int64_t, int64_t, int64_t cost) { total_ += cost * arguments_.shape.heads; });
   }
 
-  int64_t total_cost() const { return total_; }
+  // Into which the list is worth cutting; at least 1, unless there is nothing to do.
+  int64_t shares(int64_t threads) const {
+    return std::min(divide_up(total_, kShareCost), kSharesPerThread * threads);
+  }
 
   // Calls visit(sequence, head, first_row, rows) for the units that begin in the given share of the total
   // cost.
@@ -71,24 +87,30 @@ class UnitList {
   void for_each_tile(const Visit& visit) const {
     for (int64_t s = 0; s < arguments_.sequences; ++s) {
       const int64_t start = arguments_.sequence_starts[s];
-      const int64_t begin = wanted_only_ ? arguments_.wanted_begins[s] - start : 0;
-      const int64_t end =
-          (wanted_only_ ? arguments_.wanted_ends[s] : arguments_.sequence_starts[s + 1]) - start;
-      for (int64_t row = begin; row < end; row += kAttentionTileRows) {
-        const int64_t rows = std::min(end - row, kAttentionTileRows);
-        const int64_t seen = arguments_.cached_lengths[s] + row + (rows + 1) / 2;  // by a row, on average
-        visit(s, row, rows, (rows + 2) * (seen + kLanes) * arguments_.shape.padded_head_dim() / kLanes);
+      const bool all = work_ != Work::kAttendWanted;
+      const int64_t begin = all ? 0 : arguments_.wanted_begins[s] - start;
+      const int64_t end = (all ? arguments_.sequence_starts[s + 1] : arguments_.wanted_ends[s]) - start;
+      for (int64_t row = begin; row < end; row += tile_rows_) {
+        const int64_t rows = std::min(end - row, tile_rows_);
+        visit(s, row, rows, cost(arguments_.cached_lengths[s] + row, rows));
       }
     }
   }
 
+  // Of one head, from its first row's position on.
+  int64_t cost(int64_t position, int64_t rows) const {
+    const int64_t seen = work_ == Work::kAppend ? 0 : position + (rows + 1) / 2;  // by a row, on average
+    return (rows + 2) * (seen + kLanes) * arguments_.shape.padded_head_dim() / kLanes;
+  }
+
   const AttentionArguments& arguments_;
-  bool wanted_only_;
+  Work work_;
+  int64_t tile_rows_;
   int64_t total_ = 0;
 };
 
 AttentionTile make_tile(const AttentionArguments& arguments, int64_t sequence, int64_t head,
-                        int64_t first_row, int64_t rows, char* scratch) {
+                        int64_t first_row, int64_t rows, void* scratch) {
   const CacheShape& shape = arguments.shape;
   const int64_t width = shape.heads * shape.head_dim;
   const int64_t token = arguments.sequence_starts[sequence] + first_row;
@@ -109,7 +131,7 @@ AttentionTile make_tile(const AttentionArguments& arguments, int64_t sequence, i
   tile.values = slot + (shape.heads + head) * tile.head_bytes;
   tile.y = arguments.y + token * width + head * shape.head_dim;
   tile.y_stride = width;
-  tile.scratch = scratch;
+  tile.scratch = static_cast<char*>(scratch);
   return tile;
 }
 
@@ -138,36 +160,41 @@ AttentionKernel attention_kernel(Isa isa, CacheFormat format) {
   }
 }
 
-size_t attention_workspace_bytes(const AttentionArguments& arguments, int threads, Isa isa) {
+WorkspaceSize attention_workspace(const AttentionArguments& arguments, int64_t threads, Isa isa) {
   const AttentionKernel kernel = attention_kernel(isa, arguments.shape.format);
-  return static_cast<size_t>(kTasksPerThread * threads) * scratch_bytes(arguments, kernel);
+  return {threads, static_cast<size_t>(kSharesPerThread) * scratch_bytes(arguments, kernel)};
 }
 
-void cached_attention(const AttentionArguments& arguments, const Parallel& parallel, void* workspace,
-                      Isa isa) {
+void cached_attention(const AttentionArguments& arguments, const Parallel& parallel,
+                      const WorkspaceParts& workspace, Isa isa) {
   const AttentionKernel kernel = attention_kernel(isa, arguments.shape.format);
   const size_t scratch = scratch_bytes(arguments, kernel);
-  const auto run_units = [&](const UnitList& units, bool append, bool attend) {
-    const int64_t tasks =
-        std::clamp<int64_t>(units.total_cost() / kTaskCost, 1, kTasksPerThread * parallel.threads());
-    parallel.run(tasks, [&, append, attend](int64_t task) noexcept {
-      char* task_scratch = static_cast<char*>(workspace) + static_cast<size_t>(task) * scratch;
-      units.visit_share(task, tasks, [&](int64_t sequence, int64_t head, int64_t first_row, int64_t rows) {
-        const AttentionTile tile = make_tile(arguments, sequence, head, first_row, rows, task_scratch);
-        if (append) kernel.append(tile);
-        if (attend) kernel.attend(tile);
-      });
-    });
-  };
   // A tile reads what earlier tiles of its sequence append; with one tile each, a unit appends what it alone
   // reads.
   const bool wanted_only = some_unwanted(arguments);
-  const bool append_first = wanted_only || longest_sequence(arguments) > kAttentionTileRows;
-  const UnitList all(arguments, false);
-  if (append_first) run_units(all, true, false);
-  if (!wanted_only) return run_units(all, !append_first, true);
-  const UnitList wanted(arguments, true);
-  if (wanted.total_cost() > 0) run_units(wanted, false, true);
+  const int64_t rows = tile_rows(arguments, parallel);
+  const bool append_first = wanted_only || longest_sequence(arguments) > rows;
+  const UnitList appended(arguments, Work::kAppend, rows);
+  const UnitList attended(arguments, wanted_only ? Work::kAttendWanted : Work::kAttend, rows);
+  const auto visit_share = [&](const UnitList& units, int64_t share, int64_t shares, const auto& visit) {
+    const int64_t owner = part_of(share, shares, parallel.threads());
+    const int64_t own = share - part(shares, owner, parallel.threads()).begin;
+    uint8_t* share_scratch = workspace.part(owner) + static_cast<size_t>(own) * scratch;
+    units.visit_share(share, shares, [&](int64_t sequence, int64_t head, int64_t first_row, int64_t count) {
+      visit(make_tile(arguments, sequence, head, first_row, count, share_scratch));
+    });
+  };
+  const int64_t append_shares = append_first ? appended.shares(parallel.threads()) : 0;
+  const int64_t attend_shares = attended.shares(parallel.threads());
+  run_phases(
+      append_shares, attend_shares, parallel,
+      [&](int64_t share) noexcept { visit_share(appended, share, append_shares, kernel.append); },
+      [&](int64_t share) noexcept {
+        visit_share(attended, share, attend_shares, [&](const AttentionTile& tile) {
+          if (!append_first) kernel.append(tile);
+          kernel.attend(tile);
+        });
+      });
 }
 
 }  // namespace gpt2fast

@@ -7,6 +7,7 @@
 #include "gpt2fast/cache_format.h"
 #include "kernels/isa.h"
 #include "kernels/parallel.h"
+#include "kernels/workspace.h"
 
 namespace gpt2fast {
 
@@ -64,15 +65,16 @@ struct AttentionArguments {
   float* y = nullptr;                      // [tokens, heads * head_dim]
 };
 
-// Scratch that cached_attention() needs for these sequence_starts and this shape; 64-byte aligned.
-size_t attention_workspace_bytes(const AttentionArguments& arguments, int threads, Isa isa = active_isa());
+// The scratch that cached_attention() needs for these sequence_starts and this shape.
+WorkspaceSize attention_workspace(const AttentionArguments& arguments, int64_t threads,
+                                  Isa isa = active_isa());
 
 // Writes this step's keys and values into the slots, then attends. A token's result is the same bits whatever
 // shares the step, however its prompt is cut into steps, for any number of threads and any instruction set. A
 // NaN or infinity reaches only the tokens that see it. With an int8 cache queries are rounded like keys, and
 // softmax weights to 15 bits.
-void cached_attention(const AttentionArguments& arguments, const Parallel& parallel, void* workspace,
-                      Isa isa = active_isa());
+void cached_attention(const AttentionArguments& arguments, const Parallel& parallel,
+                      const WorkspaceParts& workspace, Isa isa = active_isa());
 
 // Copies `length` positions of one slot's layer to another slot (beam search, shared prefixes).
 void copy_slot(const CacheShape& shape, const void* from, void* to, int64_t length);

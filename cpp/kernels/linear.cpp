@@ -2,13 +2,11 @@
 #include "kernels/linear.h"
 
 #include <algorithm>
-#include <array>
-#include <atomic>
 #include <cstdint>
-#include <thread>
 
 #include "kernels/linear_variants.h"
 #include "kernels/packing.h"
+#include "kernels/shards.h"
 
 namespace gpt2fast {
 namespace {
@@ -20,12 +18,13 @@ constexpr int64_t kSerialProducts = int64_t{1} << 16;
 // From here on, smaller parts than one a thread even out delays.
 constexpr int64_t kLargeProducts = int64_t{1} << 25;
 constexpr int64_t kTasksPerThread = 4;
+// From so many rows a thread on, each thread takes its rows and all columns: it reads all weights then, but
+// what the operators pass on stays in its caches. With fewer rows weights count for more.
+constexpr int64_t kOwnRows = 16;
 
 bool is_quantized(WeightFormat format) {
   return format == WeightFormat::kInt8 || format == WeightFormat::kInt4;
 }
-
-int64_t divide_up(int64_t value, int64_t divisor) { return (value + divisor - 1) / divisor; }
 
 // Of a prepared row, see LinearTask.
 int64_t prepared_row_bytes(WeightFormat format, int64_t in_features) {
@@ -34,108 +33,54 @@ int64_t prepared_row_bytes(WeightFormat format, int64_t in_features) {
          (format == WeightFormat::kInt8 ? kInt8RowBlockBytes : kInt4RowBlockBytes);
 }
 
-int64_t prepared_bytes(WeightFormat format, int64_t rows, int64_t in_features) {
-  return divide_up(rows * prepared_row_bytes(format, in_features), 64) * 64;
+size_t prepared_bytes(WeightFormat format, int64_t rows, int64_t in_features) {
+  return static_cast<size_t>(divide_up(rows * prepared_row_bytes(format, in_features), 64) * 64);
 }
 
 // Scratch rows start on cache lines.
-int64_t scratch_stride(int64_t in_features) { return divide_up(in_features, 16) * 16; }
-
-Range part(int64_t count, int64_t index, int64_t parts) {
-  return {count * index / parts, count * (index + 1) / parts};
+size_t scratch_row_bytes(int64_t in_features) {
+  return static_cast<size_t>(divide_up(in_features, 16) * 16) * sizeof(float);
 }
 
-// Rows of a tile share cache lines, so that one thread prepares them all.
-int64_t row_tasks(const LinearTask& task) {
-  if (task.arguments.rows * task.arguments.in_features <= kSerialRowElements) return 1;
-  return std::min(task.tiles.count, kMaxRowTasks);
-}
+// Rows in groups of as many tiles each, which lie in parts of the workspace: a group for each thread, or one.
+struct RowGroups {
+  int64_t count;
+  int64_t tiles;  // of each
 
-Range row_part(const RowTiles& tiles, int64_t index, int64_t parts) {
-  const Range range = part(tiles.count, index, parts);
-  return {tiles.begin(range.begin), tiles.begin(range.end)};
-}
-
-// The parts that a call's work is cut into: first all rows are prepared, then their products are computed.
-struct Parts {
-  int64_t rows;    // 0: the rows are ready
-  int64_t panels;  // of the product, for each part of the tiles
-  int64_t tiles;
-
-  int64_t products() const { return panels * tiles; }
+  bool owned() const { return count > 1; }
 };
 
-Parts split(const LinearTask& task, bool ready, const Parallel& parallel) {
+int64_t group_count(int64_t rows, int64_t threads) { return rows >= kOwnRows * threads ? threads : 1; }
+
+RowGroups make_groups(int64_t rows, int64_t max_tile_rows, int64_t threads) {
+  const int64_t count = group_count(rows, threads);
+  return {count, divide_up(divide_up(rows, max_tile_rows), count)};
+}
+
+// The tasks that a call is cut into: first all rows are prepared, then their products are computed.
+struct Tasks {
+  int64_t rows;    // of each group; 0: the rows are ready
+  int64_t panels;  // of the products, for each of `tiles`
+  int64_t tiles;   // with owned groups, those
+};
+
+Tasks cut(const LinearTask& task, const RowGroups& groups, bool ready, int64_t threads) {
   const LinearArguments& a = task.arguments;
+  Tasks tasks = {};
+  // Rows of a tile share cache lines, so that one thread prepares them all.
+  tasks.rows = a.rows * a.in_features <= kSerialRowElements ? 1 : std::min(groups.tiles, kMaxRowTasks);
+  if (ready) tasks.rows = 0;
   const int64_t products = a.rows * a.in_features * task.panels * kPanelColumns;
-  int64_t tasks = products <= kSerialProducts ? 1 : parallel.threads();
-  if (tasks > 1 && products >= kLargeProducts) tasks *= kTasksPerThread;
-  Parts parts = {};
-  parts.rows = ready ? 0 : row_tasks(task);
-  parts.panels = std::min(tasks, task.panels);
-  parts.tiles = std::min(divide_up(tasks, parts.panels), task.tiles.count);
-  return parts;
-}
-
-// Numbers handed out to threads, each once, in order.
-class Counter {
- public:
-  int64_t next() { return value_.fetch_add(1, std::memory_order_relaxed); }
-  void add_done() { value_.fetch_add(1, std::memory_order_release); }
-  void wait_for(int64_t count) const {
-    constexpr int kSpins = 10000;  // some tens of microseconds: longer than a thread that runs would need
-    for (int spins = 0; value_.load(std::memory_order_acquire) < count; ++spins) {
-      if (spins >= kSpins) std::this_thread::yield();
-    }
+  int64_t wanted = products <= kSerialProducts ? 1 : threads;
+  if (wanted > 1 && products >= kLargeProducts) wanted *= kTasksPerThread;
+  if (groups.owned()) {
+    tasks.tiles = groups.count;
+    tasks.panels = std::min(divide_up(wanted, groups.count), task.panels);
+  } else {
+    tasks.panels = std::min(wanted, task.panels);
+    tasks.tiles = std::min(divide_up(wanted, tasks.panels), task.tiles.count);
   }
-
- private:
-  alignas(64) std::atomic<int64_t> value_ = 0;
-};
-
-// Products in shards, one a thread: each thread goes through its own, whose weights lie together, then helps
-// with the others.
-class Shards {
- public:
-  Shards(int64_t products, int64_t threads) : products_(products), count_(std::min(threads, kMaxShards)) {}
-
-  template <typename Multiply>
-  void run(int64_t first, const Multiply& multiply) {
-    for (int64_t i = 0; i < count_; ++i) {
-      const int64_t shard = (first + i) % count_;
-      const Range range = part(products_, shard, count_);
-      Counter& taken = taken_[static_cast<size_t>(shard)];
-      for (int64_t k = range.begin + taken.next(); k < range.end; k = range.begin + taken.next()) multiply(k);
-    }
-  }
-
- private:
-  static constexpr int64_t kMaxShards = 16;
-  int64_t products_;
-  int64_t count_;
-  std::array<Counter, kMaxShards> taken_;
-};
-
-// Handing work to a pool's threads costs microseconds, so it is done once for both phases: a thread that
-// finds no more rows to prepare waits for those that others have begun, then goes on with products.
-template <typename Prepare, typename Multiply>
-void run_phases(const Parts& parts, const Parallel& parallel, const Prepare& prepare,
-                const Multiply& multiply) {
-  if (parts.rows <= 1) {
-    if (parts.rows == 1) prepare(0);
-    parallel.run(parts.products(), multiply);
-    return;
-  }
-  Counter rows, prepared;
-  Shards products(parts.products(), parallel.threads());
-  parallel.run(parallel.threads(), [&](int64_t thread) noexcept {
-    for (int64_t i = rows.next(); i < parts.rows; i = rows.next()) {
-      prepare(i);
-      prepared.add_done();
-    }
-    prepared.wait_for(parts.rows);
-    products.run(thread, multiply);
-  });
+  return tasks;
 }
 
 LinearVariant make_variant(Isa isa) {
@@ -163,38 +108,54 @@ LinearVariant make_variant(Isa isa) {
 
 }  // namespace
 
-size_t linear_workspace_bytes(WeightFormat format, int64_t rows, int64_t in_features) {
-  const int64_t scratch = std::min(rows, kMaxRowTasks) * scratch_stride(in_features);
-  return static_cast<size_t>(prepared_bytes(format, rows, in_features)) +
-         static_cast<size_t>(scratch) * sizeof(float);
+WorkspaceSize linear_workspace(WeightFormat format, int64_t rows, int64_t in_features, int64_t threads) {
+  const int64_t groups = group_count(rows, threads);
+  const int64_t group_rows = divide_up(rows, groups);
+  return {groups,
+          prepared_bytes(format, group_rows, in_features) +
+              static_cast<size_t>(std::min(group_rows, kMaxRowTasks)) * scratch_row_bytes(in_features)};
 }
 
-void linear(const LinearArguments& arguments, const Parallel& parallel, void* workspace, Isa isa) {
+void linear(const LinearArguments& arguments, const Parallel& parallel, const WorkspaceParts& workspace,
+            Isa isa) {
   const LinearArguments& a = arguments;
   if (a.rows == 0) return;
   const LinearVariant variant = make_variant(isa);
+  const auto format = static_cast<int>(a.format);
+  const RowGroups groups = make_groups(a.rows, variant.max_tile_rows[format], parallel.threads());
+  const bool ready = a.rows == 1 && a.gamma == nullptr && !is_quantized(a.format);
   LinearTask task = {};
   task.arguments = a;
   task.panels = divide_up(a.out_features, kPanelColumns);
   task.panel_bytes = static_cast<int64_t>(packed_panel_bytes(a.format, a.in_features));
   task.row_bytes = prepared_row_bytes(a.format, a.in_features);
-  task.tiles = {a.rows, divide_up(a.rows, variant.max_tile_rows[static_cast<int>(a.format)])};
+  task.tiles = {a.rows, groups.count * groups.tiles};
+  const auto group_task = [&](int64_t group) {
+    LinearTask own = task;
+    own.first_row = task.tiles.begin(group * groups.tiles);
+    own.rows = ready ? reinterpret_cast<const uint8_t*>(a.x) : workspace.part(group);
+    return own;
+  };
 
-  const auto format = static_cast<int>(a.format);
-  const bool ready = a.rows == 1 && a.gamma == nullptr && !is_quantized(a.format);
-  auto* prepared = static_cast<uint8_t*>(workspace);
-  auto* scratch = reinterpret_cast<float*>(prepared + prepared_bytes(a.format, a.rows, a.in_features));
-  task.rows = ready ? reinterpret_cast<const uint8_t*>(a.x) : prepared;
-  const Parts parts = split(task, ready, parallel);
+  const Tasks tasks = cut(task, groups, ready, parallel.threads());
+  const size_t scratch_begin = prepared_bytes(a.format, divide_up(a.rows, groups.count), a.in_features);
   run_phases(
-      parts, parallel,
+      groups.count * tasks.rows, tasks.tiles * tasks.panels, parallel,
       [&](int64_t index) noexcept {
-        float* own = scratch + index * scratch_stride(a.in_features);
-        variant.prepare_rows[format](task, row_part(task.tiles, index, parts.rows), own, prepared);
+        const int64_t group = index / tasks.rows, own = index % tasks.rows;
+        const Range tiles = part(groups.tiles, own, tasks.rows);
+        const Range rows = {task.tiles.begin(group * groups.tiles + tiles.begin),
+                            task.tiles.begin(group * groups.tiles + tiles.end)};
+        uint8_t* prepared = workspace.part(group);
+        void* scratch =
+            prepared + scratch_begin + static_cast<size_t>(own) * scratch_row_bytes(a.in_features);
+        variant.prepare_rows[format](group_task(group), rows, static_cast<float*>(scratch), prepared);
       },
       [&](int64_t index) noexcept {
-        variant.multiply[format](task, part(task.tiles.count, index / parts.panels, parts.tiles),
-                                 part(task.panels, index % parts.panels, parts.panels));
+        const int64_t tile_part = index / tasks.panels;
+        variant.multiply[format](group_task(groups.owned() ? tile_part : 0),
+                                 part(task.tiles.count, tile_part, tasks.tiles),
+                                 part(task.panels, index % tasks.panels, tasks.panels));
       });
 }
 

@@ -7,6 +7,7 @@
 #include "gpt2fast/weights.h"
 #include "kernels/isa.h"
 #include "kernels/parallel.h"
+#include "kernels/workspace.h"
 
 namespace gpt2fast {
 
@@ -34,13 +35,13 @@ struct LinearArguments {
   float* y = nullptr;               // [rows, out_features]
 };
 
-// Bytes of scratch that linear() needs for these sizes; 64-byte aligned.
-size_t linear_workspace_bytes(WeightFormat format, int64_t rows, int64_t in_features);
+// The scratch that linear() needs for these sizes.
+WorkspaceSize linear_workspace(WeightFormat format, int64_t rows, int64_t in_features, int64_t threads);
 
 // Each output element is the same bits whatever the other rows, `parallel.threads()` and the instruction set:
 // sums over in_features run in one fixed order. Integer formats round each row to int8 in blocks of 64 along
 // in_features; a row that holds a NaN or an infinity then gives NaN outputs, and no other row does.
-void linear(const LinearArguments& arguments, const Parallel& parallel, void* workspace,
+void linear(const LinearArguments& arguments, const Parallel& parallel, const WorkspaceParts& workspace,
             Isa isa = active_isa());
 
 }  // namespace gpt2fast

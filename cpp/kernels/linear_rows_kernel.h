@@ -153,7 +153,7 @@ GPT2FAST_INLINE void prepare_rows(const LinearTask& task, Range rows, float* scr
     }
     const int64_t tile = task.tiles.tile_of(row);
     const int64_t first_row = task.tiles.begin(tile);
-    write(x, task.tiles.height(tile), row - first_row, prepared + first_row * task.row_bytes);
+    write(x, task.tiles.height(tile), row - first_row, prepared + task.offset(first_row));
   }
 }
 

@@ -6,14 +6,10 @@
 #include <cstdint>
 
 #include "kernels/linear.h"
+#include "kernels/shards.h"
 #include "kernels/simd_portable.h"
 
 namespace gpt2fast {
-
-struct Range {
-  int64_t begin;
-  int64_t end;
-};
 
 // The rows of a step, cut into tiles of nearly equal height, none above a kernel's limit. A tile shares one
 // pass over the weights.
@@ -21,10 +17,10 @@ struct RowTiles {
   int64_t rows;
   int64_t count;
 
-  GPT2FAST_INLINE int64_t begin(int64_t tile) const { return rows * tile / count; }
+  GPT2FAST_INLINE int64_t begin(int64_t tile) const { return part(rows, tile, count).begin; }
   GPT2FAST_INLINE int64_t height(int64_t tile) const { return begin(tile + 1) - begin(tile); }
   GPT2FAST_INLINE int64_t max_height() const { return (rows + count - 1) / count; }
-  GPT2FAST_INLINE int64_t tile_of(int64_t row) const { return ((row + 1) * count - 1) / rows; }
+  GPT2FAST_INLINE int64_t tile_of(int64_t row) const { return part_of(row, rows, count); }
 };
 
 // One call of linear(). Prepared rows are what the kernels read: x after the LayerNorm, tile after tile,
@@ -42,16 +38,18 @@ struct LinearTask {
   int64_t panel_bytes;
   int64_t row_bytes;  // of a prepared row
   RowTiles tiles;
-  const uint8_t* rows;  // prepared
+  int64_t first_row;    // of those that are prepared together
+  const uint8_t* rows;  // prepared, from first_row on
 
-  GPT2FAST_INLINE const uint8_t* tile_rows(int64_t first_row) const { return rows + first_row * row_bytes; }
+  GPT2FAST_INLINE int64_t offset(int64_t row) const { return (row - first_row) * row_bytes; }
+  GPT2FAST_INLINE const uint8_t* tile_rows(int64_t row) const { return rows + offset(row); }
 };
 
 inline constexpr int64_t kInt8RowBlockBytes = 64 + 4 + 4;
 inline constexpr int64_t kInt4RowBlockBytes = 64 + 4 + 8;
 
 struct LinearVariant {
-  // Prepares some rows into `prepared`, the start of all rows; by WeightFormat. scratch: [in_features].
+  // Prepares some rows into `prepared`, where task.first_row starts; by WeightFormat. scratch: [in_features].
   void (*prepare_rows[4])(const LinearTask& task, Range rows, float* scratch, uint8_t* prepared);
   // Outputs of some tiles of rows and some panels; by WeightFormat.
   void (*multiply[4])(const LinearTask& task, Range tiles, Range panels);

@@ -47,7 +47,8 @@ void AttentionOp::compute(const NodeContext& node) {
   arguments.y =
       static_cast<float*>(node.output(0, std::array<int64_t, 2>{tokens, shape_.heads * shape_.head_dim}));
   if (tokens == 0) return;
-  void* workspace = context_.workspace.reserve(attention_workspace_bytes(arguments, context_.threads));
+  const WorkspaceParts workspace =
+      context_.workspace.reserve(attention_workspace(arguments, context_.threads));
   cached_attention(arguments, SessionParallel(node, context_.threads), workspace);
 }
 

@@ -57,8 +57,8 @@ void LinearOp::compute(const NodeContext& node) {
   }
   arguments.y = static_cast<float*>(node.output(0, shape));
   if (arguments.rows == 0) return;
-  void* workspace = context_.workspace.reserve(
-      linear_workspace_bytes(arguments.format, arguments.rows, arguments.in_features));
+  const WorkspaceParts workspace = context_.workspace.reserve(
+      linear_workspace(arguments.format, arguments.rows, arguments.in_features, context_.threads));
   linear(arguments, SessionParallel(node, context_.threads), workspace);
 }
 

@@ -1,6 +1,7 @@
 // The operators of domain "gpt2fast".
 #include "ops/registry.h"
 
+#include <algorithm>
 #include <new>
 
 #include "ops/attention_op.h"
@@ -24,14 +25,17 @@ std::unique_ptr<CustomOp> make_op(const char* name, StepContext& context) {
 
 }  // namespace
 
-void* Workspace::reserve(size_t bytes) {
-  if (bytes > bytes_) {
+WorkspaceParts Workspace::reserve(const WorkspaceSize& size) {
+  if (size.parts > size_.parts || size.bytes > size_.bytes) {
+    constexpr size_t kLine = 64;
+    const WorkspaceSize grown = {std::max(size.parts, size_.parts),
+                                 (std::max(size.bytes, size_.bytes) + kLine - 1) / kLine * kLine};
     memory_.reset();  // before the new one, so that both never count at once
-    bytes_ = 0;
-    memory_.reset(::operator new(bytes, kWorkspaceAlignment));
-    bytes_ = bytes;
+    size_ = {};
+    memory_.reset(::operator new(static_cast<size_t>(grown.parts) * grown.bytes, kWorkspaceAlignment));
+    size_ = grown;
   }
-  return memory_.get();
+  return {static_cast<uint8_t*>(memory_.get()), size_.bytes};
 }
 
 void Workspace::Free::operator()(void* memory) const { ::operator delete(memory, kWorkspaceAlignment); }

@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "gpt2fast/cache_format.h"
+#include "kernels/workspace.h"
 #include "ort/custom_op.h"
 
 namespace gpt2fast {
@@ -14,15 +15,16 @@ namespace gpt2fast {
 // then stays.
 class Workspace {
  public:
-  // At least `bytes` bytes, 64-byte aligned, contents undefined; valid until the next call.
-  void* reserve(size_t bytes);
+  // At least that many parts of that many bytes, valid until the next call. A part lies in the same place at
+  // every call, unless the workspace grows.
+  WorkspaceParts reserve(const WorkspaceSize& size);
 
  private:
   struct Free {
     void operator()(void* memory) const;
   };
   std::unique_ptr<void, Free> memory_;
-  size_t bytes_ = 0;
+  WorkspaceSize size_ = {};
 };
 
 // Set by the engine before a step and read by the operators during it; a session runs one step at a time.

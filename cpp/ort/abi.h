@@ -23,7 +23,6 @@ struct RunOptions;
 struct IoBinding;
 struct Value;
 struct MemoryInfo;
-struct Allocator;
 struct TypeInfo;
 struct TensorInfo;
 struct KernelInfo;
@@ -45,6 +44,14 @@ using PathChar = wchar_t;
 #else
 using PathChar = char;
 #endif
+
+// How the library allocates: callbacks that get the struct itself back.
+struct Allocator {
+  uint32_t version = kApiVersion;
+  void* (*Alloc)(Allocator*, size_t bytes) = nullptr;
+  void (*Free)(Allocator*, void* memory) = nullptr;
+  const MemoryInfo* (*Info)(const Allocator*) = nullptr;
+};
 
 // Entries keep the library's names, so that its documentation can be searched for them; `unused_N` are the
 // entries from place N on that we do not call.
@@ -122,7 +129,9 @@ struct Api {
   void (*ReleaseIoBinding)(IoBinding* binding);
   Status* (*BindInput)(IoBinding* binding, const char* name, const Value* value);
   Status* (*BindOutput)(IoBinding* binding, const char* name, const Value* value);
-  void* unused_138[92];
+  void* unused_138[38];
+  Status* (*RegisterAllocator)(Env* env, Allocator* allocator);
+  void* unused_177[53];
   Status* (*KernelInfo_GetInputCount)(const KernelInfo* info, size_t* out);
   void* unused_231[1];
   Status* (*KernelInfo_GetInputName)(const KernelInfo* info, size_t index, char* out, size_t* size);

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "gpt2fast/errors.h"
+#include "ort/activation_memory.h"
 
 namespace gpt2fast {
 
@@ -188,7 +189,10 @@ Input NodeContext::input(size_t index, const char* name, ElementType type) const
 void* NodeContext::output(size_t index, std::span<const int64_t> shape) const {
   const abi::Api& api = ort_api();
   abi::Value* value = nullptr;
-  check(api.KernelContext_GetOutput(context_, index, shape.data(), shape.size(), &value));
+  ActivationScope::set_width(shape.back());
+  abi::Status* status = api.KernelContext_GetOutput(context_, index, shape.data(), shape.size(), &value);
+  ActivationScope::set_width(0);
+  check(status);
   void* data = nullptr;
   check(api.GetTensorMutableData(value, &data));
   return data;

@@ -7,6 +7,7 @@
 #include <mutex>
 
 #include "gpt2fast/errors.h"
+#include "ort/activation_memory.h"
 #include "ort/shared_library.h"
 
 namespace gpt2fast {
@@ -89,6 +90,7 @@ void Library::create_env() {
     throw LibraryError("ONNX Runtime from '" + path_ + "' does not start: " + message);
   }
   env_ = env;
+  has_activation_allocator_ = register_activation_allocator(*api_, env);
 }
 
 std::string take_message(abi::Status* status) {

@@ -27,6 +27,9 @@ OptionsHandle make_options(const abi::Api& api, const SessionOptions& options,
   // steps.
   check(api.AddSessionConfigEntry(created, "session.intra_op.allow_spinning", "1"));
   check(api.AddSessionConfigEntry(created, "session.force_spinning_stop", "1"));
+  if (Library::instance().has_activation_allocator()) {
+    check(api.AddSessionConfigEntry(created, "session.use_env_allocators", "1"));
+  }
   return handle;
 }
 
@@ -79,6 +82,7 @@ Session::Session(const std::string& model_path, const SessionOptions& options,
 }
 
 void Session::run(const Binding& binding) {
+  const ActivationScope scope(activations_);
   abi::Status* status = ort_api().RunWithBinding(session_.get(), nullptr, binding.binding_.get());
   if (status != nullptr) throw_run_error(take_message(status));
 }

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "ort/activation_memory.h"
 #include "ort/custom_op.h"
 #include "ort/library.h"
 #include "ort/value.h"
@@ -31,6 +32,7 @@ class Session {
  private:
   friend class Binding;
 
+  ActivationMemory activations_;
   Handle<abi::Session, &abi::Api::ReleaseSession> session_;
   std::vector<TensorInfo> inputs_;
   std::vector<TensorInfo> outputs_;

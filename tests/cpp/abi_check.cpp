@@ -66,6 +66,7 @@ SAME_PLACE(Api, OrtApi, CreateIoBinding);
 SAME_PLACE(Api, OrtApi, ReleaseIoBinding);
 SAME_PLACE(Api, OrtApi, BindInput);
 SAME_PLACE(Api, OrtApi, BindOutput);
+SAME_PLACE(Api, OrtApi, RegisterAllocator);
 SAME_PLACE(Api, OrtApi, KernelInfo_GetInputCount);
 SAME_PLACE(Api, OrtApi, KernelInfo_GetInputName);
 SAME_PLACE(Api, OrtApi, KernelInfo_GetInputTypeInfo);
@@ -73,6 +74,11 @@ SAME_PLACE(Api, OrtApi, KernelInfo_GetNodeName);
 SAME_PLACE(Api, OrtApi, KernelInfoGetConstantInput_tensor);
 SAME_PLACE(Api, OrtApi, KernelContext_ParallelFor);
 SAME_PLACE(Api, OrtApi, GetTensorSizeInBytes);
+
+SAME_PLACE(Allocator, OrtAllocator, version);
+SAME_PLACE(Allocator, OrtAllocator, Alloc);
+SAME_PLACE(Allocator, OrtAllocator, Free);
+SAME_PLACE(Allocator, OrtAllocator, Info);
 
 SAME_PLACE(ApiBase, OrtApiBase, GetApi);
 SAME_PLACE(ApiBase, OrtApiBase, GetVersionString);

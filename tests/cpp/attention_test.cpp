@@ -70,8 +70,8 @@ class Cache {
     arguments.wanted_ends = ends.data();
     arguments.cache = bytes_.data();
     arguments.y = y.data();
-    const AlignedBytes workspace(attention_workspace_bytes(arguments, machine.threads));
-    cached_attention(arguments, ThreadParallel(machine.threads), workspace.data(), machine.isa);
+    const TestWorkspace workspace(attention_workspace(arguments, machine.threads, machine.isa));
+    cached_attention(arguments, ThreadParallel(machine.threads), workspace.parts(), machine.isa);
     return y;
   }
 

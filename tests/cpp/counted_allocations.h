@@ -21,15 +21,41 @@ extern "C" const char __executable_start;
 extern "C" const char etext;
 #endif
 
-__attribute__((noinline)) void* operator new(size_t size) {
+namespace gpt2fast::testing {
+
+inline void count_allocation([[maybe_unused]] const void* caller) {
 #ifdef __linux__
-  const auto* caller = static_cast<const char*>(__builtin_return_address(0));
-  if (caller >= &__executable_start && caller < &etext) ++gpt2fast::testing::allocation_count;
-#else
-  ++gpt2fast::testing::allocation_count;
+  const auto* address = static_cast<const char*>(caller);
+  if (address < &__executable_start || address >= &etext) return;
 #endif
+  ++allocation_count;
+}
+
+inline void* aligned_allocation(size_t size, std::align_val_t alignment) {
+  const auto unit = static_cast<size_t>(alignment);
+  return size > SIZE_MAX - unit ? nullptr : std::aligned_alloc(unit, (size + unit) / unit * unit);
+}
+
+}  // namespace gpt2fast::testing
+
+__attribute__((noinline)) void* operator new(size_t size) {
+  gpt2fast::testing::count_allocation(__builtin_return_address(0));
   if (void* memory = std::malloc(size == 0 ? 1 : size)) return memory;
   throw std::bad_alloc();
 }
+__attribute__((noinline)) void* operator new(size_t size, std::align_val_t alignment) {
+  gpt2fast::testing::count_allocation(__builtin_return_address(0));
+  if (void* memory = gpt2fast::testing::aligned_allocation(size, alignment)) return memory;
+  throw std::bad_alloc();
+}
+__attribute__((noinline)) void* operator new(size_t size, std::align_val_t alignment,
+                                             const std::nothrow_t&) noexcept {
+  gpt2fast::testing::count_allocation(__builtin_return_address(0));
+  return gpt2fast::testing::aligned_allocation(size, alignment);
+}
 __attribute__((noinline)) void operator delete(void* memory) noexcept { std::free(memory); }
 __attribute__((noinline)) void operator delete(void* memory, size_t) noexcept { std::free(memory); }
+__attribute__((noinline)) void operator delete(void* memory, std::align_val_t) noexcept { std::free(memory); }
+__attribute__((noinline)) void operator delete(void* memory, size_t, std::align_val_t) noexcept {
+  std::free(memory);
+}

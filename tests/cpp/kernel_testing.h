@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "kernels/isa.h"
+#include "kernels/workspace.h"
 
 namespace gpt2fast::testing {
 
@@ -30,6 +31,20 @@ class AlignedBytes {
  private:
   size_t size_;
   void* data_;
+};
+
+// A kernel's scratch of exactly the size that it asks for, so that AddressSanitizer sees it go beyond.
+class TestWorkspace {
+ public:
+  explicit TestWorkspace(const WorkspaceSize& size)
+      : stride_((size.bytes + 63) / 64 * 64),
+        bytes_(static_cast<size_t>(size.parts - 1) * stride_ + size.bytes) {}
+
+  WorkspaceParts parts() const { return {bytes_.data(), stride_}; }
+
+ private:
+  size_t stride_;
+  AlignedBytes bytes_;
 };
 
 inline std::vector<float> random_normal(int64_t count, float deviation, uint32_t seed) {

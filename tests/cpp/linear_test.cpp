@@ -19,6 +19,7 @@ using gpt2fast::testing::AlignedBytes;
 using gpt2fast::testing::available_isas;
 using gpt2fast::testing::count_different;
 using gpt2fast::testing::random_normal;
+using gpt2fast::testing::TestWorkspace;
 
 namespace {
 
@@ -77,9 +78,9 @@ struct Problem {
 
 std::vector<float> run(LinearArguments a, Isa isa, const Parallel& parallel = Serial()) {
   std::vector<float> y(static_cast<size_t>(a.rows * a.out_features), -7.0f);
-  AlignedBytes workspace(linear_workspace_bytes(a.format, a.rows, a.in_features));
+  const TestWorkspace workspace(linear_workspace(a.format, a.rows, a.in_features, parallel.threads()));
   a.y = y.data();
-  linear(a, parallel, workspace.data(), isa);
+  linear(a, parallel, workspace.parts(), isa);
   return y;
 }
 
@@ -304,8 +305,8 @@ TEST(residual_may_be_the_output) {
   std::vector<float> y = residual;
   LinearArguments a = problem.fused(x, y);
   a.y = y.data();
-  AlignedBytes workspace(linear_workspace_bytes(a.format, a.rows, a.in_features));
-  linear(a, Serial(), workspace.data());
+  const TestWorkspace workspace(linear_workspace(a.format, a.rows, a.in_features, 1));
+  linear(a, Serial(), workspace.parts());
   CHECK_EQ(count_different(y, expected), 0);
 }
 

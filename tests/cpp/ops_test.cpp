@@ -5,6 +5,7 @@
 #include <functional>
 #include <limits>
 
+#include "kernel_testing.h"
 #include "kernels/embedding.h"
 #include "kernels/layer_norm.h"
 #include "kernels/linear.h"
@@ -29,14 +30,13 @@ std::vector<uint8_t> packed(WeightFormat format, int64_t in_features, int64_t ou
 // A vector's bytes at the alignment that kernels read weights with.
 class Aligned {
  public:
-  explicit Aligned(const std::vector<uint8_t>& bytes) : data_(workspace_.reserve(bytes.size())) {
-    std::memcpy(data_, bytes.data(), bytes.size());
+  explicit Aligned(const std::vector<uint8_t>& bytes) : bytes_(bytes.size()) {
+    std::memcpy(bytes_.data(), bytes.data(), bytes.size());
   }
-  const uint8_t* data() const { return static_cast<const uint8_t*>(data_); }
+  const uint8_t* data() const { return bytes_.data(); }
 
  private:
-  Workspace workspace_;
-  void* data_;
+  AlignedBytes bytes_;
 };
 
 // ---- Linear
@@ -113,7 +113,7 @@ ORT_TEST(linear_equals_its_kernel) {
             .beta = beta.data(),
             .residual = residual.data(),
             .y = expected.data()},
-           Serial(), workspace.reserve(linear_workspace_bytes(format, rows, 70)));
+           Serial(), workspace.reserve(linear_workspace(format, rows, 70, 1)));
     CHECK(y == expected);
   }
 }
