@@ -215,7 +215,6 @@ static void convert_block(const AttentionTile& tile, const TileState& state, int
 
 template <typename Tag, typename Element>
 static void attend_rows(const AttentionTile& tile) {
-  using V = Vec<Tag>;
   const int64_t width = tile.padded_head_dim;
   const TileState state = start_tile<Tag>(tile);
   const bool converts = sizeof(Element) < sizeof(float) && tile.rows > RegisterTile<Tag>::kRows;
@@ -234,13 +233,7 @@ static void attend_rows(const AttentionTile& tile) {
                                  {values, width, kLanes, next});
     }
   }
-  for (int64_t r = 0; r < tile.rows; ++r) {
-    const V sum = V::set1(reduce_add(V::load(state.sums + r * kLanes)));
-    for (int64_t d = 0; d < tile.head_dim; d += kLanes) {
-      (V::load(state.outputs + r * width + d) / sum)
-          .store_partial(tile.y + r * tile.y_stride + d, tile.head_dim - d);
-    }
-  }
+  write_attention<Tag>(tile, state.outputs, state.sums);
 }
 
 template <typename Tag, typename Element>

@@ -307,7 +307,6 @@ static void attend_int8_block(const AttentionTile& tile, const Int8TileState& st
 
 template <typename Ops>
 static void attend_int8(const AttentionTile& tile) {
-  using V = Vec<typename Ops::Tag>;
   const int64_t width = tile.padded_head_dim;
   const Int8TileState state = start_int8_tile<Ops>(tile);
   const int64_t part_bytes = int8_block_bytes(width);
@@ -320,13 +319,7 @@ static void attend_int8(const AttentionTile& tile) {
     attend_int8_block<Ops>(tile, state, position,
                            {tile.keys + offset, tile.values + offset, part_bytes, next});
   }
-  for (int64_t r = 0; r < tile.rows; ++r) {
-    const V sum = V::set1(reduce_add(V::load(state.sums + r * kLanes)));
-    for (int64_t d = 0; d < tile.head_dim; d += kLanes) {
-      (V::load(state.outputs + r * width + d) / sum)
-          .store_partial(tile.y + r * tile.y_stride + d, tile.head_dim - d);
-    }
-  }
+  write_attention<typename Ops::Tag>(tile, state.outputs, state.sums);
 }
 
 template <typename Ops>

@@ -74,4 +74,17 @@ GPT2FAST_INLINE float mask_scores(float* scores, int64_t visible) {
                         max(V::load(scores + 2 * kLanes), V::load(scores + 3 * kLanes))));
 }
 
+// From weighted sums [rows, padded_head_dim] and sums of weights [rows, kLanes], lane by lane, to y.
+template <typename Tag>
+GPT2FAST_INLINE void write_attention(const AttentionTile& tile, const float* outputs, const float* sums) {
+  using V = Vec<Tag>;
+  for (int64_t r = 0; r < tile.rows; ++r) {
+    const V sum = V::set1(reduce_add(V::load(sums + r * kLanes)));
+    for (int64_t d = 0; d < tile.head_dim; d += kLanes) {
+      (V::load(outputs + r * tile.padded_head_dim + d) / sum)
+          .store_partial(tile.y + r * tile.y_stride + d, tile.head_dim - d);
+    }
+  }
+}
+
 }  // namespace gpt2fast
