@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -59,13 +59,23 @@ def _start(runner: Runner) -> Iterator[dict[str, Any]]:
     runner.generate([[1, 2, 3]], 1)
     yield {"ready": True}
     command = json.loads(sys.stdin.readline())
-    with ThreadPoolExecutor(1) as pool:
-        generated = pool.submit(runner.generate, **command)
-        largest = resident_bytes()
-        while not generated.done():
-            largest = max(largest, resident_bytes(), key=lambda used: used.get("total", 0))
-            wait([generated], timeout=_MEMORY_INTERVAL)
-        generated.result()
+    errors: list[Exception] = []
+
+    def generate() -> None:
+        try:
+            runner.generate(**command)
+        except Exception as error:
+            errors.append(error)
+
+    # What measures should weigh little: concurrent.futures would be a megabyte.
+    thread = threading.Thread(target=generate)
+    thread.start()
+    largest = resident_bytes()
+    while thread.is_alive():
+        largest = max(largest, resident_bytes(), key=lambda used: used.get("total", 0))
+        thread.join(_MEMORY_INTERVAL)
+    if errors:
+        raise errors[0]
     yield {"result": largest}
 
 

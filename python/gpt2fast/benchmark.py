@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -70,6 +69,8 @@ def summarize(values: Sequence[float]) -> Summary:
     """Median and quartiles; of at least one value."""
     if len(values) == 1:
         return Summary(values[0], values[0], values[0])
+    import statistics
+
     low, median, high = statistics.quantiles(values, n=4, method="inclusive")
     return Summary(median, low, high)
 
@@ -119,6 +120,8 @@ def timing(arrivals: Arrivals) -> Timing:
     if not steps:
         raise ValueError("the texts were not under way together; generate more tokens")
     tokens = sum(at > started for times in arrivals for at in times if at <= ended)
+    import statistics  # loads megabytes, which a process whose memory is measured should not
+
     return Timing(
         first_token_ms=started * 1e3,
         step_ms=statistics.median(steps) * 1e3,
@@ -142,6 +145,8 @@ def draft_step_ms(model: GPT2, context: int, drafts: int, steps: int, first_toke
     full = [after - before for before, after in pairwise(ends) if arrivals[0].count(after) == drafts + 1]
     if not full:
         raise RuntimeError(f"no step took {drafts} draft tokens")
+    import statistics
+
     return statistics.median(full) * 1e3
 
 
