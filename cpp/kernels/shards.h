@@ -77,21 +77,17 @@ void run_phases(int64_t first, int64_t second, const Parallel& parallel, const F
                 const Second& run_second) {
   if (first <= 1) {
     if (first == 1) run_first(0);
-    if (second <= 1) {
-      if (second == 1) run_second(0);
-      return;
-    }
+    parallel.run(second, run_second);  // in shards as well, if the pool is ONNX Runtime's
+    return;
   }
-  Shards firsts(first <= 1 ? 0 : first, parallel.threads()), seconds(second, parallel.threads());
+  Shards firsts(first, parallel.threads()), seconds(second, parallel.threads());
   Counter done;
   parallel.run(parallel.threads(), [&](int64_t thread) noexcept {
-    if (first > 1) {
-      firsts.run(thread, [&](int64_t index) noexcept {
-        run_first(index);
-        done.add_done();
-      });
-      done.wait_for(first);
-    }
+    firsts.run(thread, [&](int64_t index) noexcept {
+      run_first(index);
+      done.add_done();
+    });
+    done.wait_for(first);
     seconds.run(thread, run_second);
   });
 }

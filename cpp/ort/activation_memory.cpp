@@ -11,6 +11,7 @@ struct alignas(64) ActivationMemory::Block {
   Block* next;              // in the owner's list
   int64_t width;
   size_t capacity;
+  size_t offset;  // of the block in its allocation
 
   void* data() { return this + 1; }
 };
@@ -33,14 +34,17 @@ ActivationMemory::~ActivationMemory() {
   }
 }
 
-ActivationMemory::Block* ActivationMemory::create(size_t bytes) noexcept {
-  if (bytes > SIZE_MAX - sizeof(Block)) return nullptr;
-  void* memory = ::operator new(sizeof(Block) + bytes, std::align_val_t{alignof(Block)}, std::nothrow);
-  return memory == nullptr ? nullptr : new (memory) Block{nullptr, nullptr, 0, bytes};
+ActivationMemory::Block* ActivationMemory::create(size_t bytes, size_t offset) noexcept {
+  constexpr size_t kLargest = SIZE_MAX / 2;
+  if (bytes > kLargest) return nullptr;
+  void* memory =
+      ::operator new(offset + sizeof(Block) + bytes, std::align_val_t{alignof(Block)}, std::nothrow);
+  if (memory == nullptr) return nullptr;
+  return new (static_cast<char*>(memory) + offset) Block{nullptr, nullptr, 0, bytes, offset};
 }
 
 void ActivationMemory::destroy(Block* block) noexcept {
-  ::operator delete(static_cast<void*>(block), std::align_val_t{alignof(Block)});
+  ::operator delete(reinterpret_cast<char*>(block) - block->offset, std::align_val_t{alignof(Block)});
 }
 
 ActivationMemory::Block* ActivationMemory::take(int64_t width, size_t bytes) noexcept {
@@ -61,7 +65,12 @@ ActivationMemory::Block* ActivationMemory::take(int64_t width, size_t bytes) noe
 void* ActivationMemory::allocate(int64_t width, size_t bytes) noexcept {
   const std::lock_guard lock(mutex_);
   Block* block = take(width, bytes);
-  if (block == nullptr) block = create(bytes);
+  if (block == nullptr) {
+    // Large allocations all start at the same place in a page, where steps of one token, which use no more
+    // than that, would push each other out of the first-level cache.
+    constexpr size_t kLine = 64, kPage = 4096;
+    block = create(bytes, created_++ * 13 * kLine % kPage);
+  }
   if (block == nullptr) return nullptr;
   block->owner = this;
   block->width = width;
@@ -91,7 +100,7 @@ struct ActivationAllocator : abi::Allocator {
     Alloc = [](abi::Allocator*, size_t bytes) -> void* {
       if (bytes == 0) return nullptr;
       if (current.memory != nullptr) return current.memory->allocate(current.width, bytes);
-      ActivationMemory::Block* block = ActivationMemory::create(bytes);
+      ActivationMemory::Block* block = ActivationMemory::create(bytes, 0);
       return block == nullptr ? nullptr : block->data();
     };
     Free = [](abi::Allocator*, void* data) { ActivationMemory::free(data); };

@@ -30,12 +30,13 @@ class ActivationMemory {
 
  private:
   struct Block;
-  static Block* create(size_t bytes) noexcept;
+  static Block* create(size_t bytes, size_t offset) noexcept;
   static void destroy(Block* block) noexcept;
   Block* take(int64_t width, size_t bytes) noexcept;
 
   std::mutex mutex_;
   Block* unused_ = nullptr;  // a list
+  size_t created_ = 0;
 
   friend class ActivationScope;
   friend struct ActivationAllocator;

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from gpt2fast._files import restore_set_aside
 from gpt2fast.errors import ModelError
 from gpt2fast.export.atomic import atomic_directory, check_room, write_new
+from gpt2fast.export.block_writer import BlockWriter
 from gpt2fast.export.graph import build_graph
 from gpt2fast.export.quantize import PackedTensor, layout, packed_chunks
 from gpt2fast.export.tokenizer_json import tokenizer_json
@@ -110,18 +111,20 @@ def _write_weights(
 ) -> None:
     total = tensors[-1].offset + tensors[-1].length
     with path.open("xb") as file:
+        blocks = BlockWriter(file)
         for packed in tensors:
-            file.seek(packed.offset)
+            blocks.pad(packed.offset)
             try:
                 for chunk in packed_chunks(packed, checkpoint.tensors[packed.name]):
-                    file.write(chunk.data)
+                    blocks.write(chunk.data)
                     if progress is not None:
-                        progress(file.tell(), total)
+                        progress(blocks.position, total)
             except ModelError as error:
                 raise ModelError(f"{checkpoint.source}: {error}") from None
-            length = file.tell() - packed.offset
+            length = blocks.position - packed.offset
             if length != packed.length:
                 raise RuntimeError(f"{packed.name}: packed to {length} bytes, not {packed.length}")
+        blocks.finish()
         file.flush()
         os.fsync(file.fileno())
 
