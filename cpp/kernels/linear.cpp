@@ -29,8 +29,8 @@ bool is_quantized(WeightFormat format) {
 // Of a prepared row, see LinearTask.
 int64_t prepared_row_bytes(WeightFormat format, int64_t in_features) {
   if (!is_quantized(format)) return in_features * static_cast<int64_t>(sizeof(float));
-  return divide_up(in_features, kBlockRows) *
-         (format == WeightFormat::kInt8 ? kInt8RowBlockBytes : kInt4RowBlockBytes);
+  if (format == WeightFormat::kInt4) return divide_up(in_features, kBlockRows) * kInt4ScaledBytes;
+  return divide_up(in_features, kInt8RowBlocks * kBlockRows) * kInt8ScaledBytes;
 }
 
 size_t prepared_bytes(WeightFormat format, int64_t rows, int64_t in_features) {

@@ -39,8 +39,9 @@ struct LinearArguments {
 WorkspaceSize linear_workspace(WeightFormat format, int64_t rows, int64_t in_features, int64_t threads);
 
 // Each output element is the same bits whatever the other rows, `parallel.threads()` and the instruction set:
-// sums over in_features run in one fixed order. Integer formats round each row to int8 in blocks of 64 along
-// in_features; a row that holds a NaN or an infinity then gives NaN outputs, and no other row does.
+// sums over in_features run in one fixed order. Integer formats round each row to int8, for int8 weights in
+// blocks of 128 along in_features, for int4 of 64; a row that holds a NaN or an infinity then gives NaN
+// outputs, and no other row does.
 void linear(const LinearArguments& arguments, const Parallel& parallel, const WorkspaceParts& workspace,
             Isa isa = active_isa());
 

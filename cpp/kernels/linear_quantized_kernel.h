@@ -1,5 +1,5 @@
-// Register tiles over int8 and int4 weights: exact integer sums within a block of 64 rows of the weight,
-// scaled and added up in float in the order of the blocks; the column's scale comes last.
+// Register tiles over int8 and int4 weights: exact integer sums over what shares a scale, which are scaled
+// and added up in float in order; the column's scale comes last.
 #pragma once
 
 #include "kernels/linear_kernel.h"
@@ -34,32 +34,34 @@ struct Int8Tile {
     const uint8_t* x = task.tile_rows(row);
     V sums[rows];
     GPT2FAST_UNROLL for (int r = 0; r < rows; ++r) sums[r] = V::zero();
-    for (int64_t block = 0; block < blocks; ++block) {
-      add_block(x, values, ahead, sums);
-      ahead.advance();
-      x += rows * kInt8RowBlockBytes;
-      values += kBlockBytes;
+    for (int64_t left = blocks; left > 0; left -= kInt8RowBlocks) {
+      add_blocks(x, values, left < kInt8RowBlocks ? left : kInt8RowBlocks, ahead, sums);
+      x += rows * kInt8ScaledBytes;
+      values += kInt8RowBlocks * kBlockBytes;
     }
     const V scale = V::load(reinterpret_cast<const float*>(column_scales));
     GPT2FAST_UNROLL for (int r = 0; r < rows; ++r) sums[r] = sums[r] * scale;
     finish_tile<Ops>(task.arguments, row, panel, sums);
   }
 
-  // x: one block of a tile; values: the same block of a panel.
+  // x: blocks of a tile that share a scale; values: the same blocks of a panel.
   template <int rows>
-  static GPT2FAST_INLINE void add_block(const uint8_t* x, const uint8_t* values, const WeightsAhead& ahead,
-                                        V (&sums)[rows]) {
+  static GPT2FAST_INLINE void add_blocks(const uint8_t* x, const uint8_t* values, int64_t count,
+                                         WeightsAhead& ahead, V (&sums)[rows]) {
     const int8_t* x_values = reinterpret_cast<const int8_t*>(x);
-    const float* x_scales = reinterpret_cast<const float*>(x + kBlockValues * rows);
+    const float* x_scales = reinterpret_cast<const float*>(x + kInt8RowBlocks * kBlockValues * rows);
     const int32_t* corrections = reinterpret_cast<const int32_t*>(x_scales + rows);
     typename Ops::Sums dots[rows];
     GPT2FAST_UNROLL for (int r = 0; r < rows; ++r) dots[r] = Ops::start_int8(corrections[r]);
-    for (int i = 0; i < kBlockValues / 4; ++i) {
-      prefetch_line<rows>(values + 64 * i, ahead, i);
-      const typename Ops::Int8Weights w = Ops::load_int8(values + 64 * i);
-      GPT2FAST_UNROLL for (int r = 0; r < rows; ++r) {
-        dots[r] = Ops::dot_int8(dots[r], w, x_values + 4 * (i * rows + r));
+    for (; count > 0; --count, values += kBlockBytes, x_values += kBlockValues * rows) {
+      for (int i = 0; i < kBlockValues / 4; ++i) {
+        prefetch_line<rows>(values + 64 * i, ahead, i);
+        const typename Ops::Int8Weights w = Ops::load_int8(values + 64 * i);
+        GPT2FAST_UNROLL for (int r = 0; r < rows; ++r) {
+          dots[r] = Ops::dot_int8(dots[r], w, x_values + 4 * (i * rows + r));
+        }
       }
+      ahead.advance();
     }
     GPT2FAST_UNROLL for (int r = 0; r < rows; ++r) {
       sums[r] = fma(Ops::to_float(dots[r]), V::set1(x_scales[r]), sums[r]);
@@ -87,7 +89,7 @@ struct Int4Tile {
     for (int64_t block = 0; block < blocks; ++block) {
       add_block(x, block_data, ahead, sums);
       ahead.advance();
-      x += rows * kInt4RowBlockBytes;
+      x += rows * kInt4ScaledBytes;
       block_data += kBlockBytes;
     }
     const V scale = V::load(reinterpret_cast<const float*>(column_scales));

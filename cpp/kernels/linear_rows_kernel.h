@@ -12,17 +12,19 @@ namespace gpt2fast {
 
 inline constexpr int kBlockValues = 64;
 
-// The quarters of a block times H / 4, see packing.h: none becomes larger than the largest was.
-template <typename V>
-GPT2FAST_INLINE void mix_quarters(V (&parts)[4]) {
-  const V quarter = V::set1(0.25f);
-  for (V& part : parts) part = part * quarter;
-  const V sum_low = parts[0] + parts[1], difference_low = parts[0] - parts[1];
-  const V sum_high = parts[2] + parts[3], difference_high = parts[2] - parts[3];
-  parts[0] = sum_low + sum_high;
-  parts[1] = difference_low + difference_high;
-  parts[2] = sum_low - sum_high;
-  parts[3] = difference_low - difference_high;
+// Values that are mixed, times H / order, see packing.h: none becomes larger than the largest was.
+template <typename V, int order>
+GPT2FAST_INLINE void mix(V* parts) {
+  const V factor = V::set1(1.0f / order);
+  GPT2FAST_UNROLL for (int i = 0; i < order; ++i) parts[i] = parts[i] * factor;
+  GPT2FAST_UNROLL for (int step = 1; step < order; step *= 2) {
+    GPT2FAST_UNROLL for (int i = 0; i < order; ++i) {
+      if (i & step) continue;
+      const V low = parts[i], high = parts[i + step];
+      parts[i] = low + high;
+      parts[i + step] = low - high;
+    }
+  }
 }
 
 // The values of a block, four at a time, `stride` bytes apart. Unrolled further, compilers would run out of
@@ -45,27 +47,30 @@ class RowBlocks {
  public:
   // x: the blocks' `count` values.
   GPT2FAST_INLINE RowBlocks(const float* x, int64_t count, WeightFormat format)
-      : count_((count + kBlockValues - 1) / kBlockValues), format_(format) {
-    for (int64_t b = 0; b < count_; ++b) {
-      const float* block = x + b * kBlockValues;
+      : count_((count + kBlockValues - 1) / kBlockValues),
+        together_(format == WeightFormat::kInt8 ? kInt8RowBlocks : 1),
+        format_(format) {
+    for (int64_t b = 0; b < count_; b += kInt8RowBlocks) {
+      const float* blocks = x + b * kBlockValues;
       const int64_t left = count - b * kBlockValues;
-      V parts[4];
-      for (int i = 0; i < 4; ++i) {
-        const int64_t begin = kLanes * i;
-        parts[i] =
-            left >= kBlockValues ? V::load(block + begin) : V::load_partial(block + begin, left - begin);
+      if (format == WeightFormat::kInt8 && count_ - b >= kInt8RowBlocks) {
+        load_blocks<static_cast<int>(kInt8RowBlocks), true>(blocks, left, b);
+      } else {
+        for (int64_t i = 0; i < kInt8RowBlocks && b + i < count_; ++i) {
+          const float* block = blocks + i * kBlockValues;
+          if (format == WeightFormat::kInt8) {
+            load_blocks<1, true>(block, left - i * kBlockValues, b + i);
+          } else {
+            load_blocks<1, false>(block, left - i * kBlockValues, b + i);
+          }
+        }
       }
-      if (format == WeightFormat::kInt8) mix_quarters(parts);
-      for (int i = 0; i < 4; ++i) parts[i].store(values_ + b * kBlockValues + kLanes * i);
-      Ops::max_magnitude(Ops::max_magnitude(abs(parts[0]), abs(parts[1])),
-                         Ops::max_magnitude(abs(parts[2]), abs(parts[3])))
-          .store(lanes_[b]);
     }
   }
 
   // Writes row `row` of a tile of `height` rows, see LinearTask. A block that holds a NaN or an infinity
   // becomes NaN as a whole, so that the row's outputs do.
-  GPT2FAST_INLINE void write(int64_t row, int64_t height, uint8_t* tile_blocks, int64_t block_bytes) {
+  GPT2FAST_INLINE void write(int64_t row, int64_t height, uint8_t* tile_blocks, int64_t scaled_bytes) {
     alignas(64) float inverses[kLanes], scales[kLanes];
     find_scales(inverses, scales);
     for (int64_t b = 0; b < count_; ++b) {
@@ -77,18 +82,21 @@ class RowBlocks {
       }
       alignas(64) int8_t rounded[kBlockValues];
       Ops::to_float(Ops::round_to_int8(parts, rounded)).store(lanes_[b]);
-      scatter_fours(rounded, tile_blocks + b * height * block_bytes + 4 * row, 4 * height);
+      uint8_t* scaled = tile_blocks + b / together_ * height * scaled_bytes;
+      scatter_fours(rounded, scaled + (b % together_ * kBlockValues * height + 4 * row), 4 * height);
     }
     alignas(64) float first_sums[kLanes], second_sums[kLanes];
     sum_values(first_sums, second_sums);
-    for (int64_t b = 0; b < count_; ++b, tile_blocks += height * block_bytes) {
-      float* tile_scales = reinterpret_cast<float*>(tile_blocks + kBlockValues * height);
+    for (int64_t b = 0; b < count_; b += together_, tile_blocks += height * scaled_bytes) {
+      float* tile_scales = reinterpret_cast<float*>(tile_blocks + together_ * kBlockValues * height);
       int32_t* corrections = reinterpret_cast<int32_t*>(tile_scales + height);
       tile_scales[row] = scales[b];
       const int32_t first = static_cast<int32_t>(first_sums[b]),
                     second = static_cast<int32_t>(second_sums[b]);
       if (format_ == WeightFormat::kInt8) {
-        corrections[row] = -128 * (first + second);
+        static_assert(kInt8RowBlocks == 2);  // beyond count_ sums are 0
+        corrections[row] =
+            -128 * (first + second + static_cast<int32_t>(first_sums[b + 1] + second_sums[b + 1]));
       } else {
         corrections[row] = -first & 0xffff;
         corrections[height + row] = -second & 0xffff;
@@ -97,22 +105,56 @@ class RowBlocks {
   }
 
  private:
+  // Blocks that are mixed together, number `first` and the following; `left` values are there.
+  template <int blocks, bool mixes>
+  GPT2FAST_INLINE void load_blocks(const float* x, int64_t left, int64_t first) {
+    constexpr int kParts = kBlockValues / kLanes;
+    V parts[blocks * kParts];
+    GPT2FAST_UNROLL for (int i = 0; i < blocks * kParts; ++i) {
+      const int64_t begin = kLanes * i;
+      parts[i] =
+          left >= blocks * kBlockValues ? V::load(x + begin) : V::load_partial(x + begin, left - begin);
+    }
+    if (mixes) mix<V, blocks * kParts>(parts);
+    for (int b = 0; b < blocks; ++b) {
+      const V* block = parts + b * kParts;
+      for (int i = 0; i < kParts; ++i) block[i].store(values_ + (first + b) * kBlockValues + kLanes * i);
+      Ops::max_magnitude(Ops::max_magnitude(abs(block[0]), abs(block[1])),
+                         Ops::max_magnitude(abs(block[2]), abs(block[3])))
+          .store(lanes_[first + b]);
+    }
+  }
+
   // Blocks that are to become zero have an inverse that is not above zero.
   GPT2FAST_INLINE void find_scales(float* inverses, float* scales) const {
     V largest[kLanes];
     load_lanes(largest);
     V magnitude = largest[0];
     for (int i = 1; i < kLanes; ++i) magnitude = Ops::max_magnitude(magnitude, largest[i]);
+    if (together_ == kInt8RowBlocks) magnitude = largest_of_pairs(magnitude);
     const V smallest = V::set1(0x1p-110f);  // its reciprocal is still a float; smaller blocks count as zero
     const V steps = V::set1(127.0f);
     select_less(magnitude, smallest, V::zero(), steps / magnitude).store(inverses);
 
     const V unit =
-        V::set1(format_ == WeightFormat::kInt8 ? 2.0f : 1.0f);  // H / 4 was half of what weights had
+        V::set1(format_ == WeightFormat::kInt8 ? 2.0f : 1.0f);  // H / 8 was a quarter of the weights' H / 2
     const V scale = select_less(magnitude, smallest, V::zero(), magnitude / steps * unit);
     const V infinity = V::set1(std::numeric_limits<float>::infinity());
     const V nan = V::set1(std::numeric_limits<float>::quiet_NaN());
     select_less(magnitude, infinity, scale, nan).store(scales);
+  }
+
+  // In both lanes. Values have no sign: compared as integers, a NaN is the largest.
+  static GPT2FAST_INLINE V largest_of_pairs(V values) {
+    static_assert(kInt8RowBlocks == 2);
+    alignas(64) float floats[kLanes];
+    uint32_t lanes[kLanes];
+    values.store(floats);
+    memcpy(lanes, floats, sizeof(lanes));
+    for (int i = 0; i < kLanes; i += 2)
+      lanes[i] = lanes[i + 1] = lanes[i] > lanes[i + 1] ? lanes[i] : lanes[i + 1];
+    memcpy(floats, lanes, sizeof(lanes));
+    return V::load(floats);
   }
 
   // Of the halves of each block.
@@ -134,6 +176,7 @@ class RowBlocks {
   }
 
   int64_t count_;
+  int64_t together_;  // so many share a scale
   WeightFormat format_;
   alignas(64) float values_[kLanes * kBlockValues];
   alignas(64) float lanes_[kLanes][kLanes];
@@ -160,14 +203,15 @@ GPT2FAST_INLINE void prepare_rows(const LinearTask& task, Range rows, float* scr
 template <typename Ops>
 void quantize_rows(const LinearTask& task, Range rows, float* scratch, uint8_t* prepared) {
   const LinearArguments& a = task.arguments;
-  const int64_t block_bytes = a.format == WeightFormat::kInt8 ? kInt8RowBlockBytes : kInt4RowBlockBytes;
+  const bool int8 = a.format == WeightFormat::kInt8;
+  const int64_t scaled_bytes = int8 ? kInt8ScaledBytes : kInt4ScaledBytes;
   prepare_rows<Ops>(task, rows, scratch, prepared,
                     [&](const float* x, int64_t height, int64_t row, uint8_t* out) {
                       constexpr int64_t kValues = kLanes * kBlockValues;
                       for (int64_t k = 0; k < a.in_features; k += kValues) {
                         const int64_t count = a.in_features - k < kValues ? a.in_features - k : kValues;
-                        RowBlocks<Ops>(x + k, count, a.format).write(row, height, out, block_bytes);
-                        out += kLanes * height * block_bytes;
+                        RowBlocks<Ops>(x + k, count, a.format).write(row, height, out, scaled_bytes);
+                        out += kLanes / (int8 ? kInt8RowBlocks : 1) * height * scaled_bytes;
                       }
                     });
 }

@@ -27,11 +27,14 @@ struct RowTiles {
 // arranged so that a kernel walks through one stream whatever the number of rows. For a tile of H rows that
 // is
 //   float formats: float values[in_features][H]
-//   integer formats, for every block of 64 along in_features:
+//   int8 weights, for every 128 along in_features, the last of which may be 64:
+//     int8 values[32][H][4], zero beyond in_features
+//     float scales[H]
+//     int32 corrections[H], -128 times the sum of the row's values
+//   int4 weights, for every 64 along in_features:
 //     int8 values[16][H][4], zero beyond in_features
 //     float scales[H]
-//     int8 weights: int32 corrections[H], -128 times the sum of the row's values
-//     int4 weights: int32 corrections[2][H], minus the sum of 32 values, as an int16 in the low half
+//     int32 corrections[2][H], minus the sum of 32 values, as an int16 in the low half
 struct LinearTask {
   LinearArguments arguments;
   int64_t panels;
@@ -45,8 +48,9 @@ struct LinearTask {
   GPT2FAST_INLINE const uint8_t* tile_rows(int64_t row) const { return rows + offset(row); }
 };
 
-inline constexpr int64_t kInt8RowBlockBytes = 64 + 4 + 4;
-inline constexpr int64_t kInt4RowBlockBytes = 64 + 4 + 8;
+inline constexpr int64_t kInt8RowBlocks = 2;  // of 64, that share a scale
+inline constexpr int64_t kInt8ScaledBytes = 64 * kInt8RowBlocks + 4 + 4;
+inline constexpr int64_t kInt4ScaledBytes = 64 + 4 + 8;
 
 struct LinearVariant {
   // Prepares some rows into `prepared`, where task.first_row starts; by WeightFormat. scratch: [in_features].

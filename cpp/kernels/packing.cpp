@@ -82,26 +82,29 @@ void pack_bfloat16_panel(const PanelColumns& w, int64_t in_features, uint8_t* pa
   }
 }
 
-// A block of a column times H / 2, see packing.h, which undoes itself. In double, so that nothing overflows.
-void mix_block(double* rows) {
-  constexpr int64_t kQuarter = kBlockRows / 4;
-  for (int64_t i = 0; i < kQuarter; ++i) {
-    double* r = rows + i;
-    const double sum_low = r[0] + r[kQuarter], difference_low = r[0] - r[kQuarter];
-    const double sum_high = r[2 * kQuarter] + r[3 * kQuarter];
-    const double difference_high = r[2 * kQuarter] - r[3 * kQuarter];
-    r[0] = 0.5 * (sum_low + sum_high);
-    r[kQuarter] = 0.5 * (difference_low + difference_high);
-    r[2 * kQuarter] = 0.5 * (sum_low - sum_high);
-    r[3 * kQuarter] = 0.5 * (difference_low - difference_high);
+// So many rows from `first` on are mixed, see packing.h.
+int64_t mixed_rows(int64_t first, int64_t rows) { return std::min(kMixedRows, rows - first); }
+
+// Rows that are mixed together, times a factor and H. In double, so that nothing overflows.
+void mix_rows(double* rows, int64_t count, double factor) {
+  for (int64_t step = kMixedStep; step < count; step *= 2) {
+    for (int64_t i = 0; i < count; ++i) {
+      if (i & step) continue;
+      const double low = rows[i], high = rows[i + step];
+      rows[i] = low + high;
+      rows[i + step] = low - high;
+    }
   }
+  for (int64_t i = 0; i < count; ++i) rows[i] *= factor;
 }
 
 void pack_int8_panel(const PanelColumns& w, uint8_t* panel) {
   std::vector<double> mixed(static_cast<size_t>(w.rows()));
   for (int64_t c = 0; c < kPanelColumns; ++c) {
     std::copy_n(w.column(c), w.rows(), mixed.begin());
-    for (int64_t k = 0; k < w.rows(); k += kBlockRows) mix_block(mixed.data() + k);
+    for (int64_t k = 0; k < w.rows(); k += kMixedRows) {
+      mix_rows(mixed.data() + k, mixed_rows(k, w.rows()), 0.5);
+    }
     double largest = 0;
     for (const double value : mixed) largest = std::max(largest, std::abs(value));
     // A column of the smallest subnormals is not all lost: its scale is not rounded to zero.
@@ -154,12 +157,13 @@ void unpack_int8_column(const uint8_t* panel, int64_t in_features, int64_t c, fl
   float column_scale = 0;
   std::memcpy(&column_scale, panel + c * 4, 4);
   const double scale = column_scale;
-  for (int64_t first = 0; first < in_features; first += kBlockRows) {
+  for (int64_t first = 0; first < in_features; first += kMixedRows) {
     const uint8_t* values = panel + kColumnScalesBytes + first * kPanelColumns + c * 4;
-    double rows[kBlockRows];
-    for (int64_t k = 0; k < kBlockRows; ++k) rows[k] = scale * (values[k / 4 * 64 + k % 4] - 128);
-    mix_block(rows);
-    const int64_t count = std::min(kBlockRows, in_features - first);
+    const int64_t mixed = mixed_rows(first, block_count(in_features) * kBlockRows);
+    double rows[kMixedRows];
+    for (int64_t k = 0; k < mixed; ++k) rows[k] = scale * (values[k / 4 * 64 + k % 4] - 128);
+    mix_rows(rows, mixed, 2.0 * static_cast<double>(kMixedStep) / static_cast<double>(mixed));
+    const int64_t count = std::min(mixed, in_features - first);
     for (int64_t k = 0; k < count; ++k) out[first + k] = static_cast<float>(rows[k]);
   }
 }

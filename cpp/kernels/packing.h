@@ -17,10 +17,11 @@ namespace gpt2fast {
 //   bf16  uint16 w[K][16], rounded to nearest even
 //   int8  float column_scale[16]
 //         per block: uint8 u[16][16][4]: row 64 block + 4 i + j of column c at [i][c][j]
-//         v = column_scale * (u - 128), u in [1, 255], where v is w with the rows r, r + 16, r + 32 and r +
-//         48 of each block mixed: v = H w / 2, H being the Hadamard matrix of order 4. linear() mixes its
-//         input in the same way, which leaves products as they are, since H H = 4. An input that is much
-//         larger than its neighbours then costs them less of their precision.
+//         v = column_scale * (u - 128), u in [1, 255], where v is w with the rows r, r + 16, r + 32, ... of
+//         every 128 mixed: v = H w / 2, H being the Hadamard matrix (Sylvester's) of order 8. Where 64 are
+//         left at the end, the order is 4. linear() mixes its input in the same way, which with H H = 8 (or
+//         4) leaves products as they are. An input that is much larger than its neighbours then costs them
+//         less of their precision.
 //   int4  float column_scale[16]
 //         per block: uint8 scale[2][16], uint8 zero[2][16], the halves being rows 0..31 and 32..63 of the
 //         block
@@ -31,6 +32,8 @@ namespace gpt2fast {
 // 11). Bits a weight, all included, at K = 768: 32, 16, 8.04 and 4.54.
 inline constexpr int64_t kPanelColumns = 16;
 inline constexpr int64_t kBlockRows = 64;
+inline constexpr int64_t kMixedRows = 128;
+inline constexpr int64_t kMixedStep = 16;
 
 // Sizes beyond this are refused everywhere, so that products of two fit 64 bits.
 inline constexpr int64_t kMaxFeatures = int64_t{1} << 28;

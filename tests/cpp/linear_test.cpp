@@ -84,38 +84,37 @@ std::vector<float> run(LinearArguments a, Isa isa, const Parallel& parallel = Se
   return y;
 }
 
-// A block times the Hadamard matrix of order 4 over its quarters, and a factor.
-std::vector<float> mixed(const std::vector<float>& block, float factor) {
-  constexpr int kSigns[4][4] = {{1, 1, 1, 1}, {1, -1, 1, -1}, {1, 1, -1, -1}, {1, -1, -1, 1}};
-  std::vector<float> result(64);
-  for (size_t i = 0; i < 64; ++i) {
-    const int* signs = kSigns[i / 16];
-    const auto term = [&](size_t q) {
-      return static_cast<float>(signs[q]) * (factor * block[16 * q + i % 16]);
-    };
-    result[i] = (term(0) + term(1)) + (term(2) + term(3));
+// Values times the Hadamard matrix of order size / 16 over their sixteenths, and a factor.
+std::vector<float> mixed(std::vector<float> values, float factor) {
+  for (float& value : values) value *= factor;
+  for (size_t step = 16; step < values.size(); step *= 2) {
+    const std::vector<float> before = values;
+    for (size_t i = 0; i < values.size(); ++i) {
+      const bool upper = (i & step) != 0;
+      values[i] = upper ? before[i - step] - before[i] : before[i] + before[i + step];
+    }
   }
-  return result;
+  return values;
 }
 
-// A row as the quantised formats see it: whole blocks of 64, mixed for int8, rounded to 255 steps, and mixed
-// back. What rounding leaves beyond the row's end counts too.
+// A row as the quantised formats see it: whole blocks of 64, for int8 two at a time and mixed, rounded to 255
+// steps, and mixed back. What rounding leaves beyond the row's end counts too.
 std::vector<double> quantized_row(const std::vector<float>& row, WeightFormat format) {
   const bool mixes = format == WeightFormat::kInt8;
   std::vector<double> result((row.size() + 63) / 64 * 64);
-  for (size_t begin = 0; begin < row.size(); begin += 64) {
-    const size_t end = std::min(row.size(), begin + 64);
+  for (size_t begin = 0, size = 0; begin < result.size(); begin += size) {
+    size = std::min<size_t>(mixes ? 128 : 64, result.size() - begin);
     std::vector<float> block(row.begin() + static_cast<std::ptrdiff_t>(begin),
-                             row.begin() + static_cast<std::ptrdiff_t>(end));
-    block.resize(64);
-    if (mixes) block = mixed(block, 0.25f);
+                             row.begin() + static_cast<std::ptrdiff_t>(std::min(row.size(), begin + size)));
+    block.resize(size);
+    if (mixes) block = mixed(block, 16.0f / static_cast<float>(size));
     float largest = 0;
     for (float value : block) largest = std::max(largest, std::abs(value));
     if (largest < 0x1p-110f) continue;
     for (float& value : block) value = std::nearbyint(value * (127.0f / largest));
     if (mixes) block = mixed(block, 1.0f);
     const double scale = static_cast<double>(largest / 127.0f);
-    for (size_t i = 0; i < 64; ++i) result[begin + i] = scale * static_cast<double>(block[i]);
+    for (size_t i = 0; i < size; ++i) result[begin + i] = scale * static_cast<double>(block[i]);
   }
   return result;
 }

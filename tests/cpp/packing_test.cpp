@@ -81,8 +81,8 @@ TEST(round_trips_stay_within_the_formats_error) {
   }
 }
 
-// Four mixed rows are rounded to half a step each, and half their sum comes back; a mixed row is at most half
-// the sum of the four magnitudes.
+// Eight mixed rows are rounded to half a step each, and a quarter of their sum comes back; a mixed row is at
+// most half the sum of the eight magnitudes.
 TEST(int8_errs_by_a_step_at_most) {
   const int64_t in = 300, out = 20;
   const std::vector<float> w = random_normal(in * out, 1.0f, 2);
@@ -90,8 +90,8 @@ TEST(int8_errs_by_a_step_at_most) {
       unpack(WeightFormat::kInt8, pack(WeightFormat::kInt8, w, in, out), in, out);
   for (int64_t n = 0; n < out; ++n) {
     float largest = 0;
-    for (int64_t begin = 0; begin < in; begin += 64) {
-      const int64_t end = std::min(in, begin + 64);
+    for (int64_t begin = 0; begin < in; begin += 128) {
+      const int64_t end = std::min(in, begin + 128);
       for (int64_t i = 0; i < 16; ++i) {
         float sum = 0;
         for (int64_t k = begin + i; k < end; k += 16) sum += std::abs(w[static_cast<size_t>(k * out + n)]);
