@@ -80,7 +80,9 @@ class Comparison:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def run_cases(self, cases: Sequence[Case], repeats: int, each_round: Callable[[], None]) -> None:
+    def run_cases(
+        self, cases: Sequence[Case], repeats: int, each_round: Callable[[], None] = lambda: None
+    ) -> None:
         """Each round runs every case on each system in turn; the first round warms up.
 
         So a slow minute of the machine falls on all systems and all cases alike. Several texts are run in
