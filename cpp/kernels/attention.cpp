@@ -70,13 +70,12 @@ class UnitList {
   // cost.
   template <typename Visit>
   void visit_share(int64_t share, int64_t shares, const Visit& visit) const {
-    const int64_t begin = total_ * share / shares;
-    const int64_t end = total_ * (share + 1) / shares;
+    const Range costs = part(total_, share, shares);
     int64_t before = 0;
     for_each_tile([&](int64_t sequence, int64_t first_row, int64_t rows, int64_t cost) {
       const int64_t heads = arguments_.shape.heads;
-      const int64_t first = std::clamp<int64_t>((begin - before + cost - 1) / cost, 0, heads);
-      const int64_t last = std::clamp<int64_t>((end - before + cost - 1) / cost, 0, heads);
+      const int64_t first = std::clamp<int64_t>(divide_up(costs.begin - before, cost), 0, heads);
+      const int64_t last = std::clamp<int64_t>(divide_up(costs.end - before, cost), 0, heads);
       for (int64_t head = first; head < last; ++head) visit(sequence, head, first_row, rows);
       before += cost * heads;
     });

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "kernels/packing.h"
+#include "kernels/shards.h"
 
 namespace gpt2fast {
 namespace {
@@ -18,7 +19,8 @@ void embed(WeightFormat format, const uint8_t* table, const float* positions_tab
   const int64_t tasks =
       std::clamp<int64_t>(count * width / kTaskElements, 1, 4 * int64_t{parallel.threads()});
   parallel.run(tasks, [&](int64_t task) noexcept {
-    for (int64_t t = count * task / tasks; t < count * (task + 1) / tasks; ++t) {
+    const Range own = part(count, task, tasks);
+    for (int64_t t = own.begin; t < own.end; ++t) {
       float* row = y + t * width;
       const float* position = positions_table + positions[t] * width;
       unpack_column(format, table, width, tokens[t], row);

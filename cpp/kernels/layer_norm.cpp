@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "kernels/layer_norm_kernel.h"
+#include "kernels/shards.h"
 
 namespace gpt2fast {
 namespace {
@@ -38,7 +39,8 @@ void layer_norm(const float* x, int64_t rows, int64_t width, const float* gamma,
   const LayerNormRow row_function_for_isa = row_function(isa);
   const int64_t tasks = std::clamp<int64_t>(rows * width / kTaskElements, 1, 4 * int64_t{parallel.threads()});
   parallel.run(tasks, [&](int64_t task) noexcept {
-    for (int64_t row = rows * task / tasks; row < rows * (task + 1) / tasks; ++row) {
+    const Range own = part(rows, task, tasks);
+    for (int64_t row = own.begin; row < own.end; ++row) {
       row_function_for_isa(x + row * width, width, gamma, beta, epsilon, y + row * width);
     }
   });

@@ -11,6 +11,8 @@
 namespace gpt2fast {
 namespace {
 
+static_assert(kMixedRows == kInt8RowBlocks * kBlockRows);  // what is mixed shares a scale
+
 constexpr int64_t kMaxRowTasks = 64;  // each has a row of scratch in the workspace
 // Up to here, preparing rows costs less than sharing it out, and so do products.
 constexpr int64_t kSerialRowElements = int64_t{1} << 13;

@@ -19,7 +19,7 @@ struct RowTiles {
 
   GPT2FAST_INLINE int64_t begin(int64_t tile) const { return part(rows, tile, count).begin; }
   GPT2FAST_INLINE int64_t height(int64_t tile) const { return begin(tile + 1) - begin(tile); }
-  GPT2FAST_INLINE int64_t max_height() const { return (rows + count - 1) / count; }
+  GPT2FAST_INLINE int64_t max_height() const { return divide_up(rows, count); }
   GPT2FAST_INLINE int64_t tile_of(int64_t row) const { return part_of(row, rows, count); }
 };
 

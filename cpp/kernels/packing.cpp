@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "kernels/packing_int4.h"
+#include "kernels/shards.h"
 
 namespace gpt2fast {
 namespace {
@@ -217,7 +218,8 @@ void pack_columns(WeightFormat format, const float* w, int64_t stride_in, int64_
   std::atomic<bool> finite{true};
   parallel.run(tasks, [&](int64_t task) noexcept {
     PanelColumns& panel_columns = scratch[static_cast<size_t>(task)];
-    for (int64_t panel = panels * task / tasks; panel < panels * (task + 1) / tasks; ++panel) {
+    const Range own = part(panels, task, tasks);
+    for (int64_t panel = own.begin; panel < own.end; ++panel) {
       const int64_t first = panel * kPanelColumns;
       const int64_t count = std::min(kPanelColumns, columns - first);
       if (!panel_columns.gather(w + first * stride_out, stride_in, stride_out, in_features, count))

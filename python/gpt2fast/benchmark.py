@@ -111,6 +111,12 @@ def token_arrivals(model: GPT2, prompts: list[list[int]], new_tokens: int, **opt
     return arrivals
 
 
+def _median(values: Sequence[float]) -> float:
+    import statistics  # loads megabytes, which a process whose memory is measured should not
+
+    return statistics.median(values)
+
+
 def timing(arrivals: Arrivals) -> Timing:
     """What arrivals of at least two tokens a text mean."""
     started = max(times[0] for times in arrivals)
@@ -120,11 +126,9 @@ def timing(arrivals: Arrivals) -> Timing:
     if not steps:
         raise ValueError("the texts were not under way together; generate more tokens")
     tokens = sum(at > started for times in arrivals for at in times if at <= ended)
-    import statistics  # loads megabytes, which a process whose memory is measured should not
-
     return Timing(
         first_token_ms=started * 1e3,
-        step_ms=statistics.median(steps) * 1e3,
+        step_ms=_median(steps) * 1e3,
         tokens_per_second=tokens / (ended - started),
     )
 
@@ -145,9 +149,7 @@ def draft_step_ms(model: GPT2, context: int, drafts: int, steps: int, first_toke
     full = [after - before for before, after in pairwise(ends) if arrivals[0].count(after) == drafts + 1]
     if not full:
         raise RuntimeError(f"no step took {drafts} draft tokens")
-    import statistics
-
-    return statistics.median(full) * 1e3
+    return _median(full) * 1e3
 
 
 def resident_bytes() -> dict[str, int]:
