@@ -1,6 +1,8 @@
 // Rounding vectors to int8, and writing keys and values into an int8 cache, over one instruction set's Ops.
 #pragma once
 
+#include <type_traits>
+
 #include "kernels/attention_tile.h"
 
 namespace gpt2fast {
@@ -47,13 +49,13 @@ GPT2FAST_INLINE RoundedVector round_vector(const float* x, int64_t count, int64_
 }
 
 // Writes a rounded key of a position into its block: a column of four bytes each.
-static inline void store_int8_key(const AttentionTile& tile, int64_t position, float scale,
-                                  const int8_t* key) {
+static GPT2FAST_INLINE void store_int8_key(const AttentionTile& tile, int64_t width, int64_t position,
+                                           float scale, const int8_t* key) {
   const int64_t column = position % kLanes;
-  char* block = tile.keys + position / kLanes * int8_block_bytes(tile.padded_head_dim);
+  char* block = tile.keys + position / kLanes * int8_block_bytes(width);
   memcpy(block + 4 * column, &scale, sizeof(scale));
   block += kBlockScaleBytes + 4 * column;
-  for (int64_t i = 0; i < tile.padded_head_dim; i += 4) {
+  for (int64_t i = 0; i < width; i += 4) {
     uint32_t four;
     memcpy(&four, key + i, sizeof(four));
     four ^= 0x80808080u;  // plus 128
@@ -63,9 +65,9 @@ static inline void store_int8_key(const AttentionTile& tile, int64_t position, f
 
 // Writes `count` rounded values [count, padded_head_dim] of a position and the next; two begin at an even
 // one.
-static inline void store_int8_values(const AttentionTile& tile, int64_t position, int64_t count,
-                                     const float* scales, const int8_t* values) {
-  const int64_t width = tile.padded_head_dim, column = position % kLanes;
+static GPT2FAST_INLINE void store_int8_values(const AttentionTile& tile, int64_t width, int64_t position,
+                                              int64_t count, const float* scales, const int8_t* values) {
+  const int64_t column = position % kLanes;
   char* block = tile.values + position / kLanes * int8_block_bytes(width);
   memcpy(block + 4 * column, scales, static_cast<size_t>(count) * sizeof(float));
   int8_t* pairs = reinterpret_cast<int8_t*>(block) + kBlockScaleBytes + column / 2 * 2 * width;
@@ -86,30 +88,43 @@ static inline void prefetch_row_ahead(const AttentionTile& tile, const float* ro
   for (int64_t d = 0; d < tile.head_dim; d += kLanes) prefetch(row_start + kRowsAhead * tile.qkv_stride + d);
 }
 
+// Calls body(head_dim, padded_head_dim): constants for the size that all of OpenAI's models have, so that
+// what goes through a head's elements is unrolled.
+template <typename Body>
+static GPT2FAST_INLINE void with_head_size(const AttentionTile& tile, const Body& body) {
+  constexpr std::integral_constant<int64_t, 64> kUsual;
+  if (tile.head_dim == kUsual) {
+    body(kUsual, kUsual);
+  } else {
+    body(tile.head_dim, tile.padded_head_dim);
+  }
+}
+
 // What is not finite in a key or a value shows in the scores of all that see the position.
 template <typename Ops>
 static void append_int8(const AttentionTile& tile) {
-  const int64_t width = tile.padded_head_dim;
-  int8_t* key = reinterpret_cast<int8_t*>(tile.scratch);
-  int8_t* values = key + width;
-  for (int64_t row = 0; row < tile.rows;) {
-    const int64_t position = tile.first_position + row;
-    const int64_t count = position % 2 == 0 && row + 1 < tile.rows ? 2 : 1;
-    float value_scales[2];
-    for (int64_t i = 0; i < count; ++i) {
-      const float* new_key = tile.new_keys + (row + i) * tile.qkv_stride;
-      const float* new_value = tile.new_values + (row + i) * tile.qkv_stride;
-      prefetch_row_ahead(tile, new_key, row + i);
-      prefetch_row_ahead(tile, new_value, row + i);
-      float scale = round_vector<Ops>(new_key, tile.head_dim, width, key).scale;
-      value_scales[i] = round_vector<Ops>(new_value, tile.head_dim, width, values + i * width).scale;
-      const float sum = scale + value_scales[i];
-      if (scale != scale || value_scales[i] != value_scales[i]) scale = value_scales[i] = sum;
-      store_int8_key(tile, position + i, scale, key);
+  with_head_size(tile, [&tile](auto head_dim, auto width) {
+    int8_t* key = reinterpret_cast<int8_t*>(tile.scratch);
+    int8_t* values = key + width;
+    for (int64_t row = 0; row < tile.rows;) {
+      const int64_t position = tile.first_position + row;
+      const int64_t count = position % 2 == 0 && row + 1 < tile.rows ? 2 : 1;
+      float value_scales[2];
+      for (int64_t i = 0; i < count; ++i) {
+        const float* new_key = tile.new_keys + (row + i) * tile.qkv_stride;
+        const float* new_value = tile.new_values + (row + i) * tile.qkv_stride;
+        prefetch_row_ahead(tile, new_key, row + i);
+        prefetch_row_ahead(tile, new_value, row + i);
+        float scale = round_vector<Ops>(new_key, head_dim, width, key).scale;
+        value_scales[i] = round_vector<Ops>(new_value, head_dim, width, values + i * width).scale;
+        const float sum = scale + value_scales[i];
+        if (scale != scale || value_scales[i] != value_scales[i]) scale = value_scales[i] = sum;
+        store_int8_key(tile, width, position + i, scale, key);
+      }
+      store_int8_values(tile, width, position, count, value_scales, values);
+      row += count;
     }
-    store_int8_values(tile, position, count, value_scales, values);
-    row += count;
-  }
+  });
 }
 
 // What append_int8() will write to in the next head, whose attention comes next.

@@ -57,16 +57,18 @@ static Int8TileState start_int8_tile(const AttentionTile& tile) {
   state.units = state.block_factors + rows;
 
   const float scale = tile.scale * 0x1.715476p+0f;  // log2(e)
-  for (int64_t r = 0; r < rows; ++r) {
-    const float* query = tile.queries + r * tile.qkv_stride;
-    prefetch_row_ahead(tile, query, r);
-    for (int64_t d = 0; d < width; d += kLanes) V::zero().store(state.outputs + r * width + d);
-    const RoundedVector rounded = round_vector<Ops>(query, tile.head_dim, width, state.queries + r * width);
-    state.query_scales[r] = rounded.scale * scale;
-    state.query_corrections[r] = -128 * rounded.sum;
-    V::zero().store(state.sums + r * kLanes);
-    state.maxima[r] = -__builtin_inff();
-  }
+  with_head_size(tile, [&](auto head_dim, auto padded) {
+    for (int64_t r = 0; r < rows; ++r) {
+      const float* query = tile.queries + r * tile.qkv_stride;
+      prefetch_row_ahead(tile, query, r);
+      for (int64_t d = 0; d < padded; d += kLanes) V::zero().store(state.outputs + r * padded + d);
+      const RoundedVector rounded = round_vector<Ops>(query, head_dim, padded, state.queries + r * padded);
+      state.query_scales[r] = rounded.scale * scale;
+      state.query_corrections[r] = -128 * rounded.sum;
+      V::zero().store(state.sums + r * kLanes);
+      state.maxima[r] = -__builtin_inff();
+    }
+  });
   return state;
 }
 
@@ -230,18 +232,28 @@ static inline void update_int8_weights(const Int8TileState& state, int64_t row, 
   using V = Vec<typename Ops::Tag>;
   const float* scores = state.scores + row * kKeyBlock;
   int16_t* rounded = state.weights + row * kKeyBlock;
-  const V factor = V::set1(rounding.factor), maximum = V::set1(state.block_maxima[row]);
-  V weights[kKeyBlock / kLanes], scaled[kKeyBlock / kLanes];
-  GPT2FAST_UNROLL for (int c = 0; c < kKeyBlock / kLanes; ++c) {
-    weights[c] = scaled[c] = V::zero();
-    if (!whole && c * kLanes >= visible) continue;
-    weights[c] = exp2_nonpositive(V::load(scores + c * kLanes) - maximum);
-    const V scales = V::load(reinterpret_cast<const float*>(block.values + c * block.part_bytes));
-    scaled[c] = (weights[c] * scales) * factor;
-    if (!whole) scaled[c] = select_first(visible - c * kLanes, scaled[c], V::zero());
-  }
-  GPT2FAST_UNROLL for (int c = 0; c < kKeyBlock / kLanes; ++c) {
-    Ops::round_to_int16(scaled[c], rounded + c * kLanes);
+  V weights[kKeyBlock / kLanes];
+  GPT2FAST_UNROLL for (int first = 0; first < kKeyBlock / kLanes; first += Ops::kTogether) {
+    using Some = Vecs<typename Ops::Tag, Ops::kTogether>;
+    const Some factor = Some::set1(rounding.factor), maximum = Some::set1(state.block_maxima[row]);
+    const Some some_scores = Some::apply([&](int c) { return V::load(scores + (first + c) * kLanes); });
+    const Some scales = Some::apply([&](int c) {
+      return V::load(reinterpret_cast<const float*>(block.values + (first + c) * block.part_bytes));
+    });
+    Some some = exp2_nonpositive(some_scores - maximum);
+    Some scaled = (some * scales) * factor;
+    if (!whole) {
+      const auto hide = [&](Some all) {
+        return Some::apply(
+            [&](int c) { return select_first(visible - (first + c) * kLanes, all.parts[c], V::zero()); });
+      };
+      some = hide(some);
+      scaled = hide(scaled);
+    }
+    GPT2FAST_UNROLL for (int c = 0; c < Ops::kTogether; ++c) {
+      weights[first + c] = some.parts[c];
+      Ops::round_to_int16(scaled.parts[c], rounded + (first + c) * kLanes);
+    }
   }
   const float block_factor = visible > 0 ? state.block_factors[row] : 0.0f;
   state.units[row] = block_factor * rounding.unit;

@@ -10,6 +10,7 @@ struct Avx2CommonOps {
   struct Sums {
     __m256i lo, hi;  // columns 0 to 7, 8 to 15
   };
+  static constexpr int kTogether = 1;  // of two registers each
   static constexpr int kFloatRows = 6, kFloatPanels = 2, kFloatSums = 6;
 
   static GPT2FAST_INLINE __m256i load(const uint8_t* p) {

@@ -16,6 +16,7 @@ struct Avx512Ops {
   using Int8Weights = Weights;
   using Nibbles = Weights;  // times 16
   using NibbleSums = Sums;
+  static constexpr int kTogether = 4;  // vectors that take the steps of a function together, see vecs.h
   static constexpr int kInt8Rows = 16, kInt4Rows = 8;
   static constexpr int kFloatRows = 12, kFloatPanels = 4, kFloatSums = 24;
   static constexpr int kAttentionRows = 6, kAttentionSums = 24;

@@ -16,6 +16,7 @@ struct NeonOps {
   using Int8Weights = Weights;
   using Nibbles = Weights;
   using NibbleSums = Sums;
+  static constexpr int kTogether = 1;
   static constexpr int kInt8Rows = 4, kInt4Rows = 3;
   static constexpr int kFloatRows = 4, kFloatPanels = 1, kFloatSums = 4;
   static constexpr int kAttentionRows = 4, kAttentionSums = 4;

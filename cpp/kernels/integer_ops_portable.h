@@ -17,6 +17,7 @@ struct PortableOps {
   using Int8Weights = Weights;
   using Nibbles = Weights;  // times 16
   using NibbleSums = Sums;
+  static constexpr int kTogether = 1;
   static constexpr int kInt8Rows = 2, kInt4Rows = 2;
   static constexpr int kFloatRows = 2, kFloatPanels = 1, kFloatSums = 2;
   static constexpr int kAttentionRows = 2, kAttentionSums = 2;

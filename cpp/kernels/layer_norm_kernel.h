@@ -5,7 +5,22 @@
 
 namespace gpt2fast {
 
-// x, gamma, beta, y [width]; y may equal x. Sums run in 16 lanes, then in reduce_add's order.
+// The sum over a row: term(sum, i, count) adds elements i to i + count, at most 16. Every fourth vector goes
+// into the same sum, so that additions need not wait for each other; then in reduce_add's order.
+template <typename Tag, typename Term>
+GPT2FAST_INLINE float sum_of_terms(int64_t width, const Term& term) {
+  using V = Vec<Tag>;
+  constexpr int kSums = 4;
+  V sums[kSums] = {V::zero(), V::zero(), V::zero(), V::zero()};
+  int64_t i = 0;
+  for (; i + kSums * kLanes <= width; i += kSums * kLanes) {
+    GPT2FAST_UNROLL for (int s = 0; s < kSums; ++s) sums[s] = term(sums[s], i + s * kLanes, kLanes);
+  }
+  for (int s = 0; i < width; ++s, i += kLanes) sums[s] = term(sums[s], i, width - i);
+  return reduce_add((sums[0] + sums[1]) + (sums[2] + sums[3]));
+}
+
+// x, gamma, beta, y [width]; y may equal x.
 template <typename Tag>
 GPT2FAST_INLINE void layer_norm_row(const float* x, int64_t width, const float* gamma, const float* beta,
                                     float epsilon, float* y) {
@@ -13,21 +28,14 @@ GPT2FAST_INLINE void layer_norm_row(const float* x, int64_t width, const float* 
   const int64_t whole = width / kLanes * kLanes;
   const int64_t tail = width - whole;
 
-  V sum = V::zero();
-  for (int64_t i = 0; i < whole; i += kLanes) sum = sum + V::load(x + i);
-  if (tail > 0) sum = sum + V::load_partial(x + whole, tail);
-  const V mean = V::set1(reduce_add(sum) / static_cast<float>(width));
-
-  V squares = V::zero();
-  for (int64_t i = 0; i < whole; i += kLanes) {
-    const V centered = V::load(x + i) - mean;
-    squares = fma(centered, centered, squares);
-  }
-  if (tail > 0) {
-    const V centered = select_first(tail, V::load_partial(x + whole, tail) - mean, V::zero());
-    squares = fma(centered, centered, squares);
-  }
-  const V variance = V::set1(reduce_add(squares) / static_cast<float>(width));
+  const float sum = sum_of_terms<Tag>(
+      width, [x](V so_far, int64_t i, int64_t count) { return so_far + V::load_partial(x + i, count); });
+  const V mean = V::set1(sum / static_cast<float>(width));
+  const float squares = sum_of_terms<Tag>(width, [x, mean](V so_far, int64_t i, int64_t count) {
+    const V centered = select_first(count, V::load_partial(x + i, count) - mean, V::zero());
+    return fma(centered, centered, so_far);
+  });
+  const V variance = V::set1(squares / static_cast<float>(width));
   const V inverse = V::set1(1.0f) / sqrt(variance + V::set1(epsilon));
 
   for (int64_t i = 0; i < whole; i += kLanes) {

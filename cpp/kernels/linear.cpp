@@ -13,7 +13,7 @@ namespace {
 
 static_assert(kMixedRows == kInt8RowBlocks * kBlockRows);  // what is mixed shares a scale
 
-constexpr int64_t kMaxRowTasks = 64;  // each has a row of scratch in the workspace
+constexpr int64_t kMaxRowTasks = 16;  // each has scratch in the workspace
 // Up to here, preparing rows costs less than sharing it out, and so do products.
 constexpr int64_t kSerialRowElements = int64_t{1} << 13;
 constexpr int64_t kSerialProducts = int64_t{1} << 16;
@@ -37,11 +37,6 @@ int64_t prepared_row_bytes(WeightFormat format, int64_t in_features) {
 
 size_t prepared_bytes(WeightFormat format, int64_t rows, int64_t in_features) {
   return static_cast<size_t>(divide_up(rows * prepared_row_bytes(format, in_features), 64) * 64);
-}
-
-// Scratch rows start on cache lines.
-size_t scratch_row_bytes(int64_t in_features) {
-  return static_cast<size_t>(divide_up(in_features, 16) * 16) * sizeof(float);
 }
 
 // Rows in groups of as many tiles each, which lie in parts of the workspace: a group for each thread, or one.
@@ -115,7 +110,7 @@ WorkspaceSize linear_workspace(WeightFormat format, int64_t rows, int64_t in_fea
   const int64_t group_rows = divide_up(rows, groups);
   return {groups,
           prepared_bytes(format, group_rows, in_features) +
-              static_cast<size_t>(std::min(group_rows, kMaxRowTasks)) * scratch_row_bytes(in_features)};
+              static_cast<size_t>(std::min(group_rows, kMaxRowTasks) * scratch_bytes(format, in_features))};
 }
 
 void linear(const LinearArguments& arguments, const Parallel& parallel, const WorkspaceParts& workspace,
@@ -149,8 +144,7 @@ void linear(const LinearArguments& arguments, const Parallel& parallel, const Wo
         const Range rows = {task.tiles.begin(group * groups.tiles + tiles.begin),
                             task.tiles.begin(group * groups.tiles + tiles.end)};
         uint8_t* prepared = workspace.part(group);
-        void* scratch =
-            prepared + scratch_begin + static_cast<size_t>(own) * scratch_row_bytes(a.in_features);
+        void* scratch = prepared + scratch_begin + own * scratch_bytes(a.format, a.in_features);
         variant.prepare_rows[format](group_task(group), rows, static_cast<float*>(scratch), prepared);
       },
       [&](int64_t index) noexcept {

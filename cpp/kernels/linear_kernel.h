@@ -11,44 +11,61 @@
 
 namespace gpt2fast {
 
-template <typename Tag>
-GPT2FAST_INLINE Vec<Tag> activate(Activation activation, Vec<Tag> x) {
+template <FloatVectors V>
+GPT2FAST_INLINE V activate(Activation activation, V x) {
   switch (activation) {
     case Activation::kNone:
       return x;
     case Activation::kGeluTanh:
-      return gelu_tanh<Tag>(x);
+      return gelu_tanh(x);
     case Activation::kGeluErf:
-      return gelu_erf<Tag>(x);
+      return gelu_erf(x);
     case Activation::kRelu:
-      return relu<Tag>(x);
+      return relu(x);
   }
   return x;
 }
 
-// From the sums of a few rows for one panel, [rows][16], to their outputs. Not inline: one copy serves all
-// tiles.
+// From the sums of `count` rows for one panel, [count][16], to their outputs.
+template <typename Ops, int count>
+GPT2FAST_INLINE void write_rows(const LinearArguments& a, int64_t row, int64_t column, const float* sums) {
+  using V = Vec<typename Ops::Tag>;
+  using Rows = Vecs<typename Ops::Tag, count>;
+  const int64_t columns = a.out_features - column;
+  const bool whole = columns >= kLanes;
+  const auto load = [whole, columns](const float* p) {
+    return whole ? V::load(p) : V::load_partial(p, columns);
+  };
+  const int64_t offset = row * a.out_features + column;
+  Rows y = Rows::apply([&](int r) { return V::load(sums + r * kLanes); });
+  if (a.bias != nullptr) {
+    const V bias = load(a.bias + column);
+    y = Rows::apply([&](int r) { return y.parts[r] + bias; });
+  }
+  y = activate(a.activation, y);
+  if (a.residual != nullptr) {
+    y = Rows::apply([&](int r) { return y.parts[r] + load(a.residual + offset + r * a.out_features); });
+  }
+  GPT2FAST_UNROLL for (int r = 0; r < count; ++r) {
+    float* out = a.y + offset + r * a.out_features;
+    if (whole) {
+      y.parts[r].store(out);
+    } else {
+      y.parts[r].store_partial(out, columns);
+    }
+  }
+}
+
+// Not inline: one copy serves all tiles.
 template <typename Ops>
 __attribute__((noinline)) void write_outputs(const LinearArguments& a, int64_t first_row, int64_t rows,
                                              int64_t panel, const float* sums) {
-  using V = Vec<typename Ops::Tag>;
-  const int64_t column = panel * kLanes;
-  const int64_t count = a.out_features - column;
-  const bool whole = count >= kLanes;
-  const auto load = [whole, count](const float* p) { return whole ? V::load(p) : V::load_partial(p, count); };
-  const V bias = a.bias != nullptr ? load(a.bias + column) : V::zero();
-  for (int64_t r = 0; r < rows; ++r) {
-    const int64_t offset = (first_row + r) * a.out_features + column;
-    V y = V::load(sums + r * kLanes);
-    if (a.bias != nullptr) y = y + bias;
-    y = activate<typename Ops::Tag>(a.activation, y);
-    if (a.residual != nullptr) y = y + load(a.residual + offset);
-    if (whole) {
-      y.store(a.y + offset);
-    } else {
-      y.store_partial(a.y + offset, count);
-    }
+  constexpr int kTogether = Ops::kTogether;
+  int64_t r = 0;
+  for (; r + kTogether <= rows; r += kTogether) {
+    write_rows<Ops, kTogether>(a, first_row + r, panel * kLanes, sums + r * kLanes);
   }
+  for (; r < rows; ++r) write_rows<Ops, 1>(a, first_row + r, panel * kLanes, sums + r * kLanes);
 }
 
 template <typename Ops, int rows>

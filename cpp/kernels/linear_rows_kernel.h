@@ -27,14 +27,27 @@ GPT2FAST_INLINE void mix(V* parts) {
   }
 }
 
-// The values of a block, four at a time, `stride` bytes apart. Unrolled further, compilers would run out of
-// registers for addresses.
-GPT2FAST_INLINE void scatter_fours(const int8_t* values, uint8_t* out, int64_t stride) {
-  _Pragma("GCC unroll 1") for (int i = 0; i < kBlockValues; i += 16, out += 4 * stride) {
-    memcpy(out, values + i, 4);
-    memcpy(out + stride, values + i + 4, 4);
-    memcpy(out + 2 * stride, values + i + 8, 4);
-    memcpy(out + 3 * stride, values + i + 12, 4);
+// One block of each row of a tile, rows `stride` bytes apart, four values of each row at a time.
+template <typename Ops>
+GPT2FAST_INLINE void interleave_block(const int8_t* rows, int64_t stride, int64_t height, uint8_t* out) {
+  if constexpr (Ops::kInt8Rows == kLanes) {
+    if (height == kLanes) {
+      using V = Vec<typename Ops::Tag>;
+      V lines[kLanes];  // moved, not computed with
+      for (int r = 0; r < kLanes; ++r) lines[r] = V::load(reinterpret_cast<const float*>(rows + r * stride));
+      transpose(lines);
+      for (int i = 0; i < kLanes; ++i) lines[i].store(reinterpret_cast<float*>(out + i * kBlockValues));
+      return;
+    }
+  }
+  if (height == 1) {
+    memcpy(out, rows, kBlockValues);
+    return;
+  }
+  for (int64_t r = 0; r < height; ++r, rows += stride, out += 4) {
+    // Unrolled further, compilers would run out of registers for addresses.
+    _Pragma("GCC unroll 4") for (int64_t i = 0; i < kBlockValues; i += 4)
+        memcpy(out + i * height, rows + i, 4);
   }
 }
 
@@ -68,9 +81,10 @@ class RowBlocks {
     }
   }
 
-  // Writes row `row` of a tile of `height` rows, see LinearTask. A block that holds a NaN or an infinity
-  // becomes NaN as a whole, so that the row's outputs do.
-  GPT2FAST_INLINE void write(int64_t row, int64_t height, uint8_t* tile_blocks, int64_t scaled_bytes) {
+  // Rounds row `row` of a tile of `height` rows, and writes its scales and corrections, see LinearTask. A
+  // block that holds a NaN or an infinity becomes NaN as a whole, so that the row's outputs do.
+  GPT2FAST_INLINE void round(int8_t* rounded, int64_t row, int64_t height, uint8_t* tile_blocks,
+                             int64_t scaled_bytes) {
     alignas(64) float inverses[kLanes], scales[kLanes];
     find_scales(inverses, scales);
     for (int64_t b = 0; b < count_; ++b) {
@@ -80,10 +94,7 @@ class RowBlocks {
         const V part = V::load(values_ + b * kBlockValues + kLanes * i);
         parts[i] = inverses[b] > 0.0f ? part * inverse : V::zero();
       }
-      alignas(64) int8_t rounded[kBlockValues];
-      Ops::to_float(Ops::round_to_int8(parts, rounded)).store(lanes_[b]);
-      uint8_t* scaled = tile_blocks + b / together_ * height * scaled_bytes;
-      scatter_fours(rounded, scaled + (b % together_ * kBlockValues * height + 4 * row), 4 * height);
+      Ops::to_float(Ops::round_to_int8(parts, rounded + b * kBlockValues)).store(lanes_[b]);
     }
     alignas(64) float first_sums[kLanes], second_sums[kLanes];
     sum_values(first_sums, second_sums);
@@ -200,18 +211,29 @@ GPT2FAST_INLINE void prepare_rows(const LinearTask& task, Range rows, float* scr
   }
 }
 
+// rows: of whole tiles.
 template <typename Ops>
 void quantize_rows(const LinearTask& task, Range rows, float* scratch, uint8_t* prepared) {
   const LinearArguments& a = task.arguments;
   const bool int8 = a.format == WeightFormat::kInt8;
   const int64_t scaled_bytes = int8 ? kInt8ScaledBytes : kInt4ScaledBytes;
+  const int64_t together = int8 ? kInt8RowBlocks : 1;  // blocks of 64 with one scale
+  const int64_t blocks = (a.in_features + kBlockValues - 1) / kBlockValues, width = blocks * kBlockValues;
+  int8_t* rounded = reinterpret_cast<int8_t*>(scratch + scratch_row_floats(a.in_features));
   prepare_rows<Ops>(task, rows, scratch, prepared,
                     [&](const float* x, int64_t height, int64_t row, uint8_t* out) {
                       constexpr int64_t kValues = kLanes * kBlockValues;
                       for (int64_t k = 0; k < a.in_features; k += kValues) {
                         const int64_t count = a.in_features - k < kValues ? a.in_features - k : kValues;
-                        RowBlocks<Ops>(x + k, count, a.format).write(row, height, out, scaled_bytes);
-                        out += kLanes / (int8 ? kInt8RowBlocks : 1) * height * scaled_bytes;
+                        uint8_t* tile_blocks = out + k / kBlockValues / together * height * scaled_bytes;
+                        RowBlocks<Ops>(x + k, count, a.format)
+                            .round(rounded + row * width + k, row, height, tile_blocks, scaled_bytes);
+                      }
+                      if (row + 1 < height) return;
+                      for (int64_t b = 0; b < blocks; ++b) {
+                        uint8_t* scaled = out + b / together * height * scaled_bytes;
+                        interleave_block<Ops>(rounded + b * kBlockValues, width, height,
+                                              scaled + b % together * kBlockValues * height);
                       }
                     });
 }

@@ -1,16 +1,18 @@
-// exp, exp2 and the activations over any Vec. For one float use Vec<Scalar>: it gives the same bits.
+// exp, exp2 and the activations over any Vec or Vecs. For one float use Vec<Scalar>: it gives the same bits.
 //
 // Polynomials are weighted minimax fits of the functions named beside them, rounded to float.
 #pragma once
 
-#include "kernels/simd.h"
+#include "kernels/vecs.h"
 
 namespace gpt2fast {
 
+template <typename V>
+concept FloatVectors = requires { V::set1(0.0f); };
+
 // e^x within 1.1 units in the last place. -inf gives 0, results above the largest float inf, NaN NaN.
-template <typename Tag>
-GPT2FAST_INLINE Vec<Tag> exp(Vec<Tag> x) {
-  using V = Vec<Tag>;
+template <FloatVectors V>
+GPT2FAST_INLINE V exp(V x) {
   // Beyond these bounds the result is 0 or inf. Operands in this order let a NaN through.
   x = min(V::set1(89.0f), max(V::set1(-104.0f), x));
   const V n = round_to_int(x * V::set1(0x1.715476p+0f));  // log2(e)
@@ -24,11 +26,9 @@ GPT2FAST_INLINE Vec<Tag> exp(Vec<Tag> x) {
   return scale_by_power_of_two(fma(r * r, p, r) + V::set1(1.0f), n);
 }
 
-// 2^x for x <= 0, within 1 unit in the last place. -inf gives 0, NaN NaN.
-template <typename Tag>
-GPT2FAST_INLINE Vec<Tag> exp2_nonpositive(Vec<Tag> x) {
-  using V = Vec<Tag>;
-  x = max(V::set1(-151.0f), x);  // 2^-151 rounds to 0
+// 2^x for x from -151 to 128, within 1 unit in the last place; 2^128 is inf. NaN gives NaN.
+template <FloatVectors V>
+GPT2FAST_INLINE V exp2_bounded(V x) {
   const V n = round_to_int(x);
   const V r = x - n;
   V p = V::set1(1.5353341586887836e-4f);  // (2^r - 1) / r
@@ -40,22 +40,26 @@ GPT2FAST_INLINE Vec<Tag> exp2_nonpositive(Vec<Tag> x) {
   return scale_by_power_of_two(fma(p, r, V::set1(1.0f)), n);
 }
 
-// x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3))), GPT-2's GELU, as x / (1 + e^-2u): absolute error
-// below 1e-6, or below 1e-6 of |x| where that is larger. -inf and NaN give NaN.
-template <typename Tag>
-GPT2FAST_INLINE Vec<Tag> gelu_tanh(Vec<Tag> x) {
-  using V = Vec<Tag>;
-  constexpr float kLinear = -1.5957691216057308f;  // -2 sqrt(2 / pi)
-  constexpr float kCubic = -7.135481282958062e-2f;
-  const V minus_2u = x * fma(x * x, V::set1(kCubic), V::set1(kLinear));
-  return x / (V::set1(1.0f) + exp(minus_2u));
+// 2^x for x <= 0, within 1 unit in the last place. -inf gives 0, NaN NaN.
+template <FloatVectors V>
+GPT2FAST_INLINE V exp2_nonpositive(V x) {
+  return exp2_bounded(max(V::set1(-151.0f), x));  // 2^-151 rounds to 0
+}
+
+// x / 2 * (1 + tanh(u)), u = sqrt(2 / pi) * (x + 0.044715 x^3), GPT-2's GELU, as x / (1 + 2^(-2u log2(e))):
+// absolute error below 1e-6, or below 1e-6 of |x| where that is larger. -inf and NaN give NaN.
+template <FloatVectors V>
+GPT2FAST_INLINE V gelu_tanh(V x) {
+  constexpr float kLinear = -2.302208198144325f;   // -2 sqrt(2 / pi) log2(e)
+  constexpr float kCubic = -0.10294323958002349f;  // times 0.044715
+  const V exponent = x * fma(x * x, V::set1(kCubic), V::set1(kLinear));
+  return x / (V::set1(1.0f) + exp2_bounded(min(V::set1(128.0f), max(V::set1(-151.0f), exponent))));
 }
 
 // x * Phi(x), the standard normal distribution function: error below 1e-6, or below 1e-6 of |x| where that is
 // larger. -inf and NaN give NaN.
-template <typename Tag>
-GPT2FAST_INLINE Vec<Tag> gelu_erf(Vec<Tag> x) {
-  using V = Vec<Tag>;
+template <FloatVectors V>
+GPT2FAST_INLINE V gelu_erf(V x) {
   const V z = abs(x) * V::set1(0.7071067811865476f);
   const V t = V::set1(1.0f) / fma(z, V::set1(0.4f), V::set1(1.0f));
   V p = V::set1(4.1253041476011276e-2f);  // erfc(z) e^(z^2) / t
@@ -72,9 +76,9 @@ GPT2FAST_INLINE Vec<Tag> gelu_erf(Vec<Tag> x) {
 }
 
 // max(x, 0); NaN gives NaN.
-template <typename Tag>
-GPT2FAST_INLINE Vec<Tag> relu(Vec<Tag> x) {
-  return max(Vec<Tag>::zero(), x);
+template <FloatVectors V>
+GPT2FAST_INLINE V relu(V x) {
+  return max(V::zero(), x);
 }
 
 }  // namespace gpt2fast

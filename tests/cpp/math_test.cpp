@@ -142,3 +142,21 @@ TEST(one_lane_gives_the_same_bits) {
     CHECK_EQ(lane([](auto v) { return gelu_erf(v); }), evaluate(&VectorFunctions::gelu_erf, x));
   }
 }
+
+TEST(several_vectors_together_give_the_same_bits) {
+  const std::vector<float> x = random_normal(3 * kLanes, 4.0f, 5);
+  const auto vecs =
+      Vecs<Portable, 3>::apply([&](int i) { return Vec<Portable>::load(x.data() + i * kLanes); });
+  const auto check = [&](Vecs<Portable, 3> together, Member member) {
+    for (int i = 0; i < 3; ++i) {
+      float alone[kLanes], y[kLanes];
+      (vector_functions_portable().*member)(x.data() + i * kLanes, alone);
+      together.parts[i].store(y);
+      for (int lane = 0; lane < kLanes; ++lane) CHECK_EQ(y[lane], alone[lane]);
+    }
+  };
+  check(exp(vecs), &VectorFunctions::exp);
+  check(gelu_tanh(vecs), &VectorFunctions::gelu_tanh);
+  check(gelu_erf(vecs), &VectorFunctions::gelu_erf);
+  check(relu(vecs), &VectorFunctions::relu);
+}
