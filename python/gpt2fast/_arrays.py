@@ -79,9 +79,16 @@ def _integers(values: Any, name: str) -> NDArray[np.integer[Any]]:
         raise ValueError(f"{name} must be a rectangular array of integers") from None
     if array.size == 0 and not hasattr(values, "dtype"):
         return array.astype(np.int32)
-    if not np.issubdtype(array.dtype, np.integer):
+    if not np.issubdtype(array.dtype, np.integer) or _hides_a_bool(values):
         raise _no_integers(values, array, name)
     return array
+
+
+def _hides_a_bool(values: Any) -> bool:
+    """Whether a list holds a bool: among integers NumPy makes it one of them."""
+    if hasattr(values, "dtype"):
+        return False
+    return any(isinstance(value, bool | np.bool_) for value in np.asarray(values, dtype=object).flat)
 
 
 def _no_integers(values: Any, array: NDArray[Any], name: str) -> TypeError | ValueError:
@@ -89,7 +96,7 @@ def _no_integers(values: Any, array: NDArray[Any], name: str) -> TypeError | Val
     if hasattr(values, "dtype"):
         return TypeError(f"{name} must hold integers, got {array.dtype}")
     for value in np.asarray(values, dtype=object).flat:
-        if isinstance(value, bool) or not isinstance(value, Integral):
+        if isinstance(value, bool | np.bool_) or not isinstance(value, Integral):
             return TypeError(f"{name} must hold integers, got {shown(value)}")
     return ValueError(f"{name} holds integers of more than 64 bits")
 
