@@ -122,7 +122,7 @@ static inline void update_maximum(const TileState& state, int64_t row, int64_t v
     state.corrections[row] = 0.0f;
     return;
   }
-  const float block_maximum = mask_scores<Tag>(state.weights + row * kKeyBlock, visible);
+  const float block_maximum = reduce_max(largest_scores<Tag>(state.weights + row * kKeyBlock, visible));
   const float earlier = state.maxima[row];
   const float maximum = earlier > block_maximum ? earlier : block_maximum;
   state.maxima[row] = maximum;

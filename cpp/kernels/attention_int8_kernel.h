@@ -30,7 +30,7 @@ struct Int8TileState {
   float* maxima;               // largest scores so far
   float* block_maxima;
   float* corrections;    // factors of what was summed before the block
-  float* block_factors;  // of what the block adds
+  float* block_factors;  // of what the block adds; 0 for rows that don't see it
   float* units;
 };
 
@@ -198,19 +198,46 @@ static inline float largest_scale(const Int8Block& block, int64_t visible) {
   return reduce_max(largest);
 }
 
-// Takes a row's scores of one block into its maximum, and leaves the logarithms of the factors.
+// The largest score of the block for each row from `first` on; -inf for rows that see none of it. Row 0 sees
+// `visible` of the positions, each further row one more.
 template <typename Tag>
-static inline void update_int8_maximum(const Int8TileState& state, int64_t row, int64_t visible) {
-  state.corrections[row] = 0.0f;
-  state.block_factors[row] = 0.0f;
-  if (visible <= 0) return;
-  const float block_maximum = mask_scores<Tag>(state.scores + row * kKeyBlock, visible);
-  const float earlier = state.maxima[row];
-  const float maximum = earlier > block_maximum ? earlier : block_maximum;
-  state.maxima[row] = maximum;
-  state.block_maxima[row] = block_maximum;
-  state.corrections[row] = earlier - maximum;
-  state.block_factors[row] = block_maximum - maximum;
+static inline void find_block_maxima(const Int8TileState& state, int64_t first, int64_t rows,
+                                     int64_t visible) {
+  using V = Vec<Tag>;
+  const auto of_lanes = [&](int64_t row) {
+    if (visible + row <= 0) return V::set1(-__builtin_inff());
+    return largest_scores<Tag>(state.scores + row * kKeyBlock, visible + row);
+  };
+  constexpr int64_t kFewRows = 4;  // whose lanes are sooner compared one by one
+  for (int64_t r = first; r < rows; r += kLanes) {
+    const int64_t count = rows - r < kLanes ? rows - r : kLanes;
+    if (count < kFewRows) {
+      for (int64_t i = 0; i < count; ++i) state.block_maxima[r + i] = reduce_max(of_lanes(r + i));
+      continue;
+    }
+    V lanes[kLanes];
+    for (int64_t i = 0; i < kLanes; ++i) lanes[i] = of_lanes(r + (i < count ? i : 0));
+    transpose(lanes);
+    GPT2FAST_UNROLL for (int half = kLanes / 2; half > 0; half /= 2) {
+      GPT2FAST_UNROLL for (int i = 0; i < half; ++i) lanes[i] = max(lanes[i], lanes[half + i]);
+    }
+    lanes[0].store_partial(state.block_maxima + r, count);
+  }
+}
+
+// Takes the largest scores of a block into those so far, and finds the factors.
+template <typename Tag>
+static inline void update_int8_maxima(const Int8TileState& state, int64_t first, int64_t rows) {
+  using V = Vec<Tag>;
+  for (int64_t r = first; r < rows; r += kLanes) {
+    const int64_t count = rows - r;
+    const V block = V::load_partial(state.block_maxima + r, count);
+    const V earlier = V::load_partial(state.maxima + r, count);
+    const V maximum = max(earlier, block);
+    maximum.store_partial(state.maxima + r, count);
+    exp2_nonpositive(earlier - maximum).store_partial(state.corrections + r, count);
+    exp2_nonpositive(block - maximum).store_partial(state.block_factors + r, count);
+  }
 }
 
 // How weights of values with scales up to `largest` are rounded. Smaller scales count as zero.
@@ -255,7 +282,7 @@ static inline void update_int8_weights(const Int8TileState& state, int64_t row, 
       Ops::round_to_int16(scaled.parts[c], rounded + (first + c) * kLanes);
     }
   }
-  const float block_factor = visible > 0 ? state.block_factors[row] : 0.0f;
+  const float block_factor = state.block_factors[row];
   state.units[row] = block_factor * rounding.unit;
   float* sums = state.sums + row * kLanes;
   const V sum = (weights[0] + weights[1]) + (weights[2] + weights[3]);
@@ -282,7 +309,6 @@ template <typename Ops>
 static void attend_int8_block(const AttentionTile& tile, const Int8TileState& state, int64_t position,
                               const Int8Block& block) {
   using Tag = typename Ops::Tag;
-  using V = Vec<Tag>;
   constexpr int64_t kRows = Ops::kAttentionRows;
   const int64_t visible = tile.first_position + 1 - position;  // by row 0
   const int64_t first = visible > 0 ? 0 : (1 - visible) / kRows * kRows;
@@ -298,15 +324,11 @@ static void attend_int8_block(const AttentionTile& tile, const Int8TileState& st
                             [&]<int count, int vectors>(int64_t first_vector) {
                               score_registers<Ops, count, vectors>(tile, state, row, block, first_vector);
                             });
-    for (int64_t r = row; r < row + rows; ++r) update_int8_maximum<Tag>(state, r, visible + r);
   });
+  find_block_maxima<Tag>(state, first, tile.rows, visible);
   const bool few = tile.rows < kRows;
   if (few) prefetch_parts(block.keys, block);
-  for (float* factors : {state.corrections, state.block_factors}) {
-    for (int64_t r = first; r < tile.rows; r += kLanes) {
-      exp2_nonpositive(V::load_partial(factors + r, tile.rows - r)).store_partial(factors + r, tile.rows - r);
-    }
-  }
+  update_int8_maxima<Tag>(state, first, tile.rows);
   if (few) prefetch_parts(block.values, block);
   update_all_weights<Ops>(state, first, tile.rows, visible, block);
   for_groups([&](int64_t row, int64_t rows, int64_t seen) {

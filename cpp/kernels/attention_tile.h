@@ -60,9 +60,9 @@ GPT2FAST_INLINE void prefetch(const void* p) {
 }
 
 // Hides the scores [kKeyBlock] of positions that a row does not see, all but the first `visible`, and returns
-// the largest of the others. `visible` is at least 1.
+// the largest of the others, lane by lane. `visible` is at least 1.
 template <typename Tag>
-GPT2FAST_INLINE float mask_scores(float* scores, int64_t visible) {
+GPT2FAST_INLINE Vec<Tag> largest_scores(float* scores, int64_t visible) {
   using V = Vec<Tag>;
   static_assert(kKeyBlock == 4 * kLanes);
   if (visible < kKeyBlock) {
@@ -70,8 +70,8 @@ GPT2FAST_INLINE float mask_scores(float* scores, int64_t visible) {
       select_first(visible - i, V::load(scores + i), V::set1(-__builtin_inff())).store(scores + i);
     }
   }
-  return reduce_max(max(max(V::load(scores), V::load(scores + kLanes)),
-                        max(V::load(scores + 2 * kLanes), V::load(scores + 3 * kLanes))));
+  return max(max(V::load(scores), V::load(scores + kLanes)),
+             max(V::load(scores + 2 * kLanes), V::load(scores + 3 * kLanes)));
 }
 
 // From weighted sums [rows, padded_head_dim] and sums of weights [rows, kLanes], lane by lane, to y.
