@@ -76,13 +76,13 @@ GPT2FAST_INLINE void finish_tile(const LinearArguments& a, int64_t first_row, in
   write_outputs<Ops>(a, first_row, rows, panel, stored);
 }
 
-// The weights that a tall tile asks the caches for while it computes: for each block of 64 along in_features
-// the first lines of a window, which may overlap the one before.
+// The weights that a tile of several rows asks the caches for while it computes: for each block of 64 along
+// in_features the first lines of a window, which may overlap the one before.
 struct WeightsAhead {
   const uint8_t* window;
   int64_t step;  // bytes from one block's window to the next
 
-  GPT2FAST_INLINE void fetch(int line) const { __builtin_prefetch(window + line * 64); }
+  GPT2FAST_INLINE const uint8_t* line(int index) const { return window + index * 64; }
   GPT2FAST_INLINE void advance() { window += step; }
 };
 

@@ -7,13 +7,19 @@
 namespace gpt2fast {
 
 // Asks for one of the lines of a block. A single row is as fast as memory only when the second-level cache is
-// told a little ahead, within a page. Tiles of a few rows are faster left to the processor's own prefetching.
-template <int rows>
+// told a little ahead, within a page. A few rows of int8 weights are faster when it is told further ahead, of
+// int4 weights when nothing is asked for. Taller tiles compute for longer than their weights take to arrive,
+// which may go to the first level at once.
+template <typename Tile, int rows>
 GPT2FAST_INLINE void prefetch_line(const uint8_t* weights, const WeightsAhead& ahead, int line) {
   constexpr int kNearBytes = 1536;
-  constexpr int kTallRows = 6;  // tiles from here on compute for longer than their weights take to arrive
-  if constexpr (rows == 1) __builtin_prefetch(weights + kNearBytes, 0, 2);
-  if constexpr (rows >= kTallRows) ahead.fetch(line);
+  if constexpr (rows == 1) {
+    __builtin_prefetch(weights + kNearBytes, 0, 2);
+  } else if constexpr (rows >= Tile::kFirstLevelRows) {
+    __builtin_prefetch(ahead.line(line));
+  } else if constexpr (rows >= Tile::kSecondLevelRows) {
+    __builtin_prefetch(ahead.line(line), 0, 2);
+  }
 }
 
 // One panel at a time: a single stream through memory is read fastest.
@@ -21,6 +27,7 @@ template <typename Ops>
 struct Int8Tile {
   using V = Vec<typename Ops::Tag>;
   static constexpr int kMaxRows = Ops::kInt8Rows;
+  static constexpr int kSecondLevelRows = 2, kFirstLevelRows = 12;  // see prefetch_line()
   static constexpr int kMaxPanels = 1;
   static constexpr int kMaxSums = kMaxRows;
   static constexpr int64_t kBlockBytes = kBlockValues * kLanes;
@@ -55,7 +62,7 @@ struct Int8Tile {
     GPT2FAST_UNROLL for (int r = 0; r < rows; ++r) dots[r] = Ops::start_int8(corrections[r]);
     for (; count > 0; --count, values += kBlockBytes, x_values += kBlockValues * rows) {
       for (int i = 0; i < kBlockValues / 4; ++i) {
-        prefetch_line<rows>(values + 64 * i, ahead, i);
+        prefetch_line<Int8Tile, rows>(values + 64 * i, ahead, i);
         const typename Ops::Int8Weights w = Ops::load_int8(values + 64 * i);
         GPT2FAST_UNROLL for (int r = 0; r < rows; ++r) {
           dots[r] = Ops::dot_int8(dots[r], w, x_values + 4 * (i * rows + r));
@@ -73,6 +80,7 @@ template <typename Ops>
 struct Int4Tile {
   using V = Vec<typename Ops::Tag>;
   static constexpr int kMaxRows = Ops::kInt4Rows;
+  static constexpr int kSecondLevelRows = 6, kFirstLevelRows = 6;
   static constexpr int kMaxPanels = 1;
   static constexpr int kMaxSums = kMaxRows;
   static constexpr int64_t kBlockBytes = 4 * kLanes + kBlockValues * kLanes / 2;
@@ -113,7 +121,7 @@ struct Int4Tile {
           Ops::start_int4(zero, corrections[h * rows + r]);
     }
     for (int i = 0; i < kBlockValues / 8; ++i) {
-      prefetch_line<rows>(values + 64 * i, ahead, i);
+      prefetch_line<Int4Tile, rows>(values + 64 * i, ahead, i);
       typename Ops::Nibbles w[2];
       Ops::load_int4(values + 64 * i, w);
       GPT2FAST_UNROLL for (int h = 0; h < 2; ++h) {
