@@ -214,6 +214,7 @@ GPT2FAST_INLINE void prepare_rows(const LinearTask& task, Range rows, float* scr
 // rows: of whole tiles.
 template <typename Ops>
 void quantize_rows(const LinearTask& task, Range rows, float* scratch, uint8_t* prepared) {
+  static_assert(Ops::kInt8Rows <= kMaxTileRows && Ops::kInt4Rows <= kMaxTileRows);
   const LinearArguments& a = task.arguments;
   const bool int8 = a.format == WeightFormat::kInt8;
   const int64_t scaled_bytes = int8 ? kInt8ScaledBytes : kInt4ScaledBytes;
