@@ -264,8 +264,11 @@ static inline void update_int8_weights(const Int8TileState& state, int64_t row, 
     using Some = Vecs<typename Ops::Tag, Ops::kTogether>;
     const Some factor = Some::set1(rounding.factor), maximum = Some::set1(state.block_maxima[row]);
     const Some some_scores = Some::apply([&](int c) { return V::load(scores + (first + c) * kLanes); });
+    // Parts that the row does not see may lie beyond the slot.
     const Some scales = Some::apply([&](int c) {
-      return V::load(reinterpret_cast<const float*>(block.values + (first + c) * block.part_bytes));
+      const int64_t part = first + c;
+      if (!whole && part * kLanes >= visible) return V::zero();
+      return V::load(reinterpret_cast<const float*>(block.values + part * block.part_bytes));
     });
     Some some = exp2_nonpositive(some_scores - maximum);
     Some scaled = (some * scales) * factor;
