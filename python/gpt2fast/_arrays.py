@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpt2fast._inputs import MAX_PROMPTS
-from gpt2fast._validation import shown
+from gpt2fast._validation import is_bool, shown
 from gpt2fast.config import ModelConfig
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def _hides_a_bool(values: Any) -> bool:
     """Whether a list holds a bool: among integers NumPy makes it one of them."""
     if hasattr(values, "dtype"):
         return False
-    return any(isinstance(value, bool | np.bool_) for value in np.asarray(values, dtype=object).flat)
+    return any(map(is_bool, np.asarray(values, dtype=object).flat))
 
 
 def _no_integers(values: Any, array: NDArray[Any], name: str) -> TypeError | ValueError:
@@ -96,7 +96,7 @@ def _no_integers(values: Any, array: NDArray[Any], name: str) -> TypeError | Val
     if hasattr(values, "dtype"):
         return TypeError(f"{name} must hold integers, got {array.dtype}")
     for value in np.asarray(values, dtype=object).flat:
-        if isinstance(value, bool | np.bool_) or not isinstance(value, Integral):
+        if is_bool(value) or not isinstance(value, Integral):
             return TypeError(f"{name} must hold integers, got {shown(value)}")
     return ValueError(f"{name} holds integers of more than 64 bits")
 

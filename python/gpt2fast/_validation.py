@@ -33,7 +33,7 @@ class Integer:
             number = index(value)
         except TypeError:
             number = None
-        if number is None or _is_bool(value):
+        if number is None or is_bool(value):
             raise TypeError(f"{name} must be an integer, got {shown(value)}")
         if not self.low <= number <= self.high:
             raise ValueError(f"{name} must be from {self.low} to {self.high}, got {number}")
@@ -50,7 +50,7 @@ class Real:
     zero: bool = False
 
     def __call__(self, name: str, value: Any) -> float:
-        if _is_bool(value) or not isinstance(value, RealNumber):
+        if is_bool(value) or not isinstance(value, RealNumber):
             raise TypeError(f"{name} must be a number, got {shown(value)}")
         number = float(value)
         above = number > self.low if self.open_low else number >= self.low
@@ -66,7 +66,7 @@ class Flag:
     """True or false."""
 
     def __call__(self, name: str, value: Any) -> bool:
-        if not _is_bool(value):
+        if not is_bool(value):
             raise TypeError(f"{name} must be True or False, got {shown(value)}")
         return bool(value)
 
@@ -80,7 +80,7 @@ class FlagOr:
     def __call__(self, name: str, value: Any) -> bool | str:
         if isinstance(value, str) and value == self.word:
             return self.word
-        if not _is_bool(value):
+        if not is_bool(value):
             raise TypeError(f"{name} must be True, False or {self.word!r}, got {shown(value)}")
         return bool(value)
 
@@ -242,7 +242,8 @@ class TokenWeights:
 _TOKEN_ID = Integer(0, 2**31 - 1)
 
 
-def _is_bool(value: Any) -> bool:
+def is_bool(value: Any) -> bool:
+    """Whether it is Python's or NumPy's."""
     return isinstance(value, bool) or type(value).__name__ in ("bool", "bool_")
 
 
