@@ -39,6 +39,14 @@ size_t prepared_bytes(WeightFormat format, int64_t rows, int64_t in_features) {
   return static_cast<size_t>(divide_up(rows * prepared_row_bytes(format, in_features), 64) * 64);
 }
 
+// Of preparing rows, see scratch_row_floats().
+int64_t scratch_bytes(WeightFormat format, int64_t in_features) {
+  const int64_t rounded_row_bytes =
+      is_quantized(format) ? divide_up(in_features, kBlockRows) * kBlockRows : 0;
+  return scratch_row_floats(in_features) * static_cast<int64_t>(sizeof(float)) +
+         kMaxTileRows * rounded_row_bytes;
+}
+
 // Rows in groups of as many tiles each, which lie in parts of the workspace: a group for each thread, or one.
 struct RowGroups {
   int64_t count;

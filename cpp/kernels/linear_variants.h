@@ -54,20 +54,15 @@ inline constexpr int64_t kInt4ScaledBytes = 64 + 4 + 8;
 
 inline constexpr int64_t kMaxTileRows = 16;
 
-// Scratch memory of preparing rows: a row of floats that ends at a cache line, and for integer formats the
-// rounded rows of a tile, [kMaxTileRows][in_features, in whole blocks].
+// Scratch memory of preparing rows: a row of so many floats, which end at a cache line; after it, for integer
+// formats, the rounded rows of a tile, [kMaxTileRows][in_features, in whole blocks].
 GPT2FAST_INLINE constexpr int64_t scratch_row_floats(int64_t in_features) {
   return (in_features + 15) / 16 * 16;
-}
-GPT2FAST_INLINE constexpr int64_t scratch_bytes(WeightFormat format, int64_t in_features) {
-  const bool rounded = format == WeightFormat::kInt8 || format == WeightFormat::kInt4;
-  const int64_t rounded_bytes = rounded ? kMaxTileRows * ((in_features + 63) / 64 * 64) : 0;
-  return scratch_row_floats(in_features) * static_cast<int64_t>(sizeof(float)) + rounded_bytes;
 }
 
 struct LinearVariant {
   // Prepares the rows of some tiles into `prepared`, where task.first_row starts; by WeightFormat. scratch:
-  // scratch_bytes().
+  // see scratch_row_floats().
   void (*prepare_rows[4])(const LinearTask& task, Range rows, float* scratch, uint8_t* prepared);
   // Outputs of some tiles of rows and some panels; by WeightFormat.
   void (*multiply[4])(const LinearTask& task, Range tiles, Range panels);
