@@ -20,7 +20,7 @@ class KvCache {
   int64_t bytes_per_slot() const { return shape_.slot_bytes() * layers(); }
   int64_t bytes_per_position() const;
 
-  // [slots, 2, heads, padded_positions, position_bytes]
+  // See CacheShape::dimensions().
   void* layer(int64_t index) const { return layers_[static_cast<size_t>(index)].data(); }
 
   // The first `length` positions of a slot, to another slot.

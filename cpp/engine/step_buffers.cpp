@@ -22,8 +22,7 @@ StepBuffers::StepBuffers(Session& session, const KvCache& cache, const Limits& l
       hidden_(static_cast<size_t>(limits.tokens * limits.width) * sizeof(float)),
       binding_(session) {
   const CacheShape& shape = cache.shape();
-  const std::array<int64_t, 5> dimensions = {cache.slots(), 2, shape.heads, shape.padded_positions(),
-                                             shape.position_bytes()};
+  const std::array<int64_t, 5> dimensions = shape.dimensions(cache.slots());
   for (int64_t i = 0; i < cache.layers(); ++i) {
     kv_values_.push_back(Value::tensor(cache.layer(i),
                                        static_cast<size_t>(shape.slot_bytes() * cache.slots()), dimensions,

@@ -45,8 +45,8 @@ Session& checked(Session& session, const EngineOptions& options) {
   const CacheShape shape = cache_shape(options);
   for (int64_t i = 0; i < options.n_layer; ++i) {
     const TensorInfo& cache = find(session.inputs(), "kv_cache." + std::to_string(i));
+    expect(cache, 1, shape.blocks());
     expect(cache, 2, shape.heads);
-    expect(cache, 3, shape.padded_positions());
   }
   return session;
 }

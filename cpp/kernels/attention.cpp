@@ -12,6 +12,9 @@ namespace {
 // Less estimated work than this, in vector operations, is not worth handing to other threads.
 constexpr int64_t kShareCost = 500;
 constexpr int64_t kSharesPerThread = 4;
+// Rows of several heads that are computed together, so that their blocks are read in the order in which they
+// lie: as many as leave their running state in the first-level cache.
+constexpr int64_t kRowsTogether = 32;
 
 int64_t longest_sequence(const AttentionArguments& arguments) {
   int64_t longest = 0;
@@ -23,7 +26,7 @@ int64_t longest_sequence(const AttentionArguments& arguments) {
 
 // Of one task; whole cache lines.
 size_t scratch_bytes(const AttentionArguments& arguments, const AttentionKernel& kernel) {
-  const int64_t rows = std::min(longest_sequence(arguments), kAttentionTileRows);
+  const int64_t rows = std::clamp(longest_sequence(arguments), kRowsTogether, kAttentionTileRows);
   return static_cast<size_t>((kernel.scratch_bytes(rows, arguments.shape.padded_head_dim()) + 63) / 64 * 64);
 }
 
@@ -66,8 +69,8 @@ class UnitList {
     return std::min(divide_up(total_, kShareCost), kSharesPerThread * threads);
   }
 
-  // Calls visit(sequence, head, first_row, rows) for the units that begin in the given share of the total
-  // cost.
+  // Calls visit(sequence, heads, first_row, rows) for the units that begin in the given share of the total
+  // cost, of neighbouring heads at once where rows are few.
   template <typename Visit>
   void visit_share(int64_t share, int64_t shares, const Visit& visit) const {
     const Range costs = part(total_, share, shares);
@@ -76,7 +79,10 @@ class UnitList {
       const int64_t heads = arguments_.shape.heads;
       const int64_t first = std::clamp<int64_t>(divide_up(costs.begin - before, cost), 0, heads);
       const int64_t last = std::clamp<int64_t>(divide_up(costs.end - before, cost), 0, heads);
-      for (int64_t head = first; head < last; ++head) visit(sequence, head, first_row, rows);
+      const int64_t together = std::max<int64_t>(kRowsTogether / rows, 1);
+      for (int64_t head = first; head < last; head += together) {
+        visit(sequence, Range{head, std::min(head + together, last)}, first_row, rows);
+      }
       before += cost * heads;
     });
   }
@@ -108,27 +114,29 @@ class UnitList {
   int64_t total_ = 0;
 };
 
-AttentionTile make_tile(const AttentionArguments& arguments, int64_t sequence, int64_t head,
+AttentionTile make_tile(const AttentionArguments& arguments, int64_t sequence, Range heads,
                         int64_t first_row, int64_t rows, void* scratch) {
   const CacheShape& shape = arguments.shape;
   const int64_t width = shape.heads * shape.head_dim;
   const int64_t token = arguments.sequence_starts[sequence] + first_row;
-  char* slot = static_cast<char*>(arguments.cache) + arguments.slots[sequence] * shape.slot_bytes();
+  const int64_t first_element = heads.begin * shape.head_dim;
 
   AttentionTile tile;
-  tile.head_bytes = shape.head_bytes();
+  tile.heads = heads.end - heads.begin;
   tile.rows = rows;
   tile.first_position = arguments.cached_lengths[sequence] + first_row;
   tile.head_dim = shape.head_dim;
   tile.padded_head_dim = shape.padded_head_dim();
   tile.scale = arguments.scale;
-  tile.queries = arguments.qkv + token * 3 * width + head * shape.head_dim;
+  tile.queries = arguments.qkv + token * 3 * width + first_element;
   tile.new_keys = tile.queries + width;
   tile.new_values = tile.new_keys + width;
   tile.qkv_stride = 3 * width;
-  tile.keys = slot + head * tile.head_bytes;
-  tile.values = slot + (shape.heads + head) * tile.head_bytes;
-  tile.y = arguments.y + token * width + head * shape.head_dim;
+  tile.keys = static_cast<char*>(arguments.cache) + arguments.slots[sequence] * shape.slot_bytes() +
+              heads.begin * shape.head_stride();
+  tile.block_bytes = shape.block_bytes();
+  tile.block_stride = shape.block_stride();
+  tile.y = arguments.y + token * width + first_element;
   tile.y_stride = width;
   tile.scratch = static_cast<char*>(scratch);
   return tile;
@@ -179,8 +187,8 @@ void cached_attention(const AttentionArguments& arguments, const Parallel& paral
     const int64_t owner = part_of(share, shares, parallel.threads());
     const int64_t own = share - part(shares, owner, parallel.threads()).begin;
     uint8_t* share_scratch = workspace.part(owner) + static_cast<size_t>(own) * scratch;
-    units.visit_share(share, shares, [&](int64_t sequence, int64_t head, int64_t first_row, int64_t count) {
-      visit(make_tile(arguments, sequence, head, first_row, count, share_scratch));
+    units.visit_share(share, shares, [&](int64_t sequence, Range heads, int64_t first_row, int64_t count) {
+      visit(make_tile(arguments, sequence, heads, first_row, count, share_scratch));
     });
   };
   const int64_t append_shares = append_first ? appended.shares(parallel.threads()) : 0;
@@ -189,10 +197,14 @@ void cached_attention(const AttentionArguments& arguments, const Parallel& paral
       append_shares, attend_shares, parallel,
       [&](int64_t share) noexcept { visit_share(appended, share, append_shares, kernel.append); },
       [&](int64_t share) noexcept {
-        visit_share(attended, share, attend_shares, [&](const AttentionTile& tile) {
-          if (!append_first) kernel.append(tile);
-          kernel.attend(tile);
+        AttentionTile tile;  // attended when it is known what comes after it
+        visit_share(attended, share, attend_shares, [&](const AttentionTile& next) {
+          tile.next = next.keys;
+          if (tile.rows > 0) kernel.attend(tile);
+          tile = next;
+          tile.appends = !append_first;
         });
+        if (tile.rows > 0) kernel.attend(tile);
       });
 }
 

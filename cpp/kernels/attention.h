@@ -1,6 +1,7 @@
 // Causal attention over a KV cache that is written in place.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 
@@ -11,9 +12,10 @@
 
 namespace gpt2fast {
 
-// Shape of one layer's cache: [slots, 2, heads, padded_positions, position_bytes], the first half of
-// dimension 1 keys, the second values. Positions and head_dim are padded to multiples of 16, and the bytes of
-// 16 positions are a block, arranged so that both the dot products and the weighted sum run along vectors:
+// Shape of one layer's cache: [slots, blocks, heads, 2, block_bytes], of each head in a block of 64 positions
+// the keys and then the values. So a step reads what a sequence has from one end to the other, in whole pages.
+// head_dim is padded to a multiple of 16, and a block is made of four parts, of 16 positions each, arranged so
+// that both the dot products and the weighted sum run along vectors:
 //
 //   float formats  keys    element[head_dim][16]: transposed
 //                  values  element[16][head_dim]
@@ -30,7 +32,7 @@ struct CacheShape {
   int64_t positions = 0;
   CacheFormat format = CacheFormat::kFloat16;
 
-  int64_t padded_positions() const { return (positions + 15) / 16 * 16; }
+  int64_t blocks() const { return (positions + kKeyBlock - 1) / kKeyBlock; }
   int64_t padded_head_dim() const { return (head_dim + 15) / 16 * 16; }
   // Of one head's key or value at one position.
   int64_t position_bytes() const {
@@ -43,8 +45,13 @@ struct CacheShape {
         return padded_head_dim() + 4;
     }
   }
-  int64_t head_bytes() const { return padded_positions() * position_bytes(); }
-  int64_t slot_bytes() const { return 2 * heads * head_bytes(); }
+  int64_t block_bytes() const { return kKeyBlock * position_bytes(); }
+  int64_t head_stride() const { return 2 * block_bytes(); }
+  int64_t block_stride() const { return heads * head_stride(); }  // from a head's block to its next
+  int64_t slot_bytes() const { return blocks() * block_stride(); }
+  std::array<int64_t, 5> dimensions(int64_t slots) const {
+    return {slots, blocks(), heads, 2, block_bytes()};
+  }
 };
 
 // The caller has checked that every sequence brings at least one token, that no two share a slot, that slots

@@ -21,22 +21,20 @@ static int64_t float_scratch_bytes(int64_t rows, int64_t padded_head_dim) {
   return floats * static_cast<int64_t>(sizeof(float));
 }
 
-// One new key, into its column of a block.
+// One new key, into its column of a part.
 template <typename Tag, typename Element>
-static inline void append_key(const AttentionTile& tile, int64_t row, Element* block, int64_t column) {
-  const float* key = tile.new_keys + row * tile.qkv_stride;
+static inline void append_key(const AttentionTile& tile, const float* key, Element* part, int64_t column) {
   for (int64_t d = 0; d < tile.head_dim; d += kLanes) {
     Element converted[kLanes];
     store_element(Vec<Tag>::load_partial(key + d, tile.head_dim - d), converted);
     const int64_t count = tile.head_dim - d < kLanes ? tile.head_dim - d : kLanes;
-    for (int64_t i = 0; i < count; ++i) block[(d + i) * kLanes + column] = converted[i];
+    for (int64_t i = 0; i < count; ++i) part[(d + i) * kLanes + column] = converted[i];
   }
 }
 
-// 16 new keys, which fill a block.
+// 16 new keys, which fill a part.
 template <typename Tag, typename Element>
-static inline void append_key_block(const AttentionTile& tile, int64_t row, Element* block) {
-  const float* key = tile.new_keys + row * tile.qkv_stride;
+static inline void append_key_part(const AttentionTile& tile, const float* key, Element* part) {
   for (int64_t d = 0; d < tile.head_dim; d += kLanes) {
     Vec<Tag> square[kLanes];
     for (int i = 0; i < kLanes; ++i) {
@@ -44,36 +42,47 @@ static inline void append_key_block(const AttentionTile& tile, int64_t row, Elem
       square[i] = Vec<Tag>::load_partial(key + i * tile.qkv_stride + d, tile.head_dim - d);
     }
     transpose(square);
-    for (int i = 0; i < kLanes; ++i) store_element(square[i], block + (d + i) * kLanes);
+    for (int i = 0; i < kLanes; ++i) store_element(square[i], part + (d + i) * kLanes);
   }
 }
 
 template <typename Tag, typename Element>
-static void append_rows(const AttentionTile& tile) {
+static void append_head(const AttentionTile& tile, int64_t head) {
   const int64_t width = tile.padded_head_dim;
+  const auto keys_part = [&](int64_t position) {
+    return reinterpret_cast<Element*>(tile.keys_at(head, position)) +
+           position % kKeyBlock / kLanes * kLanes * width;
+  };
   for (int64_t row = 0; row < tile.rows;) {
     const int64_t position = tile.first_position + row;
+    const float* key = tile.new_keys + head * tile.head_dim + row * tile.qkv_stride;
     const int64_t column = position % kLanes;
-    Element* block = reinterpret_cast<Element*>(tile.keys) + (position - column) * width;
     if (column == 0 && row + kLanes <= tile.rows) {
-      append_key_block<Tag>(tile, row, block);
+      append_key_part<Tag>(tile, key, keys_part(position));
       row += kLanes;
     } else {
-      append_key<Tag>(tile, row, block, column);
+      append_key<Tag>(tile, key, keys_part(position), column);
       row += 1;
     }
   }
-  Element* values = reinterpret_cast<Element*>(tile.values) + tile.first_position * width;
   for (int64_t row = 0; row < tile.rows; ++row) {
-    const float* value = tile.new_values + row * tile.qkv_stride;
+    const int64_t position = tile.first_position + row;
+    const float* value = tile.new_values + head * tile.head_dim + row * tile.qkv_stride;
+    Element* out = reinterpret_cast<Element*>(tile.values_at(head, position)) + position % kKeyBlock * width;
     for (int64_t d = 0; d < tile.head_dim; d += kLanes) {
       prefetch(value + kRowsAhead * tile.qkv_stride + d);
-      store_element(Vec<Tag>::load_partial(value + d, tile.head_dim - d), values + row * width + d);
+      store_element(Vec<Tag>::load_partial(value + d, tile.head_dim - d), out + d);
     }
   }
 }
 
-// The running state of a tile's softmax and output, in its scratch memory.
+template <typename Tag, typename Element>
+static void append_heads(const AttentionTile& tile) {
+  for (int64_t head = 0; head < tile.heads; ++head) append_head<Tag, Element>(tile, head);
+}
+
+// The running state of a tile's softmax and output, in its scratch memory. Its rows are those of all heads,
+// one head's after the other's.
 struct TileState {
   float* block_keys;    // [padded_head_dim, kKeyBlock], one block as float32
   float* block_values;  // [kKeyBlock, padded_head_dim]
@@ -88,20 +97,20 @@ struct TileState {
 template <typename Tag>
 static TileState start_tile(const AttentionTile& tile) {
   using V = Vec<Tag>;
-  const int64_t width = tile.padded_head_dim;
+  const int64_t width = tile.padded_head_dim, rows = tile.heads * tile.rows;
   TileState state;
   state.block_keys = reinterpret_cast<float*>(tile.scratch);
   state.block_values = state.block_keys + kKeyBlock * width;
   state.queries = state.block_values + kKeyBlock * width;
-  state.outputs = state.queries + tile.rows * width;
-  state.weights = state.outputs + tile.rows * width;
-  state.sums = state.weights + tile.rows * kKeyBlock;
-  state.maxima = state.sums + tile.rows * kLanes;
-  state.corrections = state.maxima + tile.rows;
+  state.outputs = state.queries + rows * width;
+  state.weights = state.outputs + rows * width;
+  state.sums = state.weights + rows * kKeyBlock;
+  state.maxima = state.sums + rows * kLanes;
+  state.corrections = state.maxima + rows;
 
   const V scale = V::set1(tile.scale * 0x1.715476p+0f);  // log2(e)
-  for (int64_t r = 0; r < tile.rows; ++r) {
-    const float* query = tile.queries + r * tile.qkv_stride;
+  for (int64_t r = 0; r < rows; ++r) {
+    const float* query = tile.queries + r / tile.rows * tile.head_dim + r % tile.rows * tile.qkv_stride;
     for (int64_t d = 0; d < width; d += kLanes) {
       prefetch(query + kRowsAhead * tile.qkv_stride + d);
       (V::load_partial(query + d, tile.head_dim - d) * scale).store(state.queries + r * width + d);
@@ -166,17 +175,19 @@ static void accumulate_outputs(const AttentionTile& tile, const TileState& state
   }
 }
 
-// One block of positions from `block`, for all rows of the tile that see any of it.
+// One block of positions from `position`, for all rows of one head that see any of it.
 template <typename Tag, typename Element>
-static void attend_block(const AttentionTile& tile, const TileState& state, int64_t block,
+static void attend_block(const AttentionTile& tile, const TileState& state, int64_t head, int64_t position,
                          MatrixView<Element> keys, MatrixView<Element> values) {
   using V = Vec<Tag>;
   constexpr int64_t kRows = RegisterTile<Tag>::kRows;
   const int64_t width = tile.padded_head_dim;
-  const int64_t visible = tile.first_position + 1 - block;  // by row 0
-  const int64_t first = visible > 0 ? 0 : (1 - visible) / kRows * kRows;
-  for (int64_t r = first; r < tile.rows; r += kRows) {
-    const int64_t rows = tile.rows - r < kRows ? tile.rows - r : kRows;
+  const int64_t begin = head * tile.rows, end = begin + tile.rows;
+  const int64_t seen_first = tile.first_position + 1 - position;  // by the head's first row
+  const int64_t visible = seen_first - begin;                     // by row 0, if it were the head's
+  const int64_t first = begin + (seen_first > 0 ? 0 : (1 - seen_first) / kRows * kRows);
+  for (int64_t r = first; r < end; r += kRows) {
+    const int64_t rows = end - r < kRows ? end - r : kRows;
     const int64_t last_visible = visible + r + rows - 1 < kKeyBlock ? visible + r + rows - 1 : kKeyBlock;
     float* group_scores = state.weights + r * kKeyBlock;
     const ProductRows scores = {
@@ -184,14 +195,13 @@ static void attend_block(const AttentionTile& tile, const TileState& state, int6
     multiply<Tag, false>(rows, scores, keys, (last_visible + kLanes - 1) / kLanes);
     for (int64_t i = r; i < r + rows; ++i) update_maximum<Tag>(state, i, visible + i);
   }
-  for (int64_t r = first; r < tile.rows; r += kLanes) {
+  for (int64_t r = first; r < end; r += kLanes) {
     float* corrections = state.corrections + r;
-    exp2_nonpositive(V::load_partial(corrections, tile.rows - r)).store_partial(corrections, tile.rows - r);
+    exp2_nonpositive(V::load_partial(corrections, end - r)).store_partial(corrections, end - r);
   }
-  for (int64_t r = visible > 0 ? 0 : 1 - visible; r < tile.rows; ++r) update_weights<Tag>(state, r);
-  for (int64_t r = first; r < tile.rows; r += kRows) {
-    accumulate_outputs<Tag>(tile, state, values, r, tile.rows - r < kRows ? tile.rows - r : kRows,
-                            visible + r);
+  for (int64_t r = seen_first > 0 ? begin : 1 - visible; r < end; ++r) update_weights<Tag>(state, r);
+  for (int64_t r = first; r < end; r += kRows) {
+    accumulate_outputs<Tag>(tile, state, values, r, end - r < kRows ? end - r : kRows, visible + r);
   }
 }
 
@@ -214,31 +224,33 @@ static void convert_block(const AttentionTile& tile, const TileState& state, int
 }
 
 template <typename Tag, typename Element>
-static void attend_rows(const AttentionTile& tile) {
+static void attend_heads(const AttentionTile& tile) {
   const int64_t width = tile.padded_head_dim;
   const TileState state = start_tile<Tag>(tile);
   const bool converts = sizeof(Element) < sizeof(float) && tile.rows > RegisterTile<Tag>::kRows;
   const int64_t end = tile.first_position + tile.rows;
-  for (int64_t block = 0; block < end; block += kKeyBlock) {
-    const Element* keys = reinterpret_cast<const Element*>(tile.keys) + block * width;
-    const Element* values = reinterpret_cast<const Element*>(tile.values) + block * width;
-    const int64_t head_elements = tile.head_bytes / static_cast<int64_t>(sizeof(Element));
-    const int64_t next = end - block > kKeyBlock ? kKeyBlock * width : head_elements - block * width;
-    if (converts) {
-      convert_block<Tag>(tile, state, end - block < kKeyBlock ? end - block : kKeyBlock, next, keys, values);
-      attend_block<Tag, float>(tile, state, block, {state.block_keys, kKeyBlock, kLanes, 0},
-                               {state.block_values, width, kLanes, 0});
-    } else {
-      attend_block<Tag, Element>(tile, state, block, {keys, kLanes, kLanes * width, next},
-                                 {values, width, kLanes, next});
-    }
-  }
+  for_each_block(
+      tile, [&](int64_t head) { append_head<Tag, Element>(tile, head); },
+      [&](int64_t head, int64_t position, NextBlock next_block) {
+        const Element* keys = reinterpret_cast<const Element*>(tile.keys_at(head, position));
+        const Element* values = reinterpret_cast<const Element*>(tile.values_at(head, position));
+        const int64_t next = next_block.distance / static_cast<int64_t>(sizeof(Element));
+        if (converts) {
+          const int64_t count = end - position < kKeyBlock ? end - position : kKeyBlock;
+          convert_block<Tag>(tile, state, count, next, keys, values);
+          attend_block<Tag, float>(tile, state, head, position, {state.block_keys, kKeyBlock, kLanes, 0},
+                                   {state.block_values, width, kLanes, 0});
+        } else {
+          attend_block<Tag, Element>(tile, state, head, position, {keys, kLanes, kLanes * width, next},
+                                     {values, width, kLanes, next});
+        }
+      });
   write_attention<Tag>(tile, state.outputs, state.sums);
 }
 
 template <typename Tag, typename Element>
 static AttentionKernel float_attention_kernel() {
-  return {float_scratch_bytes, append_rows<Tag, Element>, attend_rows<Tag, Element>};
+  return {float_scratch_bytes, append_heads<Tag, Element>, attend_heads<Tag, Element>};
 }
 
 }  // namespace gpt2fast

@@ -48,29 +48,29 @@ GPT2FAST_INLINE RoundedVector round_vector(const float* x, int64_t count, int64_
   return {scale, static_cast<int32_t>(reduce_add(sum))};
 }
 
-// Writes a rounded key of a position into its block: a column of four bytes each.
-static GPT2FAST_INLINE void store_int8_key(const AttentionTile& tile, int64_t width, int64_t position,
-                                           float scale, const int8_t* key) {
+// Writes a rounded key of a position into its part of a block: a column of four bytes each.
+static GPT2FAST_INLINE void store_int8_key(char* block, int64_t width, int64_t position, float scale,
+                                           const int8_t* key) {
   const int64_t column = position % kLanes;
-  char* block = tile.keys + position / kLanes * int8_block_bytes(width);
-  memcpy(block + 4 * column, &scale, sizeof(scale));
-  block += kBlockScaleBytes + 4 * column;
+  char* part = block + position % kKeyBlock / kLanes * int8_part_bytes(width);
+  memcpy(part + 4 * column, &scale, sizeof(scale));
+  part += kPartScaleBytes + 4 * column;
   for (int64_t i = 0; i < width; i += 4) {
     uint32_t four;
     memcpy(&four, key + i, sizeof(four));
     four ^= 0x80808080u;  // plus 128
-    memcpy(block + kLanes * i, &four, sizeof(four));
+    memcpy(part + kLanes * i, &four, sizeof(four));
   }
 }
 
 // Writes `count` rounded values [count, padded_head_dim] of a position and the next; two begin at an even
 // one.
-static GPT2FAST_INLINE void store_int8_values(const AttentionTile& tile, int64_t width, int64_t position,
-                                              int64_t count, const float* scales, const int8_t* values) {
+static GPT2FAST_INLINE void store_int8_values(char* block, int64_t width, int64_t position, int64_t count,
+                                              const float* scales, const int8_t* values) {
   const int64_t column = position % kLanes;
-  char* block = tile.values + position / kLanes * int8_block_bytes(width);
-  memcpy(block + 4 * column, scales, static_cast<size_t>(count) * sizeof(float));
-  int8_t* pairs = reinterpret_cast<int8_t*>(block) + kBlockScaleBytes + column / 2 * 2 * width;
+  char* part = block + position % kKeyBlock / kLanes * int8_part_bytes(width);
+  memcpy(part + 4 * column, scales, static_cast<size_t>(count) * sizeof(float));
+  int8_t* pairs = reinterpret_cast<int8_t*>(part) + kPartScaleBytes + column / 2 * 2 * width;
   if (count == 1) {
     // Not a byte more: another thread may be writing the other one of the pair.
     for (int64_t d = 0; d < width; ++d) pairs[2 * d + column % 2] = values[d];
@@ -100,43 +100,40 @@ static GPT2FAST_INLINE void with_head_size(const AttentionTile& tile, const Body
   }
 }
 
-// What is not finite in a key or a value shows in the scores of all that see the position.
+constexpr int64_t append_int8_scratch_bytes(int64_t padded_head_dim) { return 3 * padded_head_dim; }
+
+// One head's. What is not finite in a key or a value shows in the scores of all that see the position.
 template <typename Ops>
-static void append_int8(const AttentionTile& tile) {
-  with_head_size(tile, [&tile](auto head_dim, auto width) {
-    int8_t* key = reinterpret_cast<int8_t*>(tile.scratch);
+static void append_int8_head(const AttentionTile& tile, int64_t head, char* scratch) {
+  with_head_size(tile, [&](auto head_dim, auto width) {
+    int8_t* key = reinterpret_cast<int8_t*>(scratch);
     int8_t* values = key + width;
     for (int64_t row = 0; row < tile.rows;) {
       const int64_t position = tile.first_position + row;
       const int64_t count = position % 2 == 0 && row + 1 < tile.rows ? 2 : 1;
+      char* block = tile.keys_at(head, position);
       float value_scales[2];
       for (int64_t i = 0; i < count; ++i) {
-        const float* new_key = tile.new_keys + (row + i) * tile.qkv_stride;
-        const float* new_value = tile.new_values + (row + i) * tile.qkv_stride;
+        const int64_t offset = head * head_dim + (row + i) * tile.qkv_stride;
+        const float* new_key = tile.new_keys + offset;
+        const float* new_value = tile.new_values + offset;
         prefetch_row_ahead(tile, new_key, row + i);
         prefetch_row_ahead(tile, new_value, row + i);
         float scale = round_vector<Ops>(new_key, head_dim, width, key).scale;
         value_scales[i] = round_vector<Ops>(new_value, head_dim, width, values + i * width).scale;
         const float sum = scale + value_scales[i];
         if (scale != scale || value_scales[i] != value_scales[i]) scale = value_scales[i] = sum;
-        store_int8_key(tile, width, position + i, scale, key);
+        store_int8_key(block, width, position + i, scale, key);
       }
-      store_int8_values(tile, width, position, count, value_scales, values);
+      store_int8_values(block + tile.block_bytes, width, position, count, value_scales, values);
       row += count;
     }
   });
 }
 
-// What append_int8() will write to in the next head, whose attention comes next.
 template <typename Ops>
-static inline void prefetch_append(const AttentionTile& tile) {
-  const int64_t width = tile.padded_head_dim;
-  const int64_t position = tile.first_position;
-  const int64_t block = tile.head_bytes + position / kLanes * int8_block_bytes(width);
-  for (int64_t i = 0; i < int8_block_bytes(width); i += 64) prefetch(tile.keys + block + i);
-  const char* pair = tile.values + block + kBlockScaleBytes + position % kLanes / 2 * 2 * width;
-  prefetch(tile.values + block);
-  for (int64_t i = 0; i < 2 * width; i += 64) prefetch(pair + i);
+static void append_int8(const AttentionTile& tile) {
+  for (int64_t head = 0; head < tile.heads; ++head) append_int8_head<Ops>(tile, head, tile.scratch);
 }
 
 }  // namespace gpt2fast

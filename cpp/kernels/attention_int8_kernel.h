@@ -19,6 +19,7 @@ namespace gpt2fast {
 inline constexpr float kLargestWeight = 32767.0f;
 
 // The running state of a tile's softmax and output, in its scratch memory.
+// Its rows are those of all heads, one head's after the other's.
 struct Int8TileState {
   float* outputs;              // [rows, padded_head_dim], before the division by the sum of weights
   float* scores;               // [rows, kKeyBlock]
@@ -32,16 +33,18 @@ struct Int8TileState {
   float* corrections;    // factors of what was summed before the block
   float* block_factors;  // of what the block adds; 0 for rows that don't see it
   float* units;
+  char* append_scratch;
 };
 
 static int64_t int8_scratch_bytes(int64_t rows, int64_t padded_head_dim) {
-  return rows * (5 * padded_head_dim + 6 * kKeyBlock + 4 * kLanes + 7 * 4);  // more than append_int8() needs
+  return rows * (5 * padded_head_dim + 6 * kKeyBlock + 4 * kLanes + 7 * 4) +
+         append_int8_scratch_bytes(padded_head_dim);
 }
 
 template <typename Ops>
 static Int8TileState start_int8_tile(const AttentionTile& tile) {
   using V = Vec<typename Ops::Tag>;
-  const int64_t width = tile.padded_head_dim, rows = tile.rows;
+  const int64_t width = tile.padded_head_dim, rows = tile.heads * tile.rows;
   Int8TileState state;
   state.outputs = reinterpret_cast<float*>(tile.scratch);
   state.scores = state.outputs + rows * width;
@@ -55,12 +58,14 @@ static Int8TileState start_int8_tile(const AttentionTile& tile) {
   state.corrections = state.block_maxima + rows;
   state.block_factors = state.corrections + rows;
   state.units = state.block_factors + rows;
+  state.append_scratch = reinterpret_cast<char*>(state.units + rows);
 
   const float scale = tile.scale * 0x1.715476p+0f;  // log2(e)
   with_head_size(tile, [&](auto head_dim, auto padded) {
     for (int64_t r = 0; r < rows; ++r) {
-      const float* query = tile.queries + r * tile.qkv_stride;
-      prefetch_row_ahead(tile, query, r);
+      const int64_t head = r / tile.rows, row = r % tile.rows;
+      const float* query = tile.queries + head * head_dim + row * tile.qkv_stride;
+      prefetch_row_ahead(tile, query, row);
       for (int64_t d = 0; d < padded; d += kLanes) V::zero().store(state.outputs + r * padded + d);
       const RoundedVector rounded = round_vector<Ops>(query, head_dim, padded, state.queries + r * padded);
       state.query_scales[r] = rounded.scale * scale;
@@ -72,21 +77,20 @@ static Int8TileState start_int8_tile(const AttentionTile& tile) {
   return state;
 }
 
-// 64 positions of a head's keys and values, in four parts. What will be read after them lies `next` bytes
-// further on: where few rows leave the processor waiting for memory, the products ask for its first part
-// while they read this block's, and the softmax between them for the other parts, so that memory always has
-// something to do.
+// 64 positions of a head's keys and values, in four parts. Where few rows leave the processor waiting for
+// memory, the products ask for the first part of what is next while they read this block's, and the softmax
+// between them for the other parts, so that memory always has something to do.
 struct Int8Block {
   const char* keys;
   const char* values;
   int64_t part_bytes;  // of 16 positions
-  int64_t next;
+  NextBlock next;
 };
 
-// Parts 1 to 3 of what will be read next.
+// All but the first part of what will be read next.
 static inline void prefetch_parts(const char* parts, const Int8Block& block) {
-  const char* next = parts + block.next;
-  for (int64_t i = block.part_bytes; i < kKeyBlock / kLanes * block.part_bytes; i += 64) prefetch(next + i);
+  const char* next = parts + block.next.distance;
+  for (int64_t i = block.part_bytes; i < block.next.parts * block.part_bytes; i += 64) prefetch(next + i);
 }
 
 // The scores of some queries from `row` on, and of `vectors` times 16 positions.
@@ -103,12 +107,12 @@ static inline void score_registers(const AttentionTile& tile, const Int8TileStat
         Ops::start_int8(state.query_corrections[row + r]);
   }
   for (int64_t d = 0; d < tile.head_dim; d += 4) {
-    const uint8_t* fours = reinterpret_cast<const uint8_t*>(keys) + kBlockScaleBytes + d * kLanes;
+    const uint8_t* fours = reinterpret_cast<const uint8_t*>(keys) + kPartScaleBytes + d * kLanes;
     typename Ops::Int8Weights four[vectors];
     GPT2FAST_UNROLL for (int c = 0; c < vectors; ++c) {
       four[c] = Ops::load_int8(fours + c * block.part_bytes);
       if constexpr (rows < Ops::kAttentionRows) {
-        if (c == 0) prefetch(fours + block.next);
+        if (c == 0) prefetch(fours + block.next.distance);
       }
     }
     GPT2FAST_UNROLL for (int r = 0; r < rows; ++r) {
@@ -132,7 +136,7 @@ static inline void weigh_registers(const AttentionTile& tile, const Int8TileStat
   using V = Vec<typename Ops::Tag>;
   const int64_t width = tile.padded_head_dim;
   const int16_t* weights = state.weights + row * kKeyBlock;
-  const char* values = block.values + kBlockScaleBytes + first_vector * 2 * kLanes;
+  const char* values = block.values + kPartScaleBytes + first_vector * 2 * kLanes;
   [[maybe_unused]] const char* first_part_end = block.values + block.part_bytes;
   typename Ops::Sums dots[rows][vectors];
   GPT2FAST_UNROLL for (int r = 0; r < rows; ++r) {
@@ -146,7 +150,7 @@ static inline void weigh_registers(const AttentionTile& tile, const Int8TileStat
       GPT2FAST_UNROLL for (int c = 0; c < vectors; ++c) {
         v[c] = Ops::load_pairs(pair + c * 2 * kLanes);
         if constexpr (rows < Ops::kAttentionRows) {
-          if (c % 2 == 0 && values < first_part_end) prefetch(pair + c * 2 * kLanes + block.next);
+          if (c % 2 == 0 && values < first_part_end) prefetch(pair + c * 2 * kLanes + block.next.distance);
         }
       }
       GPT2FAST_UNROLL for (int r = 0; r < rows; ++r) {
@@ -307,18 +311,20 @@ static inline void update_all_weights(const Int8TileState& state, int64_t first,
   for (; first < rows; ++first) update_int8_weights<Ops, true>(state, first, kKeyBlock, block, shared);
 }
 
-// 64 positions from `position`, for all rows of the tile that see any of them.
+// 64 positions from `position`, for all rows of one head that see any of them.
 template <typename Ops>
-static void attend_int8_block(const AttentionTile& tile, const Int8TileState& state, int64_t position,
-                              const Int8Block& block) {
+static void attend_int8_block(const AttentionTile& tile, const Int8TileState& state, int64_t head,
+                              int64_t position, const Int8Block& block) {
   using Tag = typename Ops::Tag;
   constexpr int64_t kRows = Ops::kAttentionRows;
-  const int64_t visible = tile.first_position + 1 - position;  // by row 0
-  const int64_t first = visible > 0 ? 0 : (1 - visible) / kRows * kRows;
+  const int64_t begin = head * tile.rows, end = begin + tile.rows;
+  const int64_t seen_first = tile.first_position + 1 - position;  // by the head's first row
+  const int64_t visible = seen_first - begin;                     // by row 0, if it were the head's
+  const int64_t first = begin + (seen_first > 0 ? 0 : (1 - seen_first) / kRows * kRows);
   // Calls visit(row, rows, positions that the last row sees) for groups of rows that share registers.
   const auto for_groups = [&](const auto& visit) {
-    for (int64_t r = first; r < tile.rows; r += kRows) {
-      const int64_t rows = tile.rows - r < kRows ? tile.rows - r : kRows;
+    for (int64_t r = first; r < end; r += kRows) {
+      const int64_t rows = end - r < kRows ? end - r : kRows;
       visit(r, rows, visible + r + rows - 1 < kKeyBlock ? visible + r + rows - 1 : kKeyBlock);
     }
   };
@@ -328,12 +334,12 @@ static void attend_int8_block(const AttentionTile& tile, const Int8TileState& st
                               score_registers<Ops, count, vectors>(tile, state, row, block, first_vector);
                             });
   });
-  find_block_maxima<Tag>(state, first, tile.rows, visible);
+  find_block_maxima<Tag>(state, first, end, visible);
   const bool few = tile.rows < kRows;
   if (few) prefetch_parts(block.keys, block);
-  update_int8_maxima<Tag>(state, first, tile.rows);
+  update_int8_maxima<Tag>(state, first, end);
   if (few) prefetch_parts(block.values, block);
-  update_all_weights<Ops>(state, first, tile.rows, visible, block);
+  update_all_weights<Ops>(state, first, end, visible, block);
   for_groups([&](int64_t row, int64_t rows, int64_t seen) {
     for_register_tiles<Ops>(
         rows, tile.padded_head_dim / kLanes, [&]<int count, int vectors>(int64_t first_vector) {
@@ -344,18 +350,15 @@ static void attend_int8_block(const AttentionTile& tile, const Int8TileState& st
 
 template <typename Ops>
 static void attend_int8(const AttentionTile& tile) {
-  const int64_t width = tile.padded_head_dim;
   const Int8TileState state = start_int8_tile<Ops>(tile);
-  const int64_t part_bytes = int8_block_bytes(width);
-  constexpr int64_t kParts = kKeyBlock / kLanes;
-  const int64_t end = tile.first_position + tile.rows;
-  if (tile.rows < Ops::kAttentionRows) prefetch_append<Ops>(tile);
-  for (int64_t position = 0; position < end; position += kKeyBlock) {
-    const int64_t offset = position / kLanes * part_bytes;
-    const int64_t next = end - position > kKeyBlock ? kParts * part_bytes : tile.head_bytes - offset;
-    attend_int8_block<Ops>(tile, state, position,
-                           {tile.keys + offset, tile.values + offset, part_bytes, next});
-  }
+  const int64_t part_bytes = int8_part_bytes(tile.padded_head_dim);
+  for_each_block(
+      tile, [&](int64_t head) { append_int8_head<Ops>(tile, head, state.append_scratch); },
+      [&](int64_t head, int64_t position, NextBlock next) {
+        attend_int8_block<Ops>(
+            tile, state, head, position,
+            {tile.keys_at(head, position), tile.values_at(head, position), part_bytes, next});
+      });
   write_attention<typename Ops::Tag>(tile, state.outputs, state.sums);
 }
 

@@ -8,17 +8,18 @@
 
 namespace gpt2fast {
 
-inline constexpr int64_t kKeyBlock = 64;           // positions that a softmax takes in at once
 inline constexpr int64_t kAttentionTileRows = 96;  // most queries that are computed together
 inline constexpr int64_t kRowsAhead = 12;  // rows of qkv lie on different pages: no prefetcher follows them
 
-// An int8 cache's block, see CacheShape: of kLanes positions of one head's keys or values.
-constexpr int64_t int8_block_bytes(int64_t padded_head_dim) { return kLanes * (padded_head_dim + 4); }
-inline constexpr int64_t kBlockScaleBytes = 4 * kLanes;
-inline constexpr int64_t kPairs = kLanes / 2;  // of positions in such a block
+// A part of an int8 cache's block, see CacheShape: of kLanes positions of one head's keys or values.
+constexpr int64_t int8_part_bytes(int64_t padded_head_dim) { return kLanes * (padded_head_dim + 4); }
+inline constexpr int64_t kPartScaleBytes = 4 * kLanes;
+inline constexpr int64_t kPairs = kLanes / 2;  // of positions in such a part
 
-// Consecutive tokens of one sequence, one head.
+// Consecutive tokens of one sequence, and some of its heads. Queries, new keys and values, and y are those of
+// the first head; the next head's follow them.
 struct AttentionTile {
+  int64_t heads = 1;
   int64_t rows = 0;
   int64_t first_position = 0;  // of the first row
   int64_t head_dim = 0;
@@ -28,17 +29,25 @@ struct AttentionTile {
   const float* new_keys = nullptr;  // same, what this step appends
   const float* new_values = nullptr;
   int64_t qkv_stride = 0;
-  char* keys = nullptr;    // the head's, see CacheShape
-  char* values = nullptr;  // the head's
-  int64_t head_bytes = 0;  // of the keys, and of the values; the next head's follow
-  float* y = nullptr;      // [rows, head_dim], rows y_stride apart
+  bool appends = false;      // whether attend() is to write the new keys and values before it reads them
+  char* keys = nullptr;      // the first head's first block, see CacheShape
+  int64_t block_bytes = 0;   // from its keys to its values, and from there to the next head's keys
+  int64_t block_stride = 0;  // to its next block
+  const char* next = nullptr;  // the keys that the thread will read after the tile's; null if not known
+  float* y = nullptr;          // [rows, head_dim], rows y_stride apart
   int64_t y_stride = 0;
-  char* scratch = nullptr;  // AttentionKernel::scratch_bytes(rows, padded_head_dim), 64-byte aligned
+  char* scratch = nullptr;  // AttentionKernel::scratch_bytes(heads * rows, padded_head_dim), 64-byte aligned
+
+  // The block of `position`.
+  char* keys_at(int64_t head, int64_t position) const {
+    return keys + 2 * head * block_bytes + position / kKeyBlock * block_stride;
+  }
+  char* values_at(int64_t head, int64_t position) const { return keys_at(head, position) + block_bytes; }
 };
 
 struct AttentionKernel {
   int64_t (*scratch_bytes)(int64_t rows, int64_t padded_head_dim);
-  void (*append)(const AttentionTile& tile);  // writes the rows' keys and values into the cache
+  void (*append)(const AttentionTile& tile);  // writes the new keys and values into the cache
   void (*attend)(const AttentionTile& tile);
 };
 
@@ -59,6 +68,37 @@ GPT2FAST_INLINE void prefetch(const void* p) {
 #endif
 }
 
+// What will be read after a block.
+struct NextBlock {
+  int64_t distance = 0;  // bytes from the block's keys, and from its values
+  int64_t parts = 0;     // that will be read of it, of kLanes positions
+};
+
+// Calls append(head) where a head's new keys and values are about to be read, and attend(head, position, next)
+// for every block, in the order in which they lie: a block's heads, then the next block.
+template <typename Append, typename Attend>
+GPT2FAST_INLINE void for_each_block(const AttentionTile& tile, const Append& append, const Attend& attend) {
+  const int64_t end = tile.first_position + tile.rows;
+  const auto parts = [end](int64_t position) {
+    return ((end - position < kKeyBlock ? end - position : kKeyBlock) + kLanes - 1) / kLanes;
+  };
+  for (int64_t position = 0; position < end; position += kKeyBlock) {
+    const bool appends = tile.appends && position == tile.first_position / kKeyBlock * kKeyBlock;
+    for (int64_t head = 0; head < tile.heads; ++head) {
+      NextBlock next;
+      if (head + 1 < tile.heads) {
+        next = {2 * tile.block_bytes, parts(position)};
+      } else if (position + kKeyBlock < end) {
+        next = {tile.block_stride - 2 * head * tile.block_bytes, parts(position + kKeyBlock)};
+      } else if (tile.next != nullptr) {
+        next = {tile.next - tile.keys_at(head, position), kKeyBlock / kLanes};
+      }
+      if (appends) append(head);
+      attend(head, position, next);
+    }
+  }
+}
+
 // Hides the scores [kKeyBlock] of positions that a row does not see, all but the first `visible`, and returns
 // the largest of the others, lane by lane. `visible` is at least 1.
 template <typename Tag>
@@ -74,15 +114,18 @@ GPT2FAST_INLINE Vec<Tag> largest_scores(float* scores, int64_t visible) {
              max(V::load(scores + 2 * kLanes), V::load(scores + 3 * kLanes)));
 }
 
-// From weighted sums [rows, padded_head_dim] and sums of weights [rows, kLanes], lane by lane, to y.
+// From weighted sums [heads, rows, padded_head_dim] and sums of weights [heads, rows, kLanes], lane by lane,
+// to y.
 template <typename Tag>
 GPT2FAST_INLINE void write_attention(const AttentionTile& tile, const float* outputs, const float* sums) {
   using V = Vec<Tag>;
-  for (int64_t r = 0; r < tile.rows; ++r) {
-    const V sum = V::set1(reduce_add(V::load(sums + r * kLanes)));
-    for (int64_t d = 0; d < tile.head_dim; d += kLanes) {
-      (V::load(outputs + r * tile.padded_head_dim + d) / sum)
-          .store_partial(tile.y + r * tile.y_stride + d, tile.head_dim - d);
+  for (int64_t head = 0; head < tile.heads; ++head) {
+    for (int64_t r = 0; r < tile.rows; ++r, sums += kLanes, outputs += tile.padded_head_dim) {
+      const V sum = V::set1(reduce_add(V::load(sums)));
+      float* y = tile.y + head * tile.head_dim + r * tile.y_stride;
+      for (int64_t d = 0; d < tile.head_dim; d += kLanes) {
+        (V::load(outputs + d) / sum).store_partial(y + d, tile.head_dim - d);
+      }
     }
   }
 }

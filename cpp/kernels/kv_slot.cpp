@@ -8,14 +8,14 @@
 namespace gpt2fast {
 namespace {
 
-// The elements of one head's keys and values, by position and dimension.
+// The elements of one head's block, by position in the block and dimension.
 template <typename Element>
-class FloatHead {
+class FloatBlock {
  public:
-  FloatHead(const CacheShape& shape, const char* keys, const char* values)
+  FloatBlock(const CacheShape& shape, const char* keys)
       : width_(shape.padded_head_dim()),
         keys_(reinterpret_cast<const Element*>(keys)),
-        values_(reinterpret_cast<const Element*>(values)) {}
+        values_(reinterpret_cast<const Element*>(keys + shape.block_bytes())) {}
 
   float key(int64_t position, int64_t d) const {
     return to_float(keys_[position / kLanes * kLanes * width_ + d * kLanes + position % kLanes]);
@@ -31,29 +31,29 @@ class FloatHead {
   const Element* values_;
 };
 
-class Int8Head {
+class Int8Block {
  public:
-  Int8Head(const CacheShape& shape, const char* keys, const char* values)
-      : width_(shape.padded_head_dim()), keys_(keys), values_(values) {}
+  Int8Block(const CacheShape& shape, const char* keys)
+      : width_(shape.padded_head_dim()), keys_(keys), values_(keys + shape.block_bytes()) {}
 
   float key(int64_t position, int64_t d) const {
-    const char* block = block_of(keys_, position);
+    const char* part = part_of(keys_, position);
     const int64_t index = d / 4 * 4 * kLanes + position % kLanes * 4 + d % 4;
-    return scale(block, position) *
-           static_cast<float>(static_cast<uint8_t>(block[kBlockScaleBytes + index]) - 128);
+    return scale(part, position) *
+           static_cast<float>(static_cast<uint8_t>(part[kPartScaleBytes + index]) - 128);
   }
   float value(int64_t position, int64_t d) const {
-    const char* block = block_of(values_, position);
+    const char* part = part_of(values_, position);
     const int64_t index = position % kLanes / 2 * 2 * width_ + d * 2 + position % 2;
-    return scale(block, position) * static_cast<float>(static_cast<int8_t>(block[kBlockScaleBytes + index]));
+    return scale(part, position) * static_cast<float>(static_cast<int8_t>(part[kPartScaleBytes + index]));
   }
 
  private:
-  const char* block_of(const char* head, int64_t position) const {
-    return head + position / kLanes * int8_block_bytes(width_);
+  const char* part_of(const char* block, int64_t position) const {
+    return block + position / kLanes * int8_part_bytes(width_);
   }
-  static float scale(const char* block, int64_t position) {
-    return reinterpret_cast<const float*>(block)[position % kLanes];
+  static float scale(const char* part, int64_t position) {
+    return reinterpret_cast<const float*>(part)[position % kLanes];
   }
 
   int64_t width_;
@@ -61,15 +61,15 @@ class Int8Head {
   const char* values_;
 };
 
-template <typename Head>
+template <typename Block>
 void read_heads(const CacheShape& shape, const char* slot, int64_t first, int64_t length, float* keys,
                 float* values) {
   for (int64_t h = 0; h < shape.heads; ++h) {
-    const Head head(shape, slot + h * shape.head_bytes(), slot + (shape.heads + h) * shape.head_bytes());
     for (int64_t position = first; position < first + length; ++position) {
+      const Block block(shape, slot + h * shape.head_stride() + position / kKeyBlock * shape.block_stride());
       for (int64_t d = 0; d < shape.head_dim; ++d) {
-        *keys++ = head.key(position, d);
-        *values++ = head.value(position, d);
+        *keys++ = block.key(position % kKeyBlock, d);
+        *values++ = block.value(position % kKeyBlock, d);
       }
     }
   }
@@ -78,11 +78,17 @@ void read_heads(const CacheShape& shape, const char* slot, int64_t first, int64_
 }  // namespace
 
 void copy_slot(const CacheShape& shape, const void* from, void* to, int64_t length) {
-  const int64_t bytes = (length + kLanes - 1) / kLanes * kLanes * shape.position_bytes();  // whole blocks
-  for (int64_t part = 0; part < 2 * shape.heads; ++part) {
-    const int64_t offset = part * shape.head_bytes();
+  const int64_t whole = length / kKeyBlock * shape.block_stride();
+  const auto copy = [&](int64_t offset, int64_t bytes) {
     std::memcpy(static_cast<char*>(to) + offset, static_cast<const char*>(from) + offset,
                 static_cast<size_t>(bytes));
+  };
+  copy(0, whole);
+  // Of the last block only the parts that hold something: reading the others would commit their memory.
+  const int64_t parts = (length % kKeyBlock + kLanes - 1) / kLanes;
+  if (parts == 0) return;
+  for (int64_t i = 0; i < 2 * shape.heads; ++i) {
+    copy(whole + i * shape.block_bytes(), parts * kLanes * shape.position_bytes());
   }
 }
 
@@ -91,11 +97,11 @@ void read_slot(const CacheShape& shape, const void* slot, int64_t first, int64_t
   const char* bytes = static_cast<const char*>(slot);
   switch (shape.format) {
     case CacheFormat::kFloat32:
-      return read_heads<FloatHead<float>>(shape, bytes, first, length, keys, values);
+      return read_heads<FloatBlock<float>>(shape, bytes, first, length, keys, values);
     case CacheFormat::kFloat16:
-      return read_heads<FloatHead<uint16_t>>(shape, bytes, first, length, keys, values);
+      return read_heads<FloatBlock<uint16_t>>(shape, bytes, first, length, keys, values);
     default:
-      return read_heads<Int8Head>(shape, bytes, first, length, keys, values);
+      return read_heads<Int8Block>(shape, bytes, first, length, keys, values);
   }
 }
 
@@ -112,9 +118,9 @@ void write_slot(const CacheShape& shape, const float* keys, const float* values,
     tile.new_keys = keys + head * length * shape.head_dim;
     tile.new_values = values + head * length * shape.head_dim;
     tile.qkv_stride = shape.head_dim;
-    tile.keys = static_cast<char*>(slot) + head * shape.head_bytes();
-    tile.values = static_cast<char*>(slot) + (shape.heads + head) * shape.head_bytes();
-    tile.head_bytes = shape.head_bytes();
+    tile.keys = static_cast<char*>(slot) + head * shape.head_stride();
+    tile.block_bytes = shape.block_bytes();
+    tile.block_stride = shape.block_stride();
     tile.scratch = scratch.data();
     kernel.append(tile);
   }

@@ -36,14 +36,18 @@ Model attention_model() {
       .output("y", kFloat, {Model::kAny, kWidth});
 }
 
+std::vector<int64_t> dimensions(int64_t slots) {
+  const auto sizes = kShape.dimensions(slots);
+  return {sizes.begin(), sizes.end()};
+}
+
 struct Batch {
   std::vector<int32_t> starts = {0, 2, 3};
   std::vector<int32_t> slots = {3, 1};
   std::vector<int32_t> cached_lengths = {0, 4};
   std::vector<int32_t> hidden_rows = {2, 0, 1};
   int64_t tokens = 3;
-  std::vector<int64_t> cache_shape = {kCacheSlots, 2, kShape.heads, kShape.padded_positions(),
-                                      kShape.position_bytes()};
+  std::vector<int64_t> cache_shape = dimensions(kCacheSlots);
 };
 
 // A model and the buffers of one batch.
@@ -145,12 +149,12 @@ ORT_TEST(attention_refuses_batches_outside_the_cache) {
                  "cached_lengths must have 2 elements"));
   CHECK(contains(message([](Batch& b) { b.hidden_rows[1] = 3; }), "hidden_rows must be in [0, 3), got 3"));
   CHECK(contains(message([](Batch& b) { b.hidden_rows[0] = -1; }), "hidden_rows must be in [0, 3), got -1"));
-  CHECK(contains(message([](Batch& b) { b.cache_shape[3] = 31; }), "kv_cache must be rows of"));
+  CHECK(contains(message([](Batch& b) { b.cache_shape[4] -= 1; }), "kv_cache must be rows of"));
   CHECK(contains(message([](Batch& b) { b.cache_shape = {3, 1, 1, 32, 16}; }), "kv_cache must be rows of"));
 }
 
 ORT_TEST(attention_refuses_a_constant_cache) {
-  const std::vector<int64_t> shape = {1, 2, kShape.heads, kShape.padded_positions(), kShape.position_bytes()};
+  const std::vector<int64_t> shape = dimensions(1);
   const std::vector<uint8_t> cache(static_cast<size_t>(element_count(shape)));
   const Model model = Model()
                           .input("qkv", kFloat, {Model::kAny, 3 * kWidth})

@@ -59,7 +59,7 @@ def test_inputs_and_outputs() -> None:
             for value in values
         }
 
-    config = small_config(n_embd=51, n_head=3, n_positions=37)
+    config = small_config(n_embd=51, n_head=3, n_positions=65)
     inputs = shapes(graph_of(config).graph.input)
     assert inputs == {
         "input_ids": (TensorProto.INT32, ["T"]),
@@ -69,8 +69,8 @@ def test_inputs_and_outputs() -> None:
         "cached_lengths": (TensorProto.INT32, ["S"]),
         "hidden_rows": (TensorProto.INT32, ["H"]),
         "logits_rows": (TensorProto.INT32, ["R"]),
-        "kv_cache.0": (TensorProto.UINT8, ["cache_slots", 2, 3, 48, "position_bytes"]),
-        "kv_cache.1": (TensorProto.UINT8, ["cache_slots", 2, 3, 48, "position_bytes"]),
+        "kv_cache.0": (TensorProto.UINT8, ["cache_slots", 2, 3, 2, "block_bytes"]),
+        "kv_cache.1": (TensorProto.UINT8, ["cache_slots", 2, 3, 2, "block_bytes"]),
     }
     assert shapes(graph_of(config, "fp32").graph.output) == {
         "logits": (TensorProto.FLOAT, ["R", 101]),

@@ -3,8 +3,8 @@
 Inputs, with T tokens, S sequences, H wanted hidden states and R wanted logits: ``input_ids`` [T],
 ``positions`` [T], ``sequence_starts`` [S + 1], ``slots`` [S], ``cached_lengths`` [S], ``hidden_rows`` [H]
 (indices of tokens), ``logits_rows`` [R] (indices into ``hidden_rows``), all int32, and ``kv_cache.{i}``
-[slots, 2, heads, positions, position_bytes] uint8 per layer, positions padded to a multiple of 16: how keys
-and values are kept is chosen when the model is loaded. Outputs: ``logits`` [R, vocab_size] and ``hidden``
+[slots, blocks, heads, 2, block_bytes] uint8 per layer: blocks of 64 positions, of each head the keys and then
+the values. How they are kept, and so ``block_bytes``, is chosen when the model is loaded. Outputs: ``logits`` [R, vocab_size] and ``hidden``
 [H, n_embd], float32. Once the last layer's keys and values are written no token needs another's results: from
 there on only those of ``hidden_rows`` are computed.
 """
@@ -35,7 +35,7 @@ DOMAIN_VERSION = 1
 # Values of Activation in the kernels. The polynomial of gelu_fast is gelu_new's with its constant rounded.
 _NO_ACTIVATION = 0
 _ACTIVATIONS = {"gelu_new": 1, "gelu_pytorch_tanh": 1, "gelu_fast": 1, "gelu": 2, "relu": 3}
-_CACHE_PADDING = 16
+_CACHE_BLOCK = 64
 
 
 def build_graph(config: ModelConfig, tensors: Sequence[PackedTensor]) -> ModelProto:
@@ -84,8 +84,8 @@ def _inputs(config: ModelConfig) -> list[ValueInfoProto]:
     inputs = [
         helper.make_tensor_value_info(name, TensorProto.INT32, [size]) for name, size in dimensions.items()
     ]
-    positions = -(-config.n_positions // _CACHE_PADDING) * _CACHE_PADDING
-    cache_shape: list[str | int] = ["cache_slots", 2, config.n_head, positions, "position_bytes"]
+    blocks = -(-config.n_positions // _CACHE_BLOCK)
+    cache_shape: list[str | int] = ["cache_slots", blocks, config.n_head, 2, "block_bytes"]
     for layer in range(config.n_layer):
         inputs.append(helper.make_tensor_value_info(f"kv_cache.{layer}", TensorProto.UINT8, cache_shape))
     return inputs
