@@ -50,7 +50,7 @@ struct Case {
 class Setup {
  public:
   explicit Setup(const Case& item)
-      : shape_{kHeads, kHeadDim, item.context + item.tokens, item.format},
+      : shape_{1, kHeads, kHeadDim, item.context + item.tokens, item.format},
         cache_(static_cast<size_t>(kLayers * item.sequences * shape_.slot_bytes())),
         qkv_(static_cast<size_t>(item.sequences * item.tokens * 3 * kWidth)),
         y_(static_cast<size_t>(item.sequences * item.tokens * kWidth)) {
@@ -166,7 +166,7 @@ int main(int argc, char** argv) {
       const double positions = static_cast<double>(item.context + item.tokens);
       const double keys = static_cast<double>(kLayers * item.sequences * kWidth);
       const double bytes = keys * positions * 2 *
-                           static_cast<double>(CacheShape{1, kHeadDim, 1, item.format}.position_bytes()) /
+                           static_cast<double>(CacheShape{1, 1, kHeadDim, 1, item.format}.position_bytes()) /
                            kHeadDim;
       const double pairs =
           static_cast<double>(item.tokens) * (positions - static_cast<double>(item.tokens - 1) / 2);

@@ -2,34 +2,45 @@
 #include "engine/kv_cache.h"
 
 #include <algorithm>
+#include <vector>
 
 namespace gpt2fast {
 
-KvCache::KvCache(const CacheShape& shape, int64_t layers, int64_t slots) : shape_(shape), slots_(slots) {
-  layers_.reserve(static_cast<size_t>(layers));
-  for (int64_t i = 0; i < layers; ++i) layers_.emplace_back(static_cast<size_t>(shape.slot_bytes() * slots));
+namespace {
+
+// A text that takes a good part of a large page for every block anyway is worth having in large pages:
+// decoding many texts is reading their keys and values, which from small pages takes a third longer.
+constexpr int64_t kLargePagesBlockBytes = int64_t{1} << 20;
+
+PageSize page_size(const CacheShape& shape) {
+  return shape.block_stride() >= kLargePagesBlockBytes ? PageSize::kLarge : PageSize::kUsual;
 }
 
-int64_t KvCache::bytes_per_position() const { return 2 * shape_.heads * shape_.position_bytes() * layers(); }
+}  // namespace
 
-void* KvCache::slot_data(int64_t layer, int64_t slot) const {
-  return static_cast<char*>(this->layer(layer)) + slot * shape_.slot_bytes();
+KvCache::KvCache(const CacheShape& shape, int64_t slots)
+    : shape_(shape),
+      slots_(slots),
+      memory_(static_cast<size_t>(shape.slot_bytes() * slots), page_size(shape)) {}
+
+int64_t KvCache::bytes_per_position() const { return 2 * layers() * shape_.heads * shape_.position_bytes(); }
+
+char* KvCache::slot_data(int64_t slot, int64_t layer) const {
+  return memory_.as<char>() + slot * shape_.slot_bytes() + layer * shape_.layer_stride();
 }
 
 void KvCache::copy(int64_t from_slot, int64_t to_slot, int64_t length) {
-  for (int64_t i = 0; i < layers(); ++i) {
-    copy_slot(shape_, slot_data(i, from_slot), slot_data(i, to_slot), length);
-  }
+  copy_slot(shape_, slot_data(from_slot), slot_data(to_slot), length);
 }
 
 void KvCache::read(int64_t layer, int64_t slot, int64_t first, int64_t length, float* keys,
                    float* values) const {
-  read_slot(shape_, slot_data(layer, slot), first, length, keys, values);
+  read_slot(shape_, slot_data(slot, layer), first, length, keys, values);
 }
 
 void KvCache::write(int64_t layer, int64_t slot, int64_t first, int64_t length, const float* keys,
                     const float* values) {
-  write_slot(shape_, keys, values, first, length, slot_data(layer, slot));
+  write_slot(shape_, keys, values, first, length, slot_data(slot, layer));
 }
 
 void KvCache::restore(int64_t layer, int64_t slot, int64_t length, int64_t stored, const float* keys,
@@ -47,7 +58,7 @@ void KvCache::restore(int64_t layer, int64_t slot, int64_t length, int64_t store
 
 void KvCache::discard(int64_t slot) noexcept {
   const auto bytes = static_cast<size_t>(shape_.slot_bytes());
-  for (ReservedMemory& memory : layers_) memory.discard(static_cast<size_t>(slot) * bytes, bytes);
+  memory_.discard(static_cast<size_t>(slot) * bytes, bytes);
 }
 
 }  // namespace gpt2fast

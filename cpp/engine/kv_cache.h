@@ -1,9 +1,7 @@
-// The keys and values of all sequences: one buffer per layer, one slot per sequence, written in place by the
-// steps.
+// The keys and values of all sequences: one slot per sequence, written in place by the steps.
 #pragma once
 
 #include <cstdint>
-#include <vector>
 
 #include "engine/reserved_memory.h"
 #include "kernels/attention.h"
@@ -12,16 +10,15 @@ namespace gpt2fast {
 
 class KvCache {
  public:
-  KvCache(const CacheShape& shape, int64_t layers, int64_t slots);
+  KvCache(const CacheShape& shape, int64_t slots);
 
   const CacheShape& shape() const { return shape_; }
-  int64_t layers() const { return static_cast<int64_t>(layers_.size()); }
+  int64_t layers() const { return shape_.layers; }
   int64_t slots() const { return slots_; }
-  int64_t bytes_per_slot() const { return shape_.slot_bytes() * layers(); }
+  int64_t bytes_per_slot() const { return shape_.slot_bytes(); }
   int64_t bytes_per_position() const;
 
-  // See CacheShape::dimensions().
-  void* layer(int64_t index) const { return layers_[static_cast<size_t>(index)].data(); }
+  void* data() const { return memory_.data(); }  // see CacheShape::dimensions()
 
   // The first `length` positions of a slot, to another slot.
   void copy(int64_t from_slot, int64_t to_slot, int64_t length);
@@ -37,11 +34,11 @@ class KvCache {
   void discard(int64_t slot) noexcept;
 
  private:
-  void* slot_data(int64_t layer, int64_t slot) const;
+  char* slot_data(int64_t slot, int64_t layer = 0) const;
 
   CacheShape shape_;
   int64_t slots_;
-  std::vector<ReservedMemory> layers_;  // each [slots, slot_bytes]
+  ReservedMemory memory_;
 };
 
 }  // namespace gpt2fast

@@ -17,7 +17,7 @@ namespace gpt2fast {
 
 #ifdef _WIN32
 
-ReservedMemory::ReservedMemory(size_t bytes) : bytes_(bytes) {
+ReservedMemory::ReservedMemory(size_t bytes, PageSize) : bytes_(bytes) {
   if (bytes == 0) return;
   data_ = _aligned_malloc(bytes, 4096);
   if (data_ == nullptr) throw std::bad_alloc();
@@ -32,7 +32,7 @@ void ReservedMemory::discard(size_t offset, size_t bytes) noexcept {
 
 #else
 
-ReservedMemory::ReservedMemory(size_t bytes) : bytes_(bytes) {
+ReservedMemory::ReservedMemory(size_t bytes, [[maybe_unused]] PageSize pages) : bytes_(bytes) {
   if (bytes == 0) return;
   int flags = MAP_PRIVATE | MAP_ANONYMOUS;
 #ifdef MAP_NORESERVE
@@ -41,6 +41,9 @@ ReservedMemory::ReservedMemory(size_t bytes) : bytes_(bytes) {
   void* data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
   if (data == MAP_FAILED) throw std::bad_alloc();
   data_ = data;
+#ifdef MADV_HUGEPAGE
+  if (pages == PageSize::kLarge) madvise(data, bytes, MADV_HUGEPAGE);  // refused: then pages are small
+#endif
 }
 
 ReservedMemory::~ReservedMemory() {

@@ -5,12 +5,17 @@
 
 namespace gpt2fast {
 
+enum class PageSize {
+  kUsual,
+  kLarge,  // where the system has them and so allows; 2 MB for the first byte that is touched in as many
+};
+
 // Owns a page-aligned range of address space. Pages are committed by the first write, so a buffer can be as
 // large as the largest step or the fullest cache and still cost only what is used.
 class ReservedMemory {
  public:
   ReservedMemory() = default;
-  explicit ReservedMemory(size_t bytes);  // throws std::bad_alloc
+  explicit ReservedMemory(size_t bytes, PageSize pages = PageSize::kUsual);  // throws std::bad_alloc
   ~ReservedMemory();
   ReservedMemory(ReservedMemory&& other) noexcept;
   ReservedMemory& operator=(ReservedMemory&& other) noexcept;

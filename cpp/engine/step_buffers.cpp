@@ -20,15 +20,10 @@ StepBuffers::StepBuffers(Session& session, const KvCache& cache, const Limits& l
       logits_rows_(static_cast<size_t>(limits.rows)),
       logits_(static_cast<size_t>(limits.rows * limits.vocabulary) * sizeof(float)),
       hidden_(static_cast<size_t>(limits.tokens * limits.width) * sizeof(float)),
+      kv_cache_(Value::tensor(cache.data(), static_cast<size_t>(cache.bytes_per_slot() * cache.slots()),
+                              cache.shape().dimensions(cache.slots()), ElementType::kUInt8)),
       binding_(session) {
-  const CacheShape& shape = cache.shape();
-  const std::array<int64_t, 5> dimensions = shape.dimensions(cache.slots());
-  for (int64_t i = 0; i < cache.layers(); ++i) {
-    kv_values_.push_back(Value::tensor(cache.layer(i),
-                                       static_cast<size_t>(shape.slot_bytes() * cache.slots()), dimensions,
-                                       ElementType::kUInt8));
-    binding_.bind_input(("kv_cache." + std::to_string(i)).c_str(), kv_values_.back());
-  }
+  binding_.bind_input("kv_cache", kv_cache_);
 }
 
 void StepBuffers::check_limits(std::span<const StepPart> parts) const {

@@ -67,7 +67,7 @@ class StepBuffers {
   std::vector<int32_t> logits_rows_;      // [rows]: which of the hidden rows
   ReservedMemory logits_;                 // float [rows, vocabulary]
   ReservedMemory hidden_;                 // float [tokens, width]
-  std::vector<Value> kv_values_;          // one per layer, bound once
+  Value kv_cache_;                        // bound once
   std::vector<Value> step_values_;        // the rest, bound when their shapes change
   Binding binding_;
   std::optional<Counts> bound_;

@@ -16,7 +16,7 @@ namespace {
 constexpr int64_t kMinLogitsRows = 128;
 
 CacheShape cache_shape(const EngineOptions& options) {
-  return {options.n_head, options.head_dim, options.n_positions, options.cache_format};
+  return {options.n_layer, options.n_head, options.head_dim, options.n_positions, options.cache_format};
 }
 
 StepBuffers::Limits buffer_limits(const EngineOptions& options) {
@@ -43,11 +43,10 @@ Session& checked(Session& session, const EngineOptions& options) {
   expect(find(session.outputs(), "logits"), 1, options.vocab_size);
   expect(find(session.outputs(), "hidden"), 1, options.n_head * options.head_dim);
   const CacheShape shape = cache_shape(options);
-  for (int64_t i = 0; i < options.n_layer; ++i) {
-    const TensorInfo& cache = find(session.inputs(), "kv_cache." + std::to_string(i));
-    expect(cache, 1, shape.blocks());
-    expect(cache, 2, shape.heads);
-  }
+  const TensorInfo& cache = find(session.inputs(), "kv_cache");
+  expect(cache, 1, shape.blocks());
+  expect(cache, 2, shape.layers);
+  expect(cache, 3, shape.heads);
   return session;
 }
 
@@ -57,7 +56,7 @@ Stepper::Stepper(const EngineOptions& options)
     : context_{
           .poll = nullptr, .threads = options.threads, .cache_format = options.cache_format, .workspace = {}},
       operators_(context_),
-      cache_(cache_shape(options), options.n_layer, options.max_sequences),
+      cache_(cache_shape(options), options.max_sequences),
       session_(options.model_path, {.threads = options.threads}, operators_.domain()),
       buffers_(checked(session_, options), cache_, buffer_limits(options)) {}
 

@@ -12,10 +12,11 @@
 
 namespace gpt2fast {
 
-// Shape of one layer's cache: [slots, blocks, heads, 2, block_bytes], of each head in a block of 64 positions
-// the keys and then the values. So a step reads what a sequence has from one end to the other, in whole pages.
-// head_dim is padded to a multiple of 16, and a block is made of four parts, of 16 positions each, arranged so
-// that both the dot products and the weighted sum run along vectors:
+// Shape of the cache: [slots, blocks, layers, heads, 2, block_bytes], of each head in a block of 64 positions
+// the keys and then the values. So a layer reads a block from one end to the other, and what a sequence has
+// lies together, in large pages where the system has them. head_dim is padded to a multiple of 16, and a
+// block is made of four parts, of 16 positions each, arranged so that both the dot products and the weighted
+// sum run along vectors:
 //
 //   float formats  keys    element[head_dim][16]: transposed
 //                  values  element[16][head_dim]
@@ -27,6 +28,7 @@ namespace gpt2fast {
 // An int8 scale has the 8 significant bits of a bfloat16, so that a vector which has been read back as
 // floats, rounded to float16 even, is rounded to the same integers and scale again.
 struct CacheShape {
+  int64_t layers = 1;
   int64_t heads = 0;
   int64_t head_dim = 0;
   int64_t positions = 0;
@@ -47,10 +49,11 @@ struct CacheShape {
   }
   int64_t block_bytes() const { return kKeyBlock * position_bytes(); }
   int64_t head_stride() const { return 2 * block_bytes(); }
-  int64_t block_stride() const { return heads * head_stride(); }  // from a head's block to its next
+  int64_t layer_stride() const { return heads * head_stride(); }
+  int64_t block_stride() const { return layers * layer_stride(); }  // from a head's block to its next
   int64_t slot_bytes() const { return blocks() * block_stride(); }
-  std::array<int64_t, 5> dimensions(int64_t slots) const {
-    return {slots, blocks(), heads, 2, block_bytes()};
+  std::array<int64_t, 6> dimensions(int64_t slots) const {
+    return {slots, blocks(), layers, heads, 2, block_bytes()};
   }
 };
 
@@ -68,7 +71,7 @@ struct AttentionArguments {
   // Of each sequence the tokens [begin, end) have a result; y of the others stays as it is. Null: all tokens.
   const int32_t* wanted_begins = nullptr;  // [sequences]
   const int32_t* wanted_ends = nullptr;    // [sequences]
-  void* cache = nullptr;                   // [slots, slot_bytes]
+  void* cache = nullptr;                   // one layer's first block in slot 0
   float* y = nullptr;                      // [tokens, heads * head_dim]
 };
 
@@ -83,10 +86,11 @@ WorkspaceSize attention_workspace(const AttentionArguments& arguments, int64_t t
 void cached_attention(const AttentionArguments& arguments, const Parallel& parallel,
                       const WorkspaceParts& workspace, Isa isa = active_isa());
 
-// Copies `length` positions of one slot's layer to another slot (beam search, shared prefixes).
+// Copies `length` positions of one slot, all layers, to another slot (beam search, shared prefixes).
 void copy_slot(const CacheShape& shape, const void* from, void* to, int64_t length);
 
-// Between the cache's own arrangement and plain float32 [heads, length, head_dim] for keys and for values.
+// Between the cache's own arrangement, of one layer from its first block in a slot on, and plain float32
+// [heads, length, head_dim] for keys and for values.
 void read_slot(const CacheShape& shape, const void* slot, int64_t first, int64_t length, float* keys,
                float* values);
 void write_slot(const CacheShape& shape, const float* keys, const float* values, int64_t first,

@@ -87,7 +87,7 @@ void copy_slot(const CacheShape& shape, const void* from, void* to, int64_t leng
   // Of the last block only the parts that hold something: reading the others would commit their memory.
   const int64_t parts = (length % kKeyBlock + kLanes - 1) / kLanes;
   if (parts == 0) return;
-  for (int64_t i = 0; i < 2 * shape.heads; ++i) {
+  for (int64_t i = 0; i < 2 * shape.layers * shape.heads; ++i) {
     copy(whole + i * shape.block_bytes(), parts * kLanes * shape.position_bytes());
   }
 }

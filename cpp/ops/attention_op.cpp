@@ -15,6 +15,7 @@ namespace {
 
 enum InputIndex : size_t { kQkv, kSequenceStarts, kSlots, kCachedLengths, kKvCache, kHiddenRows };
 
+constexpr int64_t kMaxLayers = 1 << 12;
 constexpr int64_t kMaxHeads = 1 << 12;
 constexpr int64_t kMaxHeadDim = 1 << 12;
 
@@ -31,9 +32,11 @@ std::vector<InputSpec> AttentionOp::inputs() {
 
 AttentionOp::AttentionOp(const NodeInfo& node, StepContext& context)
     : context_(context),
-      shape_{.heads = node.integer("heads", 1, kMaxHeads),
+      shape_{.layers = node.integer("layers", 1, kMaxLayers),
+             .heads = node.integer("heads", 1, kMaxHeads),
              .head_dim = node.integer("head_dim", 1, kMaxHeadDim),
              .positions = node.integer("positions", 1, kMaxWidth)},
+      layer_(node.integer("layer", 0, shape_.layers - 1)),
       scale_(node.number("scale")) {
   // A weight is no memory to write to.
   has_hidden_rows_ = node.has_input(kHiddenRows);
@@ -75,7 +78,7 @@ AttentionArguments AttentionOp::read_arguments(const NodeContext& node, int64_t&
   arguments.sequence_starts = starts.as<int32_t>();
   arguments.slots = slots.as<int32_t>();
   arguments.cached_lengths = lengths.as<int32_t>();
-  arguments.cache = cache.data;
+  arguments.cache = static_cast<char*>(cache.data) + layer_ * shape_.layer_stride();
   check_batch(arguments, tokens, cache_slots);
   if (has_hidden_rows_) find_wanted(arguments, integers(kHiddenRows, "hidden_rows"));
   return arguments;

@@ -27,6 +27,7 @@ class AttentionOp final : public Kernel {
 
   StepContext& context_;
   CacheShape shape_;
+  int64_t layer_;
   float scale_;
   bool has_hidden_rows_ = false;
   // Of each sequence, the tokens from the first to behind the last that is wanted.

@@ -93,16 +93,18 @@ def _check_opset(data: bytes, start: int, stop: int) -> None:
 
 def _check_graph(data: bytes, start: int, stop: int, config: ModelConfig, weights_bytes: int) -> None:
     ranges: list[tuple[int, int, str]] = []
-    layers = 0
+    layers: list[int] = []
     for number, wire, begin, end in _fields(data, start, stop):
         if number == 1 and wire == _BYTES:
-            layers += _check_node(data, begin, end, config) == "CachedAttention"
+            operator, attributes = _check_node(data, begin, end, config)
+            if operator == "CachedAttention":
+                layers.append(attributes.get("layer", 0))
         elif number == 5 and wire == _BYTES:
             ranges.append(_tensor_range(data, begin, end, weights_bytes))
         elif number == 15:
             raise GraphError("it holds sparse tensors, which no converted model has")
-    if layers != config.n_layer:
-        raise GraphError(f"it has {layers} layers; the configuration says {config.n_layer}")
+    if sorted(layers) != list(range(config.n_layer)):
+        raise GraphError(f"it has the layers {sorted(layers)}; the configuration says {config.n_layer}")
     previous_end, previous = 0, ""
     for begin, end, name in sorted(ranges):
         if begin < previous_end:
@@ -110,8 +112,10 @@ def _check_graph(data: bytes, start: int, stop: int, config: ModelConfig, weight
         previous_end, previous = end, name
 
 
-def _check_node(data: bytes, start: int, stop: int, config: ModelConfig) -> str:
-    """Check one node; its operator."""
+def _check_node(
+    data: bytes, start: int, stop: int, config: ModelConfig
+) -> tuple[str, Mapping[str, int]]:
+    """Check one node; its operator and attributes."""
     operator = domain = ""
     attributes: dict[str, int] = {}
     for number, wire, begin, end in _fields(data, start, stop):
@@ -131,13 +135,18 @@ def _check_node(data: bytes, start: int, stop: int, config: ModelConfig) -> str:
             raise GraphError(
                 f"{operator} has {name} = {attributes.get(name)}; the configuration says {wanted}"
             )
-    return operator
+    return operator, attributes
 
 
 def _sizes(operator: str, config: ModelConfig) -> Mapping[str, int]:
     """Attributes that follow from the configuration."""
     if operator == "CachedAttention":
-        return {"heads": config.n_head, "head_dim": config.head_dim, "positions": config.n_positions}
+        return {
+            "layers": config.n_layer,
+            "heads": config.n_head,
+            "head_dim": config.head_dim,
+            "positions": config.n_positions,
+        }
     if operator == "Embed":
         return {"width": config.n_embd, "vocabulary": config.vocab_size}
     return {}

@@ -16,7 +16,9 @@ constexpr ElementType kInt = ElementType::kInt32;
 constexpr ElementType kBytes = ElementType::kUInt8;
 
 constexpr int64_t kCacheSlots = 4;
-constexpr CacheShape kShape{.heads = 2, .head_dim = 8, .positions = 20, .format = CacheFormat::kFloat32};
+constexpr int64_t kLayer = 1;
+constexpr CacheShape kShape{
+    .layers = 3, .heads = 2, .head_dim = 8, .positions = 20, .format = CacheFormat::kFloat32};
 constexpr int64_t kWidth = kShape.heads * kShape.head_dim;
 
 Model attention_model() {
@@ -25,10 +27,12 @@ Model attention_model() {
       .input("sequence_starts", kInt, {Model::kAny})
       .input("slots", kInt, {Model::kAny})
       .input("cached_lengths", kInt, {Model::kAny})
-      .input("kv_cache", kBytes, std::vector<int64_t>(5, Model::kAny))
+      .input("kv_cache", kBytes, std::vector<int64_t>(6, Model::kAny))
       .input("hidden_rows", kInt, {Model::kAny})
       .node(Node("CachedAttention",
                  {"qkv", "sequence_starts", "slots", "cached_lengths", "kv_cache", "hidden_rows"}, "y")
+                .set("layer", kLayer)
+                .set("layers", kShape.layers)
                 .set("heads", kShape.heads)
                 .set("head_dim", kShape.head_dim)
                 .set("positions", kShape.positions)
@@ -98,7 +102,7 @@ ORT_TEST(attention_equals_its_kernel_and_writes_in_place) {
                                      .sequence_starts = batch.starts.data(),
                                      .slots = batch.slots.data(),
                                      .cached_lengths = batch.cached_lengths.data(),
-                                     .cache = cache.data(),
+                                     .cache = cache.data() + kLayer * kShape.layer_stride() / sizeof(float),
                                      .y = expected.data()};
   const std::vector<float> before = cache;
   Workspace workspace;
@@ -149,8 +153,9 @@ ORT_TEST(attention_refuses_batches_outside_the_cache) {
                  "cached_lengths must have 2 elements"));
   CHECK(contains(message([](Batch& b) { b.hidden_rows[1] = 3; }), "hidden_rows must be in [0, 3), got 3"));
   CHECK(contains(message([](Batch& b) { b.hidden_rows[0] = -1; }), "hidden_rows must be in [0, 3), got -1"));
-  CHECK(contains(message([](Batch& b) { b.cache_shape[4] -= 1; }), "kv_cache must be rows of"));
-  CHECK(contains(message([](Batch& b) { b.cache_shape = {3, 1, 1, 32, 16}; }), "kv_cache must be rows of"));
+  CHECK(contains(message([](Batch& b) { b.cache_shape[5] -= 1; }), "kv_cache must be rows of"));
+  CHECK(
+      contains(message([](Batch& b) { b.cache_shape = {3, 1, 1, 1, 32, 16}; }), "kv_cache must be rows of"));
 }
 
 ORT_TEST(attention_refuses_a_constant_cache) {
@@ -161,6 +166,8 @@ ORT_TEST(attention_refuses_a_constant_cache) {
                           .input("batch", kInt, {Model::kAny})
                           .weight<uint8_t>("kv_cache", kBytes, shape, cache)
                           .node(Node("CachedAttention", {"qkv", "batch", "batch", "batch", "kv_cache"}, "y")
+                                    .set("layer", kLayer)
+                                    .set("layers", kShape.layers)
                                     .set("heads", kShape.heads)
                                     .set("head_dim", kShape.head_dim)
                                     .set("positions", kShape.positions)

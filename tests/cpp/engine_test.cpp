@@ -58,14 +58,14 @@ void add_layer(Model& model, int64_t layer, const std::string& x, const std::str
   const int seed = 10 * static_cast<int>(layer);
   const std::string gamma = vector(model, p + "gamma", kWidth, seed + 1);
   const std::string beta = vector(model, p + "beta", kWidth, seed + 2);
-  const std::string cache = "kv_cache." + std::to_string(layer);
-  model.input(cache, ElementType::kUInt8, {Model::kAny, 2, kHeads, kPositions, Model::kAny});
   model.node(linear({x, packed(model, p + "qkv", kWidth, 3 * kWidth, seed + 3),
                      vector(model, p + "qkv_bias", 3 * kWidth, seed + 4), gamma, beta},
                     p + "q", kWidth, 3 * kWidth));
-  std::vector<std::string> attended = {p + "q", "sequence_starts", "slots", "cached_lengths", cache};
+  std::vector<std::string> attended = {p + "q", "sequence_starts", "slots", "cached_lengths", "kv_cache"};
   if (layer == kLayers - 1) attended.push_back("hidden_rows");
   model.node(Node("CachedAttention", attended, p + "a")
+                 .set("layer", layer)
+                 .set("layers", kLayers)
                  .set("heads", kHeads)
                  .set("head_dim", kHeadDim)
                  .set("positions", kPositions)
@@ -87,6 +87,7 @@ Model small_model() {
                            "hidden_rows", "logits_rows"}) {
     model.input(name, ElementType::kInt32, {Model::kAny});
   }
+  model.input("kv_cache", ElementType::kUInt8, {Model::kAny, 1, kLayers, kHeads, 2, Model::kAny});
   const std::string table = packed(model, "table", kWidth, kVocabulary, 77);
   model.weight<float>("wpe", ElementType::kFloat32, {kPositions, kWidth},
                       ramp(static_cast<size_t>(kPositions * kWidth), 5));

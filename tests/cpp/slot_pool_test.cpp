@@ -16,8 +16,8 @@ namespace {
 constexpr int64_t kPositions = 64;
 
 KvCache small_cache(int64_t slots) {
-  return KvCache({.heads = 2, .head_dim = 3, .positions = kPositions, .format = CacheFormat::kFloat32}, 2,
-                 slots);
+  return {{.layers = 2, .heads = 2, .head_dim = 3, .positions = kPositions, .format = CacheFormat::kFloat32},
+          slots};
 }
 
 // Fills a slot with values that tell slot, layer and position apart, as a step would.
@@ -130,12 +130,12 @@ TEST(the_budget_forgets_the_least_recently_used) {
 
 // Whether a slot's memory still holds what was written there: memory that was given back reads as zeros.
 bool holds_something(const KvCache& cache, int64_t slot) {
-  const char* bytes = static_cast<const char*>(cache.layer(0)) + slot * cache.shape().slot_bytes();
+  const char* bytes = static_cast<const char*>(cache.data()) + slot * cache.shape().slot_bytes();
   return std::any_of(bytes, bytes + cache.shape().slot_bytes(), [](char byte) { return byte != 0; });
 }
 
 TEST(one_empty_slot_keeps_its_memory) {
-  KvCache cache({.heads = 2, .head_dim = 64, .positions = 64, .format = CacheFormat::kFloat32}, 1, 3);
+  KvCache cache({.heads = 2, .head_dim = 64, .positions = 64, .format = CacheFormat::kFloat32}, 3);
   SlotPool pool(cache, 0);
   const auto prompt = range(0, 64);
   const std::vector<float> ones(2 * 64 * 64, 1.0f);

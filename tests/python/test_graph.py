@@ -69,8 +69,7 @@ def test_inputs_and_outputs() -> None:
         "cached_lengths": (TensorProto.INT32, ["S"]),
         "hidden_rows": (TensorProto.INT32, ["H"]),
         "logits_rows": (TensorProto.INT32, ["R"]),
-        "kv_cache.0": (TensorProto.UINT8, ["cache_slots", 2, 3, 2, "block_bytes"]),
-        "kv_cache.1": (TensorProto.UINT8, ["cache_slots", 2, 3, 2, "block_bytes"]),
+        "kv_cache": (TensorProto.UINT8, ["cache_slots", 2, 2, 3, 2, "block_bytes"]),
     }
     assert shapes(graph_of(config, "fp32").graph.output) == {
         "logits": (TensorProto.FLOAT, ["R", 101]),
@@ -105,6 +104,8 @@ def test_the_nodes_of_a_layer() -> None:
     assert (attributes(projection)["in_features"], attributes(projection)["out_features"]) == (100, 64)
     assert list(projection.input)[3:] == ["", "", node(model, "h.1.attn.c_proj").output[0]]
     assert attributes(node(model, "h.1.attn")) == {
+        "layer": 1,
+        "layers": 2,
         "heads": 4,
         "head_dim": 16,
         "positions": 24,

@@ -2,9 +2,9 @@
 
 Inputs, with T tokens, S sequences, H wanted hidden states and R wanted logits: ``input_ids`` [T],
 ``positions`` [T], ``sequence_starts`` [S + 1], ``slots`` [S], ``cached_lengths`` [S], ``hidden_rows`` [H]
-(indices of tokens), ``logits_rows`` [R] (indices into ``hidden_rows``), all int32, and ``kv_cache.{i}``
-[slots, blocks, heads, 2, block_bytes] uint8 per layer: blocks of 64 positions, of each head the keys and then
-the values. How they are kept, and so ``block_bytes``, is chosen when the model is loaded. Outputs: ``logits`` [R, vocab_size] and ``hidden``
+(indices of tokens), ``logits_rows`` [R] (indices into ``hidden_rows``), all int32, and ``kv_cache`` [slots,
+blocks, layers, heads, 2, block_bytes] uint8: blocks of 64 positions, of each head the keys and then the
+values. How they are kept, and so ``block_bytes``, is chosen when the model is loaded. Outputs: ``logits`` [R, vocab_size] and ``hidden``
 [H, n_embd], float32. Once the last layer's keys and values are written no token needs another's results: from
 there on only those of ``hidden_rows`` are computed.
 """
@@ -85,10 +85,8 @@ def _inputs(config: ModelConfig) -> list[ValueInfoProto]:
         helper.make_tensor_value_info(name, TensorProto.INT32, [size]) for name, size in dimensions.items()
     ]
     blocks = -(-config.n_positions // _CACHE_BLOCK)
-    cache_shape: list[str | int] = ["cache_slots", blocks, config.n_head, 2, "block_bytes"]
-    for layer in range(config.n_layer):
-        inputs.append(helper.make_tensor_value_info(f"kv_cache.{layer}", TensorProto.UINT8, cache_shape))
-    return inputs
+    cache_shape = ["cache_slots", blocks, config.n_layer, config.n_head, 2, "block_bytes"]
+    return [*inputs, helper.make_tensor_value_info("kv_cache", TensorProto.UINT8, cache_shape)]
 
 
 def _nodes(config: ModelConfig, stored: Mapping[str, PackedTensor]) -> list[NodeProto]:
@@ -165,10 +163,12 @@ def _layer_nodes(config: ModelConfig, stored: Mapping[str, PackedTensor], layer:
     wanted = ["hidden_rows"] if last else []
     attention = helper.make_node(
         "CachedAttention",
-        [qkv, "sequence_starts", "slots", "cached_lengths", f"kv_cache.{layer}", *wanted],
+        [qkv, "sequence_starts", "slots", "cached_lengths", "kv_cache", *wanted],
         [attended],
         name=f"{prefix}.attn",
         domain=DOMAIN,
+        layer=layer,
+        layers=config.n_layer,
         heads=config.n_head,
         head_dim=config.head_dim,
         positions=config.n_positions,
