@@ -11,7 +11,7 @@ namespace {
 
 // Less estimated work than this, in vector operations, is not worth handing to other threads.
 constexpr int64_t kShareCost = 500;
-constexpr int64_t kSharesPerThread = 4;
+constexpr int64_t kSharesPerThread = 2;
 // Rows of several heads that are computed together, so that their blocks are read in the order in which they
 // lie: as many as leave their running state in the first-level cache.
 constexpr int64_t kRowsTogether = 32;

@@ -84,8 +84,8 @@ def test_no_directory(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format_version": 4}, "format_version is 4; this gpt2fast reads 5; convert the model again"),
-        ({"format_version": 6}, "format_version is 6; this gpt2fast reads 5; convert the model again"),
+        ({"format_version": 5}, "format_version is 5; this gpt2fast reads 6; convert the model again"),
+        ({"format_version": 7}, "format_version is 7; this gpt2fast reads 6; convert the model again"),
         ({"format_version": None}, "format_version is None"),
         ({"precision": "int3"}, r"precision must be one of .*, got 'int3'"),
         ({"precision": ["int8"]}, "precision must be one of"),
@@ -215,7 +215,12 @@ BAD_GRAPHS: dict[str, tuple[Change, str]] = {
     "tensor attribute": (add_tensor_attribute, "the attribute 'value' is no number"),
     "function": (add_function, "functions"),
     "sparse tensor": (add_sparse, "sparse tensors"),
-    "a layer less": (drop_layer, "it has 1 layers; the configuration says 2"),
+    "a layer less": (drop_layer, r"it has the layers \[1\]; the configuration says 2"),
+    "a layer twice": (
+        lambda p: set_attribute(p, "CachedAttention", "layer", 1),
+        r"it has the layers \[1, 1\]; the configuration says 2",
+    ),
+    "other layers": (lambda p: set_attribute(p, "CachedAttention", "layers", 3), "layers = 3; the config"),
     "other heads": (
         lambda p: set_attribute(p, "CachedAttention", "heads", 8),
         "heads = 8; the configuration says 4",
