@@ -9,6 +9,7 @@
 
 #include "decoding/log_probabilities.h"
 #include "decoding/random.h"
+#include "kernels/linear.h"
 
 namespace gpt2fast {
 namespace {
@@ -29,6 +30,20 @@ const SamplingOptions& checked(const SamplingOptions& options) {
   return options;
 }
 
+// The largest of `scores`, of which `maxima` tells as LinearArguments::maxima does, or is empty.
+Extremum find_max(std::span<const float> scores, std::span<const float> maxima) {
+  const auto of = [](std::span<const float> x) {
+    return vocabulary_kernels().find_max(x.data(), static_cast<int64_t>(x.size()));
+  };
+  const Extremum largest = of(maxima);
+  if (maxima.empty() || !largest.is_regular) return of(scores);
+  const auto begin = static_cast<size_t>(largest.index / kMaximaLanes * kMaximaColumns);
+  const size_t count = std::min(static_cast<size_t>(kMaximaColumns), scores.size() - begin);
+  Extremum found = of(scores.subspan(begin, count));
+  found.index += static_cast<int64_t>(begin);
+  return found;
+}
+
 }  // namespace
 
 TokenChooser::TokenChooser(const SamplingOptions& options, std::span<const int32_t> eos_token_ids,
@@ -39,10 +54,12 @@ TokenChooser::TokenChooser(const SamplingOptions& options, std::span<const int32
       candidates_(vocab_size) {}
 
 TokenChooser::Choice TokenChooser::choose(std::span<const float> logits, const TokenHistory& history,
-                                          const uint32_t* allowed, bool want_logprob, ChoiceHook* hook) {
+                                          const uint32_t* allowed, bool want_logprob, ChoiceHook* hook,
+                                          std::span<const float> maxima) {
   Choice choice;
   const std::span<const float> scores = process(logits, history, allowed, hook);
-  const Extremum best = find_best(scores, history);
+  if (scores.data() != logits.data()) maxima = {};
+  const Extremum best = find_best(scores, maxima, history);
   if (best.value < -FLT_MAX) return choice;
   choice.token = static_cast<int32_t>(best.index);
   if (options_.do_sample) {
@@ -57,7 +74,7 @@ void TokenChooser::distribution(std::span<const float> logits, const TokenHistor
                                 const uint32_t* allowed, std::span<float> probabilities) {
   std::fill(probabilities.begin(), probabilities.end(), 0.0f);
   const std::span<const float> scores = process(logits, history, allowed, nullptr);
-  const Extremum best = find_best(scores, history);
+  const Extremum best = find_best(scores, {}, history);
   if (best.value < -FLT_MAX) return;
   filter(scores, best.value);
   const double total = candidates_.total_weight();
@@ -77,8 +94,9 @@ std::span<const float> TokenChooser::process(std::span<const float> logits, cons
   return scores;
 }
 
-Extremum TokenChooser::find_best(std::span<const float> scores, const TokenHistory& history) const {
-  const Extremum best = vocabulary_kernels().find_max(scores.data(), static_cast<int64_t>(scores.size()));
+Extremum TokenChooser::find_best(std::span<const float> scores, std::span<const float> maxima,
+                                 const TokenHistory& history) const {
+  const Extremum best = find_max(scores, maxima);
   if (!best.is_regular) {
     throw std::runtime_error("a score of output token " + std::to_string(history.output.size()) +
                              " is NaN or infinite: the model produced it, or a penalty or bias is too large");

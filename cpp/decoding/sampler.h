@@ -30,11 +30,12 @@ class TokenChooser {
     float logprob = 0;  // of the token, under the softmax of the raw logits; only when asked for
   };
 
-  // logits [vocab_size], not modified. `allowed`: see LogitsProcessors::apply.
+  // logits [vocab_size], not modified. `allowed`: see LogitsProcessors::apply. `maxima`: what
+  // LinearArguments::maxima tells of the logits, or empty.
   // The token is kNoToken when every token is forbidden. Throws std::runtime_error when the model produced
   // NaN or infinity, or a penalty overflowed to it.
   Choice choose(std::span<const float> logits, const TokenHistory& history, const uint32_t* allowed,
-                bool want_logprob, ChoiceHook* hook = nullptr);
+                bool want_logprob, ChoiceHook* hook = nullptr, std::span<const float> maxima = {});
 
   // The distribution that choose() draws from: probabilities [vocab_size], zero for what is filtered out;
   // without do_sample the softmax of the processed scores. All zero when every token is forbidden.
@@ -45,7 +46,8 @@ class TokenChooser {
   // The processed scores: `logits` themselves where nothing changes them, else scores_.
   std::span<const float> process(std::span<const float> logits, const TokenHistory& history,
                                  const uint32_t* allowed, ChoiceHook* hook);
-  Extremum find_best(std::span<const float> scores, const TokenHistory& history) const;
+  Extremum find_best(std::span<const float> scores, std::span<const float> maxima,
+                     const TokenHistory& history) const;
   // Filters `scores`, whose maximum is `best`, down to the weighted candidates of a draw.
   void filter(std::span<const float> scores, float best);
 

@@ -86,7 +86,8 @@ int32_t Assistant::draft_one(const TokenHistory& history, const InterruptCheck& 
       cached_.resize(known);
       throw;
     }
-    if (reaches_end) return chooser_.choose(stepper.logits(0), history, nullptr, false).token;
+    if (reaches_end)
+      return chooser_.choose(stepper.logits(0), history, nullptr, false, nullptr, stepper.maxima(0)).token;
   }
   return TokenChooser::kNoToken;
 }

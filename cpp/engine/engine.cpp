@@ -255,7 +255,9 @@ void GenerationRun::use_results() {
     const auto drafts = fed.last(static_cast<size_t>(place.drafts));
     int64_t accepted = 0;
     for (;;) {
-      const int32_t token = sequence.choose_next(engine_->stepper().logits(place.first_row + accepted));
+      Stepper& stepper = engine_->stepper();
+      const int64_t row = place.first_row + accepted;
+      const int32_t token = sequence.choose_next(stepper.logits(row), stepper.maxima(row));
       if (sequence.finished() || accepted == place.drafts || token != drafts[static_cast<size_t>(accepted)])
         break;
       ++accepted;

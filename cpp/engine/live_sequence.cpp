@@ -124,11 +124,11 @@ void LiveSequence::report_drafts(int64_t proposed, int64_t accepted) {
   if (assistant_) assistant_->accept(accepted);
 }
 
-int32_t LiveSequence::choose_next(std::span<const float> scores) {
+int32_t LiveSequence::choose_next(std::span<const float> scores, std::span<const float> maxima) {
   const uint32_t* allowed = nullptr;
   if (request_.hook) allowed = request_.hook->allowed_tokens(history(), options_.vocab_size);
   const TokenChooser::Choice choice =
-      chooser_.choose(scores, history(), allowed, request_.logprobs >= 0, request_.hook.get());
+      chooser_.choose(scores, history(), allowed, request_.logprobs >= 0, request_.hook.get(), maxima);
   if (choice.token == TokenChooser::kNoToken) {
     finish(FinishReason::kConstraint);
     return choice.token;

@@ -52,7 +52,8 @@ class LiveSequence {
   void report_drafts(int64_t proposed, int64_t accepted);
 
   // Chooses the next token from its scores [vocab_size], appends it and sees whether that ends the sequence.
-  int32_t choose_next(std::span<const float> scores);
+  // `maxima`: see TokenChooser::choose().
+  int32_t choose_next(std::span<const float> scores, std::span<const float> maxima);
 
   bool finished() const { return finish_reason_ != FinishReason::kNone; }
   FinishReason finish_reason() const { return finish_reason_; }

@@ -19,6 +19,7 @@ StepBuffers::StepBuffers(Session& session, const KvCache& cache, const Limits& l
       hidden_rows_(static_cast<size_t>(limits.tokens)),
       logits_rows_(static_cast<size_t>(limits.rows)),
       logits_(static_cast<size_t>(limits.rows * limits.vocabulary) * sizeof(float)),
+      maxima_(static_cast<size_t>(limits.rows * maxima_floats(limits.vocabulary)) * sizeof(float)),
       hidden_(static_cast<size_t>(limits.tokens * limits.width) * sizeof(float)),
       kv_cache_(Value::tensor(cache.data(), static_cast<size_t>(cache.bytes_per_slot() * cache.slots()),
                               cache.shape().dimensions(cache.slots()), ElementType::kUInt8)),

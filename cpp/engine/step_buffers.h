@@ -9,6 +9,7 @@
 
 #include "engine/kv_cache.h"
 #include "engine/reserved_memory.h"
+#include "kernels/linear.h"
 #include "ort/session.h"
 #include "ort/value.h"
 
@@ -39,6 +40,11 @@ class StepBuffers {
   std::span<float> logits(int64_t row) {
     return {logits_.as<float>() + row * limits_.vocabulary, static_cast<size_t>(limits_.vocabulary)};
   }
+  // What LinearArguments::maxima tells of the row.
+  std::span<float> maxima(int64_t row) {
+    const int64_t floats = maxima_floats(limits_.vocabulary);
+    return {maxima_.as<float>() + row * floats, static_cast<size_t>(floats)};
+  }
   std::span<const float> hidden(int64_t row) const {
     return {hidden_.as<float>() + row * limits_.width, static_cast<size_t>(limits_.width)};
   }
@@ -66,6 +72,7 @@ class StepBuffers {
   std::vector<int32_t> hidden_rows_;      // [tokens]: which of them
   std::vector<int32_t> logits_rows_;      // [rows]: which of the hidden rows
   ReservedMemory logits_;                 // float [rows, vocabulary]
+  ReservedMemory maxima_;                 // float [rows, maxima_floats(vocabulary)]
   ReservedMemory hidden_;                 // float [tokens, width]
   Value kv_cache_;                        // bound once
   std::vector<Value> step_values_;        // the rest, bound when their shapes change

@@ -53,16 +53,19 @@ Session& checked(Session& session, const EngineOptions& options) {
 }  // namespace
 
 Stepper::Stepper(const EngineOptions& options)
-    : context_{
-          .poll = nullptr, .threads = options.threads, .cache_format = options.cache_format, .workspace = {}},
+    : context_{.poll = nullptr, .threads = options.threads, .cache_format = options.cache_format},
       operators_(context_),
       cache_(cache_shape(options), options.max_sequences),
       session_(options.model_path, {.threads = options.threads}, operators_.domain()),
-      buffers_(checked(session_, options), cache_, buffer_limits(options)) {}
+      buffers_(checked(session_, options), cache_, buffer_limits(options)) {
+  context_.logits = buffers_.logits(0).data();
+  context_.maxima = buffers_.maxima(0).data();
+}
 
 void Stepper::step(std::span<const StepPart> parts, const InterruptCheck& stop) {
   buffers_.fill(parts);
   context_.poll = stop ? &stop : nullptr;
+  context_.maxima_rows = 0;
   session_.run(buffers_.binding());
 }
 

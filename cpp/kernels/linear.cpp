@@ -88,6 +88,13 @@ Tasks cut(const LinearTask& task, const RowGroups& groups, bool ready, int64_t t
   return tasks;
 }
 
+// The panels of one of `parts` tasks; where maxima are told, of whole groups of columns.
+Range panel_range(const LinearTask& task, int64_t index, int64_t parts) {
+  const int64_t group = task.arguments.maxima != nullptr ? kMaximaColumns / kPanelColumns : 1;
+  const Range groups = part(divide_up(task.panels, group), index, parts);
+  return {groups.begin * group, std::min(groups.end * group, task.panels)};
+}
+
 LinearVariant make_variant(Isa isa) {
   switch (isa) {
 #if defined(GPT2FAST_HAVE_AVX512)
@@ -159,7 +166,7 @@ void linear(const LinearArguments& arguments, const Parallel& parallel, const Wo
         const int64_t tile_part = index / tasks.panels;
         variant.multiply[format](group_task(groups.owned() ? tile_part : 0),
                                  part(task.tiles.count, tile_part, tasks.tiles),
-                                 part(task.panels, index % tasks.panels, tasks.panels));
+                                 panel_range(task, index % tasks.panels, tasks.panels));
       });
 }
 

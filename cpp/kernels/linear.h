@@ -19,6 +19,15 @@ enum class Activation : int32_t {
   kRelu = 3,
 };
 
+// Columns whose largest outputs are told together, see LinearArguments::maxima.
+inline constexpr int64_t kMaximaColumns = 256;
+inline constexpr int64_t kMaximaLanes = 16;  // floats that tell them
+
+// Of a row.
+constexpr int64_t maxima_floats(int64_t out_features) {
+  return (out_features + kMaximaColumns - 1) / kMaximaColumns * kMaximaLanes;
+}
+
 struct LinearArguments {
   int64_t rows = 0;
   int64_t in_features = 0;
@@ -33,6 +42,10 @@ struct LinearArguments {
   const float* beta = nullptr;      // [in_features], null exactly when gamma is
   const float* residual = nullptr;  // [rows, out_features] or null; may equal y
   float* y = nullptr;               // [rows, out_features]
+  // [rows, maxima_floats(out_features)] or null. For every 256 columns of a row 16 floats: the largest of
+  // them is the largest of these outputs, unless there is a NaN among them, which stands for an output that
+  // is not finite.
+  float* maxima = nullptr;
 };
 
 // The scratch that linear() needs for these sizes.

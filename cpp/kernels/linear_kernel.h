@@ -26,6 +26,19 @@ GPT2FAST_INLINE V activate(Activation activation, V x) {
   return x;
 }
 
+// Takes the outputs of one row and panel, `columns` of which there are, into what LinearArguments::maxima
+// tells.
+template <typename V>
+GPT2FAST_INLINE void note_maxima(const LinearArguments& a, int64_t row, int64_t column, int64_t columns,
+                                 V y) {
+  static_assert(kLanes == kMaximaLanes);
+  float* maxima = a.maxima + row * maxima_floats(a.out_features) + column / kMaximaColumns * kMaximaLanes;
+  const V earlier = column % kMaximaColumns == 0 ? V::set1(-__builtin_inff()) : V::load(maxima);
+  // A NaN stays: max() gives its second operand then. 0 times infinity is one.
+  const V later = fma(y, V::zero(), max(y, earlier));
+  select_first(columns, later, earlier).store(maxima);
+}
+
 // From the sums of `count` rows for one panel, [count][16], to their outputs.
 template <typename Ops, int count>
 GPT2FAST_INLINE void write_rows(const LinearArguments& a, int64_t row, int64_t column, const float* sums) {
@@ -53,6 +66,7 @@ GPT2FAST_INLINE void write_rows(const LinearArguments& a, int64_t row, int64_t c
     } else {
       y.parts[r].store_partial(out, columns);
     }
+    if (a.maxima != nullptr) note_maxima(a, row + r, column, columns, y.parts[r]);
   }
 }
 

@@ -57,6 +57,10 @@ void LinearOp::compute(const NodeContext& node) {
   }
   arguments.y = static_cast<float*>(node.output(0, shape));
   if (arguments.rows == 0) return;
+  if (context_.logits != nullptr && arguments.y == context_.logits) {
+    arguments.maxima = context_.maxima;
+    context_.maxima_rows = arguments.rows;
+  }
   const WorkspaceParts workspace = context_.workspace.reserve(
       linear_workspace(arguments.format, arguments.rows, arguments.in_features, context_.threads));
   linear(arguments, SessionParallel(node, context_.threads), workspace);

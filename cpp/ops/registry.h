@@ -34,6 +34,11 @@ struct StepContext {
   int threads = 1;  // of the session
   CacheFormat cache_format = CacheFormat::kFloat32;
   Workspace workspace{};
+  // Where a step's logits go, and beside them what LinearArguments::maxima tells of so many rows: an operator
+  // whose output goes there sets it.
+  const float* logits = nullptr;
+  float* maxima = nullptr;
+  int64_t maxima_rows = 0;
 };
 
 // `context` must outlive the registry, and the registry the sessions that use its domain.

@@ -400,3 +400,37 @@ TEST(no_rows_is_no_work) {
   const Problem problem(WeightFormat::kInt4, 64, 16);
   CHECK(run(problem.arguments({}), active_isa()).empty());
 }
+
+TEST(tells_the_largest_outputs_of_every_256_columns) {
+  const float kNowhere = 1e30f;
+  for (WeightFormat format : kFormats) {
+    for (int64_t out_features : {1, 255, 256, 300, 1001}) {
+      Problem problem(format, 70, out_features);
+      // Below zero, as what pads the last columns is not.
+      for (float& bias : problem.bias) bias -= 5.0f;
+      for (int64_t rows : {1, 3, 33}) {
+        std::vector<float> x = random_normal(rows * problem.in_features, 1.0f, 5);
+        x[static_cast<size_t>(rows / 2 * problem.in_features)] = kNan;
+        for (Isa isa : available_isas()) {
+          LinearArguments a = problem.arguments(x);
+          a.bias = problem.bias.data();
+          std::vector<float> maxima(static_cast<size_t>(rows * maxima_floats(out_features)), kNowhere);
+          a.maxima = maxima.data();
+          const std::vector<float> y = run(a, isa, ThreadParallel(3));
+          for (int64_t row = 0; row < rows; ++row) {
+            for (int64_t column = 0; column < out_features; column += kMaximaColumns) {
+              const auto outputs = y.begin() + row * out_features + column;
+              const auto end = outputs + std::min(kMaximaColumns, out_features - column);
+              const auto told =
+                  maxima.begin() + row * maxima_floats(out_features) + column / kMaximaColumns * kMaximaLanes;
+              const bool has_nan = std::any_of(told, told + kMaximaLanes, [](float m) { return m != m; });
+              CHECK_EQ(has_nan, row == rows / 2);
+              if (!has_nan)
+                CHECK_EQ(*std::max_element(told, told + kMaximaLanes), *std::max_element(outputs, end));
+            }
+          }
+        }
+      }
+    }
+  }
+}

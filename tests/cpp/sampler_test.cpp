@@ -4,12 +4,14 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <span>
 #include <stdexcept>
 #include <vector>
 
 #include "counted_allocations.h"
 #include "decoding/log_probabilities.h"
 #include "kernel_testing.h"
+#include "kernels/linear.h"
 #include "testing.h"
 
 using namespace gpt2fast;
@@ -281,4 +283,48 @@ TEST(choosing_never_allocates) {
     }
     CHECK_EQ(allocations() - before, 0);
   }
+}
+
+namespace {
+
+// What linear() tells of logits.
+Floats maxima_of(const Floats& logits) {
+  Floats maxima(static_cast<size_t>(maxima_floats(static_cast<int64_t>(logits.size()))), -kInfinity);
+  for (size_t i = 0; i < logits.size(); ++i) {
+    float& largest = maxima[i / kMaximaColumns * kMaximaLanes + i % kMaximaLanes];
+    largest = std::isfinite(logits[i]) ? std::max(largest, logits[i]) : kNan;
+  }
+  return maxima;
+}
+
+}  // namespace
+
+TEST(maxima_change_no_choice) {
+  const auto chosen_by = [](const Floats& logits, std::span<const float> maxima, bool sampled,
+                            const uint32_t* allowed = nullptr) {
+    const SamplingOptions options = with([sampled](SamplingOptions& o) { o.do_sample = sampled; });
+    return chooser(options, logits.size()).choose(logits, {}, allowed, false, nullptr, maxima).token;
+  };
+  for (int64_t size : {1, 255, 256, 257, 1000}) {
+    for (uint32_t seed = 0; seed < 20; ++seed) {
+      Floats logits = random_normal(size, 2.0f, seed);
+      if (seed % 2 == 1) logits.back() = logits.front() = 50.0f;  // the first of equals is chosen
+      const Floats maxima = maxima_of(logits);
+      for (bool sampled : {false, true}) {
+        CHECK_EQ(chosen_by(logits, maxima, sampled), chosen_by(logits, {}, sampled));
+      }
+    }
+  }
+  // They say nothing of scores that something changes, and of such as hold an infinity.
+  Floats logits = random_normal(600, 1.0f, 3);
+  logits[300] = 40.0f;
+  std::vector<uint32_t> allowed(19, ~0u);
+  allowed[300 / 32] &= ~(1u << 300 % 32);
+  CHECK_EQ(chosen_by(logits, maxima_of(logits), false), 300);
+  CHECK_EQ(chosen_by(logits, maxima_of(logits), false, allowed.data()),
+           chosen_by(logits, {}, false, allowed.data()));
+  logits[20] = -kInfinity;
+  CHECK_EQ(chosen_by(logits, maxima_of(logits), false), 300);
+  logits[20] = kNan;
+  CHECK_THROWS(chosen_by(logits, maxima_of(logits), false), std::runtime_error);
 }
