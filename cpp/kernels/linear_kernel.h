@@ -26,17 +26,25 @@ GPT2FAST_INLINE V activate(Activation activation, V x) {
   return x;
 }
 
-// Takes the outputs of one row and panel, `columns` of which there are, into what LinearArguments::maxima
-// tells.
-template <typename V>
+// Takes the outputs of some rows and one panel, `columns` of which there are, into what
+// LinearArguments::maxima tells.
+template <typename V, int count>
 GPT2FAST_INLINE void note_maxima(const LinearArguments& a, int64_t row, int64_t column, int64_t columns,
-                                 V y) {
+                                 const V (&y)[count]) {
   static_assert(kLanes == kMaximaLanes);
-  float* maxima = a.maxima + row * maxima_floats(a.out_features) + column / kMaximaColumns * kMaximaLanes;
-  const V earlier = column % kMaximaColumns == 0 ? V::set1(-__builtin_inff()) : V::load(maxima);
-  // A NaN stays: max() gives its second operand then. 0 times infinity is one.
-  const V later = fma(y, V::zero(), max(y, earlier));
-  select_first(columns, later, earlier).store(maxima);
+  const int64_t stride = maxima_floats(a.out_features);
+  float* maxima = a.maxima + row * stride + column / kMaximaColumns * kMaximaLanes;
+  const bool first = column % kMaximaColumns == 0;
+  GPT2FAST_UNROLL for (int r = 0; r < count; ++r, maxima += stride) {
+    const V earlier = first ? V::set1(-__builtin_inff()) : V::load(maxima);
+    // A NaN stays: max() gives its second operand then. 0 times infinity is one.
+    const V later = fma(y[r], V::zero(), max(y[r], earlier));
+    if (columns >= kLanes) {
+      later.store(maxima);
+    } else {
+      select_first(columns, later, earlier).store(maxima);
+    }
+  }
 }
 
 // From the sums of `count` rows for one panel, [count][16], to their outputs.
@@ -66,8 +74,8 @@ GPT2FAST_INLINE void write_rows(const LinearArguments& a, int64_t row, int64_t c
     } else {
       y.parts[r].store_partial(out, columns);
     }
-    if (a.maxima != nullptr) note_maxima(a, row + r, column, columns, y.parts[r]);
   }
+  if (a.maxima != nullptr) note_maxima(a, row, column, columns, y.parts);
 }
 
 // Not inline: one copy serves all tiles.

@@ -44,7 +44,7 @@ class Cache {
   uint8_t* slot(int64_t index) { return bytes_.data() + index * shape_.slot_bytes(); }
 
   // Runs one step and returns the parts' outputs, one after another: [tokens, width].
-  std::vector<float> step(const std::vector<Part>& parts, const Machine& machine) {
+  std::vector<float> step(const std::vector<Part>& parts, const Machine& machine, int64_t layer = 0) {
     const int64_t width = shape_.heads * shape_.head_dim;
     std::vector<float> qkv;
     std::vector<int32_t> starts = {0}, slots, lengths, begins, ends;
@@ -68,7 +68,7 @@ class Cache {
     arguments.cached_lengths = lengths.data();
     arguments.wanted_begins = begins.data();
     arguments.wanted_ends = ends.data();
-    arguments.cache = bytes_.data();
+    arguments.cache = bytes_.data() + layer * shape_.layer_stride();
     arguments.y = y.data();
     const TestWorkspace workspace(attention_workspace(arguments, machine.threads, machine.isa));
     cached_attention(arguments, ThreadParallel(machine.threads), workspace.parts(), machine.isa);
@@ -470,5 +470,27 @@ TEST(positions_are_appended_in_any_order) {
       write_slot(shape, x.data() + first * 32, x.data() + first * 32, first, end - first, actual.slot(0));
     }
     CHECK(std::equal(expected.slot(0), expected.slot(0) + shape.slot_bytes(), actual.slot(0)));
+  }
+}
+
+TEST(layers_share_a_slot_and_are_copied_together) {
+  for (CacheFormat format : {kFloat32, kFloat16, kInt8}) {
+    const CacheShape alone = make_shape(3, 32, 150, format);
+    CacheShape shape = alone;
+    shape.layers = 3;
+    Cache cache(shape, 2, 0xff);
+    for (int64_t layer = 0; layer < shape.layers; ++layer) {
+      const std::vector<float> qkv = random_qkv(shape, 150, 30 + static_cast<uint32_t>(layer));
+      Cache own(alone, 1, 0xff);
+      CHECK_EQ(count_different(own.step({{0, &qkv, 0, 140}}, {}), cache.step({{0, &qkv, 0, 140}}, {}, layer)),
+               0);
+    }
+    copy_slot(shape, cache.slot(0), cache.slot(1), 140);
+    for (int64_t layer = 0; layer < shape.layers; ++layer) {
+      const std::vector<float> qkv = random_qkv(shape, 150, 30 + static_cast<uint32_t>(layer));
+      CHECK_EQ(count_different(cache.step({{0, &qkv, 140, 10}}, {}, layer),
+                               cache.step({{1, &qkv, 140, 10}}, {}, layer)),
+               0);
+    }
   }
 }

@@ -2,6 +2,7 @@
 // prefixes.
 #include "gpt2fast/engine.h"
 
+#include <algorithm>
 #include <atomic>
 #include <bit>
 #include <memory>
@@ -10,6 +11,7 @@
 #include <vector>
 
 #include "counted_allocations.h"
+#include "engine/stepper.h"
 #include "gpt2fast/weights.h"
 #include "ort_testing.h"
 
@@ -108,22 +110,25 @@ Model small_model() {
   return model;
 }
 
+EngineOptions options_of(const testing::TemporaryFolder& folder, int64_t max_sequences = 4,
+                         int64_t max_step_tokens = 16) {
+  return {.model_path = folder.write("model.onnx", small_model().encoded()),
+          .n_layer = kLayers,
+          .n_head = kHeads,
+          .head_dim = kHeadDim,
+          .n_positions = kPositions,
+          .vocab_size = kVocabulary,
+          .cache_format = CacheFormat::kFloat32,
+          .threads = 1,
+          .max_sequences = max_sequences,
+          .max_step_tokens = max_step_tokens,
+          .prefix_cache_bytes = 1 << 20};
+}
+
 class LoadedEngine {
  public:
-  explicit LoadedEngine(int64_t max_sequences = 4, int64_t max_step_tokens = 16) {
-    const EngineOptions options{.model_path = folder_.write("model.onnx", small_model().encoded()),
-                                .n_layer = kLayers,
-                                .n_head = kHeads,
-                                .head_dim = kHeadDim,
-                                .n_positions = kPositions,
-                                .vocab_size = kVocabulary,
-                                .cache_format = CacheFormat::kFloat32,
-                                .threads = 1,
-                                .max_sequences = max_sequences,
-                                .max_step_tokens = max_step_tokens,
-                                .prefix_cache_bytes = 1 << 20};
-    engine_ = Engine::create(options);
-  }
+  explicit LoadedEngine(int64_t max_sequences = 4, int64_t max_step_tokens = 16)
+      : engine_(Engine::create(options_of(folder_, max_sequences, max_step_tokens))) {}
   Engine* operator->() const { return engine_.get(); }
   std::shared_ptr<Engine> get() const { return engine_; }
 
@@ -396,6 +401,18 @@ ORT_TEST(another_thread_cancels) {
   CHECK(run->done());
   CHECK(run->finish_reason(1) == FinishReason::kCancelled);
   CHECK(!run->output(0).empty());
+}
+
+ORT_TEST(a_step_tells_the_largest_of_its_logits) {
+  const testing::TemporaryFolder folder;
+  Stepper stepper(options_of(folder));
+  const std::vector<int32_t> tokens = {1, 2, 3}, wanted = {0, 2};
+  const StepPart part{.slot = 0, .cached_length = 0, .tokens = tokens, .wanted = wanted};
+  CHECK(stepper.maxima(0).empty());
+  stepper.step({&part, 1}, {});
+  for (int64_t row : {0, 1})
+    CHECK_EQ(std::ranges::max(stepper.maxima(row)), std::ranges::max(stepper.logits(row)));
+  CHECK(stepper.maxima(2).empty());
 }
 
 }  // namespace
