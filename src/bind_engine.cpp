@@ -207,12 +207,20 @@ py::list token_logprobs(Engine& engine, const Sequences& sequences, const std::v
   return values;
 }
 
+// Tuples of Progress's fields.
+py::list advance(Run& run) {
+  const SignalCheck check;
+  const std::vector<Progress> progress = unlocked([&] { return run.advance(check); });
+  py::list out(progress.size());
+  for (size_t i = 0; i < progress.size(); ++i) {
+    const Progress& one = progress[i];
+    out[i] = py::make_tuple(one.index, one.new_tokens, static_cast<int>(one.finish_reason), one.safe_bytes);
+  }
+  return out;
+}
+
 void register_run(py::module_& module) {
   using Release = py::call_guard<py::gil_scoped_release>;
-  const auto advance = [](Run& run) {
-    const SignalCheck check;
-    return unlocked([&] { return run.advance(check); });
-  };
   const auto finish = [](Run& run) {
     const SignalCheck check;
     unlocked([&] { run.finish(check); });
@@ -221,13 +229,12 @@ void register_run(py::module_& module) {
     return static_cast<int>(unlocked([&] { return run.finish_reason(index); }));
   };
   py::class_<Run>(module, "Run")
-      .def_property_readonly("done", py::cpp_function(&Run::done, Release()))
       .def("__len__", &Run::size)
-      .def("advance", advance)
+      .def("advance", &advance)
       .def("finish", finish)
       .def("cancel", &Run::cancel)
       .def("close", &Run::close, Release())
-      .def("token_ids", &Run::output, py::arg("index"), py::arg("first") = 0, Release())
+      .def("token_ids", &Run::output, py::arg("index"), Release())
       .def("finish_reason", finish_reason, py::arg("index"))
       .def("safe_bytes", &Run::safe_bytes, py::arg("index"), Release())
       .def("cached_tokens", &Run::cached_tokens, py::arg("index"), Release())

@@ -94,26 +94,32 @@ void GenerationRun::close() {
 }
 
 bool GenerationRun::done() const {
-  const std::lock_guard lock(mutex_);
-  return done_locked();
-}
-
-bool GenerationRun::done_locked() const {
   return std::all_of(sequences_.begin(), sequences_.end(),
                      [](const auto& sequence) { return sequence->finished(); });
 }
 
-std::vector<int64_t> GenerationRun::advance(const InterruptCheck& interrupted) {
+std::vector<Progress> GenerationRun::advance(const InterruptCheck& interrupted) {
   const std::lock_guard lock(mutex_);
   const SlotPool::Working working(engine_->pool());
-  step(interrupted);
-  return changed_;
+  std::vector<Progress> progress;
+  // A step that reads prompts alone changes nothing that a caller sees.
+  while (progress.empty() && !done()) {
+    step(interrupted);
+    progress.reserve(changed_.size());
+    for (const int64_t index : changed_) {
+      LiveSequence& sequence = *sequences_[static_cast<size_t>(index)];
+      const std::span<const int32_t> tokens = sequence.take_new_output();
+      progress.push_back(
+          {index, {tokens.begin(), tokens.end()}, sequence.finish_reason(), sequence.safe_bytes()});
+    }
+  }
+  return progress;
 }
 
 void GenerationRun::finish(const InterruptCheck& interrupted) {
   const std::lock_guard lock(mutex_);
   const SlotPool::Working working(engine_->pool());
-  while (!done_locked()) step(interrupted);
+  while (!done()) step(interrupted);
 }
 
 void GenerationRun::step(const InterruptCheck& interrupted) {
@@ -297,11 +303,10 @@ void GenerationRun::release(LiveSequence& sequence) {
   engine_->pool().release(sequence.take_slot(), cached);
 }
 
-std::vector<int32_t> GenerationRun::output(int64_t index, size_t first) const {
+std::vector<int32_t> GenerationRun::output(int64_t index) const {
   const std::lock_guard lock(mutex_);
   const auto output = sequences_.at(static_cast<size_t>(index))->output();
-  const auto wanted = output.subspan(std::min(first, output.size()));
-  return {wanted.begin(), wanted.end()};
+  return {output.begin(), output.end()};
 }
 
 FinishReason GenerationRun::finish_reason(int64_t index) const {

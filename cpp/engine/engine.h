@@ -76,14 +76,13 @@ class GenerationRun final : public Run {
   GenerationRun(std::shared_ptr<EngineImpl> engine, std::vector<Request> requests);
   ~GenerationRun() override;
 
-  bool done() const override;
-  std::vector<int64_t> advance(const InterruptCheck& interrupted) override;
+  std::vector<Progress> advance(const InterruptCheck& interrupted) override;
   void finish(const InterruptCheck& interrupted) override;
   void cancel() noexcept override { cancelled_ = true; }
   void close() override;
 
   int64_t size() const override { return static_cast<int64_t>(sequences_.size()); }
-  std::vector<int32_t> output(int64_t index, size_t first) const override;
+  std::vector<int32_t> output(int64_t index) const override;
   FinishReason finish_reason(int64_t index) const override;
   std::optional<int64_t> safe_bytes(int64_t index) const override;
   int64_t cached_tokens(int64_t index) const override;
@@ -107,7 +106,7 @@ class GenerationRun final : public Run {
   void end_expired();
   void end_unfinished(FinishReason reason);
   void release(LiveSequence& sequence);
-  bool done_locked() const;
+  bool done() const;
 
   std::shared_ptr<EngineImpl> engine_;
   mutable std::mutex mutex_;

@@ -85,6 +85,10 @@ LiveSequence::LiveSequence(Request request, const EngineOptions& options)
   if (stop.max_new_tokens == 0) finish(FinishReason::kLength);
 }
 
+std::span<const int32_t> LiveSequence::take_new_output() {
+  return output().subspan(std::exchange(taken_output_, output().size()));
+}
+
 void LiveSequence::give_slot(int64_t slot, int64_t cached_length) {
   slot_ = slot;
   cached_length_ = cached_length;

@@ -32,6 +32,8 @@ class LiveSequence {
   std::span<const int32_t> window() const { return tokens().subspan(window_start_); }
   std::span<const int32_t> prompt() const { return tokens().first(prompt_length_); }
   std::span<const int32_t> output() const { return tokens().subspan(prompt_length_); }
+  // What has been added to the output since this was last called.
+  std::span<const int32_t> take_new_output();
   TokenHistory history() const { return {prompt(), output()}; }
 
   bool has_slot() const { return slot_ >= 0; }
@@ -77,6 +79,7 @@ class LiveSequence {
   std::vector<int32_t> tokens_;
   size_t prompt_length_;
   size_t window_start_ = 0;
+  size_t taken_output_ = 0;  // tokens that take_new_output() has given
   int64_t slot_ = -1;
   int64_t cached_length_ = 0;
   int64_t reused_tokens_ = 0;

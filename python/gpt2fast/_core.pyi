@@ -118,11 +118,10 @@ def next_token_distribution(
 class Run:
     """Requests being generated; their slots are given back when it is finished, closed or collected."""
 
-    @property
-    def done(self) -> bool: ...
     def __len__(self) -> int: ...
-    def advance(self) -> list[int]:
-        """One step; indices of the requests that gained tokens or finished. Empty only when done."""
+    def advance(self) -> list[tuple[int, list[int], int, int | None]]:
+        """Steps until a request gains tokens or finishes; for each that did: its index, its tokens since the
+        last call, its finish reason and its safe bytes. Empty only when all are finished."""
 
     def finish(self) -> None:
         """Steps until all requests are finished; one crossing."""
@@ -131,8 +130,8 @@ class Run:
         """From any thread: finish what runs with FINISH_CANCELLED within one step."""
 
     def close(self) -> None: ...
-    def token_ids(self, index: int, first: int = 0) -> list[int]:
-        """The tokens generated so far from the `first` one on, eos included when it ended the sequence."""
+    def token_ids(self, index: int) -> list[int]:
+        """The tokens generated so far, eos included when it ended the sequence."""
 
     def finish_reason(self, index: int) -> int: ...
     def safe_bytes(self, index: int) -> int | None:

@@ -5,18 +5,16 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
-from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from gpt2fast._native import core
 from gpt2fast.cancellation import Cancellable
 from gpt2fast.config import ModelConfig
 from gpt2fast.generation import GenerationOptions
 from gpt2fast.lazy_tokenizer import LazyTokenizer
-from gpt2fast.results import FinishReason, Generation, StreamChunk, TokenLogprobs, changed, lazy_text
+from gpt2fast.results import FinishReason, Generation, StreamChunk, TokenLogprobs, UnreadText, changed
 
 if TYPE_CHECKING:
     from gpt2fast.tokenizer import IncrementalDecoder
@@ -61,14 +59,21 @@ def stream(
     tokenizer: LazyTokenizer | None,
 ) -> Generator[StreamChunk, None, None]:
     """Generate step by step; closing the generator gives the slots back."""
-    texts = [_StreamedText(tokenizer, index) for index in range(len(requests))]
+    decoders = [] if tokenizer is None else [_StreamDecoder(tokenizer) for _ in requests]
+    latest: list[_Piece | None] = [None] * len(requests)
     with closing(engine.start(requests)) as run, _watched(run, options):
         if options.echo and tokenizer is not None:
             for index, request in enumerate(requests):
                 yield StreamChunk(_text(tokenizer, request.prompt), [], index)
-        while not run.done:
-            for index in run.advance():
-                yield texts[index].next_chunk(run)
+        while progress := run.advance():
+            for index, new_ids, number, safe_bytes in progress:
+                reason = _FINISH_REASONS.get(number)
+                text: Any = ""
+                if decoders:
+                    last = reason is not None
+                    text = _Piece(decoders[index], latest[index], new_ids, safe_bytes, last)
+                    latest[index] = text
+                yield StreamChunk(text, new_ids, index, reason)
 
 
 def _watched(run: Cancellable, options: GenerationOptions) -> AbstractContextManager[None]:
@@ -161,70 +166,100 @@ def _with_prompts(
             own = (logprobs.chosen, logprobs.top_ids, logprobs.top)
             parts = zip(of_prompt[tuple(one.prompt_token_ids)], own, strict=True)
             logprobs = TokenLogprobs(*(np.concatenate(pair) for pair in parts))
-        text = one.text if tokenizer is None else _echoed(tokenizer, one)
+        text = "" if tokenizer is None else _EchoedText(tokenizer, one)
         echoed.append(changed(one, text=text, logprobs=logprobs))
     return echoed
 
 
-def _echoed(tokenizer: LazyTokenizer, result: Generation) -> str:
-    prompt = tuple(result.prompt_token_ids)
-    return _lazy(tokenizer, lambda: tokenizer.get().decode(prompt) + result.text)
+class _OutputText(UnreadText):
+    """The text of an output, or as much of it as is kept."""
+
+    __slots__ = ("_kept_bytes", "_token_ids", "_tokenizer")
+
+    def __init__(self, tokenizer: LazyTokenizer, token_ids: list[int], kept_bytes: int | None = None) -> None:
+        self._tokenizer = tokenizer
+        # Of its own, as the result's list may be changed before the text is read.
+        self._token_ids = tuple(token_ids)
+        self._kept_bytes = kept_bytes
+
+    def decode(self) -> str:
+        data = self._tokenizer.get().decode_bytes(self._token_ids)
+        return data[: self._kept_bytes].decode("utf-8", "replace")
+
+    def at_hand(self) -> bool:
+        return self._tokenizer.is_loaded
 
 
-class _StreamedText:
-    """What has been shown of one text."""
+class _EchoedText(UnreadText):
+    """A prompt's text and that of the result that it leads to."""
 
-    def __init__(self, tokenizer: LazyTokenizer | None, index: int) -> None:
-        self._decoder = None if tokenizer is None else _StreamDecoder(tokenizer)
-        self._index = index
-        self._tokens = 0
+    __slots__ = ("_prompt", "_result")
 
-    def next_chunk(self, run: core.Run) -> StreamChunk:
-        new_ids = run.token_ids(self._index, self._tokens)
-        self._tokens += len(new_ids)
-        reason = _FINISH_REASONS.get(run.finish_reason(self._index))
-        text = ""
-        if self._decoder is not None:
-            text = self._decoder.add(new_ids, run.safe_bytes(self._index), last=reason is not None)
-        return StreamChunk(text, new_ids, self._index, reason)
+    def __init__(self, tokenizer: LazyTokenizer, result: Generation) -> None:
+        self._prompt = _OutputText(tokenizer, result.prompt_token_ids)
+        self._result = result
+
+    def decode(self) -> str:
+        return self._prompt.decode() + self._result.text
+
+    def at_hand(self) -> bool:
+        return self._prompt.at_hand()
 
 
-class _Piece:
-    """What a step added to a text; ``text`` is None until it is decoded."""
+class _Piece(UnreadText):
+    """What a step added to a text: that up to ``safe_bytes``, counted from the output's start.
 
-    def __init__(self, token_ids: list[int], safe_bytes: int | None, last: bool) -> None:
-        self.token_ids = tuple(token_ids)
+    It knows the piece before it and no later one, nor does the decoder: a stream whose text nobody reads
+    makes no cycle.
+    """
+
+    __slots__ = ("_decoder", "before", "last", "safe_bytes", "text", "token_ids")
+
+    def __init__(
+        self,
+        decoder: _StreamDecoder,
+        before: _Piece | None,
+        token_ids: list[int],
+        safe_bytes: int | None,
+        last: bool,
+    ) -> None:
+        self._decoder = decoder
+        self.before = before  # until this one is decoded
+        self.token_ids = tuple(token_ids)  # of its own, as an output's
         self.safe_bytes = safe_bytes
         self.last = last
-        self.text: str | None = None
+        self.text: str | None = None  # until it is decoded
+
+    def decode(self) -> str:
+        return self._decoder.text_of(self)
+
+    def at_hand(self) -> bool:
+        return self._decoder.tokenizer.is_loaded
 
 
 class _StreamDecoder:
     """The pieces of one text, decoded in their order when the text of one is first read."""
 
     def __init__(self, tokenizer: LazyTokenizer) -> None:
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self._lock = threading.Lock()
-        self._waiting: deque[_Piece] = deque()
         self._decoder: IncrementalDecoder | None = None
         self._shown_bytes = 0
         self._held_back = b""
 
-    def add(self, token_ids: list[int], safe_bytes: int | None, *, last: bool) -> str:
-        """The text up to ``safe_bytes``, counted from the output's start, that has not been shown."""
-        piece = _Piece(token_ids, safe_bytes, last)
-        self._waiting.append(piece)
-        return _lazy(self._tokenizer, partial(self._text_of, piece))
-
-    def _text_of(self, piece: _Piece) -> str:
+    def text_of(self, piece: _Piece) -> str:
         with self._lock:
-            while piece.text is None:
-                self._waiting[0].text = self._decoded(self._waiting[0])
-                self._waiting.popleft()
-            return piece.text
+            waiting = []
+            unread: _Piece | None = piece
+            while unread is not None and unread.text is None:
+                waiting.append(unread)
+                unread = unread.before
+            for one in reversed(waiting):
+                one.text, one.before = self._decoded(one), None
+        return cast("str", piece.text)
 
     def _decoded(self, piece: _Piece) -> str:
-        tokenizer = self._tokenizer.get()
+        tokenizer = self.tokenizer.get()
         if self._decoder is None:
             from gpt2fast.tokenizer import IncrementalDecoder
 
@@ -250,19 +285,8 @@ def _result(run: core.Run, index: int, request: core.Request, tokenizer: LazyTok
 
 
 def _text(tokenizer: LazyTokenizer | None, token_ids: list[int], kept_bytes: int | None = None) -> str:
-    """The text of an output, or as much of it as is kept, for a result."""
-    if tokenizer is None:
-        return ""
-    # Of its own, as the result's list may be changed before the text is read.
-    return _lazy(tokenizer, partial(_decode, tokenizer, tuple(token_ids), kept_bytes))
-
-
-def _lazy(tokenizer: LazyTokenizer, decode: Callable[[], str]) -> str:
-    return lazy_text(decode, at_hand=lambda: tokenizer.is_loaded)
-
-
-def _decode(tokenizer: LazyTokenizer, token_ids: tuple[int, ...], kept_bytes: int | None) -> str:
-    return tokenizer.get().decode_bytes(token_ids)[:kept_bytes].decode("utf-8", "replace")
+    """The text of an output for a result; none without a tokenizer."""
+    return "" if tokenizer is None else cast("str", _OutputText(tokenizer, token_ids, kept_bytes))
 
 
 def _logprobs(run: core.Run, index: int, request: core.Request) -> TokenLogprobs:

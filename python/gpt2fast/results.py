@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
@@ -16,18 +15,18 @@ FinishReason = Literal["length", "stop", "eos", "time", "cancelled", "constraint
 _Result = TypeVar("_Result")
 
 
-@dataclass(frozen=True)
-class _UnreadText:
-    decode: Callable[[], str]
-    at_hand: Callable[[], bool]
+class UnreadText:
+    """Stands in the field ``text`` of a result until the text is first read."""
 
+    __slots__ = ()
 
-def lazy_text(decode: Callable[[], str], at_hand: Callable[[], bool]) -> str:
-    """For the field ``text`` of a result: what ``decode()`` returns, called when the text is first read.
+    def decode(self) -> str:
+        """The text."""
+        raise NotImplementedError
 
-    ``at_hand()`` tells whether that takes neither file nor network; until then a ``repr`` does without text.
-    """
-    return cast("str", _UnreadText(decode, at_hand))
+    def at_hand(self) -> bool:
+        """Whether that takes neither file nor network; until then a ``repr`` does without text."""
+        raise NotImplementedError
 
 
 def changed(result: Generation, **values: Any) -> Generation:
@@ -36,14 +35,14 @@ def changed(result: Generation, **values: Any) -> Generation:
 
 
 def _with_lazy_text(cls: type[_Result]) -> type[_Result]:
-    """Let the field ``text`` of a dataclass take what :func:`lazy_text` makes.
+    """Let the field ``text`` of a dataclass take an :class:`UnreadText`.
 
     Copies and pickles hold the text itself.
     """
 
     def read(self: Any) -> str:
         text = self.__dict__["text"]
-        if isinstance(text, _UnreadText):
+        if isinstance(text, UnreadText):
             text = self.__dict__["text"] = text.decode()
         return cast("str", text)
 
@@ -130,7 +129,7 @@ class Generation:
 
 
 @_with_lazy_text
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, init=False)
 class StreamChunk:
     """What one step added to one text.
 
@@ -151,6 +150,16 @@ class StreamChunk:
     token_ids: list[int]
     index: int = 0
     finish_reason: FinishReason | None = None
+
+    def __init__(
+        self, text: str, token_ids: list[int], index: int = 0, finish_reason: FinishReason | None = None
+    ) -> None:
+        # What dataclass would write sets each field by a call, and takes three times as long.
+        values = self.__dict__
+        values["text"] = text
+        values["token_ids"] = token_ids
+        values["index"] = index
+        values["finish_reason"] = finish_reason
 
     def __repr__(self) -> str:
         end = f", finish_reason={self.finish_reason!r}" if self.finish_reason else ""
@@ -218,7 +227,7 @@ class RankedChoice:
 def _shown_output(result: Generation | StreamChunk) -> str:
     """The beginning of the text, or of the ids where the text would wait for files; and how many tokens."""
     ids, unread = result.token_ids, vars(result)["text"]
-    if isinstance(unread, _UnreadText) and not unread.at_hand():
+    if isinstance(unread, UnreadText) and not unread.at_hand():
         shown = ", ".join([*map(str, ids[:8]), *(["..."] if len(ids) > 8 else [])])
         return f"token_ids=[{shown}], tokens={len(ids)}"
     text = result.text

@@ -190,15 +190,37 @@ ORT_TEST(the_decode_loop_allocates_nothing) {
   CHECK_EQ(allocations() - before - 1, int64_t{0});
 }
 
-ORT_TEST(output_comes_from_any_token_on) {
-  const LoadedEngine engine;
-  const auto run = engine->start({request({1, 2, 3}, 9)});
-  run->finish({});
-  const std::vector<int32_t> output = run->output(0);
-  CHECK_EQ(output.size(), size_t{9});
-  CHECK(run->output(0, 7) == std::vector<int32_t>(output.begin() + 7, output.end()));
-  CHECK(run->output(0, 9).empty());
-  CHECK(run->output(0, 1000).empty());
+ORT_TEST(advance_reports_each_token_once_and_how_it_ended) {
+  const LoadedEngine engine(4, 7);  // the long prompt takes several steps
+  Request drafted = request(long_prompt(), 25);
+  drafted.prompt_lookup_num_tokens = 6;  // several tokens in a step
+  Request at_eos = request({5, 6}, 10);
+  at_eos.stop.eos_token_ids = {engine.generate(at_eos)[3]};
+  const std::vector<Request> requests{drafted, at_eos, request({1, 2, 3}, 9)};
+  const std::vector expected{FinishReason::kLength, FinishReason::kEos, FinishReason::kLength};
+  const auto run = engine->start(requests);
+  std::vector<std::vector<int32_t>> reported(requests.size());
+  std::vector<FinishReason> reasons(requests.size(), FinishReason::kNone);
+  for (auto progress = run->advance({}); !progress.empty(); progress = run->advance({})) {
+    for (const Progress& one : progress) {
+      const auto i = static_cast<size_t>(one.index);
+      CHECK(!one.new_tokens.empty());
+      CHECK(reasons[i] == FinishReason::kNone);
+      reported[i].insert(reported[i].end(), one.new_tokens.begin(), one.new_tokens.end());
+      reasons[i] = one.finish_reason;
+    }
+  }
+  for (size_t i = 0; i < requests.size(); ++i) CHECK(reported[i] == run->output(static_cast<int64_t>(i)));
+  CHECK(reasons == expected);
+}
+
+ORT_TEST(a_prompt_of_several_steps_is_read_in_one_call) {
+  const LoadedEngine engine(4, 7);
+  const auto run = engine->start({request(long_prompt(), 5)});
+  const std::vector<Progress> progress = run->advance({});
+  CHECK_EQ(progress.size(), size_t{1});
+  CHECK(progress[0].new_tokens == run->output(0));
+  CHECK_EQ(run->output(0).size(), size_t{1});
 }
 
 ORT_TEST(cutting_the_prompt_does_not_change_the_output) {
@@ -270,9 +292,9 @@ ORT_TEST(safe_bytes_are_counted_where_a_stop_string_could_take_some_back) {
   std::vector<Request> requests{request({5, 6}, 4), watched};
   const auto run = engine->start(std::move(requests));
   run->advance({});
-  run->advance({});
-  CHECK(!run->safe_bytes(0).has_value());
-  CHECK_EQ(run->safe_bytes(1).value(), int64_t{1});
+  const std::vector<Progress> progress = run->advance({});
+  CHECK(!progress[0].safe_bytes.has_value());
+  CHECK_EQ(progress[1].safe_bytes.value(), int64_t{1});
   run->finish({});
   CHECK(!run->safe_bytes(0).has_value());
   CHECK_EQ(run->safe_bytes(1).value(), int64_t{4});
@@ -287,6 +309,19 @@ ORT_TEST(cancelling_ends_what_runs) {
   run->finish({});
   CHECK(run->finish_reason(0) == FinishReason::kCancelled);
   CHECK_EQ(run->output(0).size(), size_t{1});
+}
+
+ORT_TEST(advance_reports_what_was_cancelled) {
+  const LoadedEngine engine;
+  const auto run = engine->start({request({1}, 60), request({2}, 1)});
+  CHECK_EQ(run->advance({}).size(), size_t{2});
+  run->cancel();
+  const std::vector<Progress> progress = run->advance({});
+  CHECK_EQ(progress.size(), size_t{1});
+  CHECK_EQ(progress[0].index, int64_t{0});
+  CHECK(progress[0].new_tokens.empty());
+  CHECK(progress[0].finish_reason == FinishReason::kCancelled);
+  CHECK(run->advance({}).empty());
 }
 
 ORT_TEST(an_interrupt_goes_up_and_the_engine_lives_on) {
@@ -398,7 +433,6 @@ ORT_TEST(another_thread_cancels) {
   });
   run->finish([&] { return ++layers, false; });
   other.join();
-  CHECK(run->done());
   CHECK(run->finish_reason(1) == FinishReason::kCancelled);
   CHECK(!run->output(0).empty());
 }

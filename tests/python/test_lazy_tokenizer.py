@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import gc
 import json
 import pickle
 import shutil
 import threading
 from array import array
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import FrozenInstanceError, asdict, fields, replace
 from pathlib import Path
@@ -18,7 +20,7 @@ import pytest
 from gpt2fast import GPT2, Generation, ModelError, StreamChunk, Tokenizer
 from gpt2fast._native import core
 from gpt2fast.lazy_tokenizer import LazyTokenizer
-from gpt2fast.results import lazy_text
+from gpt2fast.results import UnreadText
 from test_native import imported_by
 
 IDS = [50, 60, 70]
@@ -174,6 +176,22 @@ def test_chunks_may_be_read_in_any_order_or_not_at_all(model: GPT2, options: dic
         assert list(pool.map(lambda chunk: chunk.text, list(model.stream(PROMPT, **options)))) == expected
 
 
+def test_a_stream_that_nobody_reads_leaves_nothing_to_collect(model: GPT2) -> None:
+    def unread_texts() -> int:
+        return sum(issubclass(type(one), UnreadText) for one in gc.get_objects())
+
+    gc.collect()
+    gc.disable()
+    try:
+        before = unread_texts()
+        chunks = list(model.stream(IDS, max_new_tokens=9, eos_token_id=[]))
+        assert unread_texts() == before + 9
+        del chunks
+        assert unread_texts() == before
+    finally:
+        gc.enable()
+
+
 def test_a_text_that_is_read_late_is_that_of_the_output(model: GPT2) -> None:
     result = model.generate(PROMPT, max_new_tokens=5, echo=True)
     chunk = next(model.stream(PROMPT, max_new_tokens=5))
@@ -185,8 +203,23 @@ def test_a_text_that_is_read_late_is_that_of_the_output(model: GPT2) -> None:
     assert chunk.text == model.tokenizer.decode(chunk_ids)
 
 
+class Unread(UnreadText):
+    def __init__(self, read: Callable[[], str]) -> None:
+        self.read = read
+
+    def decode(self) -> str:
+        return self.read()
+
+    def at_hand(self) -> bool:
+        return True
+
+
+def unread(read: Callable[[], str]) -> Any:
+    return Unread(read)
+
+
 def made() -> Generation:
-    return Generation(lazy_text(lambda: "some text", lambda: True), [1, 2], "eos", [3], seed=4)
+    return Generation(unread(lambda: "some text"), [1, 2], "eos", [3], seed=4)
 
 
 WHOLE = Generation("some text", [1, 2], "eos", [3], seed=4)
@@ -202,6 +235,17 @@ def test_results_are_dataclasses_as_with_a_text_of_their_own() -> None:
     assert [field.name for field in fields(Generation)][:2] == ["text", "token_ids"]
     with pytest.raises(FrozenInstanceError):
         made().text = "other"  # type: ignore[misc]
+
+
+def test_chunks_are_dataclasses_too() -> None:
+    whole = StreamChunk("part", [1], 2, "stop")
+    chunk = StreamChunk(unread(lambda: "part"), [1])
+    assert chunk == StreamChunk(text="part", token_ids=[1], index=0, finish_reason=None)
+    assert replace(chunk, index=2, finish_reason="stop") == whole
+    assert asdict(chunk) == {"text": "part", "token_ids": [1], "index": 0, "finish_reason": None}
+    assert [field.name for field in fields(StreamChunk)] == list(vars(whole))
+    with pytest.raises(FrozenInstanceError):
+        chunk.index = 1  # type: ignore[misc]
     with pytest.raises(TypeError, match="missing 1 required positional argument"):
         StreamChunk("text")  # type: ignore[call-arg]
 
@@ -213,7 +257,7 @@ def test_copies_hold_the_text(copied: Any) -> None:
     other = copied(made())
     assert other == WHOLE
     assert vars(other)["text"] == "some text"
-    chunk = StreamChunk(lazy_text(lambda: "part", lambda: True), [1], 2, "stop")
+    chunk = StreamChunk(unread(lambda: "part"), [1], 2, "stop")
     assert copied(chunk) == StreamChunk("part", [1], 2, "stop")
 
 
@@ -244,7 +288,7 @@ def test_a_text_is_decoded_once() -> None:
         calls.append(1)
         return "text"
 
-    result = Generation(lazy_text(decode, lambda: True), [1], "eos", [2])
+    result = Generation(unread(decode), [1], "eos", [2])
     assert not calls
     assert result.text == result.text == "text"
     assert len(calls) == 1
@@ -271,8 +315,7 @@ def test_the_core_wants_the_table_for_stop_strings_alone(model: GPT2) -> None:
     run = model._engine.start([request])
     run.finish()
     assert run.safe_bytes(0) is None
-    assert run.token_ids(0)[1:] == run.token_ids(0, 1)
-    assert run.token_ids(0, 3) == []
+    assert len(run.token_ids(0)) == 3
     request.stop_strings = [b"zzz"]
     with pytest.raises(ValueError, match="stop_strings need token_bytes"):
         model._engine.start([request])

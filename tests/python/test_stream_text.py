@@ -115,6 +115,16 @@ def test_several_texts_stream_side_by_side(model: GPT2) -> None:
     assert sorted(finished) == [0, 1, 2, 3]
 
 
+def test_a_prompt_of_several_steps_streams(model: GPT2) -> None:
+    prompt = [5, 6, 7] * 60
+    chunks = list(model.stream(prompt, max_new_tokens=4, eos_token_id=[]))
+    assert [len(chunk.token_ids) for chunk in chunks] == [1, 1, 1, 1]
+    assert (
+        "".join(chunk.text for chunk in chunks)
+        == model.generate(prompt, max_new_tokens=4, eos_token_id=[]).text
+    )
+
+
 def test_bad_options_are_refused_before_the_first_chunk(model: GPT2) -> None:
     with pytest.raises(ValueError, match="top_p"):
         model.stream("Once", top_p=2.0)

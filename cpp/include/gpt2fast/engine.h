@@ -64,21 +64,28 @@ struct Logprobs {
 // Asked a few times per step, on the calling thread; true stops the call with Interrupted.
 using InterruptCheck = std::function<bool()>;
 
+// What became of one request of a run since the call before.
+struct Progress {
+  int64_t index = 0;
+  std::vector<int32_t> new_tokens;
+  FinishReason finish_reason = FinishReason::kNone;
+  std::optional<int64_t> safe_bytes;  // as Run has it
+};
+
 // Requests being generated. Slots are given back when their sequence finishes or the run is destroyed.
 class Run {
  public:
   virtual ~Run() = default;
-  virtual bool done() const = 0;
-  // One step; indices of the requests that gained tokens or finished.
-  virtual std::vector<int64_t> advance(const InterruptCheck& interrupted) = 0;
+  // Steps until a request gains tokens or finishes: those that did, each token once. Empty only when all are
+  // finished.
+  virtual std::vector<Progress> advance(const InterruptCheck& interrupted) = 0;
   virtual void finish(const InterruptCheck& interrupted) = 0;
   // From any thread: unfinished requests end with kCancelled within a step.
   virtual void cancel() noexcept = 0;
   virtual void close() = 0;
 
   virtual int64_t size() const = 0;
-  // The output's tokens from number `first` on; none where it is no longer than that.
-  virtual std::vector<int32_t> output(int64_t index, size_t first = 0) const = 0;
+  virtual std::vector<int32_t> output(int64_t index) const = 0;
   virtual FinishReason finish_reason(int64_t index) const = 0;
   // Leading bytes of the output that no stop string can take back; at the end, all that are kept. Without
   // stop strings nothing is counted: all of them.
