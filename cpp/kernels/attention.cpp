@@ -114,8 +114,8 @@ class UnitList {
   int64_t total_ = 0;
 };
 
-AttentionTile make_tile(const AttentionArguments& arguments, int64_t sequence, Range heads,
-                        int64_t first_row, int64_t rows, void* scratch) {
+AttentionTile make_tile(const AttentionArguments& arguments, int64_t sequence, Range heads, int64_t first_row,
+                        int64_t rows, void* scratch) {
   const CacheShape& shape = arguments.shape;
   const int64_t width = shape.heads * shape.head_dim;
   const int64_t token = arguments.sequence_starts[sequence] + first_row;

@@ -29,10 +29,10 @@ struct AttentionTile {
   const float* new_keys = nullptr;  // same, what this step appends
   const float* new_values = nullptr;
   int64_t qkv_stride = 0;
-  bool appends = false;      // whether attend() is to write the new keys and values before it reads them
-  char* keys = nullptr;      // the first head's first block, see CacheShape
-  int64_t block_bytes = 0;   // from its keys to its values, and from there to the next head's keys
-  int64_t block_stride = 0;  // to its next block
+  bool appends = false;        // whether attend() is to write the new keys and values before it reads them
+  char* keys = nullptr;        // the first head's first block, see CacheShape
+  int64_t block_bytes = 0;     // from its keys to its values, and from there to the next head's keys
+  int64_t block_stride = 0;    // to its next block
   const char* next = nullptr;  // the keys that the thread will read after the tile's; null if not known
   float* y = nullptr;          // [rows, head_dim], rows y_stride apart
   int64_t y_stride = 0;
@@ -74,8 +74,8 @@ struct NextBlock {
   int64_t parts = 0;     // that will be read of it, of kLanes positions
 };
 
-// Calls append(head) where a head's new keys and values are about to be read, and attend(head, position, next)
-// for every block, in the order in which they lie: a block's heads, then the next block.
+// Calls append(head) where a head's new keys and values are about to be read, and attend(head, position,
+// next) for every block, in the order in which they lie: a block's heads, then the next block.
 template <typename Append, typename Attend>
 GPT2FAST_INLINE void for_each_block(const AttentionTile& tile, const Append& append, const Attend& attend) {
   const int64_t end = tile.first_position + tile.rows;

@@ -112,9 +112,7 @@ def _check_graph(data: bytes, start: int, stop: int, config: ModelConfig, weight
         previous_end, previous = end, name
 
 
-def _check_node(
-    data: bytes, start: int, stop: int, config: ModelConfig
-) -> tuple[str, Mapping[str, int]]:
+def _check_node(data: bytes, start: int, stop: int, config: ModelConfig) -> tuple[str, Mapping[str, int]]:
     """Check one node; its operator and attributes."""
     operator = domain = ""
     attributes: dict[str, int] = {}

@@ -4,9 +4,9 @@ Inputs, with T tokens, S sequences, H wanted hidden states and R wanted logits: 
 ``positions`` [T], ``sequence_starts`` [S + 1], ``slots`` [S], ``cached_lengths`` [S], ``hidden_rows`` [H]
 (indices of tokens), ``logits_rows`` [R] (indices into ``hidden_rows``), all int32, and ``kv_cache`` [slots,
 blocks, layers, heads, 2, block_bytes] uint8: blocks of 64 positions, of each head the keys and then the
-values. How they are kept, and so ``block_bytes``, is chosen when the model is loaded. Outputs: ``logits`` [R, vocab_size] and ``hidden``
-[H, n_embd], float32. Once the last layer's keys and values are written no token needs another's results: from
-there on only those of ``hidden_rows`` are computed.
+values. How they are kept, and so ``block_bytes``, is chosen when the model is loaded. Outputs: ``logits`` [R,
+vocab_size] and ``hidden`` [H, n_embd], float32. Once the last layer's keys and values are written no token
+needs another's results: from there on only those of ``hidden_rows`` are computed.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def _inputs(config: ModelConfig) -> list[ValueInfoProto]:
         helper.make_tensor_value_info(name, TensorProto.INT32, [size]) for name, size in dimensions.items()
     ]
     blocks = -(-config.n_positions // _CACHE_BLOCK)
-    cache_shape = ["cache_slots", blocks, config.n_layer, config.n_head, 2, "block_bytes"]
+    cache_shape: list[str | int] = ["cache_slots", blocks, config.n_layer, config.n_head, 2, "block_bytes"]
     return [*inputs, helper.make_tensor_value_info("kv_cache", TensorProto.UINT8, cache_shape)]
 
 
