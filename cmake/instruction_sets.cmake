@@ -1,5 +1,7 @@
 # Kernels come in one translation unit per instruction set, named by a suffix; only those get the set's flags,
 # and which of them runs is decided when the library is loaded.
+include(CheckCXXCompilerFlag)
+
 function(gpt2fast_set_instruction_sets target)
   string(TOLOWER "${CMAKE_SYSTEM_PROCESSOR}" processor)
   if(processor MATCHES "^(x86_64|amd64)$" AND NOT MSVC)
@@ -11,6 +13,11 @@ function(gpt2fast_set_instruction_sets target)
       list(APPEND flags_avx512 -Wno-maybe-uninitialized -Wno-uninitialized)
     endif()
     set(carried avx2 avx_vnni avx512)
+    check_cxx_compiler_flag(-mamx-int8 GPT2FAST_COMPILES_AMX)
+    if(GPT2FAST_COMPILES_AMX AND CMAKE_SYSTEM_NAME STREQUAL "Linux")
+      set(flags_amx ${flags_avx512} -mamx-tile -mamx-int8)
+      list(APPEND carried amx)
+    endif()
   elseif(processor MATCHES "^(aarch64|arm64)$")
     set(flags_neon -march=armv8.2-a+dotprod+fp16)
     set(carried neon)
@@ -19,7 +26,7 @@ function(gpt2fast_set_instruction_sets target)
   endif()
 
   get_target_property(sources ${target} SOURCES)
-  foreach(isa avx2 avx_vnni avx512 neon)
+  foreach(isa avx2 avx_vnni avx512 amx neon)
     set(matching ${sources})
     list(FILTER matching INCLUDE REGEX "_${isa}\\.cpp$")
     if(isa IN_LIST carried)

@@ -147,6 +147,7 @@ AttentionTile make_tile(const AttentionArguments& arguments, int64_t sequence, R
 AttentionKernel attention_kernel(Isa isa, CacheFormat format) {
   switch (isa) {
 #if defined(GPT2FAST_HAVE_AVX512)
+    case Isa::kAmxInt8:
     case Isa::kAvx512Vnni:
       return attention_kernel_avx512(format);
 #endif

@@ -9,12 +9,17 @@
 #if defined(__aarch64__) && defined(__linux__)
 #include <sys/auxv.h>
 #endif
+#if defined(GPT2FAST_HAVE_AMX)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 namespace gpt2fast {
 namespace {
 
 // From the plainest to the best.
-constexpr std::array kAllIsas = {Isa::kPortable, Isa::kNeonDot, Isa::kAvx2, Isa::kAvxVnni, Isa::kAvx512Vnni};
+constexpr std::array kAllIsas = {Isa::kPortable, Isa::kNeonDot,    Isa::kAvx2,
+                                 Isa::kAvxVnni,  Isa::kAvx512Vnni, Isa::kAmxInt8};
 
 #if defined(__x86_64__)
 struct CpuId {
@@ -37,6 +42,22 @@ bool runs_avx512_vnni() {
   return runs_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
          __builtin_cpu_supports("avx512vnni");
+}
+#endif
+
+#if defined(GPT2FAST_HAVE_AMX)
+// Linux gives a process the tiles' state, 8 KB a thread, when it asks, and not where a thread's stack for
+// signals is too small for it.
+bool is_allowed_tiles() {
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+
+bool runs_amx_int8() {
+  constexpr unsigned kTiles = 1u << 24, kBytes = 1u << 25;
+  static const bool runs =
+      runs_avx512_vnni() && (cpuid(7, 0).edx & (kTiles | kBytes)) == (kTiles | kBytes) && is_allowed_tiles();
+  return runs;
 }
 #endif
 
@@ -69,7 +90,8 @@ Isa chosen_isa() {
                                 "; the best it runs is " + std::string(isa_name(best_isa())));
   }
   throw std::invalid_argument(
-      std::string("GPT2FAST_ISA must be portable, neon_dot, avx2, avx_vnni or avx512_vnni, got ") + name);
+      std::string("GPT2FAST_ISA must be portable, neon_dot, avx2, avx_vnni, avx512_vnni or amx_int8, got ") +
+      name);
 }
 
 }  // namespace
@@ -93,6 +115,10 @@ bool isa_is_available(Isa isa) {
     case Isa::kAvx512Vnni:
       return runs_avx512_vnni();
 #endif
+#if defined(GPT2FAST_HAVE_AMX)
+    case Isa::kAmxInt8:
+      return runs_amx_int8();
+#endif
     default:
       return false;
   }
@@ -110,6 +136,8 @@ std::string_view isa_name(Isa isa) {
       return "avx_vnni";
     case Isa::kAvx512Vnni:
       return "avx512_vnni";
+    case Isa::kAmxInt8:
+      return "amx_int8";
   }
   return "unknown";
 }

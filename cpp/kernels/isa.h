@@ -5,12 +5,12 @@
 
 namespace gpt2fast {
 
-enum class Isa { kPortable, kNeonDot, kAvx2, kAvxVnni, kAvx512Vnni };
+enum class Isa { kPortable, kNeonDot, kAvx2, kAvxVnni, kAvx512Vnni, kAmxInt8 };
 
 // The best variant that this binary carries and this processor runs.
-// The environment variable GPT2FAST_ISA (portable, neon_dot, avx2, avx_vnni, avx512_vnni) overrides it;
-// throws std::invalid_argument for a name that is unknown or that this processor can't run.
-// Read once, at the first call.
+// The environment variable GPT2FAST_ISA (portable, neon_dot, avx2, avx_vnni, avx512_vnni, amx_int8) overrides
+// it; throws std::invalid_argument for a name that is unknown or that this processor can't run. Read once, at
+// the first call.
 Isa active_isa();
 
 bool isa_is_available(Isa isa);

@@ -15,6 +15,7 @@ constexpr int64_t kTaskElements = 16384;
 LayerNormRow row_function(Isa isa) {
   switch (isa) {
 #if defined(GPT2FAST_HAVE_AVX512)
+    case Isa::kAmxInt8:
     case Isa::kAvx512Vnni:
       return layer_norm_row_avx512;
 #endif

@@ -23,6 +23,7 @@ constexpr int64_t kTasksPerThread = 4;
 // From so many rows a thread on, each thread takes its rows and all columns: it reads all weights then, but
 // what the operators pass on stays in its caches. With fewer rows weights count for more.
 constexpr int64_t kOwnRows = 16;
+constexpr int64_t kOwnTileRows = 32;  // where tiles multiply so fast that weights count for more still
 
 bool is_quantized(WeightFormat format) {
   return format == WeightFormat::kInt8 || format == WeightFormat::kInt4;
@@ -55,10 +56,12 @@ struct RowGroups {
   bool owned() const { return count > 1; }
 };
 
-int64_t group_count(int64_t rows, int64_t threads) { return rows >= kOwnRows * threads ? threads : 1; }
+int64_t group_count(WeightFormat format, int64_t rows, int64_t threads, Isa isa) {
+  const bool tiles = isa == Isa::kAmxInt8 && format == WeightFormat::kInt8;
+  return rows >= (tiles ? kOwnTileRows : kOwnRows) * threads ? threads : 1;
+}
 
-RowGroups make_groups(int64_t rows, int64_t max_tile_rows, int64_t threads) {
-  const int64_t count = group_count(rows, threads);
+RowGroups make_groups(int64_t rows, int64_t max_tile_rows, int64_t count) {
   return {count, divide_up(divide_up(rows, max_tile_rows), count)};
 }
 
@@ -101,6 +104,10 @@ LinearVariant make_variant(Isa isa) {
     case Isa::kAvx512Vnni:
       return linear_avx512();
 #endif
+#if defined(GPT2FAST_HAVE_AMX)
+    case Isa::kAmxInt8:
+      return linear_amx();
+#endif
 #if defined(GPT2FAST_HAVE_AVX_VNNI)
     case Isa::kAvxVnni:
       return linear_avx_vnni();
@@ -120,8 +127,9 @@ LinearVariant make_variant(Isa isa) {
 
 }  // namespace
 
-WorkspaceSize linear_workspace(WeightFormat format, int64_t rows, int64_t in_features, int64_t threads) {
-  const int64_t groups = group_count(rows, threads);
+WorkspaceSize linear_workspace(WeightFormat format, int64_t rows, int64_t in_features, int64_t threads,
+                               Isa isa) {
+  const int64_t groups = group_count(format, rows, threads, isa);
   const int64_t group_rows = divide_up(rows, groups);
   return {groups,
           prepared_bytes(format, group_rows, in_features) +
@@ -134,7 +142,8 @@ void linear(const LinearArguments& arguments, const Parallel& parallel, const Wo
   if (a.rows == 0) return;
   const LinearVariant variant = make_variant(isa);
   const auto format = static_cast<int>(a.format);
-  const RowGroups groups = make_groups(a.rows, variant.max_tile_rows[format], parallel.threads());
+  const RowGroups groups = make_groups(a.rows, variant.max_tile_rows[format],
+                                       group_count(a.format, a.rows, parallel.threads(), isa));
   const bool ready = a.rows == 1 && a.gamma == nullptr && !is_quantized(a.format);
   LinearTask task = {};
   task.arguments = a;

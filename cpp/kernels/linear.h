@@ -49,7 +49,8 @@ struct LinearArguments {
 };
 
 // The scratch that linear() needs for these sizes.
-WorkspaceSize linear_workspace(WeightFormat format, int64_t rows, int64_t in_features, int64_t threads);
+WorkspaceSize linear_workspace(WeightFormat format, int64_t rows, int64_t in_features, int64_t threads,
+                               Isa isa = active_isa());
 
 // Each output element is the same bits whatever the other rows, `parallel.threads()` and the instruction set:
 // sums over in_features run in one fixed order. Integer formats round each row to int8, for int8 weights in

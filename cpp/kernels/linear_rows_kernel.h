@@ -27,29 +27,40 @@ GPT2FAST_INLINE void mix(V* parts) {
   }
 }
 
-// One block of each row of a tile, rows `stride` bytes apart, four values of each row at a time.
+// How a tile holds one block of each of its rows, here `stride` bytes apart: four values of each row at a
+// time.
 template <typename Ops>
-GPT2FAST_INLINE void interleave_block(const int8_t* rows, int64_t stride, int64_t height, uint8_t* out) {
-  if constexpr (Ops::kInt8Rows == kLanes) {
-    if (height == kLanes) {
-      using V = Vec<typename Ops::Tag>;
-      V lines[kLanes];  // moved, not computed with
-      for (int r = 0; r < kLanes; ++r) lines[r] = V::load(reinterpret_cast<const float*>(rows + r * stride));
-      transpose(lines);
-      for (int i = 0; i < kLanes; ++i) lines[i].store(reinterpret_cast<float*>(out + i * kBlockValues));
+struct InterleavedRows {
+  static GPT2FAST_INLINE void arrange(const int8_t* rows, int64_t stride, int64_t height, uint8_t* out) {
+    if constexpr (Ops::kInt8Rows == kLanes) {
+      if (height == kLanes) {
+        using V = Vec<typename Ops::Tag>;
+        V lines[kLanes];  // moved, not computed with
+        for (int r = 0; r < kLanes; ++r)
+          lines[r] = V::load(reinterpret_cast<const float*>(rows + r * stride));
+        transpose(lines);
+        for (int i = 0; i < kLanes; ++i) lines[i].store(reinterpret_cast<float*>(out + i * kBlockValues));
+        return;
+      }
+    }
+    if (height == 1) {
+      memcpy(out, rows, kBlockValues);
       return;
     }
+    for (int64_t r = 0; r < height; ++r, rows += stride, out += 4) {
+      // Unrolled further, compilers would run out of registers for addresses.
+      _Pragma("GCC unroll 4") for (int64_t i = 0; i < kBlockValues; i += 4)
+          memcpy(out + i * height, rows + i, 4);
+    }
   }
-  if (height == 1) {
-    memcpy(out, rows, kBlockValues);
-    return;
+};
+
+// Row after row.
+struct WholeRows {
+  static GPT2FAST_INLINE void arrange(const int8_t* rows, int64_t stride, int64_t height, uint8_t* out) {
+    for (int64_t r = 0; r < height; ++r) memcpy(out + r * kBlockValues, rows + r * stride, kBlockValues);
   }
-  for (int64_t r = 0; r < height; ++r, rows += stride, out += 4) {
-    // Unrolled further, compilers would run out of registers for addresses.
-    _Pragma("GCC unroll 4") for (int64_t i = 0; i < kBlockValues; i += 4)
-        memcpy(out + i * height, rows + i, 4);
-  }
-}
+};
 
 // Consecutive blocks of a row, at most kLanes. What is worked out for a whole block is a lane of a vector:
 // one by one, blocks would mostly wait for their horizontal sums and divisions.
@@ -212,7 +223,7 @@ GPT2FAST_INLINE void prepare_rows(const LinearTask& task, Range rows, float* scr
 }
 
 // rows: of whole tiles.
-template <typename Ops>
+template <typename Ops, typename Arrangement = InterleavedRows<Ops>>
 void quantize_rows(const LinearTask& task, Range rows, float* scratch, uint8_t* prepared) {
   static_assert(Ops::kInt8Rows <= kMaxTileRows && Ops::kInt4Rows <= kMaxTileRows);
   const LinearArguments& a = task.arguments;
@@ -233,8 +244,8 @@ void quantize_rows(const LinearTask& task, Range rows, float* scratch, uint8_t* 
                       if (row + 1 < height) return;
                       for (int64_t b = 0; b < blocks; ++b) {
                         uint8_t* scaled = out + b / together * height * scaled_bytes;
-                        interleave_block<Ops>(rounded + b * kBlockValues, width, height,
-                                              scaled + b % together * kBlockValues * height);
+                        Arrangement::arrange(rounded + b * kBlockValues, width, height,
+                                             scaled + b % together * kBlockValues * height);
                       }
                     });
 }

@@ -74,5 +74,6 @@ LinearVariant linear_neon();
 LinearVariant linear_avx2();
 LinearVariant linear_avx_vnni();
 LinearVariant linear_avx512();
+LinearVariant linear_amx();
 
 }  // namespace gpt2fast

@@ -56,6 +56,7 @@ constexpr std::array<float, 256> minifloats() {
 TryInt4Scales search_function(Isa isa) {
   switch (isa) {
 #if defined(GPT2FAST_HAVE_AVX512)
+    case Isa::kAmxInt8:
     case Isa::kAvx512Vnni:
       return try_int4_scales_avx512;
 #endif

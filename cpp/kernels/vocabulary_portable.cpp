@@ -12,7 +12,7 @@ const VocabularyKernels& vocabulary_kernels_avx512();
 
 const VocabularyKernels& vocabulary_kernels(Isa isa) {
 #if defined(GPT2FAST_HAVE_AVX512)
-  if (isa == Isa::kAvx512Vnni) return vocabulary_kernels_avx512();
+  if (isa == Isa::kAvx512Vnni || isa == Isa::kAmxInt8) return vocabulary_kernels_avx512();
 #endif
 #if defined(GPT2FAST_HAVE_AVX2)
   if (isa == Isa::kAvx2 || isa == Isa::kAvxVnni) return vocabulary_kernels_avx2();

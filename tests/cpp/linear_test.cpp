@@ -6,6 +6,7 @@
 #include <cmath>
 #include <limits>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "kernel_testing.h"
@@ -78,7 +79,7 @@ struct Problem {
 
 std::vector<float> run(LinearArguments a, Isa isa, const Parallel& parallel = Serial()) {
   std::vector<float> y(static_cast<size_t>(a.rows * a.out_features), -7.0f);
-  const TestWorkspace workspace(linear_workspace(a.format, a.rows, a.in_features, parallel.threads()));
+  const TestWorkspace workspace(linear_workspace(a.format, a.rows, a.in_features, parallel.threads(), isa));
   a.y = y.data();
   linear(a, parallel, workspace.parts(), isa);
   return y;
@@ -245,6 +246,27 @@ TEST(every_instruction_set_gives_the_same_bits) {
       const std::vector<float> expected = run(problem.fused(x, residual), Isa::kPortable);
       for (Isa isa : available_isas()) {
         CHECK_EQ(count_different(run(problem.fused(x, residual), isa), expected), 0);
+      }
+    }
+  }
+}
+
+// Tiles of 7 to 16 rows, one to ten of them; pairs of blocks of 128 that lack half a block or more; single
+// panels.
+TEST(every_instruction_set_gives_the_same_bits_with_tiles_of_any_height) {
+  constexpr WeightFormat kFormat = WeightFormat::kInt8;
+  for (const auto& [in, out] :
+       {std::pair<int64_t, int64_t>{64, 16}, {128, 40}, {321, 65}, {512, 48}, {700, 33}}) {
+    const Problem problem(kFormat, in, out);
+    for (const int64_t rows : {12, 13, 14, 16, 17, 31, 32, 33, 50, 129, 150}) {
+      const std::vector<float> x = random_normal(rows * in, 1.0f, 30);
+      const std::vector<float> residual = random_normal(rows * out, 1.0f, 31);
+      const std::vector<float> expected = run(problem.fused(x, residual), Isa::kPortable);
+      for (Isa isa : available_isas()) {
+        for (const int threads : {1, 3}) {
+          const ThreadParallel parallel(threads);
+          CHECK_EQ(count_different(run(problem.fused(x, residual), isa, parallel), expected), 0);
+        }
       }
     }
   }
