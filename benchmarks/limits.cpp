@@ -1,6 +1,7 @@
-// What this machine can do at most: reading memory once, and multiplying bytes with AVX512-VNNI.
+// What this machine can do at most: reading memory once, and multiplying bytes with AVX512-VNNI and with AMX.
 //
-//   limits THREADS BYTES...     prints "read BYTES MILLISECONDS" lines and "bytes_gops NUMBER"
+//   limits THREADS BYTES...     prints "read BYTES MILLISECONDS" lines, "vector_gops NUMBER" and
+//                               "tile_gops NUMBER"
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -11,7 +12,12 @@
 #include <vector>
 
 #if defined(__x86_64__)
+#include <cpuid.h>
 #include <immintrin.h>
+#endif
+#if defined(__x86_64__) && defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 
 namespace {
@@ -36,13 +42,14 @@ double least_seconds(int threads, const Body& body) {
   return least;
 }
 
-// Reads whole cache lines. Asking for those to come is sometimes faster than leaving that to the processor.
-template <bool asks>
+// Reads whole cache lines. Asking a cache for those to come is sometimes faster than leaving that to the
+// processor. ahead: bytes, or 0; level: of the cache.
+template <size_t ahead, int level>
 uint64_t read_lines(const uint64_t* words, size_t count) {
-  constexpr size_t kLine = 8, kAhead = 1536 / sizeof(uint64_t);
+  constexpr size_t kLine = 8;
   uint64_t sums[kLine] = {};
   for (size_t i = 0; i + kLine <= count; i += kLine) {
-    if constexpr (asks) __builtin_prefetch(words + i + kAhead);
+    if constexpr (ahead > 0) __builtin_prefetch(words + i + ahead / sizeof(uint64_t), 0, 4 - level);
     for (size_t j = 0; j < kLine; ++j) sums[j] ^= words[i + j];
   }
   uint64_t sum = 0;
@@ -61,7 +68,8 @@ double read_milliseconds(int threads, size_t bytes) {
       for (int pass = 0; pass < kPasses; ++pass) sink += read(part, words);
     });
   };
-  const double seconds = std::min(passes(read_lines<false>), passes(read_lines<true>));
+  const double seconds =
+      std::min({passes(read_lines<0, 1>), passes(read_lines<1536, 1>), passes(read_lines<4096, 2>)});
   return seconds * 1e3 / kPasses;
 }
 
@@ -81,14 +89,57 @@ __attribute__((target("avx512f,avx512vnni"))) void multiply_bytes(int64_t iterat
 }
 
 // 10^9 additions and multiplications of bytes a second; 0 where there is no such instruction.
-double byte_gops(int threads) {
+double vector_gops(int threads) {
   if (!__builtin_cpu_supports("avx512vnni")) return 0;
   constexpr int64_t kIterations = 4'000'000;
   const double seconds = least_seconds(threads, [](int) { multiply_bytes(kIterations); });
   return 12.0 * 128 * kIterations * threads / seconds / 1e9;
 }
 #else
-double byte_gops(int) { return 0; }
+double vector_gops(int) { return 0; }
+#endif
+
+#if defined(__x86_64__) && defined(__linux__)
+// Linux gives a process the tiles' state when it asks.
+bool has_tiles() {
+  constexpr unsigned kByteTiles = 1u << 25;
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (d & kByteTiles) != 0 &&
+         syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+
+// Four tiles of sums, two of rows and two of weights, all of 16 lines of 64 bytes.
+void multiply_tiles(int64_t iterations) {
+  alignas(64) uint8_t configuration[64] = {1};
+  for (int tile = 0; tile < 8; ++tile) {
+    configuration[16 + 2 * tile] = 64;
+    configuration[48 + tile] = 16;
+  }
+  static const uint8_t lines[1024] = {};
+  asm volatile("ldtilecfg %0" : : "m"(configuration));
+  asm volatile(
+      "tilezero %%tmm0\n\ttilezero %%tmm1\n\ttilezero %%tmm2\n\ttilezero %%tmm3\n\t"
+      "tileloadd (%0,%1,1), %%tmm4\n\ttileloadd (%0,%1,1), %%tmm5\n\t"
+      "tileloadd (%0,%1,1), %%tmm6\n\ttileloadd (%0,%1,1), %%tmm7"
+      :
+      : "r"(lines), "r"(int64_t{64}), "m"(lines));
+  for (int64_t i = 0; i < iterations; ++i) {
+    asm volatile(
+        "tdpbsud %tmm6, %tmm4, %tmm0\n\ttdpbsud %tmm7, %tmm4, %tmm1\n\t"
+        "tdpbsud %tmm6, %tmm5, %tmm2\n\ttdpbsud %tmm7, %tmm5, %tmm3");
+  }
+  asm volatile("tilerelease");
+}
+
+double tile_gops(int threads) {
+  if (!has_tiles()) return 0;
+  constexpr int64_t kIterations = 2'000'000;
+  const double seconds = least_seconds(threads, [](int) { multiply_tiles(kIterations); });
+  return 4.0 * 2 * 16 * 16 * 64 * kIterations * threads / seconds / 1e9;
+}
+#else
+double tile_gops(int) { return 0; }
 #endif
 
 }  // namespace
@@ -103,5 +154,5 @@ int main(int argc, char** argv) {
     const auto bytes = static_cast<size_t>(std::atoll(argv[i]));
     std::printf("read %zu %.4f\n", bytes, read_milliseconds(threads, bytes));
   }
-  std::printf("bytes_gops %.1f\n", byte_gops(threads));
+  std::printf("vector_gops %.1f\ntile_gops %.1f\n", vector_gops(threads), tile_gops(threads));
 }

@@ -15,10 +15,14 @@ _SOURCE = Path(__file__).with_name("limits.cpp")
 
 @dataclass(frozen=True)
 class Limits:
-    """Milliseconds to read so many bytes once, and 10^9 byte operations a second (0: not known)."""
+    """Milliseconds to read so many bytes once, and 10^9 byte operations a second (0: not known).
+
+    ``vector_gops``: with AVX512-VNNI; ``tile_gops``: with AMX.
+    """
 
     read_ms: dict[int, float]
-    byte_gops: float
+    vector_gops: float = 0.0
+    tile_gops: float = 0.0
 
 
 def build_probe(work: Path) -> Path | None:
@@ -38,17 +42,21 @@ def measure_limits(program: Path, threads: int, sizes: Sequence[int]) -> Limits:
     command = [str(program), str(threads), *map(str, sizes)]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     read_ms: dict[int, float] = {}
-    byte_gops = 0.0
+    gops: dict[str, float] = {}
     for line in output.splitlines():
         name, *values = line.split()
         if name == "read":
             read_ms[int(values[0])] = float(values[1])
         else:
-            byte_gops = float(values[0])
-    return Limits(read_ms, byte_gops)
+            gops[name] = float(values[0])
+    return Limits(read_ms, **gops)
 
 
 def median_limits(moments: Sequence[Limits]) -> Limits:
     """What the machine does in a usual one of several moments."""
     read_ms = {size: median(moment.read_ms[size] for moment in moments) for size in moments[0].read_ms}
-    return Limits(read_ms, median(moment.byte_gops for moment in moments))
+    return Limits(
+        read_ms,
+        median(moment.vector_gops for moment in moments),
+        median(moment.tile_gops for moment in moments),
+    )

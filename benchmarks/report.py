@@ -107,8 +107,8 @@ def _limit_table(results: Results, model: Model) -> str:
         for name, size in model.streamed_bytes.items()
         if size in results.limits.read_ms
     ]
-    speed = results.limits.byte_gops
-    rows.append(["AVX512-VNNI byte products", f"{speed:,.0f} GOP/s" if speed else "no such instruction"])
+    for what, speed in [("AVX512-VNNI", results.limits.vector_gops), ("AMX", results.limits.tile_gops)]:
+        rows.append([f"{what} byte products", f"{speed:,.0f} GOP/s" if speed else "no such instruction"])
     return table(["", "median"], rows)
 
 

@@ -9,7 +9,7 @@ std::string load_onnxruntime(const std::string& path) { return Library::load(pat
 
 std::vector<std::string> available_instruction_sets() {
   std::vector<std::string> names;
-  for (const Isa isa : {Isa::kPortable, Isa::kNeonDot, Isa::kAvx2, Isa::kAvxVnni, Isa::kAvx512Vnni, Isa::kAmxInt8}) {
+  for (const Isa isa : kAllIsas) {
     if (isa_is_available(isa)) names.emplace_back(isa_name(isa));
   }
   return names;

@@ -1,7 +1,6 @@
 // Which instruction sets this binary carries and this processor runs.
 #include "kernels/isa.h"
 
-#include <array>
 #include <cstdlib>
 #include <stdexcept>
 #include <string>
@@ -16,10 +15,6 @@
 
 namespace gpt2fast {
 namespace {
-
-// From the plainest to the best.
-constexpr std::array kAllIsas = {Isa::kPortable, Isa::kNeonDot,    Isa::kAvx2,
-                                 Isa::kAvxVnni,  Isa::kAvx512Vnni, Isa::kAmxInt8};
 
 #if defined(__x86_64__)
 struct CpuId {

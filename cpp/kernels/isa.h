@@ -1,11 +1,16 @@
 // The instruction sets that kernels come in, and the choice among them.
 #pragma once
 
+#include <array>
 #include <string_view>
 
 namespace gpt2fast {
 
 enum class Isa { kPortable, kNeonDot, kAvx2, kAvxVnni, kAvx512Vnni, kAmxInt8 };
+
+// From the plainest to the best.
+inline constexpr std::array kAllIsas = {Isa::kPortable, Isa::kNeonDot,    Isa::kAvx2,
+                                        Isa::kAvxVnni,  Isa::kAvx512Vnni, Isa::kAmxInt8};
 
 // The best variant that this binary carries and this processor runs.
 // The environment variable GPT2FAST_ISA (portable, neon_dot, avx2, avx_vnni, avx512_vnni, amx_int8) overrides

@@ -69,7 +69,7 @@ inline int64_t count_different(const std::vector<float>& a, const std::vector<fl
 
 inline std::vector<Isa> available_isas() {
   std::vector<Isa> isas;
-  for (Isa isa : {Isa::kPortable, Isa::kNeonDot, Isa::kAvx2, Isa::kAvxVnni, Isa::kAvx512Vnni, Isa::kAmxInt8}) {
+  for (Isa isa : kAllIsas) {
     if (isa_is_available(isa)) isas.push_back(isa);
   }
   return isas;
