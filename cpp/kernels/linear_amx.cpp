@@ -1,14 +1,27 @@
-// linear() for AMX: a tile of up to 16 rows meets a block of a panel in one instruction. int8 weights only;
-// the rest is AVX-512's.
+// linear() for AMX: a tile of up to 16 rows of int8 weights meets a block of a panel in one instruction. The
+// rest is AVX-512's, but weights are asked for earlier.
 #include <immintrin.h>
 
 #include "kernels/integer_ops_avx512.h"
 #include "kernels/linear_table.h"
 
 namespace gpt2fast {
+
+namespace {
+struct AmxOps : Avx512Ops {};
+}  // namespace
+
+// Of Intel's processors, which have a longer way to memory.
+template <>
+struct AskAhead<AmxOps> {
+  static constexpr int64_t kBytes = 8192;
+  static constexpr int kInt4Rows = 2;
+  static constexpr int64_t kInt4RowBytes = 3072;
+  static constexpr int kInt4RowLocality = 3;
+};
+
 namespace {
 
-struct AmxOps : Avx512Ops {};
 using V = Vec<Avx512>;
 
 constexpr int64_t kLineBytes = 64;  // of a tile's rows
@@ -287,7 +300,7 @@ void multiply_int8(const LinearTask& task, Range tiles, Range panels) {
 }  // namespace
 
 LinearVariant linear_amx() {
-  LinearVariant variant = linear_avx512();
+  LinearVariant variant = make_linear_variant<AmxOps>();
   constexpr auto kInt8 = static_cast<int>(WeightFormat::kInt8);
   variant.prepare_rows[kInt8] = quantize_int8;
   variant.multiply[kInt8] = multiply_int8;

@@ -108,8 +108,17 @@ struct WeightsAhead {
   GPT2FAST_INLINE void advance() { window += step; }
 };
 
+// How far ahead a single tile of rows asks for its weights, which processors differ in.
+template <typename Ops>
+struct AskAhead {
+  static constexpr int64_t kBytes = 4096;
+  static constexpr int kInt4Rows = 6;  // from so many on, and for one, int4 weights are asked for
+  static constexpr int64_t kInt4RowBytes = 1536;  // one row of int4 weights
+  static constexpr int kInt4RowLocality = 2;      // 2: in the second-level cache, 3: in the first
+};
+
 // Tile::run<rows, panels>(task, row, panel, ahead) computes the outputs of that many rows and panels in
-// registers. Tile has kMaxRows, and kMaxSums: of rows * panels.
+// registers. Tile has kMaxRows, and kMaxSums: of rows * panels; Ask: how it asks for weights.
 template <typename Tile, int rows, int panels>
 void run_tile(const LinearTask& task, int64_t row, int64_t panel, int64_t height, const WeightsAhead& ahead) {
   if constexpr (rows > 1) {
@@ -125,12 +134,11 @@ void multiply_tiles(const LinearTask& task, Range tiles, Range panels) {
   if (task.tiles.max_height() * panels_at_once <= Tile::kMaxSums) {
     // A panel's tiles each ask for a part of the panel after it, so that memory works while all of them
     // compute. A single tile asks for what follows in its own panel.
-    constexpr int64_t kSingleTileBytes = 4096;
     const int64_t bytes = panels_at_once * task.panel_bytes;
     const int64_t blocks = (task.arguments.in_features + kBlockValues - 1) / kBlockValues;
     const int64_t parts = blocks * (tiles.end - tiles.begin);
     const int64_t step = (bytes + parts - 1) / parts;
-    const int64_t distance = tiles.end - tiles.begin == 1 ? kSingleTileBytes : bytes;
+    const int64_t distance = tiles.end - tiles.begin == 1 ? Tile::Ask::kBytes : bytes;
     for (; panel + panels_at_once <= panels.end; panel += panels_at_once) {
       WeightsAhead ahead{task.arguments.weight + panel * task.panel_bytes + distance, step};
       for (int64_t tile = tiles.begin; tile < tiles.end; ++tile, ahead.window += blocks * step) {

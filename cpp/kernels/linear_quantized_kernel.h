@@ -7,10 +7,10 @@
 namespace gpt2fast {
 
 // Asks for one of the lines of a block: left to the processor's own prefetching, a single row reads memory at
-// two thirds to four fifths of its speed. Up to 11 rows of int8 weights are fastest when the second-level
-// cache is told 4 KB ahead; a single row of int4 weights when it is told less far ahead, and 2 to 5 when
-// nothing is asked for. Taller tiles compute for longer than their weights take to arrive, which may go to
-// the first level at once.
+// two thirds to four fifths of its speed. Few rows of weights are fastest when the second-level cache is told,
+// some KB ahead; a single row of int4 weights when it is told less far ahead, and a few, on some processors,
+// when nothing is asked for. Taller tiles compute for longer than their weights take to arrive, which may go
+// to the first level at once.
 template <typename Tile, int rows>
 GPT2FAST_INLINE void prefetch_line(const uint8_t* weights, const WeightsAhead& ahead, int line) {
   if constexpr (rows >= Tile::kFirstLevelRows) {
@@ -18,8 +18,7 @@ GPT2FAST_INLINE void prefetch_line(const uint8_t* weights, const WeightsAhead& a
   } else if constexpr (rows >= Tile::kSecondLevelRows) {
     __builtin_prefetch(ahead.line(line), 0, 2);
   } else if constexpr (rows == 1) {
-    constexpr int kNearBytes = 1536;
-    __builtin_prefetch(weights + kNearBytes, 0, 2);
+    __builtin_prefetch(weights + Tile::Ask::kInt4RowBytes, 0, Tile::Ask::kInt4RowLocality);
   }
 }
 
@@ -27,6 +26,7 @@ GPT2FAST_INLINE void prefetch_line(const uint8_t* weights, const WeightsAhead& a
 template <typename Ops>
 struct Int8Tile {
   using V = Vec<typename Ops::Tag>;
+  using Ask = AskAhead<Ops>;
   static constexpr int kMaxRows = Ops::kInt8Rows;
   static constexpr int kSecondLevelRows = 1, kFirstLevelRows = 12;  // see prefetch_line()
   static constexpr int kMaxPanels = 1;
@@ -80,8 +80,9 @@ struct Int8Tile {
 template <typename Ops>
 struct Int4Tile {
   using V = Vec<typename Ops::Tag>;
+  using Ask = AskAhead<Ops>;
   static constexpr int kMaxRows = Ops::kInt4Rows;
-  static constexpr int kSecondLevelRows = 6, kFirstLevelRows = 6;
+  static constexpr int kSecondLevelRows = Ask::kInt4Rows, kFirstLevelRows = 6;
   static constexpr int kMaxPanels = 1;
   static constexpr int kMaxSums = kMaxRows;
   static constexpr int64_t kBlockBytes = 4 * kLanes + kBlockValues * kLanes / 2;

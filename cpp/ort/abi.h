@@ -29,7 +29,10 @@ struct KernelInfo;
 struct KernelContext;
 struct CustomOpDomain;
 struct ShapeInferContext;
-struct CustomOp;  // not the library's but ours, below
+struct CustomOp;      // not the library's but ours, below
+struct CustomThread;  // not the library's either
+using ThreadHandle = const CustomThread*;
+using ThreadWork = void (*)(void* data);
 
 enum ErrorCode : int { kFail = 1, kInvalidArgument = 2 };
 enum LoggingLevel : int { kLogFatal = 4 };
@@ -131,7 +134,13 @@ struct Api {
   Status* (*BindOutput)(IoBinding* binding, const char* name, const Value* value);
   void* unused_138[38];
   Status* (*RegisterAllocator)(Env* env, Allocator* allocator);
-  void* unused_177[53];
+  void* unused_177[19];
+  Status* (*SessionOptionsSetCustomCreateThreadFn)(SessionOptions* options,
+                                                   ThreadHandle (*create)(void* creation_options,
+                                                                          ThreadWork work, void* data));
+  Status* (*SessionOptionsSetCustomThreadCreationOptions)(SessionOptions* options, void* creation_options);
+  Status* (*SessionOptionsSetCustomJoinThreadFn)(SessionOptions* options, void (*join)(ThreadHandle thread));
+  void* unused_199[31];
   Status* (*KernelInfo_GetInputCount)(const KernelInfo* info, size_t* out);
   void* unused_231[1];
   Status* (*KernelInfo_GetInputName)(const KernelInfo* info, size_t index, char* out, size_t* size);

@@ -12,13 +12,14 @@ using OptionsHandle = Handle<abi::SessionOptions, &abi::Api::ReleaseSessionOptio
 using TypeHandle = Handle<abi::TypeInfo, &abi::Api::ReleaseTypeInfo>;
 
 OptionsHandle make_options(const abi::Api& api, const SessionOptions& options,
-                           const CustomOpDomain& operators) {
+                           const CustomOpDomain& operators, WorkerThreads& workers) {
   abi::SessionOptions* created = nullptr;
   check(api.CreateSessionOptions(&created));
   OptionsHandle handle(created);
   check(api.AddCustomOpDomain(created, operators.get()));
   check(api.SetIntraOpNumThreads(created, options.threads));
   check(api.SetInterOpNumThreads(created, 1));
+  workers.serve(created);
   // The graph is made of our own operators: there is nothing to optimise, only time to lose.
   check(api.SetSessionGraphOptimizationLevel(created, abi::kOptimizeNothing));
   // A pattern is kept for ever for each combination of input shapes, of which ragged batches have no end.
@@ -64,7 +65,7 @@ std::vector<TensorInfo> describe(const abi::Session* session, Count count, Name 
 Session::Session(const std::string& model_path, const SessionOptions& options,
                  const CustomOpDomain& operators) {
   const abi::Api& api = ort_api();
-  const OptionsHandle handle = make_options(api, options, operators);
+  const OptionsHandle handle = make_options(api, options, operators, workers_);
   abi::Session* created = nullptr;
   abi::Status* status =
       api.CreateSession(Library::instance().env(), native_path(model_path).c_str(), handle.get(), &created);
@@ -83,6 +84,7 @@ Session::Session(const std::string& model_path, const SessionOptions& options,
 
 void Session::run(const Binding& binding) {
   const ActivationScope scope(activations_);
+  const OffCallersCore placement(workers_);
   abi::Status* status = ort_api().RunWithBinding(session_.get(), nullptr, binding.binding_.get());
   if (status != nullptr) throw_run_error(take_message(status));
 }

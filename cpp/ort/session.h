@@ -8,6 +8,7 @@
 #include "ort/custom_op.h"
 #include "ort/library.h"
 #include "ort/value.h"
+#include "ort/worker_threads.h"
 
 namespace gpt2fast {
 
@@ -33,6 +34,7 @@ class Session {
   friend class Binding;
 
   ActivationMemory activations_;
+  WorkerThreads workers_;
   Handle<abi::Session, &abi::Api::ReleaseSession> session_;
   std::vector<TensorInfo> inputs_;
   std::vector<TensorInfo> outputs_;

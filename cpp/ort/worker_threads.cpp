@@ -1,0 +1,93 @@
+// The threads of a session's pool, and where they wake up.
+#include "ort/worker_threads.h"
+
+#include <system_error>
+#include <thread>
+
+#include "ort/library.h"
+
+#ifdef __linux__
+#include <pthread.h>
+#include <sched.h>
+#endif
+
+namespace gpt2fast {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// Threads that have slept for less wake up where they were.
+constexpr auto kLongSleep = std::chrono::milliseconds(1);
+
+}  // namespace
+
+struct WorkerThreads::Worker {
+  std::thread thread;
+#ifdef __linux__
+  cpu_set_t allowed;  // what it was, while the thread is kept off a core
+  bool is_off = false;
+
+  void keep_off(int core) {
+    const pthread_t handle = thread.native_handle();
+    // Fails where there are more cores than a set has room for.
+    if (pthread_getaffinity_np(handle, sizeof allowed, &allowed) != 0) return;
+    if (!CPU_ISSET(core, &allowed) || CPU_COUNT(&allowed) < 2) return;
+    cpu_set_t others = allowed;
+    CPU_CLR(core, &others);
+    is_off = pthread_setaffinity_np(handle, sizeof others, &others) == 0;
+  }
+
+  void let_back() {
+    if (is_off) pthread_setaffinity_np(thread.native_handle(), sizeof allowed, &allowed);
+    is_off = false;
+  }
+#endif
+};
+
+WorkerThreads::WorkerThreads() = default;
+WorkerThreads::~WorkerThreads() = default;
+
+void WorkerThreads::serve(abi::SessionOptions* options) {
+  const abi::Api& api = ort_api();
+  check(api.SessionOptionsSetCustomThreadCreationOptions(options, this));
+  check(api.SessionOptionsSetCustomCreateThreadFn(options, [](void* self, abi::ThreadWork work, void* data) {
+    return static_cast<WorkerThreads*>(self)->start(work, data);
+  }));
+  check(api.SessionOptionsSetCustomJoinThreadFn(options, join));
+}
+
+abi::ThreadHandle WorkerThreads::start(abi::ThreadWork work, void* data) noexcept {
+  try {
+    workers_.push_back(std::make_unique<Worker>());
+    workers_.back()->thread = std::thread(work, data);
+    return reinterpret_cast<abi::ThreadHandle>(workers_.back().get());
+  } catch (const std::exception&) {
+    if (!workers_.empty() && !workers_.back()->thread.joinable()) workers_.pop_back();
+    return nullptr;
+  }
+}
+
+void WorkerThreads::join(abi::ThreadHandle thread) noexcept {
+  reinterpret_cast<Worker*>(const_cast<abi::CustomThread*>(thread))->thread.join();
+}
+
+#ifdef __linux__
+OffCallersCore::OffCallersCore(WorkerThreads& threads) noexcept : threads_(threads) {
+  if (threads.workers_.empty() || Clock::now() - threads.last_use_ < kLongSleep) return;
+  const int core = sched_getcpu();
+  if (core < 0 || core >= CPU_SETSIZE) return;
+  for (const auto& worker : threads.workers_) worker->keep_off(core);
+}
+
+OffCallersCore::~OffCallersCore() {
+  if (threads_.workers_.empty()) return;
+  for (const auto& worker : threads_.workers_) worker->let_back();
+  threads_.last_use_ = Clock::now();
+}
+#else
+OffCallersCore::OffCallersCore(WorkerThreads& threads) noexcept : threads_(threads) {}
+OffCallersCore::~OffCallersCore() { threads_.last_use_ = Clock::now(); }
+#endif
+
+}  // namespace gpt2fast
