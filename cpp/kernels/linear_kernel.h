@@ -112,7 +112,7 @@ struct WeightsAhead {
 template <typename Ops>
 struct AskAhead {
   static constexpr int64_t kBytes = 4096;
-  static constexpr int kInt4Rows = 6;  // from so many on, and for one, int4 weights are asked for
+  static constexpr int kInt4Rows = 6;             // from so many on, and for one, int4 weights are asked for
   static constexpr int64_t kInt4RowBytes = 1536;  // one row of int4 weights
   static constexpr int kInt4RowLocality = 2;      // 2: in the second-level cache, 3: in the first
 };

@@ -7,10 +7,10 @@
 namespace gpt2fast {
 
 // Asks for one of the lines of a block: left to the processor's own prefetching, a single row reads memory at
-// two thirds to four fifths of its speed. Few rows of weights are fastest when the second-level cache is told,
-// some KB ahead; a single row of int4 weights when it is told less far ahead, and a few, on some processors,
-// when nothing is asked for. Taller tiles compute for longer than their weights take to arrive, which may go
-// to the first level at once.
+// two thirds to four fifths of its speed. Few rows of weights are fastest when the second-level cache is
+// told, some KB ahead; a single row of int4 weights when it is told less far ahead, and a few, on some
+// processors, when nothing is asked for. Taller tiles compute for longer than their weights take to arrive,
+// which may go to the first level at once.
 template <typename Tile, int rows>
 GPT2FAST_INLINE void prefetch_line(const uint8_t* weights, const WeightsAhead& ahead, int line) {
   if constexpr (rows >= Tile::kFirstLevelRows) {

@@ -221,6 +221,15 @@ def test_sliding_goes_beyond_the_context_window() -> None:
     assert out.finish_reason == "length"
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="no such call on this system")
+def test_threads_may_use_the_cores_that_they_might_before() -> None:
+    cores = os.sched_getaffinity(0)
+    model = GPT2.from_pretrained(threads=2)
+    model.generate("Once", max_new_tokens=2)
+    for thread in Path("/proc/self/task").iterdir():
+        assert os.sched_getaffinity(int(thread.name)) == cores
+
+
 def test_finished_texts_leave_no_memory_behind() -> None:
     model = GPT2.from_pretrained(max_sequences=2)
 
