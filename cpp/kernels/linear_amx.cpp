@@ -286,8 +286,8 @@ void quantize_int8(const LinearTask& task, Range rows, float* scratch, uint8_t* 
   (few ? quantize_rows<AmxOps> : quantize_rows<AmxOps, WholeRows>)(task, rows, scratch, prepared);
 }
 
-void multiply_int8(const LinearTask& task, Range tiles, Range panels) {
-  if (task.arguments.rows < kLeastRows) return multiply<Int8Tile<AmxOps>>(task, tiles, panels);
+// Not inline: its sums are many for the stack of those who come with few rows.
+__attribute__((noinline)) void multiply_in_tiles(const LinearTask& task, Range tiles, Range panels) {
   const TileRegisters registers(task.tiles.max_height());
   for (int64_t begin = tiles.begin; begin < tiles.end; begin += kGroupTiles) {
     Multiplication group(task, {begin, begin + kGroupTiles < tiles.end ? begin + kGroupTiles : tiles.end});
@@ -295,6 +295,11 @@ void multiply_int8(const LinearTask& task, Range tiles, Range panels) {
     for (; panel + 2 <= panels.end; panel += 2) group.run<2>(panel);
     if (panel < panels.end) group.run<1>(panel);
   }
+}
+
+void multiply_int8(const LinearTask& task, Range tiles, Range panels) {
+  const bool few = task.arguments.rows < kLeastRows;
+  (few ? multiply<Int8Tile<AmxOps>> : multiply_in_tiles)(task, tiles, panels);
 }
 
 }  // namespace
