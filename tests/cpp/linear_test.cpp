@@ -174,6 +174,15 @@ struct Shape {
   int64_t rows, in_features, out_features;
 };
 
+// Each instruction set with each number of rows.
+std::vector<std::pair<Isa, int64_t>> sets_and_rows(const std::vector<int64_t>& rows) {
+  std::vector<std::pair<Isa, int64_t>> all;
+  for (Isa isa : available_isas()) {
+    for (int64_t count : rows) all.emplace_back(isa, count);
+  }
+  return all;
+}
+
 // Tails of every kind: one row, column or feature; blocks, panels and register tiles that are not full.
 constexpr Shape kShapes[] = {{1, 1, 1},    {3, 1, 17},    {2, 63, 15},   {1, 64, 16},
                              {5, 65, 33},  {7, 128, 48},  {8, 100, 1},   {9, 32, 50},
@@ -332,11 +341,11 @@ TEST(residual_may_be_the_output) {
 }
 
 TEST(a_value_that_is_not_finite_spoils_its_row_alone) {
-  const int64_t in = 150, out = 40, rows = 5;
+  const int64_t in = 150, out = 40;
   for (WeightFormat format : kFormats) {
     const Problem problem(format, in, out);
-    const std::vector<float> clean = random_normal(rows * in, 1.0f, 17);
-    for (Isa isa : available_isas()) {
+    for (const auto& [isa, rows] : sets_and_rows({5, 20})) {
+      const std::vector<float> clean = random_normal(rows * in, 1.0f, 17);
       const std::vector<float> expected = run(problem.arguments(clean), isa);
       for (float bad : {kNan, kInfinity, -kInfinity}) {
         for (int64_t position : {int64_t{0}, int64_t{70}, in - 1}) {
@@ -374,7 +383,7 @@ TEST(huge_tiny_and_subnormal_activations) {
   for (WeightFormat format : kFormats) {
     const Problem problem(format, in, out);
     for (float magnitude : {1e32f, 1e-30f, 1e-41f}) {
-      std::vector<float> x = random_normal(3 * in, 1.0f, 19);
+      std::vector<float> x = random_normal(20 * in, 1.0f, 19);
       for (float& value : x) value *= magnitude;
       const std::vector<float> expected = run(problem.arguments(x), Isa::kPortable);
       for (Isa isa : available_isas()) {
@@ -408,7 +417,7 @@ TEST(any_bytes_are_a_weight) {
   for (WeightFormat format : kFormats) {
     const int64_t in = 130, out = 40;
     Problem problem(format, in, out);
-    const std::vector<float> x = random_normal(9 * in, 1.0f, 22);
+    const std::vector<float> x = random_normal(20 * in, 1.0f, 22);
     for (int repeat = 0; repeat < 20; ++repeat) {
       for (size_t i = 0; i < problem.packed.size(); ++i)
         problem.packed.data()[i] = static_cast<uint8_t>(engine());
