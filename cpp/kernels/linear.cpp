@@ -20,10 +20,6 @@ constexpr int64_t kSerialProducts = int64_t{1} << 16;
 // From here on, smaller parts than one a thread even out delays.
 constexpr int64_t kLargeProducts = int64_t{1} << 25;
 constexpr int64_t kTasksPerThread = 4;
-// From so many rows a thread on, each thread takes its rows and all columns: it reads all weights then, but
-// what the operators pass on stays in its caches. With fewer rows weights count for more.
-constexpr int64_t kOwnRows = 16;
-constexpr int64_t kOwnTileRows = 32;  // where tiles multiply so fast that weights count for more still
 
 bool is_quantized(WeightFormat format) {
   return format == WeightFormat::kInt8 || format == WeightFormat::kInt4;
@@ -56,9 +52,8 @@ struct RowGroups {
   bool owned() const { return count > 1; }
 };
 
-int64_t group_count(WeightFormat format, int64_t rows, int64_t threads, Isa isa) {
-  const bool tiles = isa == Isa::kAmxInt8 && format == WeightFormat::kInt8;
-  return rows >= (tiles ? kOwnTileRows : kOwnRows) * threads ? threads : 1;
+int64_t group_count(const LinearVariant& variant, WeightFormat format, int64_t rows, int64_t threads) {
+  return rows >= variant.own_rows[static_cast<int>(format)] * threads ? threads : 1;
 }
 
 RowGroups make_groups(int64_t rows, int64_t max_tile_rows, int64_t count) {
@@ -129,7 +124,7 @@ LinearVariant make_variant(Isa isa) {
 
 WorkspaceSize linear_workspace(WeightFormat format, int64_t rows, int64_t in_features, int64_t threads,
                                Isa isa) {
-  const int64_t groups = group_count(format, rows, threads, isa);
+  const int64_t groups = group_count(make_variant(isa), format, rows, threads);
   const int64_t group_rows = divide_up(rows, groups);
   return {groups,
           prepared_bytes(format, group_rows, in_features) +
@@ -143,7 +138,7 @@ void linear(const LinearArguments& arguments, const Parallel& parallel, const Wo
   const LinearVariant variant = make_variant(isa);
   const auto format = static_cast<int>(a.format);
   const RowGroups groups = make_groups(a.rows, variant.max_tile_rows[format],
-                                       group_count(a.format, a.rows, parallel.threads(), isa));
+                                       group_count(variant, a.format, a.rows, parallel.threads()));
   const bool ready = a.rows == 1 && a.gamma == nullptr && !is_quantized(a.format);
   LinearTask task = {};
   task.arguments = a;

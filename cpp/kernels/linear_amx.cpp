@@ -28,8 +28,7 @@ constexpr int64_t kLineBytes = 64;  // of a tile's rows
 constexpr int kTileFloats = kLanes * kLanes;
 constexpr int64_t kHalfBytes = kBlockValues * kLanes;  // of a panel's block of 64
 constexpr int64_t kBlockBytes = kInt8RowBlocks * kHalfBytes;
-constexpr int64_t kGroupTiles =
-    8;  // that meet weights while these, and their sums, are in the first-level cache
+constexpr int64_t kGroupTiles = 8;  // that meet weights while the first-level cache holds these and the sums
 constexpr int64_t kLeastRows = 13;  // fewer are multiplied as fast without tiles
 
 // The tile registers: sums 0 to 3, rows 4, weights 5 and 6. Compilers know nothing of what is in them.
@@ -309,6 +308,7 @@ LinearVariant linear_amx() {
   constexpr auto kInt8 = static_cast<int>(WeightFormat::kInt8);
   variant.prepare_rows[kInt8] = quantize_int8;
   variant.multiply[kInt8] = multiply_int8;
+  variant.own_rows[kInt8] = 32;  // tiles multiply so fast that weights count for more still
   return variant;
 }
 

@@ -12,6 +12,7 @@ GPT2FAST_INLINE void add_format(WeightFormat format, LinearVariant& variant) {
   variant.prepare_rows[static_cast<int>(format)] = quantized ? quantize_rows<Ops> : interleave_rows<Ops>;
   variant.multiply[static_cast<int>(format)] = multiply<Tile>;
   variant.max_tile_rows[static_cast<int>(format)] = Tile::kMaxRows;
+  variant.own_rows[static_cast<int>(format)] = 16;
 }
 
 template <typename Ops>

@@ -67,6 +67,9 @@ struct LinearVariant {
   // Outputs of some tiles of rows and some panels; by WeightFormat.
   void (*multiply[4])(const LinearTask& task, Range tiles, Range panels);
   int64_t max_tile_rows[4];  // by WeightFormat
+  // From so many rows a thread on, each thread takes its rows and all columns: it reads all weights then, but
+  // what the operators pass on stays in its caches. With fewer rows weights count for more. By WeightFormat.
+  int64_t own_rows[4];
 };
 
 LinearVariant linear_portable();

@@ -1,8 +1,9 @@
 // The threads of a session's pool, and where they wake up.
 #include "ort/worker_threads.h"
 
-#include <system_error>
+#include <exception>
 #include <thread>
+#include <utility>
 
 #include "ort/library.h"
 
@@ -59,11 +60,12 @@ void WorkerThreads::serve(abi::SessionOptions* options) {
 
 abi::ThreadHandle WorkerThreads::start(abi::ThreadWork work, void* data) noexcept {
   try {
-    workers_.push_back(std::make_unique<Worker>());
-    workers_.back()->thread = std::thread(work, data);
+    workers_.reserve(workers_.size() + 1);  // nothing is to fail once the thread runs
+    auto worker = std::make_unique<Worker>();
+    worker->thread = std::thread(work, data);
+    workers_.push_back(std::move(worker));
     return reinterpret_cast<abi::ThreadHandle>(workers_.back().get());
   } catch (const std::exception&) {
-    if (!workers_.empty() && !workers_.back()->thread.joinable()) workers_.pop_back();
     return nullptr;
   }
 }
