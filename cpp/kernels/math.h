@@ -1,6 +1,8 @@
 // exp, exp2 and the activations over any Vec or Vecs. For one float use Vec<Scalar>: it gives the same bits.
 //
-// Polynomials are weighted minimax fits of the functions named beside them, rounded to float.
+// Polynomials are weighted minimax fits of the functions named beside them, rounded to float. Results below
+// about 2^-126, the smallest normal number, are 0: a denormal one takes Intel's processors more than a hundred
+// cycles, and softmax has one for each position that a row does not see.
 #pragma once
 
 #include "kernels/vecs.h"
@@ -13,8 +15,10 @@ concept FloatVectors = requires { V::set1(0.0f); };
 // e^x within 1.1 units in the last place. -inf gives 0, results above the largest float inf, NaN NaN.
 template <FloatVectors V>
 GPT2FAST_INLINE V exp(V x) {
-  // Beyond these bounds the result is 0 or inf. Operands in this order let a NaN through.
-  x = min(V::set1(89.0f), max(V::set1(-104.0f), x));
+  const V smallest = V::set1(-87.336f);  // just above log(2^-126)
+  const V wanted = x;
+  // Above this bound the result is inf. Operands in this order let a NaN through.
+  x = min(V::set1(89.0f), max(smallest, x));
   const V n = round_to_int(x * V::set1(0x1.715476p+0f));  // log2(e)
   V r = fma(n, V::set1(-0x1.62e430p-1f), x);              // ln(2) in two parts; |r| <= ln(2) / 2
   r = fma(n, V::set1(0x1.05c610p-29f), r);
@@ -23,10 +27,11 @@ GPT2FAST_INLINE V exp(V x) {
   p = fma(p, r, V::set1(4.166838899254799e-2f));
   p = fma(p, r, V::set1(1.666652113199234e-1f));
   p = fma(p, r, V::set1(4.999999403953552e-1f));
-  return scale_by_power_of_two(fma(r * r, p, r) + V::set1(1.0f), n);
+  const V result = scale_by_power_of_two(fma(r * r, p, r) + V::set1(1.0f), n);
+  return select_less(wanted, smallest, V::zero(), result);
 }
 
-// 2^x for x from -151 to 128, within 1 unit in the last place; 2^128 is inf. NaN gives NaN.
+// 2^x for x from -126 to 128, within 1 unit in the last place; 2^128 is inf. NaN gives NaN.
 template <FloatVectors V>
 GPT2FAST_INLINE V exp2_bounded(V x) {
   const V n = round_to_int(x);
@@ -43,7 +48,8 @@ GPT2FAST_INLINE V exp2_bounded(V x) {
 // 2^x for x <= 0, within 1 unit in the last place. -inf gives 0, NaN NaN.
 template <FloatVectors V>
 GPT2FAST_INLINE V exp2_nonpositive(V x) {
-  return exp2_bounded(max(V::set1(-151.0f), x));  // 2^-151 rounds to 0
+  const V smallest = V::set1(-126.0f);
+  return select_less(x, smallest, V::zero(), exp2_bounded(max(smallest, x)));
 }
 
 // x / 2 * (1 + tanh(u)), u = sqrt(2 / pi) * (x + 0.044715 x^3), GPT-2's GELU, as x / (1 + 2^(-2u log2(e))):
@@ -53,7 +59,7 @@ GPT2FAST_INLINE V gelu_tanh(V x) {
   constexpr float kLinear = -2.302208198144325f;   // -2 sqrt(2 / pi) log2(e)
   constexpr float kCubic = -0.10294323958002349f;  // times 0.044715
   const V exponent = x * fma(x * x, V::set1(kCubic), V::set1(kLinear));
-  return x / (V::set1(1.0f) + exp2_bounded(min(V::set1(128.0f), max(V::set1(-151.0f), exponent))));
+  return x / (V::set1(1.0f) + exp2_bounded(min(V::set1(128.0f), max(V::set1(-126.0f), exponent))));
 }
 
 // x * Phi(x), the standard normal distribution function: error below 1e-6, or below 1e-6 of |x| where that is
