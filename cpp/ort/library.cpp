@@ -29,6 +29,9 @@ void forbid_telemetry() {
 #endif
 }
 
+// Versions before this one ignore session.intra_op.spin_duration_us.
+constexpr uint32_t kSpinDurationVersion = 26;
+
 // The newest version of the table: a library 1.N offers version N. Asking for one that it does not have would
 // make it print.
 uint32_t offered_api_version(const std::string& version) {
@@ -74,7 +77,9 @@ Library::Library(const std::string& path) : path_(path) {
     throw LibraryError("'" + path + "' is ONNX Runtime " + version_ + ", which does not offer version " +
                        std::to_string(abi::kApiVersion) + " of its interface");
   }
-  has_tensor_sizes_ = offered_api_version(version_) >= abi::kTensorSizeApiVersion;
+  const uint32_t offered = offered_api_version(version_);
+  has_tensor_sizes_ = offered >= abi::kTensorSizeApiVersion;
+  has_spin_duration_ = offered >= kSpinDurationVersion;
   file.keep();
 }
 

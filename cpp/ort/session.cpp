@@ -11,6 +11,18 @@ namespace {
 using OptionsHandle = Handle<abi::SessionOptions, &abi::Api::ReleaseSessionOptions>;
 using TypeHandle = Handle<abi::TypeInfo, &abi::Api::ReleaseTypeInfo>;
 
+// Threads wait for the next operator spinning, a wake-up being as long as an operator. They go on for a moment
+// after a step, in which the next one often begins, and then sleep. Where the moment cannot be set it would be
+// tens of milliseconds: they sleep at once.
+void spin_between_operators(const abi::Api& api, abi::SessionOptions* options) {
+  check(api.AddSessionConfigEntry(options, "session.intra_op.allow_spinning", "1"));
+  if (Library::instance().has_spin_duration()) {
+    check(api.AddSessionConfigEntry(options, "session.intra_op.spin_duration_us", "100"));
+  } else {
+    check(api.AddSessionConfigEntry(options, "session.force_spinning_stop", "1"));
+  }
+}
+
 OptionsHandle make_options(const abi::Api& api, const SessionOptions& options,
                            const CustomOpDomain& operators, WorkerThreads& workers) {
   abi::SessionOptions* created = nullptr;
@@ -24,10 +36,7 @@ OptionsHandle make_options(const abi::Api& api, const SessionOptions& options,
   check(api.SetSessionGraphOptimizationLevel(created, abi::kOptimizeNothing));
   // A pattern is kept for ever for each combination of input shapes, of which ragged batches have no end.
   check(api.DisableMemPattern(created));
-  // Threads wait for the next operator spinning, a wake-up being as long as an operator, but sleep between
-  // steps.
-  check(api.AddSessionConfigEntry(created, "session.intra_op.allow_spinning", "1"));
-  check(api.AddSessionConfigEntry(created, "session.force_spinning_stop", "1"));
+  spin_between_operators(api, created);
   if (Library::instance().has_activation_allocator()) {
     check(api.AddSessionConfigEntry(created, "session.use_env_allocators", "1"));
   }
