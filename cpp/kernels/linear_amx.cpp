@@ -28,10 +28,11 @@ constexpr int64_t kLineBytes = 64;  // of a tile's rows
 constexpr int kTileFloats = kLanes * kLanes;
 constexpr int64_t kHalfBytes = kBlockValues * kLanes;  // of a panel's block of 64
 constexpr int64_t kBlockBytes = kInt8RowBlocks * kHalfBytes;
-constexpr int64_t kGroupTiles = 8;  // that meet weights while the first-level cache holds these and the sums
+constexpr int kMostPanels = 4;      // that meet rows while these are in tile registers
+constexpr int64_t kGroupTiles = 4;  // that meet weights while the first-level cache holds these and the sums
 constexpr int64_t kLeastRows = 13;  // fewer are multiplied as fast without tiles
 
-// The tile registers: sums 0 to 3, rows 4, weights 5 and 6. Compilers know nothing of what is in them.
+// The tile registers: sums 0 to 3, rows 4 and 5, weights 6 and 7. Compilers know nothing of what is in them.
 template <int tile>
 GPT2FAST_INLINE void load_tile(const void* lines) {
   asm volatile("tileloadd (%0,%1,1), %%tmm%c2" : : "r"(lines), "r"(kLineBytes), "i"(tile) : "memory");
@@ -65,7 +66,7 @@ class TileRegisters {
     static_assert(sizeof(configuration) == 64);
     for (int tile = 0; tile < 8; ++tile) {
       configuration.line_bytes[tile] = kLineBytes;
-      configuration.lines[tile] = static_cast<uint8_t>(tile < 5 ? height : kLanes);
+      configuration.lines[tile] = static_cast<uint8_t>(tile < 6 ? height : kLanes);
     }
     asm volatile("ldtilecfg %0" : : "m"(configuration));
   }
@@ -87,136 +88,119 @@ struct TileRows {
   }
 };
 
-// A tile of rows and some panels, block after block of 128, two at a time. What multiplies a pair of blocks
-// does a part of the later stages after each multiplication: the dot products of the pair before are stored,
-// and those of the pair before that scaled and added up. Stored or scaled earlier, they would be waited for.
+// A block of some panels, and what a tile of rows asks for while it meets them: the next tile's rows, for the
+// first-level cache, and a part of the next block, for the second. In between multiplications: more at once
+// than the processor can have under way would be waited for.
+template <int panels>
+struct PanelsBlock {
+  const uint8_t* weights[panels];
+  bool both;  // halves are there
+  const uint8_t* next_rows;
+  const uint8_t* next_weights[panels];
+  int64_t next_bytes;  // of each panel
+
+  GPT2FAST_INLINE void ask(int panel) const {
+    constexpr int64_t kRowBytes = kInt8RowBlocks * kLineBytes * kLanes / panels;
+    for (int64_t i = 0; i < kRowBytes; i += kLineBytes) __builtin_prefetch(next_rows + panel * kRowBytes + i);
+    for (int64_t i = 0; i < next_bytes; i += kLineBytes) __builtin_prefetch(next_weights[panel] + i, 0, 2);
+  }
+};
+
+// A tile of rows and some panels, block after block of 128. Between the multiplications of one block the dot
+// products of the block before are stored, and those of the one before that scaled and added up. Stored or
+// scaled earlier, they would be waited for.
 template <int panels>
 class Products {
  public:
-  // The blocks `block` and, if the panel has more than two halves from there on, the next. weights: of the
-  // first block. sums: [panels][16][16].
-  GPT2FAST_INLINE void add(const TileRows& rows, int64_t block, int64_t halves,
-                           const uint8_t* const (&weights)[panels], float* sums) {
-    if (scaled_->height == kLanes && scaled_->blocks == 2) {
-      start<true>(rows, block, halves, weights);
+  // sums: [panels][16][16].
+  GPT2FAST_INLINE void add(const TileRows& rows, int64_t block, const PanelsBlock<panels>& met, float* sums) {
+    if (scaled_->height == kLanes) {
+      start<true>(rows, block, met);
     } else {
-      start<false>(rows, block, halves, weights);
+      start<false>(rows, block, met);
     }
-    Pair* const pair = scaled_;  // by now
-    store<0>(*pair);
-    pair->height = rows.height;
-    pair->blocks = halves > kInt8RowBlocks ? 2 : 1;
-    pair->scales[0] = rows.scales(block);
-    pair->scales[1] = rows.scales(block + pair->blocks - 1);
-    pair->sums = sums;
-    pair->earlier = block > 0 ? 0xffff : 0;
+    Block* const begun = scaled_;  // and done with
     scaled_ = stored_;
-    stored_ = pair;
+    stored_ = begun;
+    begun->height = rows.height;
+    begun->scales = rows.scales(block);
+    begun->sums = sums;
+    begun->earlier = block > 0 ? 0xffff : 0;
   }
 
   // The stages that are left.
   GPT2FAST_INLINE void finish() {
     scale_rows<false>(*scaled_, 0, scaled_->height);
-    store<1>(*stored_);
+    store_from<0>();
     scale_rows<false>(*stored_, 0, stored_->height);
   }
 
  private:
-  struct Pair {
-    alignas(64) int32_t dots[2][panels * kTileFloats];
-    const float* scales[2] = {};
+  struct Block {
+    alignas(64) int32_t dots[panels * kTileFloats];
+    const float* scales = nullptr;
     float* sums = nullptr;
     int64_t height = 0;
-    int blocks = 0;
     __mmask16 earlier = 0;  // none where sums start
   };
 
-  // Halves of blocks. whole: the pair that is scaled has two blocks of 16 rows.
+  // whole: the block that is scaled has 16 rows.
   template <bool whole>
-  GPT2FAST_INLINE void start(const TileRows& rows, int64_t block, int64_t halves,
-                             const uint8_t* const (&weights)[panels]) {
-    const Pair& scaled = *scaled_;
-    clear<0>();
-    start_half<whole, 0>(rows.half(block, 0), true, weights, scaled);
-    start_half<whole, 1>(rows.half(block, 1), halves > 1, weights, scaled);
-    store<1>(*stored_);
-    clear<1>();
-    start_half<whole, 2>(rows.half(block + 1, 0), halves > 2, weights, scaled);
-    start_half<whole, 3>(rows.half(block + 1, 1), halves > 3, weights, scaled);
-  }
-
-  template <bool whole, int index>
-  static GPT2FAST_INLINE void start_half(const uint8_t* lines, bool wanted,
-                                         const uint8_t* const (&weights)[panels], const Pair& scaled) {
-    constexpr int first = index / 2 * 2;          // of the tiles that this block's sums are in
-    constexpr int kRows = kLanes / (4 * panels);  // to scale after each multiplication
-    constexpr int row = index * panels * kRows;
-    if (wanted) {
-      load_tile<4>(lines);
-      load_tile<5>(weights[0] + index * kHalfBytes);
-      add_products<first, 4, 5>();
-    }
-    scale<whole, kRows>(scaled, row);
-    if constexpr (panels > 1) {
-      if (wanted) {
-        load_tile<6>(weights[1] + index * kHalfBytes);
-        add_products<first + 1, 4, 6>();
-      }
-      scale<whole, kRows>(scaled, row + kRows);
+  GPT2FAST_INLINE void start(const TileRows& rows, int64_t block, const PanelsBlock<panels>& met) {
+    load_tile<4>(rows.half(block, 0));
+    if (met.both) load_tile<5>(rows.half(block, 1));
+    start_panel<whole, 0>(met);
+    if constexpr (panels > 1) start_panel<whole, 1>(met);
+    if constexpr (panels > 2) {
+      start_panel<whole, 2>(met);
+      start_panel<whole, 3>(met);
     }
   }
 
-  template <int which>
-  static GPT2FAST_INLINE void clear() {
-    clear_tile<2 * which>();
-    if constexpr (panels > 1) clear_tile<2 * which + 1>();
+  template <bool whole, int panel>
+  GPT2FAST_INLINE void start_panel(const PanelsBlock<panels>& met) {
+    store_tile<panel>(stored_->dots + panel * kTileFloats);
+    clear_tile<panel>();
+    load_tile<6>(met.weights[panel]);
+    add_products<panel, 4, 6>();
+    if (met.both) {
+      load_tile<7>(met.weights[panel] + kHalfBytes);
+      add_products<panel, 5, 7>();
+    }
+    met.ask(panel);
+    constexpr int64_t kRows = kLanes / panels;  // to scale after each panel
+    const int64_t begin = panel * kRows, end = begin + kRows;
+    scale_rows<whole>(*scaled_, begin, whole || end < scaled_->height ? end : scaled_->height);
   }
 
-  template <int which>
-  static GPT2FAST_INLINE void store(Pair& pair) {
-    store_tile<2 * which>(pair.dots[which]);
-    if constexpr (panels > 1) store_tile<2 * which + 1>(pair.dots[which] + kTileFloats);
-  }
-
-  template <bool whole, int count>
-  static GPT2FAST_INLINE void scale(const Pair& pair, int64_t begin) {
-    const int64_t end = begin + count;
-    scale_rows<whole>(pair, begin, whole || end < pair.height ? end : pair.height);
+  template <int panel>
+  GPT2FAST_INLINE void store_from() {
+    store_tile<panel>(stored_->dots + panel * kTileFloats);
+    if constexpr (panel + 1 < panels) store_from<panel + 1>();
   }
 
   template <bool whole>
-  static GPT2FAST_INLINE void scale_rows(const Pair& pair, int64_t begin, int64_t end) {
+  static GPT2FAST_INLINE void scale_rows(const Block& block, int64_t begin, int64_t end) {
     // Loaded once: as far as the compiler knows, a stored vector may change them.
-    const float* const scales[2] = {pair.scales[0], pair.scales[1]};
-    float* const sums = pair.sums;
-    const int64_t height = whole ? kLanes : pair.height;
-    const bool two = whole || pair.blocks == 2;
-    const __mmask16 earlier = pair.earlier;
+    const float* const scales = block.scales;
+    float* const sums = block.sums;
+    const int64_t height = whole ? kLanes : block.height;
+    const __mmask16 earlier = block.earlier;
     _Pragma("GCC unroll 4") for (int64_t r = begin; r < end; ++r) {
-      const int64_t at = r * kLanes;
-      V sum[panels];
+      const __m512i correction = _mm512_set1_epi32(reinterpret_cast<const int32_t*>(scales + r)[height]);
+      const V factor = V::set1(scales[r]);
       GPT2FAST_UNROLL for (int p = 0; p < panels; ++p) {
-        sum[p] = {_mm512_maskz_load_ps(earlier, sums + p * kTileFloats + at)};
+        const int64_t at = p * kTileFloats + r * kLanes;
+        const __m512i dot = _mm512_add_epi32(_mm512_load_si512(block.dots + at), correction);
+        const V sum = {_mm512_maskz_load_ps(earlier, sums + at)};
+        fma(V{_mm512_cvtepi32_ps(dot)}, factor, sum).store(sums + at);
       }
-      add_row(pair.dots[0] + at, scales[0] + r, height, sum);
-      if (two) add_row(pair.dots[1] + at, scales[1] + r, height, sum);
-      GPT2FAST_UNROLL for (int p = 0; p < panels; ++p) sum[p].store(sums + p * kTileFloats + at);
     }
   }
 
-  static GPT2FAST_INLINE void add_row(const int32_t* dots, const float* scale, int64_t height,
-                                      V (&sum)[panels]) {
-    const __m512i correction = _mm512_set1_epi32(reinterpret_cast<const int32_t*>(scale)[height]);
-    const V factor = V::set1(*scale);
-    GPT2FAST_UNROLL for (int p = 0; p < panels; ++p) {
-      const __m512i dot = _mm512_add_epi32(_mm512_load_si512(dots + p * kTileFloats), correction);
-      sum[p] = fma(V{_mm512_cvtepi32_ps(dot)}, factor, sum[p]);
-    }
-  }
-
-  Pair pairs_[2];
-  Pair* stored_ = pairs_;      // all but the last dot products are stored
-  Pair* scaled_ = pairs_ + 1;  // the one before
+  Block blocks_[2];
+  Block* stored_ = blocks_;      // the one before
+  Block* scaled_ = blocks_ + 1;  // the one before that
 };
 
 // Some tiles of rows and the panels that they meet.
@@ -233,7 +217,7 @@ class Multiplication {
   template <int panels>
   void run(int64_t panel) {
     Products<panels> products;
-    for (int64_t block = 0; block < blocks_; block += 2) add_blocks(panel, block, products);
+    for (int64_t block = 0; block < blocks_; ++block) add_block(panel, block, products);
     products.finish();
     for (int p = 0; p < panels; ++p) write<panels>(panel, p);
   }
@@ -243,21 +227,22 @@ class Multiplication {
     return task_.arguments.weight + panel * task_.panel_bytes + 4 * kLanes + block * kBlockBytes;
   }
 
-  // A pair of blocks and all tiles, which meanwhile ask the second-level cache for the next pair.
+  // A block and all tiles.
   template <int panels>
-  GPT2FAST_INLINE void add_blocks(int64_t panel, int64_t block, Products<panels>& products) {
+  GPT2FAST_INLINE void add_block(int64_t panel, int64_t block, Products<panels>& products) {
     const int64_t tiles = tiles_.end - tiles_.begin;
-    const uint8_t* ahead = block + 2 < blocks_ ? values(panel, block + 2) : values(panel + panels, 0);
-    const int64_t step = divide_up(2 * kBlockBytes, tiles * kLineBytes) * kLineBytes;
-    const uint8_t* weights[panels];
-    GPT2FAST_UNROLL for (int p = 0; p < panels; ++p) weights[p] = values(panel + p, block);
-    for (int64_t tile = 0; tile < tiles; ++tile, ahead += step) {
-      for (int p = 0; p < panels; ++p) {
-        const uint8_t* lines = ahead + p * task_.panel_bytes;
-        for (int64_t line = 0; line < step; line += kLineBytes) __builtin_prefetch(lines + line, 0, 2);
-      }
-      products.add(rows_[tile], block, halves_ - block * kInt8RowBlocks, weights,
-                   sums_ + tile * panels * kTileFloats);
+    const int64_t next = block + 1 < blocks_ ? block + 1 : 0;
+    PanelsBlock<panels> met;
+    GPT2FAST_UNROLL for (int p = 0; p < panels; ++p) {
+      met.weights[p] = values(panel + p, block);
+      met.next_weights[p] = values(next > 0 ? panel + p : panel + panels + p, next);
+    }
+    met.both = halves_ - block * kInt8RowBlocks > 1;
+    met.next_bytes = divide_up(kBlockBytes, tiles * kLineBytes) * kLineBytes;
+    for (int64_t tile = 0; tile < tiles; ++tile) {
+      met.next_rows = tile + 1 < tiles ? rows_[tile + 1].half(block, 0) : rows_[0].half(next, 0);
+      products.add(rows_[tile], block, met, sums_ + tile * panels * kTileFloats);
+      GPT2FAST_UNROLL for (int p = 0; p < panels; ++p) met.next_weights[p] += met.next_bytes;
     }
   }
 
@@ -277,7 +262,7 @@ class Multiplication {
   Range tiles_;
   int64_t halves_, blocks_;
   TileRows rows_[kGroupTiles];
-  alignas(64) float sums_[kGroupTiles * 2 * kTileFloats];
+  alignas(64) float sums_[kGroupTiles * kMostPanels * kTileFloats];
 };
 
 void quantize_int8(const LinearTask& task, Range rows, float* scratch, uint8_t* prepared) {
@@ -286,14 +271,22 @@ void quantize_int8(const LinearTask& task, Range rows, float* scratch, uint8_t* 
 }
 
 // Not inline: its sums are many for the stack of those who come with few rows.
-__attribute__((noinline)) void multiply_in_tiles(const LinearTask& task, Range tiles, Range panels) {
-  const TileRegisters registers(task.tiles.max_height());
+template <int panels>
+__attribute__((noinline)) void multiply_panels(const LinearTask& task, Range tiles, int64_t panel) {
   for (int64_t begin = tiles.begin; begin < tiles.end; begin += kGroupTiles) {
-    Multiplication group(task, {begin, begin + kGroupTiles < tiles.end ? begin + kGroupTiles : tiles.end});
-    int64_t panel = panels.begin;
-    for (; panel + 2 <= panels.end; panel += 2) group.run<2>(panel);
-    if (panel < panels.end) group.run<1>(panel);
+    Multiplication(task, {begin, begin + kGroupTiles < tiles.end ? begin + kGroupTiles : tiles.end})
+        .run<panels>(panel);
   }
+}
+
+void multiply_in_tiles(const LinearTask& task, Range tiles, Range panels) {
+  const TileRegisters registers(task.tiles.max_height());
+  int64_t panel = panels.begin;
+  for (; panel + kMostPanels <= panels.end; panel += kMostPanels) {
+    multiply_panels<kMostPanels>(task, tiles, panel);
+  }
+  for (; panel + 2 <= panels.end; panel += 2) multiply_panels<2>(task, tiles, panel);
+  if (panel < panels.end) multiply_panels<1>(task, tiles, panel);
 }
 
 void multiply_int8(const LinearTask& task, Range tiles, Range panels) {
