@@ -69,16 +69,18 @@ class UnitList {
     return std::min(divide_up(total_, kShareCost), kSharesPerThread * threads);
   }
 
-  // Calls visit(sequence, heads, first_row, rows) for the units that begin in the given share of the total
-  // cost, of neighbouring heads at once where rows are few.
+  // Calls visit(sequence, heads, first_row, rows) for the units whose middle lies in the given share of the
+  // total cost, of neighbouring heads at once where rows are few.
   template <typename Visit>
   void visit_share(int64_t share, int64_t shares, const Visit& visit) const {
     const Range costs = part(total_, share, shares);
     int64_t before = 0;
     for_each_tile([&](int64_t sequence, int64_t first_row, int64_t rows, int64_t cost) {
       const int64_t heads = arguments_.shape.heads;
-      const int64_t first = std::clamp<int64_t>(divide_up(costs.begin - before, cost), 0, heads);
-      const int64_t last = std::clamp<int64_t>(divide_up(costs.end - before, cost), 0, heads);
+      const auto heads_before = [&](int64_t border) {
+        return std::clamp<int64_t>(divide_up(border - before - cost / 2, cost), 0, heads);
+      };
+      const int64_t first = heads_before(costs.begin), last = heads_before(costs.end);
       const int64_t together = std::max<int64_t>(kRowsTogether / rows, 1);
       for (int64_t head = first; head < last; head += together) {
         visit(sequence, Range{head, std::min(head + together, last)}, first_row, rows);
@@ -104,8 +106,9 @@ class UnitList {
 
   // Of one head, from its first row's position on.
   int64_t cost(int64_t position, int64_t rows) const {
+    constexpr int64_t kRowCost = 3 * kLanes;  // what a row costs besides, in positions
     const int64_t seen = work_ == Work::kAppend ? 0 : position + (rows + 1) / 2;  // by a row, on average
-    return (rows + 2) * (seen + kLanes) * arguments_.shape.padded_head_dim() / kLanes;
+    return (rows + 2) * (seen + kRowCost) * arguments_.shape.padded_head_dim() / kLanes;
   }
 
   const AttentionArguments& arguments_;
