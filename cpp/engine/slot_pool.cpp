@@ -114,6 +114,7 @@ void SlotPool::release(int64_t index, std::span<const int32_t> tokens) {
     slot.in_use = false;
     slot.last_use = ++clock_;
     slot.tokens.assign(tokens.begin(), tokens.end());
+    slot.extent = std::max(slot.extent, static_cast<int64_t>(tokens.size()));
     remembered_tokens_ += static_cast<int64_t>(tokens.size());
     keep_within_budget_locked();
   }
@@ -129,9 +130,22 @@ void SlotPool::keep_within_budget_locked() {
     }
     if (oldest == nullptr) return;
     forget_locked(*oldest);
-    if (warm_ != nullptr && warm_ != oldest && is_empty(*warm_)) cache_.discard(warm_ - slots_.data());
-    warm_ = oldest;
+    keep_or_discard_locked(*oldest);
   }
+}
+
+void SlotPool::keep_or_discard_locked(Slot& slot) {
+  if (warm_ != nullptr && warm_ != &slot && is_empty(*warm_)) {
+    Slot& less = warm_->extent > slot.extent ? slot : *warm_;
+    discard_locked(less);
+    if (&less == &slot) return;
+  }
+  warm_ = &slot;
+}
+
+void SlotPool::discard_locked(Slot& slot) {
+  cache_.discard(&slot - slots_.data());
+  slot.extent = 0;
 }
 
 void SlotPool::clear_idle() {
@@ -140,7 +154,7 @@ void SlotPool::clear_idle() {
   for (Slot& slot : slots_) {
     if (slot.in_use) continue;
     forget_locked(slot);
-    cache_.discard(&slot - slots_.data());
+    discard_locked(slot);
   }
 }
 

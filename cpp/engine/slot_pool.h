@@ -61,6 +61,7 @@ class SlotPool {
   struct Slot {
     bool in_use = false;
     uint64_t last_use = 0;
+    int64_t extent = 0;           // positions that have had memory
     std::vector<int32_t> tokens;  // remembered while idle
   };
 
@@ -68,6 +69,9 @@ class SlotPool {
   // Waits a little for another caller to give a slot back; throws as acquire() says.
   void wait_for_release(std::unique_lock<std::mutex>& lock, const std::function<bool()>& interrupted);
   void forget_locked(Slot& slot);
+  // Of an idle slot that has been emptied.
+  void keep_or_discard_locked(Slot& slot);
+  void discard_locked(Slot& slot);
   void keep_within_budget_locked();
   // Whether a slot is idle and remembers nothing.
   static bool is_empty(const Slot& slot) { return !slot.in_use && slot.tokens.empty(); }
@@ -78,8 +82,8 @@ class SlotPool {
   std::mutex mutex_;
   std::condition_variable released_;
   std::vector<Slot> slots_;
-  // The empty slot that was emptied last keeps its memory for the next prompt: having it from the system anew
-  // costs a hundredth of a prompt's time.
+  // The empty slot with most memory keeps it for the next prompt: having it from the system anew costs some
+  // hundredths of a prompt's time. Of slots with as much, the one that was emptied last.
   Slot* warm_ = nullptr;
   int64_t remembered_tokens_ = 0;
   uint64_t clock_ = 0;

@@ -157,6 +157,29 @@ TEST(one_empty_slot_keeps_its_memory) {
   CHECK(!holds_something(cache, second));
 }
 
+TEST(the_slot_with_most_memory_keeps_it) {
+  KvCache cache({.heads = 2, .head_dim = 64, .positions = 128, .format = CacheFormat::kFloat32}, 2);
+  SlotPool pool(cache, 0);
+  const auto long_text = range(0, 128), short_text = range(0, 64);
+  const std::vector<float> ones(2 * 128 * 64, 1.0f);
+  const int64_t first = pool.try_acquire(long_text, true).slot;
+  const int64_t second = pool.try_acquire(short_text, true).slot;
+  cache.write(0, first, 0, 128, ones.data(), ones.data());
+  cache.write(0, second, 0, 64, ones.data(), ones.data());
+  pool.release(first, long_text);
+  pool.release(second, short_text);
+  CHECK(holds_something(cache, first));
+  CHECK(!holds_something(cache, second));
+  // A short text in the slot does not make it forget how much memory it has.
+  CHECK_EQ(pool.try_acquire(short_text, true).slot, first);
+  CHECK_EQ(pool.try_acquire(short_text, true).slot, second);
+  cache.write(0, second, 0, 64, ones.data(), ones.data());
+  pool.release(first, short_text);
+  pool.release(second, short_text);
+  CHECK(holds_something(cache, first));
+  CHECK(!holds_something(cache, second));
+}
+
 TEST(clearing_forgets_everything_idle) {
   KvCache cache = small_cache(1);
   SlotPool pool(cache, 1 << 20);
