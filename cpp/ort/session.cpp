@@ -11,9 +11,9 @@ namespace {
 using OptionsHandle = Handle<abi::SessionOptions, &abi::Api::ReleaseSessionOptions>;
 using TypeHandle = Handle<abi::TypeInfo, &abi::Api::ReleaseTypeInfo>;
 
-// Threads wait for the next operator spinning, a wake-up being as long as an operator. They go on for a moment
-// after a step, in which the next one often begins, and then sleep. Where the moment cannot be set it would be
-// tens of milliseconds: they sleep at once.
+// Threads wait for the next operator spinning, a wake-up being as long as an operator. They go on for a
+// moment after a step, in which the next one often begins, and then sleep. Where the moment cannot be set it
+// would be tens of milliseconds: they sleep at once.
 void spin_between_operators(const abi::Api& api, abi::SessionOptions* options) {
   check(api.AddSessionConfigEntry(options, "session.intra_op.allow_spinning", "1"));
   if (Library::instance().has_spin_duration()) {
