@@ -136,9 +136,8 @@ void SlotPool::keep_within_budget_locked() {
 
 void SlotPool::keep_or_discard_locked(Slot& slot) {
   if (warm_ != nullptr && warm_ != &slot && is_empty(*warm_)) {
-    Slot& less = warm_->extent > slot.extent ? slot : *warm_;
-    discard_locked(less);
-    if (&less == &slot) return;
+    if (warm_->extent > slot.extent) return discard_locked(slot);
+    discard_locked(*warm_);
   }
   warm_ = &slot;
 }

@@ -149,16 +149,11 @@ class Products {
   GPT2FAST_INLINE void start(const TileRows& rows, int64_t block, const PanelsBlock<panels>& met) {
     load_tile<4>(rows.half(block, 0));
     if (met.both) load_tile<5>(rows.half(block, 1));
-    start_panel<whole, 0>(met);
-    if constexpr (panels > 1) start_panel<whole, 1>(met);
-    if constexpr (panels > 2) {
-      start_panel<whole, 2>(met);
-      start_panel<whole, 3>(met);
-    }
+    start_from<whole, 0>(met);
   }
 
   template <bool whole, int panel>
-  GPT2FAST_INLINE void start_panel(const PanelsBlock<panels>& met) {
+  GPT2FAST_INLINE void start_from(const PanelsBlock<panels>& met) {
     store_tile<panel>(stored_->dots + panel * kTileFloats);
     clear_tile<panel>();
     load_tile<6>(met.weights[panel]);
@@ -171,6 +166,7 @@ class Products {
     constexpr int64_t kRows = kLanes / panels;  // to scale after each panel
     const int64_t begin = panel * kRows, end = begin + kRows;
     scale_rows<whole>(*scaled_, begin, whole || end < scaled_->height ? end : scaled_->height);
+    if constexpr (panel + 1 < panels) start_from<whole, panel + 1>(met);
   }
 
   template <int panel>
@@ -270,7 +266,8 @@ void quantize_int8(const LinearTask& task, Range rows, float* scratch, uint8_t* 
   (few ? quantize_rows<AmxOps> : quantize_rows<AmxOps, WholeRows>)(task, rows, scratch, prepared);
 }
 
-// Not inline: its sums are many for the stack of those who come with few rows.
+// All tiles meet these panels before others: the second-level cache holds them until then. Not inline: its
+// sums are many for the stack of those who come with few rows.
 template <int panels>
 __attribute__((noinline)) void multiply_panels(const LinearTask& task, Range tiles, int64_t panel) {
   for (int64_t begin = tiles.begin; begin < tiles.end; begin += kGroupTiles) {

@@ -2,7 +2,7 @@
 //
 // Polynomials are weighted minimax fits of the functions named beside them, rounded to float. Results below
 // about 2^-126, the smallest normal number, are 0: a denormal one takes Intel's processors more than a
-// hundred cycles, and softmax has one for each position that a row does not see.
+// hundred cycles, and softmax would have many, of positions that a row does not see.
 #pragma once
 
 #include "kernels/vecs.h"
@@ -16,11 +16,10 @@ concept FloatVectors = requires { V::set1(0.0f); };
 template <FloatVectors V>
 GPT2FAST_INLINE V exp(V x) {
   const V smallest = V::set1(-87.336f);  // just above log(2^-126)
-  const V wanted = x;
-  // Above this bound the result is inf. Operands in this order let a NaN through.
-  x = min(V::set1(89.0f), max(smallest, x));
-  const V n = round_to_int(x * V::set1(0x1.715476p+0f));  // log2(e)
-  V r = fma(n, V::set1(-0x1.62e430p-1f), x);              // ln(2) in two parts; |r| <= ln(2) / 2
+  // Above the other bound the result is inf. Operands in this order let a NaN through.
+  const V bounded = min(V::set1(89.0f), max(smallest, x));
+  const V n = round_to_int(bounded * V::set1(0x1.715476p+0f));  // log2(e)
+  V r = fma(n, V::set1(-0x1.62e430p-1f), bounded);              // ln(2) in two parts; |r| <= ln(2) / 2
   r = fma(n, V::set1(0x1.05c610p-29f), r);
   V p = V::set1(1.381459878757596e-3f);  // (e^r - 1 - r) / r^2
   p = fma(p, r, V::set1(8.368716575205326e-3f));
@@ -28,7 +27,7 @@ GPT2FAST_INLINE V exp(V x) {
   p = fma(p, r, V::set1(1.666652113199234e-1f));
   p = fma(p, r, V::set1(4.999999403953552e-1f));
   const V result = scale_by_power_of_two(fma(r * r, p, r) + V::set1(1.0f), n);
-  return select_less(wanted, smallest, V::zero(), result);
+  return select_less(x, smallest, V::zero(), result);
 }
 
 // 2^x for x from -126 to 128, within 1 unit in the last place; 2^128 is inf. NaN gives NaN.
