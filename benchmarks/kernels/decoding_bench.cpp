@@ -12,8 +12,8 @@
 
 #include "decoding/log_probabilities.h"
 #include "decoding/prompt_lookup.h"
-#include "decoding/sampler.h"
 #include "decoding/stop_matcher.h"
+#include "decoding/token_chooser.h"
 
 using namespace gpt2fast;
 

@@ -8,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-#include "decoding/token_history.h"
+#include "decoding/token_counts.h"
 #include "gpt2fast/generation_options.h"
 
 namespace gpt2fast {

@@ -6,7 +6,7 @@
 #include <span>
 #include <vector>
 
-#include "decoding/sampler.h"
+#include "decoding/token_chooser.h"
 #include "engine/stepper.h"
 #include "gpt2fast/engine.h"
 

@@ -3,8 +3,8 @@
 
 #include <cstdint>
 
-#include "engine/reserved_memory.h"
 #include "kernels/attention.h"
+#include "system/reserved_memory.h"
 
 namespace gpt2fast {
 

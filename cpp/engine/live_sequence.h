@@ -10,8 +10,8 @@
 
 #include "decoding/log_probabilities.h"
 #include "decoding/prompt_lookup.h"
-#include "decoding/sampler.h"
 #include "decoding/stop_matcher.h"
+#include "decoding/token_chooser.h"
 #include "engine/assistant.h"
 #include "gpt2fast/engine.h"
 

@@ -8,10 +8,10 @@
 #include <vector>
 
 #include "engine/kv_cache.h"
-#include "engine/reserved_memory.h"
 #include "kernels/linear.h"
 #include "ort/session.h"
 #include "ort/value.h"
+#include "system/reserved_memory.h"
 
 namespace gpt2fast {
 

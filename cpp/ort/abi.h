@@ -1,6 +1,6 @@
 // The part of ONNX Runtime's C interface that we use, declared in our own words, so that building needs none
 // of its headers. The function table is append-only: an entry, once published, keeps its place for ever.
-// tests/cpp/abi_check.cpp compares every place and value below with the official header.
+// tests/cpp/ort/abi_check.cpp compares every place and value below with the official header.
 #pragma once
 
 #include <cstddef>

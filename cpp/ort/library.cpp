@@ -8,7 +8,7 @@
 
 #include "gpt2fast/errors.h"
 #include "ort/activation_memory.h"
-#include "ort/shared_library.h"
+#include "system/shared_library.h"
 
 namespace gpt2fast {
 

@@ -2,7 +2,7 @@
 #include "ort/session.h"
 
 #include "gpt2fast/errors.h"
-#include "ort/native_path.h"
+#include "system/native_path.h"
 
 namespace gpt2fast {
 

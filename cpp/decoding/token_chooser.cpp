@@ -1,0 +1,120 @@
+// The choice of a token, and the distribution that it is drawn from.
+#include "decoding/token_chooser.h"
+
+#include <algorithm>
+#include <cfloat>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+
+#include "decoding/log_probabilities.h"
+#include "decoding/random.h"
+#include "kernels/linear.h"
+
+namespace gpt2fast {
+namespace {
+
+const SamplingOptions& checked(const SamplingOptions& options) {
+  const auto require = [](bool valid, const char* rule, double value) {
+    if (valid) return;
+    std::ostringstream message;
+    message << rule << ", got " << value;
+    throw std::invalid_argument(message.str());
+  };
+  require(options.temperature > 0 && options.temperature <= FLT_MAX,
+          "temperature must be positive and finite", options.temperature);
+  require(options.top_k >= 0, "top_k must not be negative", options.top_k);
+  require(options.top_p > 0 && options.top_p <= 1, "top_p must be in (0, 1]", options.top_p);
+  require(options.min_p >= 0 && options.min_p <= 1, "min_p must be in [0, 1]", options.min_p);
+  require(options.typical_p > 0 && options.typical_p <= 1, "typical_p must be in (0, 1]", options.typical_p);
+  return options;
+}
+
+// The largest of `scores`, of which `maxima` tells as LinearArguments::maxima does, or is empty.
+Extremum find_max(std::span<const float> scores, std::span<const float> maxima) {
+  const auto of = [](std::span<const float> x) {
+    return vocabulary_kernels().find_max(x.data(), static_cast<int64_t>(x.size()));
+  };
+  const Extremum largest = of(maxima);
+  if (maxima.empty() || !largest.is_regular) return of(scores);
+  const auto begin = static_cast<size_t>(largest.index / kMaximaLanes * kMaximaColumns);
+  const size_t count = std::min(static_cast<size_t>(kMaximaColumns), scores.size() - begin);
+  Extremum found = of(scores.subspan(begin, count));
+  found.index += static_cast<int64_t>(begin);
+  return found;
+}
+
+}  // namespace
+
+TokenChooser::TokenChooser(const SamplingOptions& options, std::span<const int32_t> eos_token_ids,
+                           int64_t vocab_size, int64_t max_length)
+    : options_(checked(options)),
+      processors_(options, eos_token_ids, vocab_size, max_length),
+      scores_(std::make_unique_for_overwrite<float[]>(static_cast<size_t>(vocab_size))),
+      candidates_(vocab_size) {}
+
+TokenChooser::Choice TokenChooser::choose(std::span<const float> logits, const TokenHistory& history,
+                                          const uint32_t* allowed, bool want_logprob, ChoiceHook* hook,
+                                          std::span<const float> maxima) {
+  Choice choice;
+  const std::span<const float> scores = process(logits, history, allowed, hook);
+  if (scores.data() != logits.data()) maxima = {};
+  const Extremum best = find_best(scores, maxima, history);
+  if (best.value < -FLT_MAX) return choice;
+  choice.token = static_cast<int32_t>(best.index);
+  if (options_.do_sample) {
+    filter(scores, best.value);
+    choice.token = candidates_.pick(uniform_draw(options_.seed, history.output.size()));
+  }
+  if (want_logprob) choice.logprob = log_probability(logits, choice.token);
+  return choice;
+}
+
+void TokenChooser::distribution(std::span<const float> logits, const TokenHistory& history,
+                                const uint32_t* allowed, std::span<float> probabilities) {
+  std::fill(probabilities.begin(), probabilities.end(), 0.0f);
+  const std::span<const float> scores = process(logits, history, allowed, nullptr);
+  const Extremum best = find_best(scores, {}, history);
+  if (best.value < -FLT_MAX) return;
+  filter(scores, best.value);
+  const double total = candidates_.total_weight();
+  for (int64_t i = 0; i < candidates_.count(); ++i) {
+    probabilities[static_cast<size_t>(candidates_.id(i))] =
+        static_cast<float>(static_cast<double>(candidates_.weight(i)) / total);
+  }
+}
+
+std::span<const float> TokenChooser::process(std::span<const float> logits, const TokenHistory& history,
+                                             const uint32_t* allowed, ChoiceHook* hook) {
+  if (processors_.empty() && allowed == nullptr && hook == nullptr) return logits;
+  const std::span<float> scores(scores_.get(), logits.size());
+  std::copy(logits.begin(), logits.end(), scores.begin());
+  processors_.apply(scores, history, allowed);
+  if (hook != nullptr) hook->process_scores(history, scores);
+  return scores;
+}
+
+Extremum TokenChooser::find_best(std::span<const float> scores, std::span<const float> maxima,
+                                 const TokenHistory& history) const {
+  const Extremum best = find_max(scores, maxima);
+  if (!best.is_regular) {
+    throw std::runtime_error("a score of output token " + std::to_string(history.output.size()) +
+                             " is NaN or infinite: the model produced it, or a penalty or bias is too large");
+  }
+  return best;
+}
+
+void TokenChooser::filter(std::span<const float> scores, float best) {
+  candidates_.reset(scores, best);
+  if (!options_.do_sample) {
+    candidates_.weigh(1.0f);
+    return;
+  }
+  if (options_.top_k > 0) candidates_.keep_top_k(options_.top_k);
+  candidates_.weigh(options_.temperature);
+  if (options_.top_p < 1) candidates_.keep_top_p(options_.top_p);
+  if (options_.min_p > 0) candidates_.keep_min_p(options_.min_p);
+  if (options_.typical_p < 1) candidates_.keep_typical(options_.typical_p);
+}
+
+}  // namespace gpt2fast

@@ -1,0 +1,287 @@
+// Linear, LayerNorm and Embed give what their kernels give, and refuse graphs that would read outside their
+// tensors.
+#include <array>
+#include <cstring>
+#include <functional>
+#include <limits>
+
+#include "kernels/embedding.h"
+#include "kernels/layer_norm.h"
+#include "kernels/linear.h"
+#include "kernels/packing.h"
+#include "ops/registry.h"
+#include "support/kernel_testing.h"
+#include "support/ort_testing.h"
+
+namespace gpt2fast::testing {
+namespace {
+
+constexpr ElementType kFloat = ElementType::kFloat32;
+constexpr ElementType kInt = ElementType::kInt32;
+constexpr ElementType kByte = ElementType::kUInt8;
+
+std::vector<uint8_t> packed(WeightFormat format, int64_t in_features, int64_t out_features) {
+  const std::vector<float> w = ramp(static_cast<size_t>(in_features * out_features), 3);
+  std::vector<uint8_t> bytes(packed_weight_bytes(format, in_features, out_features));
+  pack_columns(format, w.data(), out_features, 1, in_features, out_features, bytes.data(), Serial());
+  return bytes;
+}
+
+// A vector's bytes at the alignment that kernels read weights with.
+class Aligned {
+ public:
+  explicit Aligned(const std::vector<uint8_t>& bytes) : bytes_(bytes.size()) {
+    std::memcpy(bytes_.data(), bytes.data(), bytes.size());
+  }
+  const uint8_t* data() const { return bytes_.data(); }
+
+ private:
+  AlignedBytes bytes_;
+};
+
+// ---- Linear
+
+// What a test may get wrong on purpose.
+struct LinearGraph {
+  int64_t in_features = 70;
+  int64_t out_features = 20;
+  int64_t format = 2;
+  int64_t activation = 1;
+  float epsilon = 1e-5f;
+  int64_t weight_bytes = 0;  // 0: the right size
+  int64_t bias_size = 20;
+  int64_t gamma_size = 70;
+  bool constant_weight = true;
+  bool beta = true;
+};
+
+Model linear_model(const LinearGraph& graph) {
+  std::vector<uint8_t> weight = packed(WeightFormat::kInt8, 70, 20);
+  if (graph.format == 0) weight = packed(WeightFormat::kFloat32, 70, 20);
+  if (graph.weight_bytes != 0) weight.resize(static_cast<size_t>(graph.weight_bytes));
+  const auto weight_bytes = static_cast<int64_t>(weight.size());
+  Model model;
+  model.input("x", kFloat, {Model::kAny, Model::kAny}).input("residual", kFloat, {Model::kAny, Model::kAny});
+  if (graph.constant_weight) {
+    model.weight<uint8_t>("weight", kByte, {weight_bytes}, weight);
+  } else {
+    model.input("weight", kByte, {weight_bytes});
+  }
+  model.weight<float>("bias", kFloat, {graph.bias_size}, ramp(static_cast<size_t>(graph.bias_size), 4));
+  model.weight<float>("gamma", kFloat, {graph.gamma_size}, ramp(static_cast<size_t>(graph.gamma_size), 5));
+  model.weight<float>("beta", kFloat, {graph.gamma_size}, ramp(static_cast<size_t>(graph.gamma_size), 6));
+  return model
+      .node(Node("Linear", {"x", "weight", "bias", "gamma", graph.beta ? "beta" : "", "residual"}, "y")
+                .set("in_features", graph.in_features)
+                .set("out_features", graph.out_features)
+                .set("format", graph.format)
+                .set("activation", graph.activation)
+                .set("epsilon", graph.epsilon))
+      .output("y", kFloat, {Model::kAny, Model::kAny});
+}
+
+ORT_TEST(linear_equals_its_kernel) {
+  const int64_t rows = 5;
+  for (const WeightFormat format : {WeightFormat::kFloat32, WeightFormat::kInt8}) {
+    LinearGraph graph;
+    graph.format = static_cast<int64_t>(format);
+    LoadedModel model(linear_model(graph), 2);
+    std::vector<float> x = ramp(rows * 70, 1);
+    std::vector<float> residual = ramp(rows * 20, 2);
+    std::vector<float> y(rows * 20);
+    model.input("x", x, kFloat, {rows, 70});
+    model.input("residual", residual, kFloat, {rows, 20});
+    model.output("y", y, {rows, 20});
+    model.run();
+
+    const Aligned weight(packed(format, 70, 20));
+    const std::vector<float> bias = ramp(20, 4);
+    const std::vector<float> gamma = ramp(70, 5);
+    const std::vector<float> beta = ramp(70, 6);
+    std::vector<float> expected(rows * 20);
+    Workspace workspace;
+    linear({.rows = rows,
+            .in_features = 70,
+            .out_features = 20,
+            .format = format,
+            .activation = Activation::kGeluTanh,
+            .epsilon = 1e-5f,
+            .x = x.data(),
+            .weight = weight.data(),
+            .bias = bias.data(),
+            .gamma = gamma.data(),
+            .beta = beta.data(),
+            .residual = residual.data(),
+            .y = expected.data()},
+           Serial(), workspace.reserve(linear_workspace(format, rows, 70, 1)));
+    CHECK(y == expected);
+  }
+}
+
+ORT_TEST(linear_takes_no_rows) {
+  LoadedModel model(linear_model({}));
+  std::vector<float> nothing;
+  model.input("x", nothing, kFloat, {0, 70});
+  model.input("residual", nothing, kFloat, {0, 20});
+  model.output("y", nothing, {0, 20});
+  model.run();
+}
+
+ORT_TEST(linear_refuses_hostile_graphs) {
+  const auto message = [](const std::function<void(LinearGraph&)>& change) {
+    LinearGraph graph;
+    change(graph);
+    return error_of<ModelError>([&] { LoadedModel model(linear_model(graph)); });
+  };
+  CHECK_EQ(message([](LinearGraph&) {}), std::string());
+  CHECK(contains(message([](LinearGraph& g) { g.weight_bytes = 64; }), "weight must have shape"));
+  CHECK(contains(message([](LinearGraph& g) { g.out_features = 21; }), "must have shape"));
+  CHECK(
+      contains(message([](LinearGraph& g) { g.in_features = int64_t{1} << 62; }), "in_features must be in"));
+  CHECK(contains(message([](LinearGraph& g) { g.in_features = 0; }), "in_features must be in"));
+  CHECK(contains(message([](LinearGraph& g) { g.out_features = -1; }), "out_features must be in"));
+  CHECK(contains(message([](LinearGraph& g) { g.format = 4; }), "format must be in"));
+  CHECK(contains(message([](LinearGraph& g) { g.format = -1; }), "format must be in"));
+  CHECK(contains(message([](LinearGraph& g) { g.format = int64_t{1} << 32; }), "format must be in"));
+  CHECK(contains(message([](LinearGraph& g) { g.activation = 9; }), "activation must be in"));
+  CHECK(contains(message([](LinearGraph& g) { g.epsilon = -1.0f; }), "epsilon must be in"));
+  CHECK(contains(message([](LinearGraph& g) { g.epsilon = std::numeric_limits<float>::quiet_NaN(); }),
+                 "epsilon"));
+  CHECK(contains(message([](LinearGraph& g) { g.bias_size = 19; }), "bias must have shape [20]"));
+  CHECK(contains(message([](LinearGraph& g) { g.gamma_size = 69; }), "gamma must have shape [70]"));
+  CHECK(contains(message([](LinearGraph& g) { g.constant_weight = false; }), "weight must be a constant"));
+  CHECK(contains(message([](LinearGraph& g) { g.beta = false; }), "gamma and beta"));
+  CHECK(contains(message([](LinearGraph& g) { g.format = 9; }), "'y_node'"));  // errors name the node
+}
+
+ORT_TEST(linear_refuses_wrong_shapes) {
+  const auto message = [](const std::vector<int64_t>& x_shape, const std::vector<int64_t>& residual_shape) {
+    LoadedModel model(linear_model({}));
+    std::vector<float> x(static_cast<size_t>(x_shape[0] * x_shape[1]));
+    std::vector<float> residual(static_cast<size_t>(residual_shape[0] * residual_shape[1]));
+    std::vector<float> y(40);
+    model.input("x", x, kFloat, x_shape);
+    model.input("residual", residual, kFloat, residual_shape);
+    model.output("y", y, {2, 20});
+    return error_of<ModelError>([&] { model.run(); });
+  };
+  CHECK_EQ(message({2, 70}, {2, 20}), std::string());
+  CHECK(contains(message({2, 69}, {2, 20}), "x must be rows of 70 elements, got 138"));
+  CHECK(contains(message({2, 70}, {1, 20}), "residual must have 40 elements, got 20"));
+  CHECK(!message({3, 70}, {3, 20}).empty());  // larger than the buffer bound to y
+}
+
+ORT_TEST(linear_refuses_unaligned_weights) {
+  const TemporaryFolder folder;
+  const std::vector<uint8_t> weight = packed(WeightFormat::kInt8, 64, 16);
+  const auto bytes = static_cast<int64_t>(weight.size());
+  StepContext context;
+  const OpRegistry registry(context);
+  for (const int64_t offset : {int64_t{4096}, int64_t{4097}}) {
+    std::string file(static_cast<size_t>(offset), '\0');
+    folder.write("weights.bin", file.append(weight.begin(), weight.end()));
+    const Model model = Model()
+                            .input("x", kFloat, {Model::kAny, 64})
+                            .external_weight("weight", kByte, {bytes}, "weights.bin", offset, bytes)
+                            .node(Node("Linear", {"x", "weight"}, "y")
+                                      .set("in_features", int64_t{64})
+                                      .set("out_features", int64_t{16})
+                                      .set("format", int64_t{2})
+                                      .set("activation", int64_t{0}))
+                            .output("y", kFloat, {Model::kAny, 16});
+    const std::string path = folder.write("model.onnx", model.encoded());
+    const std::string message =
+        error_of<ModelError>([&] { Session(path, SessionOptions{}, registry.domain()); });
+    CHECK_EQ(message.empty(), offset == 4096);
+    CHECK(message.empty() || contains(message, "multiple of 64"));
+  }
+}
+
+// ---- LayerNorm
+
+ORT_TEST(layer_norm_equals_its_kernel) {
+  const std::vector<float> gamma = ramp(24, 1);
+  const std::vector<float> beta = ramp(24, 2);
+  LoadedModel model(Model()
+                        .input("x", kFloat, {Model::kAny, 24})
+                        .weight<float>("gamma", kFloat, {24}, gamma)
+                        .weight<float>("beta", kFloat, {24}, beta)
+                        .node(Node("LayerNorm", {"x", "gamma", "beta"}, "y").set("epsilon", 1e-5f))
+                        .output("y", kFloat, {Model::kAny, 24}));
+  std::vector<float> x = ramp(3 * 24, 3);
+  std::vector<float> y(3 * 24);
+  model.input("x", x, kFloat, {3, 24});
+  model.output("y", y, {3, 24});
+  model.run();
+  std::vector<float> expected(3 * 24);
+  layer_norm(x.data(), 3, 24, gamma.data(), beta.data(), 1e-5f, expected.data(), Serial());
+  CHECK(y == expected);
+}
+
+ORT_TEST(layer_norm_refuses_unequal_vectors) {
+  const std::vector<float> vector = ramp(24, 1);
+  const Model model = Model()
+                          .input("x", kFloat, {Model::kAny, 24})
+                          .weight<float>("gamma", kFloat, {24}, vector)
+                          .weight<float>("beta", kFloat, {23}, std::span(vector).first(23))
+                          .node(Node("LayerNorm", {"x", "gamma", "beta"}, "y").set("epsilon", 1e-5f))
+                          .output("y", kFloat, {Model::kAny, 24});
+  CHECK(contains(error_of<ModelError>([&] { LoadedModel loaded(model); }), "beta must have shape [24]"));
+}
+
+// ---- Embed
+
+Model embed_model(int64_t vocabulary, int64_t positions_width) {
+  const std::vector<uint8_t> table = packed(WeightFormat::kInt8, 24, 30);
+  return Model()
+      .input("input_ids", kInt, {Model::kAny})
+      .input("positions", kInt, {Model::kAny})
+      .weight<uint8_t>("table", kByte, {static_cast<int64_t>(table.size())}, table)
+      .weight<float>("positions_table", kFloat, {10, positions_width},
+                     ramp(static_cast<size_t>(10 * positions_width), 7))
+      .node(Node("Embed", {"input_ids", "positions", "table", "positions_table"}, "y")
+                .set("width", int64_t{24})
+                .set("vocabulary", vocabulary)
+                .set("format", int64_t{2}))
+      .output("y", kFloat, {Model::kAny, 24});
+}
+
+std::string embed_error(std::vector<int32_t> ids, std::vector<int32_t> positions) {
+  LoadedModel model(embed_model(30, 24));
+  std::vector<float> y(ids.size() * 24);
+  model.input("input_ids", ids, kInt, {static_cast<int64_t>(ids.size())});
+  model.input("positions", positions, kInt, {static_cast<int64_t>(positions.size())});
+  model.output("y", y, {static_cast<int64_t>(ids.size()), 24});
+  return error_of<ModelError>([&] { model.run(); });
+}
+
+ORT_TEST(embed_equals_its_kernel) {
+  LoadedModel model(embed_model(30, 24));
+  std::vector<int32_t> ids = {29, 0, 7};
+  std::vector<int32_t> positions = {0, 9, 1};
+  std::vector<float> y(3 * 24);
+  model.input("input_ids", ids, kInt, {3});
+  model.input("positions", positions, kInt, {3});
+  model.output("y", y, {3, 24});
+  model.run();
+  const Aligned table(packed(WeightFormat::kInt8, 24, 30));
+  const std::vector<float> positions_table = ramp(10 * 24, 7);
+  std::vector<float> expected(3 * 24);
+  embed(WeightFormat::kInt8, table.data(), positions_table.data(), ids.data(), positions.data(), 3, 24,
+        expected.data(), Serial());
+  CHECK(y == expected);
+}
+
+ORT_TEST(embed_refuses_what_is_outside_its_tables) {
+  CHECK_EQ(embed_error({0, 29}, {0, 9}), std::string());
+  CHECK(contains(embed_error({0, 30}, {0, 1}), "input_ids must be in [0, 30), got 30"));
+  CHECK(contains(embed_error({-1}, {0}), "input_ids must be in [0, 30), got -1"));
+  CHECK(contains(embed_error({0}, {10}), "positions must be in [0, 10), got 10"));
+  CHECK(contains(embed_error({0, 1}, {0}), "positions must have 2 elements"));
+  CHECK(contains(error_of<ModelError>([] { LoadedModel model(embed_model(33, 24)); }),
+                 "table must have shape"));
+  CHECK(contains(error_of<ModelError>([] { LoadedModel model(embed_model(30, 23)); }), "positions_table"));
+}
+
+}  // namespace
+}  // namespace gpt2fast::testing

@@ -1,0 +1,129 @@
+// Loading the library and models, and running the smallest of them.
+#include <array>
+#include <cstdlib>
+#include <string_view>
+
+#include "ort/session.h"
+#include "support/ort_testing.h"
+
+namespace gpt2fast::testing {
+namespace {
+
+constexpr ElementType kFloat = ElementType::kFloat32;
+
+Model add_model() {
+  const std::array<float, 2> one = {1, 10};
+  return Model()
+      .input("x", kFloat, {Model::kAny, 2})
+      .weight<float>("one", kFloat, {2}, one)
+      .node(Node("Add", {"x", "one"}, "y", ""))
+      .output("y", kFloat, {Model::kAny, 2});
+}
+
+TEST(nothing_works_before_loading) { CHECK_THROWS(Library::instance(), LibraryError); }
+
+TEST(missing_library_is_named) {
+  const std::string message = error_of<LibraryError>([] { Library::load("/nowhere/libonnxruntime.so"); });
+  CHECK(contains(message, "/nowhere/libonnxruntime.so"));
+}
+
+TEST(file_that_is_no_library_is_refused) {
+  const TemporaryFolder folder;
+  const std::string path = folder.write("text.so", "not a library");
+  CHECK(contains(error_of<LibraryError>([&] { Library::load(path); }), path));
+}
+
+#ifdef __linux__
+TEST(library_that_is_not_onnx_runtime_is_refused) {
+  const std::string message = error_of<LibraryError>([] { Library::load("libm.so.6"); });
+  CHECK(contains(message, "OrtGetApiBase"));
+}
+#endif
+
+ORT_TEST(library_loads_once) {
+  const Library& library = Library::load(library_path());
+  CHECK_EQ(&library, &Library::instance());
+  CHECK_EQ(library.path(), std::string(library_path()));
+  CHECK(contains(library.version(), "."));
+  CHECK_THROWS(Library::load("/another/libonnxruntime.so"), LibraryError);
+  const char* disabled = std::getenv("ORT_DISABLE_TELEMETRY");
+  CHECK(disabled != nullptr && std::string_view(disabled) == "1");
+}
+
+ORT_TEST(session_describes_its_model) {
+  LoadedModel model(add_model());
+  const Session& session = model.session();
+  CHECK_EQ(session.inputs().size(), size_t{1});
+  CHECK_EQ(session.inputs()[0].name, std::string("x"));
+  CHECK_EQ(session.inputs()[0].type, kFloat);
+  CHECK_EQ(session.inputs()[0].shape.size(), size_t{2});
+  CHECK_EQ(session.inputs()[0].shape[0], int64_t{-1});
+  CHECK_EQ(session.inputs()[0].shape[1], int64_t{2});
+  CHECK_EQ(session.outputs().size(), size_t{1});
+  CHECK_EQ(session.outputs()[0].name, std::string("y"));
+}
+
+ORT_TEST(outputs_land_in_the_bound_buffer) {
+  LoadedModel model(add_model());
+  std::vector<float> x = {1, 2, 3, 4};
+  std::vector<float> y(4);
+  model.input("x", x, kFloat, {2, 2});
+  model.output("y", y, {2, 2});
+  model.run();
+  CHECK(y == (std::vector<float>{2, 12, 4, 14}));
+  x[0] = 100;  // the next run reads what the buffer holds then
+  model.run();
+  CHECK_EQ(y[0], 101.0f);
+}
+
+ORT_TEST(wrong_bindings_are_refused) {
+  LoadedModel model(add_model());
+  std::vector<float> x(3);
+  std::vector<float> y(3);
+  model.input("x", x, kFloat, {1, 3});
+  model.output("y", y, {1, 3});
+  CHECK_THROWS(model.run(), ModelError);
+  CHECK_THROWS(model.input("unknown", x, kFloat, {3}), ModelError);
+  CHECK_THROWS(Value::tensor(x.data(), 12, std::array<int64_t, 1>{4}, kFloat), std::invalid_argument);
+  CHECK_THROWS(Value::tensor(x.data(), 12, std::array<int64_t, 1>{-3}, kFloat), ModelError);
+}
+
+ORT_TEST(unusable_models_are_refused) {
+  const TemporaryFolder folder;
+  StepContext context;
+  const OpRegistry registry(context);
+  const auto load = [&](const std::string& path) {
+    return error_of<ModelError>([&] { Session(path, SessionOptions{}, registry.domain()); });
+  };
+  CHECK(contains(load("/nowhere/model.onnx"), "/nowhere/model.onnx"));
+  const std::string garbage = folder.write("garbage.onnx", "\xff\xff\xff\xff garbage");
+  CHECK(contains(load(garbage), garbage));
+  const std::string whole = add_model().encoded();
+  CHECK(!load(folder.write("cut.onnx", whole.substr(0, whole.size() / 2))).empty());
+  const Model replaceable = add_model().input("one", kFloat, {2});
+  CHECK(contains(load(folder.write("replaceable.onnx", replaceable.encoded())), "weights as inputs"));
+}
+
+ORT_TEST(external_weights_must_lie_inside_their_file) {
+  const TemporaryFolder folder;
+  folder.write("weights.bin", std::string(8, '\0'));
+  StepContext context;
+  const OpRegistry registry(context);
+  const auto load = [&](const std::string& file, int64_t offset, int64_t bytes) {
+    const Model model = Model()
+                            .input("x", kFloat, {2})
+                            .external_weight("w", kFloat, {2}, file, offset, bytes)
+                            .node(Node("Add", {"x", "w"}, "y", ""))
+                            .output("y", kFloat, {2});
+    const std::string path = folder.write("model.onnx", model.encoded());
+    return error_of<ModelError>([&] { Session(path, SessionOptions{}, registry.domain()); });
+  };
+  CHECK_EQ(load("weights.bin", 0, 8), std::string());
+  CHECK(!load("weights.bin", 4, 8).empty());
+  CHECK(!load("weights.bin", 0, 4).empty());
+  CHECK(!load("weights.bin", int64_t{1} << 62, 8).empty());
+  CHECK(!load("missing.bin", 0, 8).empty());
+}
+
+}  // namespace
+}  // namespace gpt2fast::testing
