@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from gpt2fast import GPT2
-from gpt2fast.cancellation import CancelToken
-from gpt2fast.results import StreamChunk
+from gpt2fast.inference.cancellation import CancelToken
+from gpt2fast.inference.results import StreamChunk
 
 WORDS = ["wolf", "king", "queen", "fox", "hen", "boy", "girl", "cat"]
 PROMPTS = [f"The {word} went" for word in WORDS]

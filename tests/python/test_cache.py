@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 
 from checkpoint_samples import random_tensors, small_config
-from gpt2fast import cache, checkpoints
-from gpt2fast.cache import cache_root, cached_conversion
+from gpt2fast import checkpoints
 from gpt2fast.checkpoints import open_checkpoint
 from gpt2fast.errors import ModelError
-from gpt2fast.model_directory import open_model_directory
+from gpt2fast.loading import conversion_cache
+from gpt2fast.loading.conversion_cache import cache_root, cached_conversion
+from gpt2fast.storage.model_directory import open_model_directory
 from huggingface_samples import write_directory, write_vocabulary
 
 
@@ -27,7 +28,7 @@ from huggingface_samples import write_directory, write_vocabulary
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache, and files that count as settled as soon as they are written."""
     monkeypatch.setenv("GPT2FAST_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(cache, "_FINE_TICK_NS", 0)
+    monkeypatch.setattr(conversion_cache, "_FINE_TICK_NS", 0)
     return tmp_path / "cache"
 
 
@@ -83,7 +84,7 @@ def test_copies_of_a_model_share_a_conversion(root: Path, source: Path, tmp_path
 def test_finding_it_again_imports_nothing_heavy(root: Path, source: Path) -> None:
     path = cached_conversion(source, "int8")
     script = (
-        "import sys; from gpt2fast.cache import cached_conversion\n"
+        "import sys; from gpt2fast.loading.conversion_cache import cached_conversion\n"
         f"assert str(cached_conversion({str(source)!r}, 'int8')) == {str(path)!r}\n"
         "print(*{name.partition('.')[0] for name in sys.modules})\n"
     )
@@ -129,7 +130,7 @@ def test_a_touched_file_is_hashed_and_recognised(root: Path, source: Path) -> No
 def test_files_just_written_are_hashed_again(
     root: Path, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cache, "_FINE_TICK_NS", 3_600_000_000_000)
+    monkeypatch.setattr(conversion_cache, "_FINE_TICK_NS", 3_600_000_000_000)
     first = cached_conversion(source, "int8")
     assert not (root / "sources").exists()
     assert cached_conversion(source, "int8") == first
@@ -157,7 +158,7 @@ def test_a_damaged_conversion_is_made_again(root: Path, source: Path, damage: st
 
 def test_processes_at_once_make_one_model(root: Path, source: Path) -> None:
     script = (
-        "import sys; from gpt2fast.cache import cached_conversion\n"
+        "import sys; from gpt2fast.loading.conversion_cache import cached_conversion\n"
         "calls = []\n"
         "path = cached_conversion(sys.argv[1], 'int8', lambda done, total: calls.append(done))\n"
         "print(bool(calls), path)\n"
@@ -174,7 +175,7 @@ def test_processes_at_once_make_one_model(root: Path, source: Path) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
 def test_a_kill_leaves_nothing_that_counts(root: Path, source: Path, tmp_path: Path) -> None:
     script = (
-        "import os, signal, sys; from gpt2fast.cache import cached_conversion\n"
+        "import os, signal, sys; from gpt2fast.loading.conversion_cache import cached_conversion\n"
         "kill = lambda done, total: os.kill(os.getpid(), signal.SIGKILL)\n"
         "cached_conversion(sys.argv[1], 'int8', kill)\n"
     )

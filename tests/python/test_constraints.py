@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt2fast import GPT2, Generation
-from gpt2fast.constraints import find_constraint
-from gpt2fast.generation import GenerationOptions
+from gpt2fast.inference.constraints import find_constraint
+from gpt2fast.inference.options import GenerationOptions
 from random_models import write_random_checkpoint, write_shape
 
 llguidance = pytest.importorskip("llguidance")
@@ -283,7 +283,7 @@ def test_a_missing_package_is_named(model: GPT2, monkeypatch: pytest.MonkeyPatch
 
 
 def test_compiled_grammars_are_kept(model: GPT2) -> None:
-    from gpt2fast.constraints import _vocabulary
+    from gpt2fast.inference.constraints import _vocabulary
 
     model.generate("Once", regex="[k]", max_new_tokens=2)
     vocabulary = _vocabulary(model.tokenizer, model.config.vocab_size)

@@ -28,7 +28,7 @@ from gpt2fast.evaluation.items import GROUP_TOKENS
 from gpt2fast.evaluation.language_model import log_softmax
 from gpt2fast.evaluation.multiple_choice import Question
 from gpt2fast.evaluation.perplexity import encode, windows
-from gpt2fast.tokenizer import Tokenizer
+from gpt2fast.text.tokenizer import Tokenizer
 
 TEXT = (
     "Once upon a time there lived a king who had three daughters.\n\nCHAPTER I\nThe eldest was proud; "

@@ -13,7 +13,7 @@ from checkpoint_samples import byte_level_vocabulary, gguf_name, random_tensors,
 from gpt2fast.checkpoints.base import Checkpoint
 from gpt2fast.checkpoints.gguf_file import open_gguf
 from gpt2fast.errors import ModelError
-from gpt2fast.tokenizer import Tokenizer
+from gpt2fast.text.tokenizer import Tokenizer
 
 gguf = pytest.importorskip("gguf")
 

@@ -10,10 +10,10 @@ import pytest
 from checkpoint_samples import random_tensors, small_config
 from fake_hub import FakeHub, isolate, serve
 from gpt2fast import GPT2, ModelError, Tokenizer
-from gpt2fast.checkpoints.gpt2_tokenizer import REPOSITORY
 from gpt2fast.cli import main
 from gpt2fast.export.standard import StandardOptions, export_onnx
-from gpt2fast.loading import embedded_model
+from gpt2fast.loading.sources import embedded_model
+from gpt2fast.text.gpt2_tokenizer import REPOSITORY
 from huggingface_samples import write_directory
 from zoo_samples import random_checkpoint
 

@@ -19,7 +19,7 @@ from gpt2fast.errors import ModelError
 from gpt2fast.export import quantize
 from gpt2fast.export.graph import build_graph
 from gpt2fast.export.quantize import PackedTensor, layout, packed_chunks
-from gpt2fast.graph_check import check_graph
+from gpt2fast.storage.graph_check import check_graph
 
 
 def graph_of(config: ModelConfig, precision: str = "int8") -> onnx.ModelProto:

@@ -19,8 +19,8 @@ import pytest
 
 from gpt2fast import GPT2, Generation, ModelError, StreamChunk, Tokenizer
 from gpt2fast._native import core
-from gpt2fast.lazy_tokenizer import LazyTokenizer
-from gpt2fast.results import UnreadText
+from gpt2fast.inference.results import UnreadText
+from gpt2fast.text.lazy_tokenizer import LazyTokenizer
 from test_native import imported_by
 
 IDS = [50, 60, 70]

@@ -20,8 +20,8 @@ from onnx import TensorProto, helper
 from checkpoint_samples import small_config
 from gpt2fast.errors import ModelError
 from gpt2fast.export import convert
-from gpt2fast.graph_check import check_graph
-from gpt2fast.model_directory import is_complete, is_model_directory, open_model_directory
+from gpt2fast.storage.graph_check import check_graph
+from gpt2fast.storage.model_directory import is_complete, is_model_directory, open_model_directory
 from huggingface_samples import write_directory
 
 
@@ -54,7 +54,7 @@ def test_a_good_one(converted: Path) -> None:
 
 def test_reading_imports_nothing_heavy(converted: Path) -> None:
     script = (
-        "import sys; from gpt2fast.model_directory import open_model_directory\n"
+        "import sys; from gpt2fast.storage.model_directory import open_model_directory\n"
         f"open_model_directory({str(converted)!r})\n"
         "print(*{name.partition('.')[0] for name in sys.modules})\n"
     )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from checkpoint_samples import random_tensors
-from gpt2fast import reference
+from gpt2fast.checkpoints import reference
 from zoo_samples import random_checkpoint
 
 IDS = np.random.default_rng(0).integers(0, 101, (3, 11))

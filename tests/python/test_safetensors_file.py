@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save, save_file
 
-from gpt2fast._files import open_regular
 from gpt2fast.checkpoints import binary_file
 from gpt2fast.checkpoints.safetensors_file import SafetensorsFile
 from gpt2fast.errors import ModelError
+from gpt2fast.storage.files import open_regular
 
 
 def file_of(header: Any, data: bytes = b"") -> bytes:

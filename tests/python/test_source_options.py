@@ -18,7 +18,7 @@ from gpt2fast.cli import main
 from gpt2fast.errors import ModelError
 from gpt2fast.export import convert
 from gpt2fast.export.standard import export_onnx
-from gpt2fast.loading import find_model_directory
+from gpt2fast.loading.sources import find_model_directory
 from huggingface_samples import write_directory, write_vocabulary
 from zoo_samples import random_checkpoint
 

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from checkpoint_samples import random_tensors, torch_state
-from gpt2fast import reference
-from gpt2fast.checkpoints import open_checkpoint
+from gpt2fast.checkpoints import open_checkpoint, reference
 from gpt2fast.checkpoints.base import Checkpoint
 from gpt2fast.checkpoints.tensorflow_checkpoint import open_tensorflow
 from gpt2fast.export.huggingface_writer import save_huggingface

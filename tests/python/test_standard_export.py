@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 from checkpoint_samples import small_config
-from gpt2fast import reference
+from gpt2fast.checkpoints import reference
 from gpt2fast.checkpoints.base import Checkpoint, LazyTensor, expected_shapes
 from gpt2fast.export import onnx_stream
 from gpt2fast.export.onnx_stream import data_path

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpt2fast import GPT2, BusyError, IncrementalDecoder, Tokenizer
-from gpt2fast.loading import embedded_model
+from gpt2fast.loading.sources import embedded_model
 
 TINY = Tokenizer.from_source(embedded_model())
 TOKENS = st.lists(st.integers(0, TINY.vocab_size - 1), max_size=60)

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt2fast import ModelError, Tokenizer
-from gpt2fast.loading import embedded_model
-from gpt2fast.tokenizer import BYTE_ALPHABET, tokenizer_json_from_gpt2_files
+from gpt2fast.loading.sources import embedded_model
+from gpt2fast.text.tokenizer import BYTE_ALPHABET, tokenizer_json_from_gpt2_files
 
 TINY = Tokenizer.from_source(embedded_model())
 UNICODE_TEXT = st.text(st.characters(exclude_categories=["Cs"]))

@@ -18,12 +18,12 @@ import pytest
 
 import gpt2fast
 from checkpoint_samples import random_tensors, small_config
-from gpt2fast._files import set_aside_name
 from gpt2fast.checkpoints import open_checkpoint
 from gpt2fast.errors import ModelError
 from gpt2fast.export import convert
-from gpt2fast.loading import find_model_directory
-from gpt2fast.model_directory import FILE_NAMES, open_model_directory
+from gpt2fast.loading.sources import find_model_directory
+from gpt2fast.storage.files import set_aside_name
+from gpt2fast.storage.model_directory import FILE_NAMES, open_model_directory
 from huggingface_samples import write_directory, write_vocabulary
 
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from gpt2fast import _validation as checks
-from gpt2fast.generation import GenerationOptions
+from gpt2fast.inference.options import GenerationOptions
 
 # Nothing without an assistant model, which text can't express.
 _OF_AN_ASSISTANT = ("num_assistant_tokens",)

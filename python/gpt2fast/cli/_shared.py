@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from gpt2fast.loading import KV_CACHES, KvCache, Precision
-from gpt2fast.model_directory import PRECISIONS
+from gpt2fast.loading.sources import KV_CACHES, KvCache, Precision
+from gpt2fast.storage.model_directory import PRECISIONS
 
 if TYPE_CHECKING:
     from gpt2fast.model import GPT2

@@ -25,7 +25,7 @@ from gpt2fast.cli._shared import (
 if TYPE_CHECKING:
     from gpt2fast.evaluation import Journal, LanguageModel, PerplexitySettings
     from gpt2fast.evaluation.items import Progress
-    from gpt2fast.loading import Precision
+    from gpt2fast.loading.sources import Precision
     from gpt2fast.model import GPT2
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -206,7 +206,7 @@ def _opened(run: _Run, task: str, content: str, settings: Mapping[str, Any]) -> 
     from hashlib import sha256
 
     from gpt2fast.evaluation import Journal
-    from gpt2fast.loading import find_model_directory
+    from gpt2fast.loading.sources import find_model_directory
 
     directory = find_model_directory(run.model.source, run.precisions[0] if run.precisions else None)
     identity = {
@@ -218,7 +218,7 @@ def _opened(run: _Run, task: str, content: str, settings: Mapping[str, Any]) -> 
     if run.model.kv_cache is not None:
         identity["kv_cache"] = run.model.kv_cache
     if run.model.tokenizer is not None:
-        from gpt2fast.tokenizer import Tokenizer
+        from gpt2fast.text.tokenizer import Tokenizer
 
         tokenizer = Tokenizer.from_source(run.model.tokenizer).to_json()
         identity["tokenizer"] = sha256(tokenizer.encode()).hexdigest()

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from gpt2fast.generation import GenerationOptions
+    from gpt2fast.inference.options import GenerationOptions
+    from gpt2fast.inference.results import Generation
     from gpt2fast.model import GPT2
-    from gpt2fast.results import Generation
 
 
 @click.command()

@@ -7,7 +7,12 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from gpt2fast._validation import Choice
-from gpt2fast.model_directory import PRECISIONS, ModelDirectory, is_model_directory, open_model_directory
+from gpt2fast.storage.model_directory import (
+    PRECISIONS,
+    ModelDirectory,
+    is_model_directory,
+    open_model_directory,
+)
 
 Precision: TypeAlias = Literal["fp32", "bf16", "int8", "int4"]
 
@@ -35,7 +40,7 @@ def choose_kv_cache(kv_cache: KvCache | None, precision: str) -> KvCache:
 
 def embedded_model() -> Path:
     """The checkpoint of the small model that comes with the package."""
-    return Path(__file__).parent / "data" / "tiny"
+    return Path(__file__).parents[1] / "data" / "tiny"
 
 
 def find_model_directory(
@@ -71,8 +76,8 @@ def _convert(
     source: str | os.PathLike[str], precision: Precision, revision: str | None, token: str | None
 ) -> ModelDirectory:
     # The converter's imports are slow; a model directory needs none of them.
-    from gpt2fast.cache import cached_conversion
-    from gpt2fast.progress import progress_bar
+    from gpt2fast.loading.conversion_cache import cached_conversion
+    from gpt2fast.storage.progress import progress_bar
 
     with progress_bar(f"Converting {Path(source).name}") as progress:
         path = cached_conversion(source, precision, progress, revision=revision, token=token)

@@ -25,9 +25,9 @@ from gpt2fast._validation import (
 )
 
 if TYPE_CHECKING:
-    from gpt2fast.cancellation import CancelToken
+    from gpt2fast.inference.cancellation import CancelToken
+    from gpt2fast.inference.prefix import Prefix
     from gpt2fast.model import GPT2
-    from gpt2fast.prefix import Prefix
 
 #: Limits of one request, so that none asks for unbounded work.
 MAX_LOGPROBS = 1024
@@ -250,7 +250,7 @@ class GenerationOptions:
     )
     prefix: Prefix | None = _option(  # noqa: RUF009 - a field
         None,
-        Instance("gpt2fast.prefix", "Prefix"),
+        Instance("gpt2fast.inference.prefix", "Prefix"),
         "What GPT2.prefill returned: its tokens come before each prompt, and need not be computed again.",
     )
     use_prefix_cache: bool = _option(
@@ -258,7 +258,7 @@ class GenerationOptions:
     )
     cancel: CancelToken | None = _option(  # noqa: RUF009 - a field
         None,
-        Instance("gpt2fast.cancellation", "CancelToken"),
+        Instance("gpt2fast.inference.cancellation", "CancelToken"),
         "A handle that ends the generation from another thread, in the middle of a long prompt too.",
     )
 

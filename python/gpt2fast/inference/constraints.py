@@ -14,15 +14,15 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from gpt2fast.generation import CONSTRAINTS
+from gpt2fast.inference.options import CONSTRAINTS
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
     from llguidance._lib import JsonCompileOptions
     from numpy.typing import NDArray
 
-    from gpt2fast.generation import GenerationOptions
-    from gpt2fast.tokenizer import Tokenizer
+    from gpt2fast.inference.options import GenerationOptions
+    from gpt2fast.text.tokenizer import Tokenizer
 
 _MAX_COMPILED = 64
 # As json.dumps writes, which is what models have read most; free whitespace would let a weak model emit it

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from gpt2fast._files import open_regular, read_bytes
 from gpt2fast._native import core
 from gpt2fast.config import ModelConfig
 from gpt2fast.errors import ModelError
-from gpt2fast.model_directory import CONFIG_NAME, METADATA_NAME, ModelDirectory
+from gpt2fast.storage.files import open_regular, read_bytes
+from gpt2fast.storage.model_directory import CONFIG_NAME, METADATA_NAME, ModelDirectory
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

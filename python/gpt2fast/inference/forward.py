@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import ArrayLike, NDArray
 
-    from gpt2fast._inputs import Past
     from gpt2fast.config import ModelConfig
+    from gpt2fast.text.prompts import Past
 
 
 class ForwardPass:
@@ -53,7 +53,7 @@ class ForwardPass:
             Ids of a wrong type, shape or range; more tokens than the model has positions; a past of another
             shape.
         """
-        from gpt2fast._arrays import read_batch, read_past
+        from gpt2fast.text.arrays import read_batch, read_past
 
         layers = None if past is None else read_past(past, self.config)
         past_tokens = 0 if layers is None else layers[0].shape[3]
@@ -80,7 +80,7 @@ class ForwardPass:
         """
         import numpy as np
 
-        from gpt2fast._arrays import read_batch, read_rows
+        from gpt2fast.text.arrays import read_batch, read_rows
 
         batch = read_batch(input_ids, self.config)
         if rows is None:

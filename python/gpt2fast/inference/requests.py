@@ -6,18 +6,18 @@ import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-from gpt2fast._inputs import MAX_PROMPTS, check_token_ids
 from gpt2fast._native import core
 from gpt2fast._validation import Integer
 from gpt2fast.config import ModelConfig
-from gpt2fast.generation import CONSTRAINTS, GenerationOptions
-from gpt2fast.lazy_tokenizer import LazyTokenizer
+from gpt2fast.inference.options import CONSTRAINTS, GenerationOptions
+from gpt2fast.text.lazy_tokenizer import LazyTokenizer
+from gpt2fast.text.prompts import MAX_PROMPTS, check_token_ids
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from gpt2fast.constraints import Constraint
+    from gpt2fast.inference.constraints import Constraint
     from gpt2fast.model import GPT2
 
 
@@ -178,7 +178,7 @@ def _constraint(
 ) -> Constraint | None:
     if all(getattr(options, name) is None for name in CONSTRAINTS):
         return None
-    from gpt2fast.constraints import find_constraint
+    from gpt2fast.inference.constraints import find_constraint
 
     return find_constraint(
         options,

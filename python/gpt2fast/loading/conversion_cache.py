@@ -21,14 +21,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpt2fast._files import read_json_object
 from gpt2fast.checkpoints import locate
 from gpt2fast.errors import ModelError
-from gpt2fast.model_directory import FORMAT_VERSION, PRECISIONS, is_complete
+from gpt2fast.storage.files import read_json_object
+from gpt2fast.storage.model_directory import FORMAT_VERSION, PRECISIONS, is_complete
 
 if TYPE_CHECKING:
     from gpt2fast.checkpoints.base import Checkpoint
-    from gpt2fast.progress import Progress
+    from gpt2fast.storage.progress import Progress
 
 CACHE_VARIABLE = "GPT2FAST_CACHE"
 
@@ -38,7 +38,7 @@ _FINE_TICK_NS = 100_000_000
 _COARSE_TICK_NS = 2_100_000_000
 _MAX_RECORD_BYTES = 16 << 20
 _KEY_DIGITS = 24
-# A directory being written: the model's name between marks (see export.atomic.temporary_name).
+# A directory being written: the model's name between marks (see storage.atomic.temporary_name).
 _TEMPORARY = re.compile(r"\.(.+)\.tmp-[0-9a-f]+")
 
 _Snapshot = list[list[Any]]
@@ -73,7 +73,7 @@ def cached_conversion(
     source, revision, token
         As :func:`gpt2fast.checkpoints.open_checkpoint` takes them.
     precision : str
-        One of :data:`gpt2fast.model_directory.PRECISIONS`.
+        One of :data:`gpt2fast.storage.model_directory.PRECISIONS`.
     progress : callable, optional
         Called as ``progress(done_bytes, total_bytes)`` during a conversion.
 

@@ -14,8 +14,8 @@ from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from gpt2fast.cancellation import CancelToken
-from gpt2fast.generation import GenerationOptions
+from gpt2fast.inference.cancellation import CancelToken
+from gpt2fast.inference.options import GenerationOptions
 
 T = TypeVar("T")
 

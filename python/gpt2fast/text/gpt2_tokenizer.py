@@ -7,14 +7,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpt2fast._files import MAX_TOKENIZER_BYTES, read_text
-from gpt2fast.cache import cache_root
 from gpt2fast.checkpoints.base import TokenizerFiles
 from gpt2fast.checkpoints.hub import download_tokenizer
 from gpt2fast.errors import ModelError
-from gpt2fast.export.atomic import atomic_file
-from gpt2fast.lazy_tokenizer import GPT2_VOCAB_SIZE
-from gpt2fast.tokenizer import Tokenizer
+from gpt2fast.loading.conversion_cache import cache_root
+from gpt2fast.storage.atomic import atomic_file
+from gpt2fast.storage.files import MAX_TOKENIZER_BYTES, read_text
+from gpt2fast.text.lazy_tokenizer import GPT2_VOCAB_SIZE
+from gpt2fast.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from gpt2fast.checkpoints.base import Checkpoint

@@ -10,14 +10,21 @@ from contextlib import AbstractContextManager, closing, nullcontext
 from typing import TYPE_CHECKING, Any, cast
 
 from gpt2fast._native import core
-from gpt2fast.cancellation import Cancellable
 from gpt2fast.config import ModelConfig
-from gpt2fast.generation import GenerationOptions
-from gpt2fast.lazy_tokenizer import LazyTokenizer
-from gpt2fast.results import FinishReason, Generation, StreamChunk, TokenLogprobs, UnreadText, changed
+from gpt2fast.inference.cancellation import Cancellable
+from gpt2fast.inference.options import GenerationOptions
+from gpt2fast.inference.results import (
+    FinishReason,
+    Generation,
+    StreamChunk,
+    TokenLogprobs,
+    UnreadText,
+    changed,
+)
+from gpt2fast.text.lazy_tokenizer import LazyTokenizer
 
 if TYPE_CHECKING:
-    from gpt2fast.tokenizer import IncrementalDecoder
+    from gpt2fast.text.tokenizer import IncrementalDecoder
 
 _FINISH_REASONS: dict[int, FinishReason] = {
     core.FINISH_LENGTH: "length",
@@ -153,7 +160,7 @@ def _with_prompts(
     if options.logprobs is not None:
         import numpy as np
 
-        from gpt2fast._scores import token_logprobs
+        from gpt2fast.inference.scoring import token_logprobs
 
         distinct = {tuple(one.prompt_token_ids): None for one in results}
         top = min(options.logprobs, config.vocab_size)
@@ -261,7 +268,7 @@ class _StreamDecoder:
     def _decoded(self, piece: _Piece) -> str:
         tokenizer = self.tokenizer.get()
         if self._decoder is None:
-            from gpt2fast.tokenizer import IncrementalDecoder
+            from gpt2fast.text.tokenizer import IncrementalDecoder
 
             self._decoder = IncrementalDecoder(tokenizer)
         data = self._held_back + tokenizer.decode_bytes(piece.token_ids)

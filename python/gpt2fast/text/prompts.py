@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from gpt2fast.lazy_tokenizer import LazyTokenizer
+    from gpt2fast.text.lazy_tokenizer import LazyTokenizer
 
 #: One prompt: text, or token ids as a sequence of int or a 1-D integer array.
 Prompt: TypeAlias = "str | Sequence[int] | NDArray[np.integer[Any]]"
@@ -118,6 +118,6 @@ def _read_ids(prompt: Any, name: str, config: ModelConfig, tokenizer: LazyTokeni
         ids = list(prompt)
         if not ids or (min(ids) >= 0 and max(ids) < config.vocab_size):
             return ids
-    from gpt2fast._arrays import read_ids
+    from gpt2fast.text.arrays import read_ids
 
     return read_ids(prompt, name, config)

@@ -14,7 +14,7 @@ from gpt2fast.evaluation.perplexity import windows
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from gpt2fast.prefix import Prefix
+    from gpt2fast.inference.prefix import Prefix
 
 POOLINGS = ("mean", "last", "first", "max")
 

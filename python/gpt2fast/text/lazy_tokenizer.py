@@ -11,8 +11,8 @@ from gpt2fast._native import core
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from gpt2fast.model_directory import ModelDirectory
-    from gpt2fast.tokenizer import Tokenizer
+    from gpt2fast.storage.model_directory import ModelDirectory
+    from gpt2fast.text.tokenizer import Tokenizer
 
 #: A model of so many tokens has GPT-2's vocabulary.
 GPT2_VOCAB_SIZE = 50257
@@ -72,12 +72,12 @@ def lazy_tokenizer(directory: ModelDirectory, given: Tokenizer | None) -> LazyTo
 
 
 def _read(path: Path, vocab_size: int) -> Tokenizer:
-    from gpt2fast.tokenizer import Tokenizer
+    from gpt2fast.text.tokenizer import Tokenizer
 
     return Tokenizer.from_source(path, vocab_size=vocab_size)
 
 
 def _gpt2_tokenizer_file(source: str) -> Path:
-    from gpt2fast.checkpoints.gpt2_tokenizer import gpt2_tokenizer_file
+    from gpt2fast.text.gpt2_tokenizer import gpt2_tokenizer_file
 
     return gpt2_tokenizer_file(source)

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpt2fast._inputs import MAX_PROMPTS
 from gpt2fast._validation import is_bool, shown
 from gpt2fast.config import ModelConfig
+from gpt2fast.text.prompts import MAX_PROMPTS
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from gpt2fast._inputs import Past
+    from gpt2fast.text.prompts import Past
 
 
 def read_ids(prompt: Any, name: str, config: ModelConfig) -> list[int]:

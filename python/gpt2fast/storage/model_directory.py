@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpt2fast._files import (
+from gpt2fast.config import ModelConfig
+from gpt2fast.errors import ModelError
+from gpt2fast.storage.files import (
     MAX_CONFIG_BYTES,
     file_inside,
     find_inside,
@@ -20,9 +22,7 @@ from gpt2fast._files import (
     read_json_object,
     restore_set_aside,
 )
-from gpt2fast.config import ModelConfig
-from gpt2fast.errors import ModelError
-from gpt2fast.graph_check import WEIGHTS_NAME, check_graph
+from gpt2fast.storage.graph_check import WEIGHTS_NAME, check_graph
 
 #: Raised whenever the graph, the packed layouts or the reading of checkpoints change what a conversion gives.
 FORMAT_VERSION = 6
