@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from gpt2fast.cli._shared import PRECISION_TYPE, source_options
+from gpt2fast.cli.shared import PRECISION_TYPE, source_options
 
 
 @click.command()

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from gpt2fast.cli._group import Group
-from gpt2fast.cli._shared import (
+from gpt2fast.cli.group import Group
+from gpt2fast.cli.shared import (
     PRECISION_TYPE,
     ModelChoice,
     decorated,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gpt2fast.cli._shared import source_options
+from gpt2fast.cli.shared import source_options
 
 if TYPE_CHECKING:
     from gpt2fast.checkpoints.base import Checkpoint

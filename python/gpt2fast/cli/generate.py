@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gpt2fast.cli._options import collect, generation_options
-from gpt2fast.cli._shared import ModelChoice, model_options, print_json, read_text
+from gpt2fast.cli.generation_options import collect, generation_options
+from gpt2fast.cli.shared import ModelChoice, model_options, print_json, read_text
 
 if TYPE_CHECKING:
     import numpy as np

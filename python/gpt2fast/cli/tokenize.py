@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gpt2fast.cli._shared import print_json, read_text
+from gpt2fast.cli.shared import print_json, read_text
 
 if TYPE_CHECKING:
     from gpt2fast.text.tokenizer import Tokenizer
