@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from gpt2fast.config import ModelConfig
-    from gpt2fast.text.prompts import Past
+    from gpt2fast.text.arrays import Past
 
 
 class ForwardPass:

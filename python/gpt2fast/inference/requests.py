@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from gpt2fast._native import core
-from gpt2fast._validation import Integer
+from gpt2fast._validation import MAX_PROMPTS, Integer
 from gpt2fast.config import ModelConfig
 from gpt2fast.inference.options import CONSTRAINTS, GenerationOptions
 from gpt2fast.text.lazy_tokenizer import LazyTokenizer
-from gpt2fast.text.prompts import MAX_PROMPTS, check_token_ids
+from gpt2fast.text.prompts import check_token_ids
 
 if TYPE_CHECKING:
     import numpy as np
