@@ -31,7 +31,7 @@ class _Runner:
         self._model = model
 
     def generate(self, prompts: list[list[int]], new_tokens: int) -> Arrivals:
-        return token_arrivals(self._model, prompts, new_tokens)
+        return token_arrivals(self._model.loaded, prompts, new_tokens)
 
     def draft_step_ms(self, context: int, drafts: int, steps: int, first_token: int) -> float:
-        return draft_step_ms(self._model, context, drafts, steps, first_token)
+        return draft_step_ms(self._model.loaded, context, drafts, steps, first_token)

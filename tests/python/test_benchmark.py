@@ -87,20 +87,20 @@ def test_fresh_prompts_differ_and_spare_the_end_of_text() -> None:
 
 
 def test_every_token_arrives_in_order(model: GPT2) -> None:
-    arrivals = token_arrivals(model, [[1, 2, 3], [4, 5, 6]], 7)
+    arrivals = token_arrivals(model.loaded, [[1, 2, 3], [4, 5, 6]], 7)
     assert [len(times) for times in arrivals] == [7, 7]
     assert all(times == sorted(times) and times[0] > 0 for times in arrivals)
 
 
 def test_cases_are_run_and_warmed_up(model: GPT2) -> None:
     seen: list[str] = []
-    [(case, timings)] = run_cases(model, [Case("mine", 2, 5, 4)], 3, seen.append)
+    [(case, timings)] = run_cases(model.loaded, [Case("mine", 2, 5, 4)], 3, seen.append)
     assert (case.name, len(timings), seen) == ("mine", 3, ["mine"])
 
 
 @pytest.mark.parametrize("drafts", [0, 4])
 def test_draft_steps_take_time(model: GPT2, drafts: int) -> None:
-    assert draft_step_ms(model, context=40, drafts=drafts, steps=3) > 0
+    assert draft_step_ms(model.loaded, context=40, drafts=drafts, steps=3) > 0
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

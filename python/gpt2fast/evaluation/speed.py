@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
 
-    from gpt2fast.model import GPT2
+    from gpt2fast.loading.loaded_model import LoadedModel
 
 #: When each token of each text arrived, in seconds since the call.
 Arrivals = list[list[float]]
@@ -98,14 +98,15 @@ def fresh_prompts(generator: np.random.Generator, case: Case, vocab_size: int) -
     return prompts
 
 
-def token_arrivals(model: GPT2, prompts: list[list[int]], new_tokens: int, **options: Any) -> Arrivals:
+def token_arrivals(model: LoadedModel, prompts: list[list[int]], new_tokens: int, **options: Any) -> Arrivals:
     """When each token arrived in a stream of texts that all have ``new_tokens`` tokens."""
+    from gpt2fast.inference.outputs import stream
+    from gpt2fast.inference.requests import read_call
+
+    options |= {"max_new_tokens": new_tokens, "eos_token_id": [], "use_prefix_cache": False}
     arrivals: Arrivals = [[] for _ in prompts]
     start = time.perf_counter()
-    stream = model.stream(
-        prompts, max_new_tokens=new_tokens, eos_token_id=[], use_prefix_cache=False, **options
-    )
-    for chunk in stream:
+    for chunk in stream(model, read_call(model, prompts, overrides=options)):
         now = time.perf_counter() - start
         arrivals[chunk.index].extend([now] * len(chunk.token_ids))
     return arrivals
@@ -133,7 +134,7 @@ def timing(arrivals: Arrivals) -> Timing:
     )
 
 
-def draft_step_ms(model: GPT2, context: int, drafts: int, steps: int, first_token: int = 0) -> float:
+def draft_step_ms(model: LoadedModel, context: int, drafts: int, steps: int, first_token: int = 0) -> float:
     """Median time of a step that verifies so many draft tokens of one text, all of them right.
 
     The output is forced to one token by ``logit_bias``, so that looking it up in the prompt always succeeds;
@@ -167,7 +168,7 @@ def resident_bytes() -> dict[str, int]:
 
 
 def run_cases(
-    model: GPT2, cases: Sequence[Case], repeats: int, progress: Callable[[str], None] | None = None
+    model: LoadedModel, cases: Sequence[Case], repeats: int, progress: Callable[[str], None] | None = None
 ) -> Iterator[tuple[Case, list[Timing]]]:
     """Each case's timings, over fresh prompts, after one run to warm up."""
     import numpy as np

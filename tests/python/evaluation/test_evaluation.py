@@ -27,7 +27,8 @@ from gpt2fast.evaluation import (
 from gpt2fast.evaluation.items import GROUP_TOKENS
 from gpt2fast.evaluation.language_model import log_softmax
 from gpt2fast.evaluation.multiple_choice import Question
-from gpt2fast.evaluation.perplexity import encode, windows
+from gpt2fast.evaluation.perplexity import encode
+from gpt2fast.inference.windows import windows
 from gpt2fast.text.tokenizer import Tokenizer
 
 TEXT = (
