@@ -19,7 +19,6 @@ from gpt2fast.evaluation.speed import (
     Timing,
     draft_step_ms,
     fresh_prompts,
-    resident_bytes,
     run_cases,
     summarize,
     timing,
@@ -37,6 +36,7 @@ from benchmarks.limits import Limits, build_probe, measure_limits, median_limits
 from benchmarks.runners import NAMES, contrib_graph, runner_module
 from benchmarks.systems import System, all_systems, convert_all, missing_package
 from benchmarks.targets import Model, Target, all_targets
+from benchmarks.worker import resident_bytes
 
 POSITIONS = 1024
 USUAL, LONG, MIDDLE = "1 x 128", "1 x 990", "1 x 512"

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import numpy as np
+import numpy as np
 
-    from gpt2fast.loading.loaded_model import LoadedModel
+from gpt2fast.inference.outputs import stream
+from gpt2fast.inference.requests import read_call
+from gpt2fast.loading.loaded_model import LoadedModel
 
 #: When each token of each text arrived, in seconds since the call.
 Arrivals = list[list[float]]
@@ -69,8 +71,6 @@ def summarize(values: Sequence[float]) -> Summary:
     """Median and quartiles; of at least one value."""
     if len(values) == 1:
         return Summary(values[0], values[0], values[0])
-    import statistics
-
     low, median, high = statistics.quantiles(values, n=4, method="inclusive")
     return Summary(median, low, high)
 
@@ -100,9 +100,6 @@ def fresh_prompts(generator: np.random.Generator, case: Case, vocab_size: int) -
 
 def token_arrivals(model: LoadedModel, prompts: list[list[int]], new_tokens: int, **options: Any) -> Arrivals:
     """When each token arrived in a stream of texts that all have ``new_tokens`` tokens."""
-    from gpt2fast.inference.outputs import stream
-    from gpt2fast.inference.requests import read_call
-
     options |= {"max_new_tokens": new_tokens, "eos_token_id": [], "use_prefix_cache": False}
     arrivals: Arrivals = [[] for _ in prompts]
     start = time.perf_counter()
@@ -110,12 +107,6 @@ def token_arrivals(model: LoadedModel, prompts: list[list[int]], new_tokens: int
         now = time.perf_counter() - start
         arrivals[chunk.index].extend([now] * len(chunk.token_ids))
     return arrivals
-
-
-def _median(values: Sequence[float]) -> float:
-    import statistics  # loads megabytes, which a process whose memory is measured should not
-
-    return statistics.median(values)
 
 
 def timing(arrivals: Arrivals) -> Timing:
@@ -129,7 +120,7 @@ def timing(arrivals: Arrivals) -> Timing:
     tokens = sum(at > started for times in arrivals for at in times if at <= ended)
     return Timing(
         first_token_ms=started * 1e3,
-        step_ms=_median(steps) * 1e3,
+        step_ms=statistics.median(steps) * 1e3,
         tokens_per_second=tokens / (ended - started),
     )
 
@@ -150,29 +141,13 @@ def draft_step_ms(model: LoadedModel, context: int, drafts: int, steps: int, fir
     full = [after - before for before, after in pairwise(ends) if arrivals[0].count(after) == drafts + 1]
     if not full:
         raise RuntimeError(f"no step took {drafts} draft tokens")
-    return _median(full) * 1e3
-
-
-def resident_bytes() -> dict[str, int]:
-    """Memory of this process that is in RAM: ``total``, and what is not backed by files (``anonymous``).
-
-    Read from Linux's ``/proc/self/smaps_rollup``; empty where there is none.
-    """
-    try:
-        with open("/proc/self/smaps_rollup", encoding="ascii") as file:
-            lines = [line.split() for line in file]
-    except OSError:
-        return {}
-    kilobytes = {line[0].rstrip(":"): int(line[1]) for line in lines if len(line) == 3}
-    return {"total": kilobytes["Rss"] * 1024, "anonymous": kilobytes["Anonymous"] * 1024}
+    return statistics.median(full) * 1e3
 
 
 def run_cases(
     model: LoadedModel, cases: Sequence[Case], repeats: int, progress: Callable[[str], None] | None = None
 ) -> Iterator[tuple[Case, list[Timing]]]:
     """Each case's timings, over fresh prompts, after one run to warm up."""
-    import numpy as np
-
     generator = np.random.default_rng()
     for case in cases:
         if progress is not None:
