@@ -152,13 +152,13 @@ def _told_twice(model: GPT2) -> _Prompt:
 
 
 def _step_ms(model: GPT2, prompt: _Prompt, options: Mapping[str, Any]) -> float:
-    times = token_arrivals(model, [prompt], _NEW_TOKENS, **options)[0]
+    times = token_arrivals(model.loaded, [prompt], _NEW_TOKENS, **options)[0]
     return float(np.median(np.diff(times))) * 1e3
 
 
 def _token_ms(model: GPT2, prompt: _Prompt, options: Mapping[str, Any]) -> float:
     """Over all tokens but the first, whose time is the prompt's."""
-    times = token_arrivals(model, [prompt], _NEW_TOKENS, **options)[0]
+    times = token_arrivals(model.loaded, [prompt], _NEW_TOKENS, **options)[0]
     return (times[-1] - times[0]) / (len(times) - 1) * 1e3
 
 

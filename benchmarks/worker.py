@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from benchmarks.runners import MAX_TEXTS, Runner, runner_module
-from gpt2fast.evaluation.speed import resident_bytes
 
 _MEMORY_INTERVAL = 0.02  # seconds between two looks at the memory in use
 
@@ -77,6 +76,20 @@ def _start(runner: Runner) -> Iterator[dict[str, Any]]:
     if errors:
         raise errors[0]
     yield {"result": largest}
+
+
+def resident_bytes() -> dict[str, int]:
+    """Memory of this process that is in RAM: ``total``, and what is not backed by files (``anonymous``).
+
+    Read from Linux's ``/proc/self/smaps_rollup``; empty where there is none.
+    """
+    try:
+        with open("/proc/self/smaps_rollup", encoding="ascii") as file:
+            lines = [line.split() for line in file]
+    except OSError:
+        return {}
+    kilobytes = {line[0].rstrip(":"): int(line[1]) for line in lines if len(line) == 3}
+    return {"total": kilobytes["Rss"] * 1024, "anonymous": kilobytes["Anonymous"] * 1024}
 
 
 if __name__ == "__main__":

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2fast.evaluation.speed import Arrivals
+if TYPE_CHECKING:
+    from gpt2fast.evaluation.speed import Arrivals
 
 PACKAGES = ("onnxruntime", "onnx")
 FORMATS = {"fp32": 32, "int8": 8, "int4": 4}

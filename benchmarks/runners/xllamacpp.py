@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.gguf_checkpoint import write_gguf
 from benchmarks.runners import Runner
-from gpt2fast.evaluation.speed import Arrivals
+
+if TYPE_CHECKING:
+    from gpt2fast.evaluation.speed import Arrivals
 
 PACKAGES = ("xllamacpp", "gguf")
 FORMATS = {"Q8_0": 8, "Q4_0": 4}

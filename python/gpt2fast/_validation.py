@@ -10,6 +10,9 @@ from numbers import Real as RealNumber
 from operator import index
 from typing import Any, Protocol, SupportsIndex
 
+#: The most texts that one call may have.
+MAX_PROMPTS = 1 << 16
+
 
 class Check(Protocol):
     """Takes an option's name and value; returns the value in plain form or raises TypeError or ValueError."""

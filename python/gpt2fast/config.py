@@ -21,6 +21,8 @@ _ALIASES = {
     "max_position_embeddings": "n_positions",
     "n_ctx": "n_positions",
 }
+#: A model with this many tokens has GPT-2's own vocabulary.
+GPT2_VOCAB_SIZE = 50257
 #: No dimension of a model may pass this; keeps every product of two in 64 bits.
 MAX_DIMENSION = 1 << 24
 

@@ -13,6 +13,7 @@ from gpt2fast.checkpoints import reference
 from gpt2fast.checkpoints.base import Checkpoint
 from gpt2fast.checkpoints.onnx_file import read_onnx
 from gpt2fast.checkpoints.onnx_pattern import find_embeddings
+from gpt2fast.checkpoints.onnx_session import open_session
 from gpt2fast.checkpoints.onnx_walk import Graph
 from gpt2fast.errors import ModelError
 
@@ -67,8 +68,6 @@ def check_against_source(checkpoint: Checkpoint, path: Path) -> None:
 
 def _compare(checkpoint: Checkpoint, path: Path) -> tuple[float, float]:
     """The largest difference, and the largest value of the first output."""
-    from gpt2fast.export.verify import open_session
-
     source = read_onnx(path)
     names = [name for name in source.inputs if name not in source.tensors]
     token_input = find_embeddings(Graph(source), names).input

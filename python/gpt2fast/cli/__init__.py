@@ -12,6 +12,8 @@ import click
 
 from gpt2fast.cli.group import Group, keep_line_breaks
 
+__all__ = ["cli", "main"]
+
 # Command -> the line that `gpt2fast --help` shows. The module of that name has the click command `command`.
 _COMMANDS = {
     "generate": "Continue a text.",

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from gpt2fast.loading.sources import KV_CACHES, KvCache, Precision
+from gpt2fast.loading.loaded_model import KV_CACHES, KvCache
+from gpt2fast.loading.sources import Precision
 from gpt2fast.storage.model_directory import PRECISIONS
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from gpt2fast._validation import Integer
 from gpt2fast.evaluation.items import Progress, measure
 from gpt2fast.evaluation.journal import Journal
 from gpt2fast.evaluation.language_model import LanguageModel, Tokens, log_softmax
-from gpt2fast.evaluation.perplexity import Window, windows
+from gpt2fast.inference.windows import Window, windows
 
 # Distributions over a whole vocabulary are large: so many are in memory in double precision at once.
 _ROWS = 64

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from gpt2fast.model import GPT2
+    from gpt2fast.loading.loaded_model import LoadedModel, ModelLike
 
 Tokens: TypeAlias = NDArray[np.int32]
 
@@ -36,26 +36,25 @@ class LanguageModel(Protocol):
 class _EngineModel:
     """A loaded model."""
 
-    def __init__(self, model: GPT2) -> None:
+    def __init__(self, model: LoadedModel) -> None:
         self._model = model
-        self._engine = model._engine
 
     @property
     def n_positions(self) -> int:
         return self._model.config.n_positions
 
     def score(self, sequences: Sequence[Tokens], first: Sequence[int]) -> list[NDArray[np.float32]]:
-        return self._engine.score(sequences, first)
+        return self._model.engine.score(sequences, first)
 
     def logits(
         self, sequences: Sequence[Tokens], rows: Sequence[NDArray[np.int64]] | None
     ) -> list[NDArray[np.float32]]:
-        return self._engine.logits(sequences, rows)
+        return self._model.engine.logits(sequences, rows)
 
 
-def language_model(model: GPT2) -> LanguageModel:
+def language_model(model: ModelLike) -> LanguageModel:
     """A :class:`gpt2fast.GPT2` to measure."""
-    return _EngineModel(model)
+    return _EngineModel(model.loaded)
 
 
 def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:

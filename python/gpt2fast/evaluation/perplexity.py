@@ -13,6 +13,7 @@ from gpt2fast._validation import Flag, Integer
 from gpt2fast.evaluation.items import Progress, measure
 from gpt2fast.evaluation.journal import Journal
 from gpt2fast.evaluation.language_model import LanguageModel, Tokens
+from gpt2fast.inference.windows import Window, windows
 from gpt2fast.text.tokenizer import Tokenizer
 
 _POSITIVE = Integer(1, 1 << 62)
@@ -66,20 +67,6 @@ class PerplexitySettings:
         if stride > window:
             raise ValueError(f"stride must be at most the window of {window} tokens, got {stride}")
         return window, stride
-
-
-@dataclass(frozen=True)
-class Window:
-    """Tokens ``start`` to ``stop``, of which those from ``first`` on are scored."""
-
-    start: int
-    stop: int
-    first: int
-
-    @property
-    def tokens(self) -> int:
-        """Tokens that go through the model."""
-        return self.stop - self.start
 
 
 @dataclass(frozen=True)
@@ -183,24 +170,6 @@ def encode(tokenizer: Tokenizer, text: str, settings: PerplexitySettings) -> Tok
     for document in tokenizer.encode_batch(part.strip() for part in _pattern(settings.split).split(text)):
         ids += [*document, end]
     return np.array(ids, np.int32)
-
-
-def windows(tokens: int, window: int, stride: int, *, drop_last: bool = False) -> list[Window]:
-    """The windows over a text of so many tokens; each token but the first is scored once (see ``stride``).
-
-    With a stride of a whole window, the first token of each window has no context and is not scored.
-    """
-    found = []
-    scored = 0
-    for start in range(0, tokens, stride):
-        stop = min(start + window, tokens)
-        first = max(scored, start + 1)
-        if first < stop and not (drop_last and stop - start < window):
-            found.append(Window(start, stop, first))
-        scored = stop
-        if stop == tokens:
-            break
-    return found
 
 
 def _pattern(split: str) -> re.Pattern[str]:

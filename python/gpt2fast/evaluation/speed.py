@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import numpy as np
+import numpy as np
 
-    from gpt2fast.model import GPT2
+from gpt2fast.inference.outputs import stream
+from gpt2fast.inference.requests import read_call
+from gpt2fast.loading.loaded_model import LoadedModel
 
 #: When each token of each text arrived, in seconds since the call.
 Arrivals = list[list[float]]
@@ -69,8 +71,6 @@ def summarize(values: Sequence[float]) -> Summary:
     """Median and quartiles; of at least one value."""
     if len(values) == 1:
         return Summary(values[0], values[0], values[0])
-    import statistics
-
     low, median, high = statistics.quantiles(values, n=4, method="inclusive")
     return Summary(median, low, high)
 
@@ -98,23 +98,15 @@ def fresh_prompts(generator: np.random.Generator, case: Case, vocab_size: int) -
     return prompts
 
 
-def token_arrivals(model: GPT2, prompts: list[list[int]], new_tokens: int, **options: Any) -> Arrivals:
+def token_arrivals(model: LoadedModel, prompts: list[list[int]], new_tokens: int, **options: Any) -> Arrivals:
     """When each token arrived in a stream of texts that all have ``new_tokens`` tokens."""
+    options |= {"max_new_tokens": new_tokens, "eos_token_id": [], "use_prefix_cache": False}
     arrivals: Arrivals = [[] for _ in prompts]
     start = time.perf_counter()
-    stream = model.stream(
-        prompts, max_new_tokens=new_tokens, eos_token_id=[], use_prefix_cache=False, **options
-    )
-    for chunk in stream:
+    for chunk in stream(model, read_call(model, prompts, overrides=options)):
         now = time.perf_counter() - start
         arrivals[chunk.index].extend([now] * len(chunk.token_ids))
     return arrivals
-
-
-def _median(values: Sequence[float]) -> float:
-    import statistics  # loads megabytes, which a process whose memory is measured should not
-
-    return statistics.median(values)
 
 
 def timing(arrivals: Arrivals) -> Timing:
@@ -128,12 +120,12 @@ def timing(arrivals: Arrivals) -> Timing:
     tokens = sum(at > started for times in arrivals for at in times if at <= ended)
     return Timing(
         first_token_ms=started * 1e3,
-        step_ms=_median(steps) * 1e3,
+        step_ms=statistics.median(steps) * 1e3,
         tokens_per_second=tokens / (ended - started),
     )
 
 
-def draft_step_ms(model: GPT2, context: int, drafts: int, steps: int, first_token: int = 0) -> float:
+def draft_step_ms(model: LoadedModel, context: int, drafts: int, steps: int, first_token: int = 0) -> float:
     """Median time of a step that verifies so many draft tokens of one text, all of them right.
 
     The output is forced to one token by ``logit_bias``, so that looking it up in the prompt always succeeds;
@@ -149,29 +141,13 @@ def draft_step_ms(model: GPT2, context: int, drafts: int, steps: int, first_toke
     full = [after - before for before, after in pairwise(ends) if arrivals[0].count(after) == drafts + 1]
     if not full:
         raise RuntimeError(f"no step took {drafts} draft tokens")
-    return _median(full) * 1e3
-
-
-def resident_bytes() -> dict[str, int]:
-    """Memory of this process that is in RAM: ``total``, and what is not backed by files (``anonymous``).
-
-    Read from Linux's ``/proc/self/smaps_rollup``; empty where there is none.
-    """
-    try:
-        with open("/proc/self/smaps_rollup", encoding="ascii") as file:
-            lines = [line.split() for line in file]
-    except OSError:
-        return {}
-    kilobytes = {line[0].rstrip(":"): int(line[1]) for line in lines if len(line) == 3}
-    return {"total": kilobytes["Rss"] * 1024, "anonymous": kilobytes["Anonymous"] * 1024}
+    return statistics.median(full) * 1e3
 
 
 def run_cases(
-    model: GPT2, cases: Sequence[Case], repeats: int, progress: Callable[[str], None] | None = None
+    model: LoadedModel, cases: Sequence[Case], repeats: int, progress: Callable[[str], None] | None = None
 ) -> Iterator[tuple[Case, list[Timing]]]:
     """Each case's timings, over fresh prompts, after one run to warm up."""
-    import numpy as np
-
     generator = np.random.default_rng()
     for case in cases:
         if progress is not None:

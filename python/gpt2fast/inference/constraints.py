@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from gpt2fast.inference.options import GenerationOptions
+    from gpt2fast.loading.loaded_model import LoadedModel
     from gpt2fast.text.tokenizer import Tokenizer
 
 _MAX_COMPILED = 64
@@ -172,13 +173,12 @@ class Vocabulary:
 
 
 def find_constraint(
+    model: LoadedModel,
     options: GenerationOptions,
     eos_token_ids: Sequence[int],
     forced_prefix: Sequence[int],
-    tokenizer: Tokenizer | None,
-    vocab_size: int,
 ) -> Constraint | None:
-    """The constraint that options ask for, compiled; None without one.
+    """The constraint in the options, compiled for a model; None if they have none.
 
     Raises
     ------
@@ -191,9 +191,9 @@ def find_constraint(
     name = next((name for name in CONSTRAINTS if getattr(options, name) is not None), None)
     if name is None:
         return None
-    if tokenizer is None:
+    if model.tokenizer is None:
         raise ValueError(f"{name} needs a tokenizer, and the model has none")
-    vocabulary = _vocabulary(tokenizer, vocab_size)
+    vocabulary = vocabulary_of(model.tokenizer.get(), model.config.vocab_size)
     start = vocabulary.compiled(name, getattr(options, name))
     if not start.deep_copy().consume_tokens(list(forced_prefix)):
         raise ValueError(f"forced_prefix contradicts {name}: no output that begins with it is valid")
@@ -204,7 +204,7 @@ _vocabularies: WeakKeyDictionary[Tokenizer, Vocabulary] = WeakKeyDictionary()
 _lock = threading.Lock()
 
 
-def _vocabulary(tokenizer: Tokenizer, vocab_size: int) -> Vocabulary:
+def vocabulary_of(tokenizer: Tokenizer, vocab_size: int) -> Vocabulary:
     """One for each tokenizer: building it takes a second for GPT-2's."""
     with _lock:
         vocabulary = _vocabularies.get(tokenizer)

@@ -27,7 +27,7 @@ from gpt2fast._validation import (
 if TYPE_CHECKING:
     from gpt2fast.inference.cancellation import CancelToken
     from gpt2fast.inference.prefix import Prefix
-    from gpt2fast.model import GPT2
+    from gpt2fast.loading.loaded_model import ModelLike
 
 #: Limits of one request, so that none asks for unbounded work.
 MAX_LOGPROBS = 1024
@@ -240,7 +240,7 @@ class GenerationOptions:
         Integer(0, 64),
         "Guess up to so many tokens from repetitions in the text and verify them in one step; 0: off.",
     )
-    assistant_model: GPT2 | None = _option(  # noqa: RUF009 - a field
+    assistant_model: ModelLike | None = _option(  # noqa: RUF009 - a field
         None,
         Instance("gpt2fast.model", "GPT2"),
         "A smaller model with the same vocabulary that guesses tokens for this one to verify in one step.",

@@ -13,6 +13,7 @@ import hashlib
 import os
 import struct
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -22,18 +23,21 @@ import numpy as np
 from gpt2fast._native import core
 from gpt2fast.config import ModelConfig
 from gpt2fast.errors import ModelError
-from gpt2fast.storage.files import open_regular, read_bytes
-from gpt2fast.storage.model_directory import CONFIG_NAME, METADATA_NAME, ModelDirectory
+from gpt2fast.inference.forward import forward
+from gpt2fast.loading.loaded_model import LoadedModel
+from gpt2fast.storage.files import open_regular
+from gpt2fast.text.prompts import read_prompt
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from gpt2fast.text.prompts import Prompt
 
 SNAPSHOT_VERSION = 1
 
 _MAGIC = b"gpt2fKV\0"
 _HEADER = struct.Struct("<8sII32s")
 _CHECKSUM_BYTES = 32
-_MAX_METADATA_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -55,16 +59,10 @@ class CacheFormat:
     model_hash: bytes
 
     @classmethod
-    def of(cls, directory: ModelDirectory, kv_cache: str) -> CacheFormat:
+    def of(cls, model: LoadedModel) -> CacheFormat:
         """The format of a model's snapshots."""
-        digest = hashlib.sha256()
-        for name in (METADATA_NAME, CONFIG_NAME):
-            data = read_bytes(Path(os.path.realpath(directory.path / name)), _MAX_METADATA_BYTES)
-            digest.update(hashlib.sha256(data).digest())
-        digest.update(struct.pack("<Q", directory.weights_bytes))
-        digest.update(kv_cache.encode())
-        dtype = np.dtype("<f4" if kv_cache == "fp32" else "<f2")
-        return cls(directory.config, dtype, digest.digest())
+        dtype = np.dtype("<f4" if model.kv_cache == "fp32" else "<f2")
+        return cls(model.config, dtype, model.cache_hash)
 
     def layer_shape(self, tokens: int) -> tuple[int, ...]:
         """Of the keys and values of one layer."""
@@ -83,7 +81,7 @@ class Prefix:
     """
 
     def __init__(
-        self, cache_format: CacheFormat, token_ids: NDArray[np.int32], layers: list[NDArray[Any]]
+        self, cache_format: CacheFormat, token_ids: NDArray[np.int32], layers: Sequence[NDArray[Any]]
     ) -> None:
         self._format = cache_format
         self._token_ids = token_ids
@@ -112,9 +110,9 @@ class Prefix:
         """The keys and values as the core takes them."""
         return self._core
 
-    def check_model(self, cache_format: CacheFormat) -> None:
-        """Refuse another model than the one that made it."""
-        if cache_format.model_hash != self._format.model_hash:
+    def check_model(self, model: LoadedModel) -> None:
+        """Raise ValueError unless ``model`` is the one that made it."""
+        if model.cache_hash != self._format.model_hash:
             raise ValueError("prefix was made by another model, or the same one in another precision")
 
     def to_bytes(self) -> bytes:
@@ -143,8 +141,16 @@ class Prefix:
                 raise
 
 
-def load_prefix(source: str | os.PathLike[str] | bytes | BinaryIO, cache_format: CacheFormat) -> Prefix:
-    """A prefix from a path, bytes or an open binary file; see ``GPT2.load_prefix``."""
+def prefill(model: LoadedModel, text: Prompt) -> Prefix:
+    """See :meth:`gpt2fast.GPT2.prefill`."""
+    ids = np.array(read_prompt(text, model.config, model.tokenizer, name="text"), np.int32)
+    _, past = forward(model, ids)
+    return Prefix(CacheFormat.of(model), ids, past)
+
+
+def load_prefix(model: LoadedModel, source: str | os.PathLike[str] | bytes | BinaryIO) -> Prefix:
+    """See :meth:`gpt2fast.GPT2.load_prefix`."""
+    cache_format = CacheFormat.of(model)
     if isinstance(source, (bytes, bytearray, memoryview)):
         return _parse(bytes(source), cache_format)
     if not isinstance(source, (str, os.PathLike)):
@@ -200,4 +206,4 @@ def _parse(data: bytes, cache_format: CacheFormat) -> Prefix:
     if not np.isfinite(values).all():
         raise ModelError("the saved prefix holds values that are no finite numbers")
     shape = (cache_format.config.n_layer, *cache_format.layer_shape(tokens))
-    return Prefix(cache_format, token_ids, list(values.reshape(shape)))
+    return Prefix(cache_format, token_ids, tuple(values.reshape(shape)))

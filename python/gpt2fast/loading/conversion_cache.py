@@ -23,14 +23,12 @@ from typing import TYPE_CHECKING, Any
 
 from gpt2fast.checkpoints import locate
 from gpt2fast.errors import ModelError
-from gpt2fast.storage.files import read_json_object
+from gpt2fast.storage.files import CACHE_VARIABLE, cache_root, read_json_object
 from gpt2fast.storage.model_directory import FORMAT_VERSION, PRECISIONS, is_complete
 
 if TYPE_CHECKING:
     from gpt2fast.checkpoints.base import Checkpoint
     from gpt2fast.storage.progress import Progress
-
-CACHE_VARIABLE = "GPT2FAST_CACHE"
 
 # A file changed within the tick of its file system's clock after it was hashed would look unchanged. Clocks
 # tick every few milliseconds, or in whole seconds (two on FAT).
@@ -42,16 +40,6 @@ _KEY_DIGITS = 24
 _TEMPORARY = re.compile(r"\.(.+)\.tmp-[0-9a-f]+")
 
 _Snapshot = list[list[Any]]
-
-
-def cache_root() -> Path:
-    """Where converted models are kept: ``GPT2FAST_CACHE``, else the user's cache directory."""
-    override = os.environ.get(CACHE_VARIABLE)
-    if override:
-        return Path(override)
-    from platformdirs import user_cache_path
-
-    return user_cache_path("gpt2fast", appauthor=False)
 
 
 def cached_conversion(

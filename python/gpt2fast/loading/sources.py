@@ -18,25 +18,6 @@ Precision: TypeAlias = Literal["fp32", "bf16", "int8", "int4"]
 
 DEFAULT_PRECISION: Precision = "int8"
 
-#: How keys and values may be kept, with the core's number for it.
-KV_CACHES = {"fp32": 0, "fp16": 1, "int8": 2}
-KvCache: TypeAlias = Literal["fp32", "fp16", "int8"]
-
-# As near to exact as the weights are.
-_KV_CACHE_OF_PRECISION: dict[str, KvCache] = {"fp32": "fp32", "bf16": "fp16", "int8": "int8", "int4": "int8"}
-
-
-def check_kv_cache(kv_cache: KvCache | None) -> None:
-    """Raise ValueError unless keys and values can be kept so."""
-    if kv_cache is not None:
-        Choice(tuple(KV_CACHES))("kv_cache", kv_cache)
-
-
-def choose_kv_cache(kv_cache: KvCache | None, precision: str) -> KvCache:
-    """How a model of this precision keeps keys and values, if the caller wishes nothing else."""
-    check_kv_cache(kv_cache)
-    return kv_cache or _KV_CACHE_OF_PRECISION[precision]
-
 
 def embedded_model() -> Path:
     """The checkpoint of the small model that comes with the package."""

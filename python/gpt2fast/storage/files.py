@@ -10,6 +10,8 @@ from typing import Any, BinaryIO
 
 from gpt2fast.errors import ModelError
 
+CACHE_VARIABLE = "GPT2FAST_CACHE"
+
 #: Limits on what is read whole into memory, in bytes.
 MAX_CONFIG_BYTES = 1 << 20
 MAX_INDEX_BYTES = 16 << 20
@@ -24,6 +26,16 @@ _OPEN_FLAGS = (
     | getattr(os, "O_NOFOLLOW", 0)
     | getattr(os, "O_NONBLOCK", 0)
 )
+
+
+def cache_root() -> Path:
+    """Where converted models are kept: ``GPT2FAST_CACHE``, else the user's cache directory."""
+    override = os.environ.get(CACHE_VARIABLE)
+    if override:
+        return Path(override)
+    from platformdirs import user_cache_path
+
+    return user_cache_path("gpt2fast", appauthor=False)
 
 
 def is_plain_name(name: str) -> bool:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from numbers import Integral
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from gpt2fast._validation import is_bool, shown
+from gpt2fast._validation import MAX_PROMPTS, is_bool, shown
 from gpt2fast.config import ModelConfig
-from gpt2fast.text.prompts import MAX_PROMPTS
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from gpt2fast.text.prompts import Past
+#: Keys and values of the layers: one array [2, batch, heads, tokens, head_dim] for each.
+Past: TypeAlias = "tuple[NDArray[np.float32], ...]"
 
 
 def read_ids(prompt: Any, name: str, config: ModelConfig) -> list[int]:

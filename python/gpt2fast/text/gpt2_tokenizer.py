@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 
 from gpt2fast.checkpoints.base import TokenizerFiles
 from gpt2fast.checkpoints.hub import download_tokenizer
+from gpt2fast.config import GPT2_VOCAB_SIZE
 from gpt2fast.errors import ModelError
-from gpt2fast.loading.conversion_cache import cache_root
 from gpt2fast.storage.atomic import atomic_file
-from gpt2fast.storage.files import MAX_TOKENIZER_BYTES, read_text
-from gpt2fast.text.lazy_tokenizer import GPT2_VOCAB_SIZE
+from gpt2fast.storage.files import MAX_TOKENIZER_BYTES, cache_root, read_text
 from gpt2fast.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:

@@ -7,15 +7,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from gpt2fast._native import core
+from gpt2fast.config import GPT2_VOCAB_SIZE
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from gpt2fast.storage.model_directory import ModelDirectory
     from gpt2fast.text.tokenizer import Tokenizer
-
-#: A model of so many tokens has GPT-2's vocabulary.
-GPT2_VOCAB_SIZE = 50257
 
 
 class LazyTokenizer:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from gpt2fast._validation import Integer
+from gpt2fast._validation import MAX_PROMPTS, Integer
 from gpt2fast.config import ModelConfig
 
 if TYPE_CHECKING:
@@ -16,11 +16,6 @@ if TYPE_CHECKING:
 
 #: One prompt: text, or token ids as a sequence of int or a 1-D integer array.
 Prompt: TypeAlias = "str | Sequence[int] | NDArray[np.integer[Any]]"
-#: Hidden layers' keys and values: one array [2, batch, heads, tokens, head_dim] for each layer.
-Past: TypeAlias = "tuple[NDArray[np.float32], ...]"
-
-#: The most texts that one call may ask for.
-MAX_PROMPTS = 1 << 16
 
 
 def read_prompts(

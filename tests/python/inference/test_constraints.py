@@ -87,7 +87,7 @@ def test_a_text_ends_when_nothing_can_follow_even_without_an_end_token(model: GP
 
 
 def test_the_end_token_is_allowed_exactly_where_the_output_is_complete(model: GPT2) -> None:
-    constraint = find_constraint(GenerationOptions(regex="([ab][xy])+"), [0, 5], [], model.tokenizer, 4096)
+    constraint = find_constraint(model.loaded, GenerationOptions(regex="([ab][xy])+"), [0, 5], [])
     assert constraint is not None
     a, b, x, y = (model.tokenizer.encode(letter)[0] for letter in "abxy")
     state = constraint.new_state()
@@ -283,10 +283,10 @@ def test_a_missing_package_is_named(model: GPT2, monkeypatch: pytest.MonkeyPatch
 
 
 def test_compiled_grammars_are_kept(model: GPT2) -> None:
-    from gpt2fast.inference.constraints import _vocabulary
+    from gpt2fast.inference.constraints import vocabulary_of
 
     model.generate("Once", regex="[k]", max_new_tokens=2)
-    vocabulary = _vocabulary(model.tokenizer, model.config.vocab_size)
+    vocabulary = vocabulary_of(model.tokenizer, model.config.vocab_size)
     before = vocabulary.compiled.cache_info()
     model.generate("Once", regex="[k]", max_new_tokens=2)
     after = vocabulary.compiled.cache_info()

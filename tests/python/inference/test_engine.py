@@ -263,4 +263,4 @@ def test_the_core_refuses_ids_out_of_range() -> None:
     request = core.Request()
     request.prompt = np.array([model.config.vocab_size], np.int32)
     with pytest.raises(ValueError, match="token ids must be from 0 to 4095, got 4096"):
-        model._engine.start([request])
+        model.loaded.engine.start([request])

@@ -312,10 +312,10 @@ def test_the_core_wants_the_table_for_stop_strings_alone(model: GPT2) -> None:
     request = core.Request()
     request.prompt = IDS
     request.max_new_tokens = 3
-    run = model._engine.start([request])
+    run = model.loaded.engine.start([request])
     run.finish()
     assert run.safe_bytes(0) is None
     assert len(run.token_ids(0)) == 3
     request.stop_strings = [b"zzz"]
     with pytest.raises(ValueError, match="stop_strings need token_bytes"):
-        model._engine.start([request])
+        model.loaded.engine.start([request])
