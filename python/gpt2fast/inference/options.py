@@ -174,8 +174,8 @@ class GenerationOptions:
     num_return_sequences: int | None = _option(
         None,
         Integer(1, MAX_RETURN_SEQUENCES),
-        "This many texts for each prompt, sampled with seeds seed, seed + 1, ..., or the best of num_beams or "
-        "best_of, best first; the result is then a list.",
+        "This many texts for each prompt, sampled with seeds seed, seed + 1, ..., or the best of num_beams "
+        "or best_of, best first; the result is then a list.",
     )
     best_of: int | None = _option(
         None,
