@@ -192,7 +192,7 @@ BAD_GRAPHS: dict[str, tuple[Change, str]] = {
     "overlap": (lambda p: place(p.graph.initializer[1], offset="0"), "overlap in weights.bin"),
     "length of another shape": (
         lambda p: place(p.graph.initializer[2], length="8"),
-        "not its type and shape",
+        "its type and shape contradict",
     ),
     "no number": (lambda p: place(p.graph.initializer[2], length="0x100"), "impossible offset or length"),
     "two offsets": (lambda p: add_entry(p, "offset", "0"), "two values for 'offset'"),
@@ -203,7 +203,7 @@ BAD_GRAPHS: dict[str, tuple[Change, str]] = {
     "negative shape": (lambda p: p.graph.initializer[2].dims.append(-1), "is larger than weights.bin"),
     "other type": (
         lambda p: setattr(p.graph.initializer[2], "data_type", TensorProto.STRING),
-        "not its type and shape",
+        "its type and shape contradict",
     ),
     "foreign operator": (lambda p: add_operator(p, "Relu"), "holds the operator Relu"),
     "foreign domain": (lambda p: add_operator(p, "Linear", "com.evil"), r"operator com\.evil\.Linear"),
@@ -268,7 +268,7 @@ def test_tiny_files_are_refused_cheaply(model: Path, content: bytes) -> None:
 
 def test_a_graph_beyond_the_limit_is_not_read(model: Path) -> None:
     os.truncate(model / "model.onnx", (16 << 20) + 1)
-    with pytest.raises(ModelError, match=r"has 16777217 bytes; at most 16777216 are read"):
+    with pytest.raises(ModelError, match=r"has 16777217 bytes; the limit for such a file is 16777216"):
         open_model_directory(model)
 
 
