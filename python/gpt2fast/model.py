@@ -1,4 +1,4 @@
-"""The model as its users see it: what can be done with a loaded model, each method documented."""
+"""The model as users see it: what can be done with a loaded model."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from gpt2fast.loading.sources import Precision
 from gpt2fast.storage.model_directory import ModelDirectory
 from gpt2fast.text.prompts import Prompt
 
-# NumPy and the tokenizer are imported when arrays or text first go in or out: from token ids to token ids
-# takes neither, and each takes as long to import as a small model to load.
+# NumPy and the tokenizer are imported when arrays or text first go in or out: token ids need neither, and
+# each takes as long to import as a small model to load.
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import ArrayLike, NDArray
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 class GPT2:
     """A loaded GPT-2 model; make one with :meth:`from_pretrained`.
 
-    The model is immutable and may be used from many threads at once. A text depends on its prompt, options
-    and seed alone, bit for bit: not on what else is generated beside it, nor on the number of threads.
+    The model is immutable and may be used from many threads at once. A text depends only on its prompt,
+    options and seed, bit for bit: not on what is generated beside it, nor on the number of threads.
     """
 
     def __init__(
@@ -85,32 +85,32 @@ class GPT2:
             model file, or the id of a model on the Hugging Face hub. Default: the small model that comes with
             the package.
         precision : {"int8", "int4", "bf16", "fp32"}, optional
-            Of the weights. Default: ``"int8"``, or what a model directory has.
+            Precision of the weights. Default: ``"int8"``, or that of the model directory.
         threads : int, optional
-            Default: the cores that this process may use.
+            The number of threads. Default: the cores that this process may use.
         tokenizer : Tokenizer, path or str, optional
-            In place of the model's own: a tokenizer, a ``tokenizer.json``, a ``vocab.json`` beside its
+            Replaces the model's own: a tokenizer, a ``tokenizer.json``, a ``vocab.json`` beside its
             ``merges.txt``, a directory with one of these, or the id of a model on the hub that has one.
         revision, token : str, optional
             Branch, tag or commit, and access token, for a model on the hub.
         kv_cache : {"int8", "fp16", "fp32"}, optional
-            How keys and values are kept: ``"int8"`` rounds the key and the value of each head and position,
-            with a scale of its own. Default: ``"int8"`` for int8 and int4 weights, ``"fp16"`` for bf16,
-            ``"fp32"`` for fp32.
+            The format of keys and values: ``"int8"`` rounds the key and the value of each head and
+            position, each with its own scale. Default: ``"int8"`` for int8 and int4 weights, ``"fp16"`` for
+            bf16, ``"fp32"`` for fp32.
         max_sequences : int
-            How many texts share a step; more wait their turn. Each holds memory for keys and values while it
-            is generated.
+            The most texts that share a step; others wait. Each holds memory for keys and values while it is
+            generated.
         prefix_cache_bytes : int
-            Memory that keys and values of finished texts may keep, for prompts that begin alike.
+            Memory for keys and values of finished texts, which later prompts with the same beginning reuse.
 
         Notes
         -----
-        A tokenizer that is given is read here. The model's own is read when text first goes in or out: a
-        prompt or stop string, the ``text`` of a result, :attr:`tokenizer`. A server that would rather have
-        it ready, and know at once that it can be read, reads that attribute: ``model.tokenizer``.
+        A given tokenizer is read here. The model's own is read when text first goes in or out: a prompt or
+        stop string, the ``text`` of a result, :attr:`tokenizer`. A server that wants it ready, and its
+        errors at once, reads that attribute: ``model.tokenizer``.
 
-        A model of GPT-2's vocabulary (50,257 tokens) that comes without a tokenizer takes GPT-2's own, with a
-        warning: fetched once from the hub, when text first goes in or out, and then kept in the user's cache.
+        A model with GPT-2's vocabulary (50,257 tokens) and no tokenizer takes GPT-2's own, with a warning.
+        It is fetched from the hub when text first goes in or out, and kept in the user's cache.
 
         Raises
         ------
@@ -121,7 +121,8 @@ class GPT2:
         ImportError
             ONNX Runtime's library is missing or unusable.
         """
-        check_settings(threads, kv_cache, max_sequences, prefix_cache_bytes)  # before a long conversion
+        # Wrong settings are refused before a long conversion.
+        check_settings(threads, kv_cache, max_sequences, prefix_cache_bytes)
         directory, given = find_model(source, precision, tokenizer, revision=revision, token=token)
         return cls(
             directory,
@@ -141,7 +142,7 @@ class GPT2:
 
     @property
     def loaded(self) -> LoadedModel:
-        """What the methods work with: files, tokenizer and engine in one object."""
+        """Files, tokenizer and engine in one object, which the methods work with."""
         return self._loaded
 
     @property
@@ -161,7 +162,7 @@ class GPT2:
 
     @property
     def kv_cache(self) -> str:
-        """How keys and values are kept: ``"fp32"``, ``"fp16"`` or ``"int8"``."""
+        """The format of keys and values: ``"fp32"``, ``"fp16"`` or ``"int8"``."""
         return self._loaded.kv_cache
 
     @property
@@ -176,7 +177,7 @@ class GPT2:
 
     @property
     def max_sequences(self) -> int:
-        """How many texts share a step at most."""
+        """The most texts that share a step."""
         return self._loaded.engine.max_sequences
 
     @property
@@ -186,21 +187,21 @@ class GPT2:
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """Text to token ids and back; read when it is first asked for.
+        """Text to token ids and back; read at first use.
 
         Raises
         ------
         ModelError
-            The model came without one, its file is broken or doesn't fit, or it is GPT-2's own and neither in
-            the cache nor to be had from the hub.
+            The model has none, its file is broken or doesn't fit, or it is GPT-2's own and neither in the
+            cache nor available from the hub.
         """
         return self._loaded.read_tokenizer()
 
     @property
     def has_tokenizer(self) -> bool:
-        """Whether the model can read and write text; without, it takes token ids and returns texts empty.
+        """Whether the model can read and write text; if not, it takes token ids and its texts are empty.
 
-        It can with a tokenizer of its own or a given one, and with GPT-2's vocabulary.
+        It can with its own tokenizer, a given one, or GPT-2's vocabulary.
         """
         return self._loaded.tokenizer is not None
 
@@ -247,8 +248,8 @@ class GPT2:
         Returns
         -------
         Generation or list of Generation
-            A list when ``prompts`` is one or ``num_return_sequences`` is given: in the order of the prompts,
-            the texts of a prompt one after another. A search with beams may find fewer than asked for.
+            A list when ``prompts`` is one or ``num_return_sequences`` is given: in the order of the
+            prompts, the texts of a prompt one after another. A beam search may find fewer than requested.
 
         Raises
         ------
@@ -260,9 +261,9 @@ class GPT2:
     def stream(
         self, prompts: Prompt | Sequence[Prompt], options: GenerationOptions | None = None, **overrides: Any
     ) -> Generator[StreamChunk, None, None]:
-        """Like :meth:`generate`, but yields text as it is made: one chunk for each text that a step advanced.
+        """Like :meth:`generate`, but yields text as it is made: a chunk for each text that a step advanced.
 
-        A chunk's ``index`` is the place of its text in the list that :meth:`generate` would return. The
+        A chunk's ``index`` is the index of its text in the list that :meth:`generate` would return. The
         stream holds memory for its texts until it is exhausted, closed or dropped. ``num_beams`` and
         ``best_of`` choose whole texts and can't stream.
         """
@@ -302,7 +303,7 @@ class GPT2:
         """:meth:`GPT2.generate` for asyncio: the event loop stays free while the model works.
 
         Cancelling the task ends the generation within a step.
-        Any number of tasks may generate at once; more than ``max_sequences`` wait their turn.
+        Any number of tasks may generate at once; those beyond ``max_sequences`` texts wait.
         """
         chosen = GenerationOptions.make(options, overrides)
         return await self._async_calls.generate(prompts, chosen)
@@ -315,7 +316,7 @@ class GPT2:
     ) -> AsyncGenerator[StreamChunk, None]:
         """:meth:`GPT2.stream` for asyncio: ``async for chunk in model.astream(...)``.
 
-        Leaving the loop early leaves the generation running a little ahead until the generator is closed or
+        If the loop is left early, the generation runs a little ahead until the generator is closed or
         dropped; ``contextlib.aclosing`` closes it at once. Cancelling the task ends it within a step.
         """
         chosen = GenerationOptions.make(options, overrides)
@@ -330,7 +331,7 @@ class GPT2:
     def forward(
         self, input_ids: ArrayLike, past: Sequence[ArrayLike] | None = None
     ) -> tuple[NDArray[np.float32], Past]:
-        """The hidden states after the last LayerNorm, and the keys and values to go on from.
+        """The hidden states after the last LayerNorm, and the keys and values to continue from.
 
         The contract of the ONNX Model Zoo's GPT-2.
 
@@ -339,7 +340,7 @@ class GPT2:
         input_ids : integer array, shape (tokens,) or (batch, tokens)
             At least one token.
         past : sequence of array, optional
-            What an earlier call returned; ``input_ids`` then continue where it ended.
+            The result of an earlier call; ``input_ids`` continue where it ended.
 
         Returns
         -------
@@ -366,8 +367,8 @@ class GPT2:
         input_ids : integer array, shape (tokens,) or (batch, tokens)
             At least one token.
         rows : int or list of int, optional
-            Only after the tokens at these positions; negative ones count from the end. Spares the rest of the
-            vocabulary projection.
+            Only the scores after the tokens at these positions; negative ones count from the end. The rest
+            is not computed.
 
         Returns
         -------
@@ -377,7 +378,8 @@ class GPT2:
 
         return logits(self._loaded, input_ids, rows)
 
-    @overload  # a str is a sequence of texts to the type checker, and one text here
+    # To the type checker a str is also a sequence of texts; here it is one text.
+    @overload
     def score(self, texts: Prompt, *, stride: int | None = None) -> TextScore: ...  # type: ignore[overload-overlap]
 
     @overload
@@ -386,16 +388,16 @@ class GPT2:
     def score(
         self, texts: Prompt | Sequence[Prompt], *, stride: int | None = None
     ) -> TextScore | list[TextScore]:
-        """The log-probability of each token, given those before it; the vocabulary's scores are never kept.
+        """The log-probability of each token, given those before it, without keeping the vocabulary's scores.
 
         Parameters
         ----------
         texts : str, token ids, or a list of these
             As for :meth:`gpt2fast.GPT2.generate`, of any length.
         stride : int, optional
-            A text beyond the context is read in windows as large as the context; so many tokens lie between
-            the starts of two. Default: half the context. Each token is scored once, in the first window that
-            holds it with a token before it.
+            A text longer than the context is read in windows of the context's length, which start this many
+            tokens apart. Default: half the context. Each token is scored once, in the first window in which
+            a token precedes it.
 
         Returns
         -------
@@ -414,7 +416,7 @@ class GPT2:
     def perplexity(self, text: Prompt, *, stride: int | None = None) -> float:
         """``exp`` of the mean negative log-likelihood of the text's tokens after the first.
 
-        Parameters and errors as of :meth:`score`; the text has at least two tokens.
+        Parameters and errors are those of :meth:`score`; the text must have at least two tokens.
         """
         from gpt2fast.inference.scoring import perplexity
 
@@ -428,7 +430,7 @@ class GPT2:
         by: Literal["mean", "total"] = "mean",
         prefix: Prefix | None = None,
     ) -> list[RankedChoice]:
-        """The choices in the order of their likelihood after a prompt, the likeliest first.
+        """Choices ordered by their likelihood after a prompt, the likeliest first.
 
         The prompt is read once, whatever the number of choices.
 
@@ -437,12 +439,12 @@ class GPT2:
         prompt : str or token ids
             What the choices follow.
         choices : list of str or of token ids
-            At least one, none empty. A choice's tokens follow the prompt's: a word usually begins with its
-            space, as in ``" yes"``.
+            At least one, none empty. A choice's tokens follow the prompt's, so a word usually begins with
+            its space: ``" yes"``.
         by : {"mean", "total"}
             The log-probability per token, or the sum, which favours short choices.
         prefix : Prefix, optional
-            Comes before the prompt; its keys and values are not computed again.
+            Precedes the prompt; its keys and values are not computed again.
 
         Raises
         ------
@@ -460,14 +462,14 @@ class GPT2:
         pooling: Literal["mean", "last", "first", "max"] = "mean",
         normalize: bool = False,
     ) -> NDArray[np.float32]:
-        """One vector for each text, of the hidden states after the last LayerNorm.
+        """One vector for each text, from the hidden states after the last LayerNorm.
 
         Parameters
         ----------
         texts : str, token ids, or a list of these
             Each at most as long as the context.
         pooling : {"mean", "last", "first", "max"}
-            Over the tokens; only the last token has seen the whole text.
+            How to combine the tokens; only the last one has seen the whole text.
         normalize : bool
             Scale each vector to length 1.
 
@@ -486,7 +488,7 @@ class GPT2:
         return embed(self._loaded, texts, pooling, normalize)
 
     def prefill(self, text: Prompt) -> Prefix:
-        """Compute the keys and values of a text's beginning once, to start many texts from.
+        """Compute the keys and values of a text once, so that many texts can start from it.
 
         Parameters
         ----------
@@ -496,19 +498,19 @@ class GPT2:
         Returns
         -------
         Prefix
-            For the option ``prefix`` of :meth:`generate`, :meth:`stream` and :meth:`rank`, or a file.
+            For the option ``prefix`` of :meth:`generate`, :meth:`stream` and :meth:`rank`, or to save.
         """
         from gpt2fast.inference.prefix import prefill
 
         return prefill(self._loaded, text)
 
     def load_prefix(self, source: str | os.PathLike[str] | bytes | BinaryIO) -> Prefix:
-        """A prefix that was saved with this model, from a path, from bytes or from an open binary file.
+        """A prefix that was saved with this model, from a path, bytes or an open binary file.
 
         Raises
         ------
         ModelError
-            It is none, is damaged, or was made by another model.
+            It is not a prefix, is damaged, or was made by another model.
         """
         from gpt2fast.inference.prefix import load_prefix
 

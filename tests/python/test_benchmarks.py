@@ -46,7 +46,7 @@ def _timings(step: float, first: float, rate: float) -> list[Timing]:
 
 
 def _results() -> tuple[Results, list[System], Model]:
-    """Ours twice as fast as a peer of 8 bits; a contributed graph faster than both is no peer."""
+    """Ours is twice as fast as an 8-bit peer; a contributed graph that is faster than both is not a peer."""
     ours, peer = System("gpt2fast", "int8", 8, 2), System("ctranslate2", "int8", 8, 2)
     graph, single = System("contrib_graph", "int8", 8, 2), replace(ours, threads=1)
     results = Results(limits=Limits({100: 2.0}, 0.0))

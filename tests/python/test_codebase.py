@@ -1,4 +1,4 @@
-"""The codebase keeps its own rules: which way imports point, what loads when, how long files are."""
+"""Rules of the codebase: the direction of imports, what is loaded when, the length of files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ONNX Runtime's own Python session, for models that our engine does not run, and what is checked before."""
+"""ONNX Runtime's Python session, for models that our engine does not run, and a check to make before."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ _DRAFT_STEPS = 12
     default=5,
     show_default=True,
     metavar="N",
-    help="Runs of each case; the median is shown, and the quartiles.",
+    help="Runs of each case; the median and the quartiles are shown.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(batches: tuple[int, ...], repeats: int, as_json: bool, **options: Any) -> None:
@@ -89,7 +89,7 @@ def _measure(model: GPT2, batches: tuple[int, ...], repeats: int) -> list[tuple[
 
 
 def _draft_steps(model: GPT2) -> dict[int, float]:
-    """Milliseconds of a step with so many draft tokens, as far as the model's positions reach."""
+    """Milliseconds of a step by number of draft tokens, as far as the model's positions reach."""
     from gpt2fast.evaluation.speed import draft_step_ms
 
     context = model.config.n_positions // 8

@@ -1,4 +1,4 @@
-"""What the measurements need of a model."""
+"""The interface that measurements need from a model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class LanguageModel(Protocol):
         ...
 
     def score(self, sequences: Sequence[Tokens], first: Sequence[int]) -> list[NDArray[np.float32]]:
-        """Log-probabilities of each sequence's tokens from ``first[i]`` >= 1 on, given those before."""
+        """Log-probabilities of each sequence's tokens from ``first[i]`` >= 1 on, given those before them."""
         ...
 
     def logits(

@@ -27,19 +27,18 @@ class PerplexitySettings:
     Attributes
     ----------
     window : int, optional
-        Tokens that the model sees at once. Default: all its positions.
+        The number of tokens that the model sees at once. Default: all its positions.
     stride : int, optional
         Tokens from the start of one window to that of the next, at most ``window``. Default: half a window.
-        Each token is scored once, in the first window that holds it with one before it; a smaller stride
-        gives more context and takes longer.
+        Each token is scored once, in the first window in which a token precedes it; a smaller stride gives
+        more context and takes longer.
     split : str, optional
-        A regular expression (without groups): what it matches separates documents, each of which is stripped
-        of white space at its ends and followed by the end-of-text token. Default: the text is one piece, as
-        it is.
+        A regular expression (without groups) for what separates documents; each is stripped of white space
+        at its ends and followed by the end-of-text token. Default: the text is one document, as it is.
     drop_last : bool
         Leave out the last window if it is not full.
     limit : int, optional
-        Use only so many tokens from the start.
+        Use only this many tokens from the start.
     """
 
     window: int | None = None
@@ -71,7 +70,7 @@ class PerplexitySettings:
 
 @dataclass(frozen=True)
 class PerplexityResult:
-    """What a text costs a model.
+    """How well a model predicts a text.
 
     The loss per word, byte and character is the mean loss per token times the tokens per word, byte,
     character; words are what white space separates, bytes those of UTF-8.
@@ -79,9 +78,9 @@ class PerplexityResult:
     Attributes
     ----------
     tokens, words, bytes, characters : int
-        Of the text.
+        Counts for the text.
     scored_tokens : int
-        Tokens that were scored; the first has nothing before it.
+        Tokens that were scored; the first has no context.
     loss : float
         Mean negative log-likelihood of a token, in nats.
     perplexity, word_perplexity, byte_perplexity : float
@@ -91,7 +90,7 @@ class PerplexityResult:
     seconds : float
         Time in the model.
     tokens_per_second : float or None
-        Tokens through the model by that time, context included; None if all came from a journal.
+        Tokens through the model, including context, divided by that time; None if all came from a journal.
     """
 
     tokens: int
@@ -128,11 +127,11 @@ def perplexity(
     tokenizer : Tokenizer
         The model's.
     text : str
-        At least two tokens, and a full window if the last is dropped.
+        Has at least two tokens, and a full window if the last is dropped.
     settings : PerplexitySettings, optional
         How the text is cut.
     run, journal, progress : optional
-        As of :func:`gpt2fast.evaluation.items.measure`.
+        As for :func:`gpt2fast.evaluation.items.measure`.
 
     Raises
     ------
@@ -160,7 +159,7 @@ def perplexity(
 
 
 def encode(tokenizer: Tokenizer, text: str, settings: PerplexitySettings) -> Tokens:
-    """The token ids of a text as the settings cut it; int32 [tokens]."""
+    """The token ids of a text, split as the settings say; int32 [tokens]."""
     if settings.split is None:
         return np.array(tokenizer.encode(text), np.int32)
     end = tokenizer.end_of_text_id
@@ -205,7 +204,7 @@ def _result(
 
 
 def exponential(value: float) -> float:
-    """``exp``, infinite where that is beyond a float."""
+    """``exp``, or infinity where a float overflows."""
     try:
         return math.exp(value)
     except OverflowError:

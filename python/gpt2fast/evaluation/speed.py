@@ -1,4 +1,4 @@
-"""Measures a model's speed on this machine: for ``gpt2fast bench``, and for comparisons with others."""
+"""Measures a model's speed on this machine, for ``gpt2fast bench`` and for comparisons."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Case:
     name : str
         Names the case in tables.
     texts, prompt_tokens, new_tokens : int
-        How many texts, the tokens of each prompt, and the tokens to generate for each.
+        The number of texts, and for each the tokens of the prompt and the tokens to generate.
     """
 
     name: str
@@ -41,16 +41,16 @@ class Case:
 
 @dataclass(frozen=True)
 class Timing:
-    """What one run of a case took.
+    """The times of one run of a case.
 
     Attributes
     ----------
     first_token_ms : float
-        Until the first token of the last text.
+        Time until the last text has its first token.
     step_ms : float
-        Median time between a text's tokens, once all texts are under way.
+        Median time between a text's tokens while all texts are being generated.
     tokens_per_second : float
-        Of all texts together, while all are under way.
+        Tokens of all texts per second while all are being generated.
     """
 
     first_token_ms: float
@@ -60,7 +60,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Summary:
-    """The middle of repeated measurements, and the quartiles around it."""
+    """Median and quartiles of repeated measurements."""
 
     median: float
     low: float
@@ -68,7 +68,7 @@ class Summary:
 
 
 def summarize(values: Sequence[float]) -> Summary:
-    """Median and quartiles; of at least one value."""
+    """Median and quartiles of at least one value."""
     if len(values) == 1:
         return Summary(values[0], values[0], values[0])
     low, median, high = statistics.quantiles(values, n=4, method="inclusive")
@@ -76,7 +76,7 @@ def summarize(values: Sequence[float]) -> Summary:
 
 
 def usual_cases(n_positions: int, texts: Sequence[int] = (8, 32), new_tokens: int = 33) -> list[Case]:
-    """One text after a short, a usual, a longer and a full prompt, then several texts together.
+    """One text after a short, a typical, a longer and a full prompt; then several texts together.
 
     Prompts of 10, 128, 512 and 990 tokens for a model of 1,024 positions, in proportion for others.
     """
@@ -84,7 +84,7 @@ def usual_cases(n_positions: int, texts: Sequence[int] = (8, 32), new_tokens: in
     lengths = [length for length in lengths if 0 < length <= n_positions - new_tokens]
     cases = [Case(f"1 x {length}", 1, length, new_tokens) for length in lengths]
     shared = n_positions // 8
-    # The first of several texts goes on while the prompts of the others are read, one or more to a step.
+    # The first of several texts continues while the prompts of the others are read, one or more a step.
     return cases + [
         Case(f"{count} x {shared}", count, shared, min(new_tokens + count, n_positions - shared))
         for count in texts
@@ -92,14 +92,14 @@ def usual_cases(n_positions: int, texts: Sequence[int] = (8, 32), new_tokens: in
 
 
 def fresh_prompts(generator: np.random.Generator, case: Case, vocab_size: int) -> list[list[int]]:
-    """Random token ids, so that no cache of earlier prompts helps."""
+    """Random token ids, so that no cached prompt helps."""
     ids = generator.integers(0, vocab_size - 1, (case.texts, case.prompt_tokens))
     prompts: list[list[int]] = ids.tolist()
     return prompts
 
 
 def token_arrivals(model: LoadedModel, prompts: list[list[int]], new_tokens: int, **options: Any) -> Arrivals:
-    """When each token arrived in a stream of texts that all have ``new_tokens`` tokens."""
+    """The arrival times of tokens in a stream of texts that all have ``new_tokens`` tokens."""
     options |= {"max_new_tokens": new_tokens, "eos_token_id": [], "use_prefix_cache": False}
     arrivals: Arrivals = [[] for _ in prompts]
     start = time.perf_counter()
@@ -110,13 +110,13 @@ def token_arrivals(model: LoadedModel, prompts: list[list[int]], new_tokens: int
 
 
 def timing(arrivals: Arrivals) -> Timing:
-    """What arrivals of at least two tokens a text mean."""
+    """The timing that follows from arrivals of at least two tokens for each text."""
     started = max(times[0] for times in arrivals)
     ended = min(times[-1] for times in arrivals)
     counted = [[at for at in times if started <= at <= ended] for times in arrivals]
     steps = [after - before for times in counted for before, after in pairwise(times)]
     if not steps:
-        raise ValueError("the texts were not under way together; generate more tokens")
+        raise ValueError("the texts were not generated together; generate more tokens")
     tokens = sum(at > started for times in arrivals for at in times if at <= ended)
     return Timing(
         first_token_ms=started * 1e3,
@@ -126,13 +126,13 @@ def timing(arrivals: Arrivals) -> Timing:
 
 
 def draft_step_ms(model: LoadedModel, context: int, drafts: int, steps: int, first_token: int = 0) -> float:
-    """Median time of a step that verifies so many draft tokens of one text, all of them right.
+    """Median time of a step that verifies ``drafts`` draft tokens of one text, all of them right.
 
-    The output is forced to one token by ``logit_bias``, so that looking it up in the prompt always succeeds;
-    with ``drafts=0`` the same text is made by plain steps.
+    ``logit_bias`` forces the output to one token, so that looking it up in the prompt always succeeds; with
+    ``drafts=0`` plain steps make the same text.
     """
     prompt = [first_token] + [_FORCED_TOKEN] * (context - 1)
-    # The length of drafts adapts to success: a few steps go by before it is at its largest.
+    # The length of drafts adapts to success and takes a few steps to reach its maximum.
     new_tokens = (steps + 4) * (drafts + 1)
     arrivals = token_arrivals(
         model, [prompt], new_tokens, logit_bias={_FORCED_TOKEN: 1e6}, prompt_lookup_num_tokens=drafts

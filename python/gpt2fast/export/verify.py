@@ -38,7 +38,7 @@ class OutputDifference:
     shape : tuple of int
         Of the output.
     absolute : float
-        The largest difference of two values; infinite where one is not finite and the other not the same.
+        The largest difference of two values; infinite if one is not finite and the other is not the same.
     relative : float
         ``absolute`` over the largest expected magnitude.
     passed : bool
@@ -65,7 +65,7 @@ def verify_model(
     Parameters
     ----------
     model : path
-        An ``.onnx`` file, or a ``.tar.gz`` archive of one with its data, as the ONNX Model Zoo offers.
+        An ``.onnx`` file, or a ``.tar.gz`` archive of one with its data, as in the ONNX Model Zoo.
     data : path, optional
         A directory with ``test_data_set_N`` in it, or one such set. Default: beside the model.
     rtol, atol : float
@@ -98,7 +98,7 @@ def verify_model(
 
 @contextmanager
 def _model_file(path: Path) -> Iterator[Path]:
-    """The ``.onnx`` file itself, unpacked for the time being if it is in an archive."""
+    """The ``.onnx`` file, unpacked temporarily if it is in an archive."""
     if not path.is_file():
         raise ModelError(f"{path}: no such file")
     if not path.name.endswith(ARCHIVE_SUFFIXES):

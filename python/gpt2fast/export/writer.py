@@ -47,8 +47,8 @@ def write_model_directory(
 ) -> None:
     """Convert a checkpoint into the directory ``out``.
 
-    All is written to a temporary directory beside ``out``, synced, and renamed; an error or an interrupt on
-    the way leaves what was there before. ``confirm`` is called when all is written and may yet raise.
+    Everything is written to a temporary directory beside ``out``, synced, and renamed; an error or
+    interrupt leaves what was there before. ``confirm`` is called after the last write and may still raise.
 
     Raises
     ------

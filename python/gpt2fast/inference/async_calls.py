@@ -1,7 +1,7 @@
-"""Generation for asyncio: each call runs on a thread of its own, so that the event loop stays free.
+"""Generation for asyncio: each call runs on its own thread, so that the event loop stays free.
 
-Cancelling the task ends the run within a step. A model has as many threads as texts that it generates at
-once; more calls wait for one.
+Cancelling the task ends the run within a step. A model has a thread for each text that it can generate at
+once; further calls wait for one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from gpt2fast.inference.requests import read_call
 from gpt2fast.inference.results import Generation, StreamChunk
 from gpt2fast.loading.loaded_model import LoadedModel
 
-# Items that a stream may be ahead of its reader.
+# The number of chunks that a stream may be ahead of its reader.
 _READ_AHEAD = 16
 
 

@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 
 class OutputText(UnreadText):
-    """The text of an output, or as much of it as is kept."""
+    """The text of an output, up to ``kept_bytes``."""
 
     __slots__ = ("_kept_bytes", "_token_ids", "_tokenizer")
 
     def __init__(self, tokenizer: LazyTokenizer, token_ids: list[int], kept_bytes: int | None = None) -> None:
         self._tokenizer = tokenizer
-        # Of its own, as the result's list may be changed before the text is read.
+        # A copy: the result's list may be changed before the text is read.
         self._token_ids = tuple(token_ids)
         self._kept_bytes = kept_bytes
 
@@ -34,7 +34,7 @@ class OutputText(UnreadText):
 
 
 class EchoedText(UnreadText):
-    """A prompt's text and that of the result that it leads to."""
+    """The text of a prompt followed by that of its result."""
 
     __slots__ = ("_prompt", "_result")
 
@@ -52,10 +52,10 @@ class EchoedText(UnreadText):
 
 
 class StreamPiece(UnreadText):
-    """What a step added to a text: that up to ``safe_bytes``, counted from the output's start.
+    """What a step added to a text, up to ``safe_bytes``, counted from the output's start.
 
-    It knows the piece before it and no later one, nor does the decoder: a stream whose text nobody reads
-    makes no cycle.
+    It refers to the piece before it, and neither it nor the decoder to a later one: a stream whose text
+    nobody reads makes no reference cycle.
     """
 
     __slots__ = ("_decoder", "before", "last", "safe_bytes", "text", "token_ids")
@@ -85,7 +85,7 @@ class StreamPiece(UnreadText):
 
 
 class StreamDecoder:
-    """The pieces of one text, decoded in their order when the text of one is first read."""
+    """Decodes the pieces of one text, in their order, when the text of one is first read."""
 
     def __init__(self, tokenizer: LazyTokenizer) -> None:
         self.tokenizer = tokenizer

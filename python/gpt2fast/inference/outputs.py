@@ -1,4 +1,4 @@
-"""Runs the requests of a call in the core: whole results, or chunks as the steps go by."""
+"""Runs the requests of a call in the core, for whole results or chunk by chunk."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _FINISH_REASONS: dict[int, FinishReason] = {
     core.FINISH_CANCELLED: "cancelled",
     core.FINISH_CONSTRAINT: "constraint",
 }
-# Numbers of the core; True and False are keys like 1 and 0.
+# The core's numbers.
 _EARLY_STOPPING: dict[bool | str, int] = {False: 0, True: 1, "never": 2}
-# 0 would mean no limit.
+# The core takes 0 for no limit.
 _SHORTEST = 1e-9
 
 
@@ -97,7 +97,7 @@ def _watched(run: Cancellable, options: GenerationOptions) -> AbstractContextMan
 
 
 def _search_all(model: LoadedModel, call: Call) -> list[Generation]:
-    """The best texts of each prompt, one search after another; they share the time that there is."""
+    """The best texts of each prompt, one search after another, within one time limit."""
     results: list[Generation] = []
     max_time = call.options.max_time
     end = None if max_time is None else time.monotonic() + max_time
@@ -135,7 +135,7 @@ def _search(
 
 
 def _best(results: list[Generation], options: GenerationOptions, best_of: int) -> list[Generation]:
-    """Of every ``best_of`` results those with the likeliest tokens, the best first."""
+    """The results with the likeliest tokens among every ``best_of``, the best first."""
     kept: list[Generation] = []
     for start in range(0, len(results), best_of):
         scored = [changed(one, score=_mean_logprob(one)) for one in results[start : start + best_of]]
@@ -153,7 +153,7 @@ def _mean_logprob(result: Generation) -> float:
 def _with_prompts(
     model: LoadedModel, results: list[Generation], options: GenerationOptions
 ) -> list[Generation]:
-    """The results with their prompts in front; equal prompts are read once."""
+    """The results with their prompts prepended; equal prompts are read once."""
     if options.logprobs is not None:
         import numpy as np
 

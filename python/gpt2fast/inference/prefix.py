@@ -1,8 +1,8 @@
-"""Keys and values of a text's beginning, computed once and reused; and their files.
+"""Keys and values of the beginning of texts, computed once and reused, and their files.
 
 A file holds, little-endian and without gaps: the magic bytes, the format version (uint32), the number of
-tokens (uint32), the model's hash (32 bytes), the token ids (int32), each layer's keys and values
-[2, heads, tokens, head_dim] (float32 if the model's cache has that, else float16, which gives an int8 cache
+tokens (uint32), the model's hash (32 bytes), the token ids (int32), each layer's keys and values [2, heads,
+tokens, head_dim] (float32 if the model's cache has that, otherwise float16, from which an int8 cache gets
 the same integers and scales again) and the SHA-256 of all that. Its length follows from the model and the
 number of tokens alone.
 """
@@ -42,7 +42,7 @@ _CHECKSUM_BYTES = 32
 
 @dataclass(frozen=True)
 class CacheFormat:
-    """What a model's snapshots look like: their sizes come from here, never from a file.
+    """The form of a model's snapshots: their sizes come from here, never from a file.
 
     Attributes
     ----------
@@ -51,7 +51,7 @@ class CacheFormat:
     dtype : dtype
         Of keys and values.
     model_hash : bytes
-        Stands for the model, its precision, its weights and how it keeps keys and values.
+        Identifies the model, its precision, its weights and its cache's format.
     """
 
     config: ModelConfig
@@ -65,11 +65,11 @@ class CacheFormat:
         return cls(model.config, dtype, model.cache_hash)
 
     def layer_shape(self, tokens: int) -> tuple[int, ...]:
-        """Of the keys and values of one layer."""
+        """The shape of the keys and values of one layer."""
         return (2, 1, self.config.n_head, tokens, self.config.head_dim)
 
     def snapshot_bytes(self, tokens: int) -> int:
-        """The length of a snapshot of so many tokens."""
+        """The length of a snapshot of this many tokens."""
         elements = 2 * self.config.n_layer * self.config.n_head * self.config.head_dim * tokens
         return _HEADER.size + 4 * tokens + elements * self.dtype.itemsize + _CHECKSUM_BYTES
 
@@ -99,7 +99,7 @@ class Prefix:
 
     @property
     def length(self) -> int:
-        """How many tokens there are."""
+        """The number of tokens."""
         return len(self._token_ids)
 
     def __len__(self) -> int:
@@ -111,12 +111,12 @@ class Prefix:
         return self._core
 
     def check_model(self, model: LoadedModel) -> None:
-        """Raise ValueError unless ``model`` is the one that made it."""
+        """Raise ValueError unless ``model`` is the one that made the prefix."""
         if model.cache_hash != self._format.model_hash:
             raise ValueError("prefix was made by another model, or the same one in another precision")
 
     def to_bytes(self) -> bytes:
-        """The state as bytes, for ``GPT2.load_prefix``."""
+        """The prefix as bytes, for ``GPT2.load_prefix``."""
         parts = [_HEADER.pack(_MAGIC, SNAPSHOT_VERSION, self.length, self._format.model_hash)]
         parts.append(self._token_ids.astype("<i4").tobytes())
         parts += [layer.tobytes() for layer in self._layers]
@@ -126,7 +126,7 @@ class Prefix:
         return b"".join([*parts, digest.digest()])
 
     def save(self, file: str | os.PathLike[str] | BinaryIO) -> None:
-        """Write :meth:`to_bytes` to a path, in one go, or to an open binary file."""
+        """Write :meth:`to_bytes` to a path, atomically, or to an open binary file."""
         if not isinstance(file, (str, os.PathLike)):
             file.write(self.to_bytes())
             return
@@ -165,7 +165,7 @@ def load_prefix(model: LoadedModel, source: str | os.PathLike[str] | bytes | Bin
 
 
 def _read(file: BinaryIO, cache_format: CacheFormat) -> bytes:
-    """The snapshot's bytes: what header and model allow, and one more that tells whether there are more."""
+    """The snapshot's bytes, as many as header and model allow, plus one that proves a file too long."""
     header = file.read(_HEADER.size)
     tokens = _check_header(header, cache_format)
     return header + file.read(cache_format.snapshot_bytes(tokens) - len(header) + 1)

@@ -1,4 +1,4 @@
-"""Prompts and options of a call -> one request of the core for each text: numbers only, all checks done."""
+"""Checks the prompts and options of a call, and makes one request of the core for each text."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from gpt2fast.text.prompts import Prompt
 
 
-#: As transformers has it when it samples.
+#: The default of transformers when it samples.
 DEFAULT_TOP_K = 50
 
 
@@ -50,7 +50,7 @@ def read_call(
     options: GenerationOptions | None = None,
     overrides: dict[str, Any] | None = None,
 ) -> Call:
-    """Check what :meth:`gpt2fast.GPT2.generate` was given, and make requests of it; no work is done yet."""
+    """Check the arguments of :meth:`gpt2fast.GPT2.generate` and make requests of them, before any work."""
     chosen = GenerationOptions.make(options, overrides)
     if chosen.num_beams > model.engine.max_sequences:
         raise ValueError(
@@ -73,8 +73,7 @@ def _build_requests(
     if len(prompts) * copies > MAX_PROMPTS:
         name = "num_return_sequences" if options.best_of is None else "best_of"
         raise ValueError(
-            f"{name} ({copies}) for {len(prompts)} prompts asks for more than {MAX_PROMPTS} texts "
-            f"(MAX_PROMPTS)"
+            f"{name} ({copies}) for {len(prompts)} prompts is more than {MAX_PROMPTS} texts (MAX_PROMPTS)"
         )
     fitted = [_fit(prompt, options, model.config.n_positions) for prompt in prompts]
     shared = _shared_fields(model, options)
@@ -105,14 +104,14 @@ def _build_requests(
 
 
 def _copies_per_prompt(options: GenerationOptions) -> int:
-    """Requests for each prompt: a search over beams is one, whatever it returns."""
+    """The number of requests for each prompt: always one for a beam search."""
     if options.num_beams > 1:
         return 1
     return options.best_of or options.num_return_sequences or 1
 
 
 def _score_hooks(options: GenerationOptions) -> dict[str, Any]:
-    """The caller's processors as one hook of the core."""
+    """The caller's processors as a single hook of the core."""
     processors = cast("tuple[Callable[..., None], ...]", options.logits_processor)
     if not processors:
         return {}
@@ -120,7 +119,8 @@ def _score_hooks(options: GenerationOptions) -> dict[str, Any]:
     def process_scores(
         prompt: NDArray[np.int32], output: NDArray[np.int32], scores: NDArray[np.float32]
     ) -> None:
-        own = scores.copy()  # the core's memory is only good during this call; a caller may keep what it gets
+        # A caller may keep the array; the core's memory is valid only during this call.
+        own = scores.copy()
         for processor in processors:
             if processor(prompt, output, own) is not None:
                 raise TypeError("logits_processor must change the scores in place and return None")
@@ -234,7 +234,7 @@ def _eos_token_ids(model: LoadedModel, options: GenerationOptions) -> list[int]:
 def _bad_words(model: LoadedModel, options: GenerationOptions) -> list[list[int]]:
     words: list[list[int]] = []
     for i, word in enumerate(options.bad_words):
-        # Inside a text most words carry the space before them in their first token.
+        # Within a text, most words include the preceding space in their first token.
         forms = (word, f" {word}") if isinstance(word, str) and not word[0].isspace() else (word,)
         words.extend(_ids_of(model, form, f"bad_words[{i}]") for form in forms)
     return words

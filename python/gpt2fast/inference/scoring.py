@@ -1,4 +1,4 @@
-"""How likely texts are, and the vectors that they are made into: scores, ranked choices, embeddings."""
+"""Scores of texts, ranked choices, and embeddings."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def token_logprobs(
 ) -> list[TokenScores]:
     """Log-probabilities of every token, and the ``top`` likeliest at its place, of texts of any length."""
     n_positions = model.config.n_positions
-    # With a stride of the whole context a window's first token would have nothing before it.
+    # With a stride of the whole context, nothing would precede a window's first token.
     widest = max(1, n_positions - 1)
     stride = max(1, n_positions // 2) if stride is None else Integer(1, widest)("stride", stride)
     results = [

@@ -20,7 +20,7 @@ class Window:
 
 
 def windows(tokens: int, window: int, stride: int, *, drop_last: bool = False) -> list[Window]:
-    """The windows over a text of so many tokens; each token but the first is scored once (see ``stride``).
+    """The windows over a text of ``tokens`` tokens; each token but the first is scored once (see ``stride``).
 
     With a stride of a whole window, the first token of each window has no context and is not scored.
     """

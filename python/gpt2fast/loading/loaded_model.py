@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from gpt2fast.config import ModelConfig
     from gpt2fast.text.tokenizer import Tokenizer
 
-#: How keys and values may be kept, with the core's number for it.
+#: The formats of the KV cache, with the core's number for each.
 KV_CACHES = {"fp32": 0, "fp16": 1, "int8": 2}
 KvCache: TypeAlias = Literal["fp32", "fp16", "int8"]
 
@@ -27,7 +27,7 @@ MAX_THREADS = 1024
 MAX_SEQUENCES = 4096
 DEFAULT_PREFIX_CACHE_BYTES = 256 << 20
 
-# As near to exact as the weights are.
+# The default: about as exact as the weights.
 _KV_CACHE_OF_PRECISION: dict[str, KvCache] = {"fp32": "fp32", "bf16": "fp16", "int8": "int8", "int4": "int8"}
 # Longer prompts are cut into steps of this many tokens: enough for the matrix kernels to run at full speed,
 # and few enough for a step's activations to stay in the caches.
@@ -36,14 +36,14 @@ _MAX_METADATA_BYTES = 16 << 20
 
 
 class LoadedModel:
-    """What every call on a model works with; immutable, and shared by any number of threads.
+    """The parts of a model in memory; immutable, and shared by any number of threads.
 
     Parameters
     ----------
     directory : ModelDirectory
         The files.
     tokenizer : Tokenizer, optional
-        In place of the model's own.
+        Replaces the model's own.
     threads, kv_cache, max_sequences, prefix_cache_bytes
         As for :meth:`gpt2fast.GPT2.from_pretrained`, with the same errors.
 
@@ -54,7 +54,7 @@ class LoadedModel:
     config : ModelConfig
         Sizes and conventions.
     tokenizer : LazyTokenizer or None
-        Read when text first goes in or out; None if there is none.
+        It is read when text first goes in or out. None if the model has none.
     kv_cache : {"fp32", "fp16", "int8"}
         How keys and values are kept.
     runtime : Runtime
@@ -100,7 +100,7 @@ class LoadedModel:
         )
 
     def read_tokenizer(self) -> Tokenizer:
-        """The tokenizer, read now if it was not before; errors as of :attr:`gpt2fast.GPT2.tokenizer`."""
+        """The tokenizer, read at the first call; raises the errors of :attr:`gpt2fast.GPT2.tokenizer`."""
         if self.tokenizer is None:
             raise ModelError(
                 f"{self.directory.path} has no tokenizer; give one to from_pretrained(tokenizer=...)"
@@ -110,7 +110,8 @@ class LoadedModel:
     @cached_property
     def cache_hash(self) -> bytes:
         """Identifies the keys and values of this model: 32 bytes, from its files and ``kv_cache``."""
-        import hashlib  # slow to import, and of use for prefixes alone
+        # Imported here because hashlib is slow to import and only prefixes need it.
+        import hashlib
         import struct
 
         digest = hashlib.sha256()
@@ -123,7 +124,7 @@ class LoadedModel:
 
 
 class ModelLike(Protocol):
-    """Whatever holds a loaded model: a :class:`gpt2fast.GPT2`."""
+    """Anything that holds a loaded model, such as :class:`gpt2fast.GPT2`."""
 
     @property
     def loaded(self) -> LoadedModel:
@@ -134,7 +135,7 @@ class ModelLike(Protocol):
 def check_settings(
     threads: int | None, kv_cache: KvCache | None, max_sequences: int, prefix_cache_bytes: int
 ) -> None:
-    """Raise TypeError or ValueError unless an engine can be set up so."""
+    """Raise TypeError or ValueError unless these are settings of an engine."""
     if threads is not None:
         Integer(1, MAX_THREADS)("threads", threads)
     if kv_cache is not None:
@@ -151,11 +152,12 @@ def find_model(
     revision: str | None,
     token: str | None,
 ) -> tuple[ModelDirectory, Tokenizer | None]:
-    """The files of a model, converted first where needed, and the tokenizer that is given for it, if any.
+    """The files of a model, converted first if necessary, and the tokenizer given for it, if any.
 
-    Parameters and errors as of :meth:`gpt2fast.GPT2.from_pretrained`.
+    Parameters and errors are those of :meth:`gpt2fast.GPT2.from_pretrained`.
     """
-    load_runtime()  # a missing library shows before a long conversion
+    # A missing library is reported before a long conversion.
+    load_runtime()
     directory = find_model_directory(source, precision, revision=revision, token=token)
     if tokenizer is None:
         return directory, None

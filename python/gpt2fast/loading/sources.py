@@ -1,4 +1,4 @@
-"""From what a user names to a model directory that can be loaded."""
+"""Finds the model directory for whatever a user names; converts checkpoints first."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def find_model_directory(
 ) -> ModelDirectory:
     """The model directory of a source, made in the cache first if the source is a checkpoint.
 
-    Parameters and errors as of :meth:`GPT2.from_pretrained`.
+    Parameters and errors are those of :meth:`gpt2fast.GPT2.from_pretrained`.
     """
     if precision is not None:
         Choice(PRECISIONS)("precision", precision)

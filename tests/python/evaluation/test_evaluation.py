@@ -36,7 +36,7 @@ TEXT = (
 
 
 class MadeUpModel:
-    """Scores that depend on the token and its distance from the start of the sequence alone."""
+    """Scores that depend only on the token and its distance from the start of the sequence."""
 
     def __init__(self, n_positions: int = 64, vocab_size: int = 4096, seed: int = 0) -> None:
         generator = np.random.default_rng(seed)
@@ -197,7 +197,7 @@ def test_comparison_with_itself_and_another(tokenizer: Tokenizer) -> None:
 
 
 class _Stopped(Exception):  # noqa: N818
-    """Stands for Ctrl-C."""
+    """Simulates Ctrl-C."""
 
 
 @pytest.mark.parametrize("cut", [0, 1, 20])
@@ -223,7 +223,7 @@ def test_resumed_measurement_equals_an_uninterrupted_one(
     with Journal(path, {"text": 1}) as journal:
         result = perplexity(resumed, tokenizer, text, run="int8", journal=journal)
     assert (result.loss, result.scored_tokens) == (expected.loss, expected.scored_tokens)
-    # All but what the first two groups gave; a cut costs one window.
+    # Everything but the first two groups; the cut line costs one window.
     assert [len(call) for call in resumed.calls] == [len(fake.calls[2]) + (cut > 0)]
     with Journal(path, {"text": 1}) as journal:
         again = perplexity(resumed, tokenizer, text, run="int8", journal=journal)
@@ -246,7 +246,7 @@ def test_journal_of_other_settings_is_refused_and_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content", [b"my thesis\n", b"[]\n", b'{"settings": 3}\n', b'{"run": 1}\n', b"\xff\n"]
 )
-def test_file_that_is_no_journal_is_refused_and_kept(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_journal_is_refused_and_kept(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "thesis.txt"
     path.write_bytes(content)
     with pytest.raises(ModelError, match=r"thesis\.txt"):

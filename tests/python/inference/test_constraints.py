@@ -102,7 +102,7 @@ def test_the_end_token_is_allowed_exactly_where_the_output_is_complete(model: GP
     assert {x, y} <= allowed(a)
     assert not {a, b, 0} & allowed(a)
     assert {a, b, 0} <= allowed(a, y)
-    assert 5 not in allowed(a, y)  # a token with a text of its own, which the grammar has no place for
+    assert 5 not in allowed(a, y)  # a token with text that the grammar does not allow
     # The state follows whatever output it is shown.
     assert 0 not in allowed(b)
     assert 0 in allowed(b, x, a, x)
@@ -186,7 +186,7 @@ def test_a_forced_prefix_must_fit(model: GPT2) -> None:
         model.generate("Once", regex="[a-z]{3}", forced_prefix="X")
 
 
-def test_the_state_goes_with_the_tokenizer() -> None:
+def test_the_compiled_vocabulary_is_freed_with_the_tokenizer() -> None:
     model = GPT2.from_pretrained()
     model.generate("Once", choices=["a"])
     tokenizer = weakref.ref(model.tokenizer)

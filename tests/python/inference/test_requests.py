@@ -65,7 +65,7 @@ def test_copies_of_a_prompt_stay_together(model: GPT2) -> None:
     assert len(model.generate("Once", num_return_sequences=1, **GREEDY)) == 1
 
 
-def test_without_a_seed_texts_differ_and_tell_theirs(model: GPT2) -> None:
+def test_without_a_seed_texts_differ_and_report_theirs(model: GPT2) -> None:
     first, second = model.generate(["Once", "Once"], max_new_tokens=20, temperature=2.0)
     assert first.seed != second.seed
     assert model.generate("Once", max_new_tokens=20, temperature=2.0, seed=first.seed).text == first.text

@@ -1,4 +1,4 @@
-"""Scores, perplexity, ranked choices and embeddings: against the plain logits and hidden states."""
+"""Scores, perplexity, ranked choices and embeddings, compared with plain logits and hidden states."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def test_a_model_without_a_tokenizer(model: GPT2) -> None:
     assert [chunk.text for chunk in bare.stream(IDS, **GREEDY)] == [""] * 4
 
 
-def test_a_tokenizer_of_ones_own(model: GPT2) -> None:
+def test_a_given_tokenizer(model: GPT2) -> None:
     path = model.directory.path
     assert GPT2.from_pretrained(path, tokenizer=model.tokenizer).tokenizer is model.tokenizer
     loaded = GPT2.from_pretrained(path, tokenizer=path / "tokenizer.json")

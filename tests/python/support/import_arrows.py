@@ -1,6 +1,6 @@
-"""Which modules of the package import which, and what of it breaks the rules of the layout.
+"""Finds the imports between the package's modules, and those that break the rules of its layout.
 
-Imports count wherever they stand: at the top, inside functions, under ``TYPE_CHECKING``.
+All imports count: at the top, inside functions, and under ``TYPE_CHECKING``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 
 PACKAGE_NAME = "gpt2fast"
 
-#: From the top down. A line holds what may not import each other; ``__init__`` is the package's own.
+#: From the top down. Units on one line may not import each other; ``__init__`` is the package's own.
 LAYERS = (
     ("__main__",),
     ("cli",),
@@ -28,7 +28,7 @@ LAYERS = (
     ("_validation", "errors", "_native"),
 )
 _DEPTH = {unit: depth for depth, layer in enumerate(LAYERS) for unit in layer}
-#: What else lies at the top: the core, with its types, and data.
+#: What else lies at the top: the core's types, and data.
 _NO_MODULES = ("_core.pyi", "py.typed", "data")
 
 #: Module -> the modules that it imports, each with the line of the first import.
