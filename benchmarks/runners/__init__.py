@@ -14,7 +14,7 @@ from typing import Protocol, cast
 
 from gpt2fast.evaluation.speed import Arrivals
 
-#: The most texts that are generated together.
+#: The largest number of texts that are generated together.
 MAX_TEXTS = 32
 
 NAMES = (
