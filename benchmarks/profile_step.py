@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def _record(model: GPT2, texts: int, context: int, recording: Path) -> float:
-    """Sample the steps after the prompts, up to the last position; returns the median of their milliseconds."""
+    """Sample the steps after the prompts, up to the last position; returns their median milliseconds."""
     generator = np.random.default_rng()
     ids = generator.integers(0, model.config.vocab_size - 1, (texts, context)).tolist()
     stream = model.stream(ids, max_new_tokens=model.config.n_positions - context, eos_token_id=[])
