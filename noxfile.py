@@ -29,7 +29,7 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     sources = session.run("git", "ls-files", "*.cpp", "*.h", external=True, silent=True)
-    session.run("clang-format", "--dry-run", "--Werror", *str(sources).split(), silent=True)
+    session.run("clang-format", "--dry-run", "--Werror", *str(sources).split(), log=False)
 
 
 @nox.session

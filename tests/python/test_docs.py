@@ -23,7 +23,7 @@ NOT_RUN = {
     ("README.md", 'model = GPT2.from_pretrained("openai-community/gpt2")  # from the Hugging Face hub'),
     ("docs/generation.md", 'model = GPT2.from_pretrained("openai-community/gpt2-large")'),
     ("docs/getting_started.md", 'model = GPT2.from_pretrained("openai-community/gpt2")'),
-    ("docs/getting_started.md", 'model = GPT2.from_pretrained("my-finetune")'),
+    ("docs/getting_started.md", 'model = GPT2.from_pretrained("./my-finetune")'),
 }
 MAPS = ["cpp/README.md", "CONTRIBUTING.md"]  # pages whose names are checked
 SOURCES = (".py", ".pyi", ".cpp", ".h", ".cmake", ".toml", ".json", ".yaml", "CMakeLists.txt")
