@@ -346,7 +346,7 @@ def starting_point(
 ) -> tuple[Arguments, dict[str, Any] | None]:
     """The arguments of the run and the checkpoint that it goes on from, if there is one."""
     if (out / CHECKPOINT).exists():
-        saved: dict[str, Any] = torch.load(out / CHECKPOINT, weights_only=True)
+        saved: dict[str, Any] = torch.load(out / CHECKPOINT, weights_only=True, map_location="cpu")
         begun = Arguments(**saved["arguments"])
         same = replace(begun, tokens=wanted.tokens, decay_start=wanted.decay_start)
         if decay is None and same != wanted:
@@ -354,7 +354,7 @@ def starting_point(
         return replace(begun, tokens=wanted.tokens), saved
     if decay is None:
         return wanted, None
-    saved = torch.load(decay / CHECKPOINT, weights_only=True)
+    saved = torch.load(decay / CHECKPOINT, weights_only=True, map_location="cpu")
     saved["progress"]["best"] = math.inf
     shutil.copyfile(decay / "tokenizer.json", out / "tokenizer.json")
     begun = Arguments(**saved["arguments"])
