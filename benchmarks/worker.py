@@ -17,7 +17,7 @@ from typing import Any, TextIO
 
 from benchmarks.runners import MAX_TEXTS, Runner, runner_module
 
-_MEMORY_INTERVAL = 0.02  # seconds between two looks at the memory in use
+_MEMORY_INTERVAL = 0.02  # seconds between two readings of the memory in use
 
 
 def main() -> None:
@@ -36,7 +36,7 @@ def main() -> None:
 
 
 def _claim_standard_output() -> TextIO:
-    """Standard output for answers alone: what libraries print there goes to standard error."""
+    """Keep standard output for answers: what libraries print goes to standard error."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     return answers
@@ -54,7 +54,7 @@ def _serve(runner: Runner) -> Iterator[dict[str, Any]]:
 
 
 def _start(runner: Runner) -> Iterator[dict[str, Any]]:
-    """One token; then a prompt read from standard input, and the most memory that it had in use."""
+    """Make one token; then continue a prompt from standard input, and report the peak memory in use."""
     runner.generate([[1, 2, 3]], 1)
     yield {"ready": True}
     command = json.loads(sys.stdin.readline())
@@ -66,7 +66,7 @@ def _start(runner: Runner) -> Iterator[dict[str, Any]]:
         except Exception as error:
             errors.append(error)
 
-    # What measures should weigh little: concurrent.futures would be a megabyte.
+    # What measures memory should take little: concurrent.futures would be a megabyte.
     thread = threading.Thread(target=generate)
     thread.start()
     largest = resident_bytes()

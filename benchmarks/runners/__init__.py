@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 if TYPE_CHECKING:
     from gpt2fast.evaluation.speed import Arrivals
 
-#: The most texts that are generated together.
+#: The largest number of texts that are generated together.
 MAX_TEXTS = 32
 
 NAMES = (

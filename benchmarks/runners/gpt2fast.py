@@ -1,4 +1,4 @@
-"""The project itself."""
+"""gpt2fast itself."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ class _Runner:
 
         def complete(prompt: list[int], times: list[float]) -> None:
             def record(chunk: Any) -> bool:
-                # The last chunk tells why the text ended and has no token.
+                # The last chunk says why the text ended and has no token.
                 if chunk["choices"][0]["finish_reason"] is None:
                     times.append(time.perf_counter() - start)
                 return False

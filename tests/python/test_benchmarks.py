@@ -94,6 +94,8 @@ def test_tables_show_every_system_and_target() -> None:
     text = report.tables(results, systems, usual_cases(POSITIONS), model, targets)
     assert "ctranslate2 int8 " in text
     assert "2.50 ±0%" in text
+    summary = next(line for line in text.splitlines() if line.startswith("| gpt2fast int8 "))
+    assert summary.split("|")[2].strip() == "2.50"
     assert "torch is not installed" in text
     assert text.count("falls short") == sum(target.verdict == "falls short" for target in targets)
     values = json.loads(report.as_json(results, model, targets, {"size": "124M"}))
