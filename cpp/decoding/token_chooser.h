@@ -20,9 +20,11 @@ namespace gpt2fast {
 // without drafts gives.
 class TokenChooser {
  public:
-  // max_length: the most tokens that prompt and output have together.
-  TokenChooser(const SamplingOptions& options, std::span<const int32_t> eos_token_ids, int64_t vocab_size,
-               int64_t max_length);
+  // max_length: the most tokens that prompt and output have together. `eos_token_ids` must outlive the
+  // chooser, which shares the options with all texts of a call. Throws std::invalid_argument for a bad
+  // option.
+  TokenChooser(std::shared_ptr<const SamplingOptions> options, uint64_t seed,
+               std::span<const int32_t> eos_token_ids, int64_t vocab_size, int64_t max_length);
 
   static constexpr int32_t kNoToken = -1;
   struct Choice {
@@ -51,7 +53,8 @@ class TokenChooser {
   // Filters `scores`, whose maximum is `best`, down to the weighted candidates of a draw.
   void filter(std::span<const float> scores, float best);
 
-  SamplingOptions options_;
+  const std::shared_ptr<const SamplingOptions> options_;
+  const uint64_t seed_;
   LogitsProcessors processors_;
   std::unique_ptr<float[]> scores_;  // [vocab_size]
   Candidates candidates_;

@@ -8,14 +8,13 @@
 #include <vector>
 
 #include "engine/kv_cache.h"
+#include "engine/step_runner.h"
 #include "kernels/linear.h"
 #include "ort/session.h"
 #include "ort/value.h"
 #include "system/reserved_memory.h"
 
 namespace gpt2fast {
-
-struct StepPart;
 
 class StepBuffers {
  public:
@@ -37,11 +36,13 @@ class StepBuffers {
   int64_t max_tokens() const { return limits_.tokens; }
   int64_t max_rows() const { return limits_.rows; }
   int64_t width() const { return limits_.width; }
-  std::span<float> logits(int64_t row) {
+  std::span<const float> logits(int64_t row) const {
     return {logits_.as<float>() + row * limits_.vocabulary, static_cast<size_t>(limits_.vocabulary)};
   }
+  // Where the maxima of all rows go.
+  float* maxima_data() { return maxima_.as<float>(); }
   // What LinearArguments::maxima tells of the row.
-  std::span<float> maxima(int64_t row) {
+  std::span<const float> maxima(int64_t row) const {
     const int64_t floats = maxima_floats(limits_.vocabulary);
     return {maxima_.as<float>() + row * floats, static_cast<size_t>(floats)};
   }

@@ -59,10 +59,10 @@ Stepper::Stepper(const EngineOptions& options)
       session_(options.model_path, {.threads = options.threads}, operators_.domain()),
       buffers_(checked(session_, options), cache_, buffer_limits(options)) {
   context_.logits = buffers_.logits(0).data();
-  context_.maxima = buffers_.maxima(0).data();
+  context_.maxima = buffers_.maxima_data();
 }
 
-void Stepper::step(std::span<const StepPart> parts, const InterruptCheck& stop) {
+void Stepper::step(std::span<const StepPart> parts, const StopCheck& stop) {
   buffers_.fill(parts);
   context_.poll = stop ? &stop : nullptr;
   context_.maxima_rows = 0;
