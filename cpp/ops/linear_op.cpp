@@ -61,9 +61,9 @@ void LinearOp::compute(const NodeContext& node) {
     arguments.maxima = context_.maxima;
     context_.maxima_rows = arguments.rows;
   }
-  const WorkspaceParts workspace = context_.workspace.reserve(
-      linear_workspace(arguments.format, arguments.rows, arguments.in_features, context_.threads));
-  linear(arguments, SessionParallel(node, context_.threads), workspace);
+  const WorkspaceParts workspace = context_.workspace.reserve(linear_workspace(
+      arguments.format, arguments.rows, arguments.in_features, context_.threads, context_.kernels));
+  linear(arguments, SessionParallel(node, context_.threads), workspace, context_.kernels);
 }
 
 }  // namespace gpt2fast

@@ -113,7 +113,7 @@ ORT_TEST(linear_equals_its_kernel) {
             .beta = beta.data(),
             .residual = residual.data(),
             .y = expected.data()},
-           Serial(), workspace.reserve(linear_workspace(format, rows, 70, 1)));
+           Serial(), workspace.reserve(linear_workspace(format, rows, 70, 1, kernels())), kernels());
     CHECK(y == expected);
   }
 }
@@ -214,7 +214,7 @@ ORT_TEST(layer_norm_equals_its_kernel) {
   model.output("y", y, {3, 24});
   model.run();
   std::vector<float> expected(3 * 24);
-  layer_norm(x.data(), 3, 24, gamma.data(), beta.data(), 1e-5f, expected.data(), Serial());
+  layer_norm(x.data(), 3, 24, gamma.data(), beta.data(), 1e-5f, expected.data(), Serial(), kernels());
   CHECK(y == expected);
 }
 
