@@ -25,8 +25,8 @@ from benchmarks.systems import OURS, System, all_systems, convert_all, installed
 from benchmarks.targets import Model, all_targets
 from gpt2fast import GPT2
 from gpt2fast._native import core
-from gpt2fast.benchmark import Case, fresh_prompts, usual_cases
-from gpt2fast.model_directory import open_model_directory
+from gpt2fast.evaluation.speed import Case, fresh_prompts, usual_cases
+from gpt2fast.storage.model_directory import open_model_directory
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from itertools import islice, product
 from pathlib import Path
 from types import ModuleType
 
-from gpt2fast.loading import embedded_model
+from gpt2fast.loading.sources import embedded_model
 
 _ROOT = Path(__file__).resolve().parents[1]
 #: The name of the model that comes with the package, among the sizes.

@@ -14,7 +14,7 @@ import numpy as np
 from benchmarks.limits import Limits
 from benchmarks.processes import Worker, WorkerError
 from benchmarks.systems import OURS, System
-from gpt2fast.benchmark import Case, Timing, fresh_prompts, timing
+from gpt2fast.evaluation.speed import Case, Timing, fresh_prompts, timing
 
 #: Draft tokens in the steps that are timed; 0 is the plain step that they are compared with.
 DRAFTS = (0, 3, 4, 7, 8)

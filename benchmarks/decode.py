@@ -16,7 +16,7 @@ from benchmarks.comparison import Comparison, Results
 from benchmarks.report import spread, table
 from benchmarks.systems import System, all_systems, convert_all
 from gpt2fast._native import core
-from gpt2fast.benchmark import Case
+from gpt2fast.evaluation.speed import Case
 
 _RUNNERS = ("gpt2fast", "transformers", "contrib_graph")
 _NEW_TOKENS = 33

@@ -19,7 +19,7 @@ from benchmarks.checkpoints import EMBEDDED, checkpoint_directory
 from benchmarks.report import spread, table
 from gpt2fast import GPT2
 from gpt2fast._native import core
-from gpt2fast.benchmark import token_arrivals
+from gpt2fast.evaluation.speed import token_arrivals
 
 _NEW_TOKENS = 65
 _DRAFTS = 8

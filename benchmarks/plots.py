@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.comparison import Results
 from benchmarks.systems import OURS, System
-from gpt2fast.benchmark import Case, Timing
+from gpt2fast.evaluation.speed import Case, Timing
 
 
 def draw(results: Results, systems: Sequence[System], cases: Sequence[Case], path: Path) -> None:

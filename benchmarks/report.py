@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks.comparison import Results
 from benchmarks.systems import System
 from benchmarks.targets import Model, Target
-from gpt2fast.benchmark import Case, Timing, summarize
+from gpt2fast.evaluation.speed import Case, Timing, summarize
 
 
 def machine() -> dict[str, Any]:

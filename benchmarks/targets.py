@@ -8,7 +8,7 @@ from statistics import median
 
 from benchmarks.comparison import Results
 from benchmarks.systems import OURS, System
-from gpt2fast.benchmark import Timing
+from gpt2fast.evaluation.speed import Timing
 
 _INT8, _INT4 = f"{OURS} int8", f"{OURS} int4"
 _TOGETHER = (8, 32)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from benchmarks.runners import MAX_TEXTS, Runner, runner_module
-from gpt2fast.benchmark import resident_bytes
+from gpt2fast.evaluation.speed import resident_bytes
 
 _MEMORY_INTERVAL = 0.02  # seconds between two looks at the memory in use
 

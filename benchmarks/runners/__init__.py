@@ -12,7 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Protocol, cast
 
-from gpt2fast.benchmark import Arrivals
+from gpt2fast.evaluation.speed import Arrivals
 
 #: The most texts that are generated together.
 MAX_TEXTS = 32

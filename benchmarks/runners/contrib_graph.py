@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2fast.benchmark import Arrivals
+from gpt2fast.evaluation.speed import Arrivals
 
 PACKAGES = ("onnxruntime", "onnx")
 FORMATS = {"fp32": 32, "int8": 8, "int4": 4}

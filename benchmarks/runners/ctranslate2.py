@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.runners import Runner
-from gpt2fast.benchmark import Arrivals
+from gpt2fast.evaluation.speed import Arrivals
 
 PACKAGES = ("ctranslate2",)
 FORMATS = {"int8": 8}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from benchmarks.runners import Runner
 from gpt2fast import GPT2
-from gpt2fast.benchmark import Arrivals, draft_step_ms, token_arrivals
+from gpt2fast.evaluation.speed import Arrivals, draft_step_ms, token_arrivals
 
 PACKAGES = ("onnxruntime",)
 FORMATS = {"fp32": 32, "bf16": 16, "int8": 8, "int4": 4}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.runners import Runner
-from gpt2fast.benchmark import Arrivals
+from gpt2fast.evaluation.speed import Arrivals
 
 PACKAGES = ("openvino-genai", "optimum-intel", "nncf")
 FORMATS = {"int8": 8, "int4": 4}

@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.gguf_checkpoint import write_gguf
 from benchmarks.runners import Runner
-from gpt2fast.benchmark import Arrivals
+from gpt2fast.evaluation.speed import Arrivals
 
 PACKAGES = ("xllamacpp", "gguf")
 FORMATS = {"Q8_0": 8, "Q4_0": 4}

@@ -6,14 +6,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gpt2fast.cancellation import CancelToken
     from gpt2fast.config import ModelConfig
     from gpt2fast.errors import BusyError, ModelError
-    from gpt2fast.generation import GenerationOptions
+    from gpt2fast.inference.cancellation import CancelToken
+    from gpt2fast.inference.options import GenerationOptions
+    from gpt2fast.inference.prefix import Prefix
+    from gpt2fast.inference.results import Generation, RankedChoice, StreamChunk, TextScore, TokenLogprobs
     from gpt2fast.model import GPT2
-    from gpt2fast.prefix import Prefix
-    from gpt2fast.results import Generation, RankedChoice, StreamChunk, TextScore, TokenLogprobs
-    from gpt2fast.tokenizer import IncrementalDecoder, Tokenizer
+    from gpt2fast.text.tokenizer import IncrementalDecoder, Tokenizer
 
 __all__ = [
     "GPT2",
@@ -37,18 +37,18 @@ __all__ = [
 _MODULE_OF = {
     "GPT2": "model",
     "BusyError": "errors",
-    "CancelToken": "cancellation",
-    "Generation": "results",
-    "GenerationOptions": "generation",
-    "IncrementalDecoder": "tokenizer",
+    "CancelToken": "inference.cancellation",
+    "Generation": "inference.results",
+    "GenerationOptions": "inference.options",
+    "IncrementalDecoder": "text.tokenizer",
     "ModelConfig": "config",
     "ModelError": "errors",
-    "Prefix": "prefix",
-    "RankedChoice": "results",
-    "StreamChunk": "results",
-    "TextScore": "results",
-    "TokenLogprobs": "results",
-    "Tokenizer": "tokenizer",
+    "Prefix": "inference.prefix",
+    "RankedChoice": "inference.results",
+    "StreamChunk": "inference.results",
+    "TextScore": "inference.results",
+    "TokenLogprobs": "inference.results",
+    "Tokenizer": "text.tokenizer",
 }
 
 __version__: str

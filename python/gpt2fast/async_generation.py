@@ -6,12 +6,12 @@ from collections.abc import AsyncGenerator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, overload
 
-from gpt2fast.generation import GenerationOptions
+from gpt2fast.inference.options import GenerationOptions
 
 if TYPE_CHECKING:
-    from gpt2fast._inputs import Prompt
-    from gpt2fast.aio import AsyncCalls
-    from gpt2fast.results import Generation, StreamChunk
+    from gpt2fast.inference.async_calls import AsyncCalls
+    from gpt2fast.inference.results import Generation, StreamChunk
+    from gpt2fast.text.prompts import Prompt
 
 
 class _Model(Protocol):
@@ -32,7 +32,7 @@ class AsyncGeneration:
 
     @cached_property
     def _async_calls(self) -> AsyncCalls:
-        from gpt2fast.aio import AsyncCalls
+        from gpt2fast.inference.async_calls import AsyncCalls
 
         return AsyncCalls(self.max_sequences)
 

@@ -7,18 +7,17 @@ from collections.abc import Generator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, BinaryIO, overload
 
-from gpt2fast import _outputs
-from gpt2fast._inputs import Prompt, read_prompt, read_prompts
 from gpt2fast._native import Runtime, core, load_runtime
-from gpt2fast._requests import build_requests
 from gpt2fast._validation import Integer
 from gpt2fast.async_generation import AsyncGeneration
 from gpt2fast.config import ModelConfig
 from gpt2fast.errors import ModelError
-from gpt2fast.forward_pass import ForwardPass
-from gpt2fast.generation import GenerationOptions
-from gpt2fast.lazy_tokenizer import lazy_tokenizer
-from gpt2fast.loading import (
+from gpt2fast.inference import outputs
+from gpt2fast.inference.forward import ForwardPass
+from gpt2fast.inference.options import GenerationOptions
+from gpt2fast.inference.requests import build_requests
+from gpt2fast.inference.results import Generation, StreamChunk
+from gpt2fast.loading.sources import (
     KV_CACHES,
     KvCache,
     Precision,
@@ -26,15 +25,16 @@ from gpt2fast.loading import (
     choose_kv_cache,
     find_model_directory,
 )
-from gpt2fast.model_directory import ModelDirectory
-from gpt2fast.results import Generation, StreamChunk
 from gpt2fast.scoring import Scoring
+from gpt2fast.storage.model_directory import ModelDirectory
+from gpt2fast.text.lazy_tokenizer import lazy_tokenizer
+from gpt2fast.text.prompts import Prompt, read_prompt, read_prompts
 
 # NumPy and the tokenizer are imported when arrays or text are first given or asked for: from token ids to
 # token ids takes neither, and each takes as long to import as a small model to load.
 if TYPE_CHECKING:
-    from gpt2fast.prefix import CacheFormat, Prefix
-    from gpt2fast.tokenizer import Tokenizer
+    from gpt2fast.inference.prefix import CacheFormat, Prefix
+    from gpt2fast.text.tokenizer import Tokenizer
 
 MAX_THREADS = 1024
 MAX_SEQUENCES = 4096
@@ -283,7 +283,7 @@ class GPT2(ForwardPass, Scoring, AsyncGeneration):
             A wrong prompt or option; raised before any work.
         """
         requests, chosen, single = self._requests(prompts, options, overrides)
-        results = _outputs.finish(self._engine, requests, chosen, self._tokenizer, self.config)
+        results = outputs.finish(self._engine, requests, chosen, self._tokenizer, self.config)
         return results[0] if single else results
 
     def stream(
@@ -299,7 +299,7 @@ class GPT2(ForwardPass, Scoring, AsyncGeneration):
         for name in ("num_beams", "best_of"):
             if (getattr(chosen, name) or 1) > 1:
                 raise ValueError(f"{name} chooses whole texts and can't stream; use generate")
-        return _outputs.stream(self._engine, requests, chosen, self._tokenizer)
+        return outputs.stream(self._engine, requests, chosen, self._tokenizer)
 
     def prefill(self, text: Prompt) -> Prefix:
         """Compute the keys and values of a text's beginning once, to start many texts from.
@@ -316,7 +316,7 @@ class GPT2(ForwardPass, Scoring, AsyncGeneration):
         """
         import numpy as np
 
-        from gpt2fast.prefix import Prefix
+        from gpt2fast.inference.prefix import Prefix
 
         ids = np.array(read_prompt(text, self.config, self._tokenizer, name="text"), np.int32)
         _, past = self.forward(ids)
@@ -330,13 +330,13 @@ class GPT2(ForwardPass, Scoring, AsyncGeneration):
         ModelError
             It is none, is damaged, or was made by another model.
         """
-        from gpt2fast.prefix import load_prefix
+        from gpt2fast.inference.prefix import load_prefix
 
         return load_prefix(source, self._cache_format)
 
     @cached_property
     def _cache_format(self) -> CacheFormat:
-        from gpt2fast.prefix import CacheFormat
+        from gpt2fast.inference.prefix import CacheFormat
 
         return CacheFormat.of(self._directory, self._kv_cache)
 
@@ -373,7 +373,7 @@ def _check_limits(threads: int | None, max_sequences: int, prefix_cache_bytes: i
 def _given_tokenizer(
     tokenizer: Tokenizer | str | os.PathLike[str], config: ModelConfig, token: str | None
 ) -> Tokenizer:
-    from gpt2fast.tokenizer import Tokenizer
+    from gpt2fast.text.tokenizer import Tokenizer
 
     if isinstance(tokenizer, Tokenizer):
         return tokenizer

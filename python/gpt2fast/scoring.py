@@ -6,18 +6,18 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, overload
 
-from gpt2fast._inputs import Prompt, read_prompt, read_prompts
 from gpt2fast._native import core
 from gpt2fast._validation import Choice, Flag, Instance
 from gpt2fast.config import ModelConfig
-from gpt2fast.results import RankedChoice, TextScore
+from gpt2fast.inference.results import RankedChoice, TextScore
+from gpt2fast.text.prompts import Prompt, read_prompt, read_prompts
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from gpt2fast.lazy_tokenizer import LazyTokenizer
-    from gpt2fast.prefix import CacheFormat, Prefix
+    from gpt2fast.inference.prefix import CacheFormat, Prefix
+    from gpt2fast.text.lazy_tokenizer import LazyTokenizer
 
 
 class Scoring:
@@ -65,7 +65,7 @@ class Scoring:
         TypeError, ValueError
             A wrong text or stride; raised before any work.
         """
-        from gpt2fast._scores import token_logprobs
+        from gpt2fast.inference.scoring import token_logprobs
 
         ids, single = read_prompts(texts, self.config, self._tokenizer, name="text")
         values = token_logprobs(self._engine, ids, self.config.n_positions, stride=stride)
@@ -77,7 +77,7 @@ class Scoring:
 
         Parameters and errors as of :meth:`score`; the text has at least two tokens.
         """
-        from gpt2fast._scores import token_logprobs
+        from gpt2fast.inference.scoring import token_logprobs
 
         ids = read_prompt(text, self.config, self._tokenizer, name="text")
         if len(ids) < 2:
@@ -116,12 +116,12 @@ class Scoring:
         TypeError, ValueError
             A wrong argument, or prompt and choice together exceed the context; raised before any work.
         """
-        from gpt2fast._scores import continuation_logprobs
+        from gpt2fast.inference.scoring import continuation_logprobs
 
         Choice(("mean", "total"))("by", by)
         before = None
         if prefix is not None:
-            Instance("gpt2fast.prefix", "Prefix")("prefix", prefix).check_model(self._cache_format)
+            Instance("gpt2fast.inference.prefix", "Prefix")("prefix", prefix).check_model(self._cache_format)
             before = prefix.token_ids
         start = read_prompt(prompt, self.config, self._tokenizer, before=before)
         tokens = self._read_choices(choices, len(start))
@@ -178,7 +178,7 @@ class Scoring:
         TypeError, ValueError
             A wrong argument or a text that is too long; raised before any work.
         """
-        from gpt2fast._scores import POOLINGS, embeddings
+        from gpt2fast.inference.scoring import POOLINGS, embeddings
 
         Choice(POOLINGS)("pooling", pooling)
         normalize = Flag()("normalize", normalize)

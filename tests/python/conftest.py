@@ -26,7 +26,7 @@ def shared_dir() -> Path:
 @pytest.fixture(scope="session")
 def embedded_dir() -> Path:
     """The checkpoint of the embedded model."""
-    from gpt2fast.loading import embedded_model
+    from gpt2fast.loading.sources import embedded_model
 
     return embedded_model()
 

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from gpt2fast import GPT2, Tokenizer
-from gpt2fast.benchmark import (
+from gpt2fast.cli import main
+from gpt2fast.evaluation.speed import (
     Case,
     Timing,
     draft_step_ms,
@@ -25,7 +26,6 @@ from gpt2fast.benchmark import (
     token_arrivals,
     usual_cases,
 )
-from gpt2fast.cli import main
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 

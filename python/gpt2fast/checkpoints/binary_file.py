@@ -12,8 +12,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2fast._files import open_regular
 from gpt2fast.errors import ModelError
+from gpt2fast.storage.files import open_regular
 
 
 class ByteSource(Protocol):

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpt2fast._files import open_regular
+from gpt2fast.storage.files import open_regular
 
 if TYPE_CHECKING:
     from gpt2fast.checkpoints.base import TokenizerFiles

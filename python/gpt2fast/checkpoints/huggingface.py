@@ -10,13 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gpt2fast._files import MAX_INDEX_BYTES, file_inside, find_inside, read_json_object
 from gpt2fast.checkpoints.base import Checkpoint, LazyTensor, expected_shapes
 from gpt2fast.checkpoints.fingerprint import fingerprint
 from gpt2fast.checkpoints.safetensors_file import SafetensorsFile
 from gpt2fast.checkpoints.tokenizer_files import find_tokenizer_files
 from gpt2fast.config import ModelConfig
 from gpt2fast.errors import ModelError
+from gpt2fast.storage.files import MAX_INDEX_BYTES, file_inside, find_inside, read_json_object
 
 #: Where weights may be, best first; an ``.index.json`` names the shards.
 WEIGHT_FILES = (

@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from gpt2fast._files import file_inside
 from gpt2fast.checkpoints.binary_file import BinaryFile, Memory
 from gpt2fast.checkpoints.stored_tensor import STORED_DTYPES, StoredTensor
 from gpt2fast.checkpoints.wire_format import BYTES, Field, fields
 from gpt2fast.errors import ModelError
+from gpt2fast.storage.files import file_inside
 
 #: TensorProto.DataType -> name of the number format.
 _DTYPES = {

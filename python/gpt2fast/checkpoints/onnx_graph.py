@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from gpt2fast._files import find_inside
 from gpt2fast.checkpoints.base import Checkpoint, LazyTensor, TokenizerFiles
 from gpt2fast.checkpoints.fingerprint import fingerprint
 from gpt2fast.checkpoints.huggingface import read_config
@@ -30,6 +29,7 @@ from gpt2fast.checkpoints.stored_tensor import StoredTensor, nearest_decimal
 from gpt2fast.checkpoints.tokenizer_files import find_tokenizer_files
 from gpt2fast.config import ModelConfig
 from gpt2fast.errors import ModelError
+from gpt2fast.storage.files import find_inside
 
 _PER_LAYER = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
 _GPT2_VOCABULARY = 50257

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2fast import reference
+from gpt2fast.checkpoints import reference
 from gpt2fast.checkpoints.base import Checkpoint
 from gpt2fast.checkpoints.onnx_file import read_onnx
 from gpt2fast.checkpoints.onnx_pattern import find_embeddings

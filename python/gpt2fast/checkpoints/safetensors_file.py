@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpt2fast._files import parse_json_object
 from gpt2fast.checkpoints.base import LazyTensor
 from gpt2fast.checkpoints.binary_file import BinaryFile
 from gpt2fast.checkpoints.stored_tensor import StoredTensor
 from gpt2fast.errors import ModelError
+from gpt2fast.storage.files import parse_json_object
 
 MAX_HEADER_BYTES = 100_000_000
 MAX_RANK = 8

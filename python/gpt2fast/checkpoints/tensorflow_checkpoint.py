@@ -6,14 +6,6 @@ import math
 import re
 from pathlib import Path
 
-from gpt2fast._files import (
-    MAX_TOKENIZER_BYTES,
-    file_inside,
-    find_inside,
-    parse_json_object,
-    read_json_object,
-    read_text,
-)
 from gpt2fast.checkpoints.base import Checkpoint, LazyTensor, TokenizerFiles
 from gpt2fast.checkpoints.binary_file import BinaryFile, refuse_overlaps
 from gpt2fast.checkpoints.bundle_index import BundleEntry, read_index
@@ -21,6 +13,14 @@ from gpt2fast.checkpoints.fingerprint import fingerprint
 from gpt2fast.checkpoints.stored_tensor import STORED_DTYPES, StoredTensor
 from gpt2fast.config import ModelConfig
 from gpt2fast.errors import ModelError
+from gpt2fast.storage.files import (
+    MAX_TOKENIZER_BYTES,
+    file_inside,
+    find_inside,
+    parse_json_object,
+    read_json_object,
+    read_text,
+)
 
 _CONFIG_KEYS = {
     "n_layer": "n_layer",

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from gpt2fast._files import MAX_TOKENIZER_BYTES, file_inside, find_inside, read_text
 from gpt2fast.checkpoints.base import TokenizerFiles
 from gpt2fast.checkpoints.hub import download_tokenizer, is_repo_id
 from gpt2fast.errors import ModelError
+from gpt2fast.storage.files import MAX_TOKENIZER_BYTES, file_inside, find_inside, read_text
 
 # A missing file is no model on the hub.
 _SUFFIXES = (".json", ".txt")

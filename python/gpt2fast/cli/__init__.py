@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import click
 
-from gpt2fast.cli._group import Group, keep_line_breaks
+from gpt2fast.cli.group import Group, keep_line_breaks
 
 # Command -> the line that `gpt2fast --help` shows. The module of that name has the click command `command`.
 _COMMANDS = {

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gpt2fast.cli._shared import ModelChoice, model_options, print_json
+from gpt2fast.cli.shared import ModelChoice, model_options, print_json
 
 if TYPE_CHECKING:
-    from gpt2fast.benchmark import Case, Timing
+    from gpt2fast.evaluation.speed import Case, Timing
     from gpt2fast.model import GPT2
 
 _DRAFTS = (4, 8)
@@ -76,7 +76,7 @@ def _facts(model: GPT2) -> dict[str, Any]:
 
 
 def _measure(model: GPT2, batches: tuple[int, ...], repeats: int) -> list[tuple[Case, list[Timing]]]:
-    from gpt2fast.benchmark import run_cases, usual_cases
+    from gpt2fast.evaluation.speed import run_cases, usual_cases
 
     if max(batches) > model.max_sequences:
         raise click.UsageError(f"--batch {max(batches)}: at most {model.max_sequences} texts share a step")
@@ -86,7 +86,7 @@ def _measure(model: GPT2, batches: tuple[int, ...], repeats: int) -> list[tuple[
 
 def _draft_steps(model: GPT2) -> dict[int, float]:
     """Milliseconds of a step with so many draft tokens, as far as the model's positions reach."""
-    from gpt2fast.benchmark import draft_step_ms
+    from gpt2fast.evaluation.speed import draft_step_ms
 
     context = model.config.n_positions // 8
     room = model.config.n_positions - context
@@ -101,7 +101,7 @@ def _as_json(case: Case, timings: list[Timing]) -> dict[str, Any]:
 
 
 def _spread(values: list[float], *, spread: bool = True) -> str:
-    from gpt2fast.benchmark import summarize
+    from gpt2fast.evaluation.speed import summarize
 
     summary = summarize(values)
     digits = 0 if summary.median >= 100 else 2

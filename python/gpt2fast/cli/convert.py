@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from gpt2fast.cli._shared import PRECISION_TYPE, source_options
+from gpt2fast.cli.shared import PRECISION_TYPE, source_options
 
 
 @click.command()
@@ -35,11 +35,11 @@ def command(
     A model directory loads at once, by memory map; several processes share one copy of its weights.
     """
     from gpt2fast.checkpoints import open_checkpoint
-    from gpt2fast.checkpoints.gpt2_tokenizer import with_gpt2_tokenizer
     from gpt2fast.errors import ModelError
     from gpt2fast.export import convert
     from gpt2fast.export.writer import check_destination
-    from gpt2fast.progress import progress_bar
+    from gpt2fast.storage.progress import progress_bar
+    from gpt2fast.text.gpt2_tokenizer import with_gpt2_tokenizer
 
     check_destination(directory, overwrite=overwrite)
     checkpoint = open_checkpoint(source, tokenizer=tokenizer, n_head=n_head, revision=revision)

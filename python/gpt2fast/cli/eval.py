@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from gpt2fast.cli._group import Group
-from gpt2fast.cli._shared import (
+from gpt2fast.cli.group import Group
+from gpt2fast.cli.shared import (
     PRECISION_TYPE,
     ModelChoice,
     decorated,
@@ -25,7 +25,7 @@ from gpt2fast.cli._shared import (
 if TYPE_CHECKING:
     from gpt2fast.evaluation import Journal, LanguageModel, PerplexitySettings
     from gpt2fast.evaluation.items import Progress
-    from gpt2fast.loading import Precision
+    from gpt2fast.loading.sources import Precision
     from gpt2fast.model import GPT2
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -206,7 +206,7 @@ def _opened(run: _Run, task: str, content: str, settings: Mapping[str, Any]) -> 
     from hashlib import sha256
 
     from gpt2fast.evaluation import Journal
-    from gpt2fast.loading import find_model_directory
+    from gpt2fast.loading.sources import find_model_directory
 
     directory = find_model_directory(run.model.source, run.precisions[0] if run.precisions else None)
     identity = {
@@ -218,7 +218,7 @@ def _opened(run: _Run, task: str, content: str, settings: Mapping[str, Any]) -> 
     if run.model.kv_cache is not None:
         identity["kv_cache"] = run.model.kv_cache
     if run.model.tokenizer is not None:
-        from gpt2fast.tokenizer import Tokenizer
+        from gpt2fast.text.tokenizer import Tokenizer
 
         tokenizer = Tokenizer.from_source(run.model.tokenizer).to_json()
         identity["tokenizer"] = sha256(tokenizer.encode()).hexdigest()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gpt2fast.cli._shared import source_options
+from gpt2fast.cli.shared import source_options
 
 if TYPE_CHECKING:
     from gpt2fast.checkpoints.base import Checkpoint
@@ -90,10 +90,10 @@ def command(
 
 def _write_onnx(checkpoint: Checkpoint, out: Path, overwrite: bool, given: dict[str, Any]) -> list[Path]:
     from gpt2fast.export.archive import archive_path, pack_archive
-    from gpt2fast.export.atomic import check_free
     from gpt2fast.export.standard import StandardOptions, export_onnx
     from gpt2fast.export.test_data import check_sets, find_sets, write_test_data
-    from gpt2fast.progress import progress_bar
+    from gpt2fast.storage.atomic import check_free
+    from gpt2fast.storage.progress import progress_bar
 
     chosen = StandardOptions(
         **{name: given[name] for name in ("head", "past", "opset", "layout") if name in given}
@@ -125,7 +125,7 @@ def _write_checkpoint(
     checkpoint: Checkpoint, out: Path, overwrite: bool, given: dict[str, Any]
 ) -> list[Path]:
     from gpt2fast.export.huggingface_writer import DEFAULT_SHARD_BYTES, save_huggingface
-    from gpt2fast.progress import progress_bar
+    from gpt2fast.storage.progress import progress_bar
 
     shard_bytes = DEFAULT_SHARD_BYTES
     if "max_shard_size" in given:

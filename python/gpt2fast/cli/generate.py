@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gpt2fast.cli._options import collect, generation_options
-from gpt2fast.cli._shared import ModelChoice, model_options, print_json, read_text
+from gpt2fast.cli.generation_options import collect, generation_options
+from gpt2fast.cli.shared import ModelChoice, model_options, print_json, read_text
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from gpt2fast.generation import GenerationOptions
+    from gpt2fast.inference.options import GenerationOptions
+    from gpt2fast.inference.results import Generation
     from gpt2fast.model import GPT2
-    from gpt2fast.results import Generation
 
 
 @click.command()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gpt2fast.cli._shared import ModelChoice, model_options, print_json
+from gpt2fast.cli.shared import ModelChoice, model_options, print_json
 
 if TYPE_CHECKING:
     from gpt2fast.model import GPT2

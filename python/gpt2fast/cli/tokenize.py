@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gpt2fast.cli._shared import print_json, read_text
+from gpt2fast.cli.shared import print_json, read_text
 
 if TYPE_CHECKING:
-    from gpt2fast.tokenizer import Tokenizer
+    from gpt2fast.text.tokenizer import Tokenizer
 
 
 @click.command()
@@ -55,7 +55,7 @@ def _quoted(piece: bytes) -> str:
 
 def _load_tokenizer(source: str | None) -> Tokenizer:
     from gpt2fast.checkpoints import locate
-    from gpt2fast.loading import embedded_model
-    from gpt2fast.tokenizer import Tokenizer
+    from gpt2fast.loading.sources import embedded_model
+    from gpt2fast.text.tokenizer import Tokenizer
 
     return Tokenizer.from_source(embedded_model() if source is None else locate(source))

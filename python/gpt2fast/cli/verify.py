@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from gpt2fast.cli._shared import print_json
+from gpt2fast.cli.shared import print_json
 
 
 @click.command(short_help="Run an ONNX model's test data.")

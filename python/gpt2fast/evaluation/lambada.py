@@ -14,7 +14,7 @@ from gpt2fast.evaluation.items import Progress, measure, read_json_lines
 from gpt2fast.evaluation.journal import Journal
 from gpt2fast.evaluation.language_model import LanguageModel, Tokens, log_softmax
 from gpt2fast.evaluation.perplexity import exponential
-from gpt2fast.tokenizer import Tokenizer
+from gpt2fast.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)

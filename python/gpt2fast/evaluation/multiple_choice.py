@@ -14,7 +14,7 @@ from gpt2fast.evaluation.items import Progress, measure, read_json_lines
 from gpt2fast.evaluation.journal import Journal
 from gpt2fast.evaluation.lambada import Continuation, continuation
 from gpt2fast.evaluation.language_model import LanguageModel
-from gpt2fast.tokenizer import Tokenizer
+from gpt2fast.text.tokenizer import Tokenizer
 
 MAX_CHOICES = 1000
 

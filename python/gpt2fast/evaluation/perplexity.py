@@ -13,7 +13,7 @@ from gpt2fast._validation import Flag, Integer
 from gpt2fast.evaluation.items import Progress, measure
 from gpt2fast.evaluation.journal import Journal
 from gpt2fast.evaluation.language_model import LanguageModel, Tokens
-from gpt2fast.tokenizer import Tokenizer
+from gpt2fast.text.tokenizer import Tokenizer
 
 _POSITIVE = Integer(1, 1 << 62)
 _FLAG = Flag()

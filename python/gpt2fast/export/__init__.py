@@ -10,7 +10,7 @@ from gpt2fast.checkpoints import open_checkpoint
 from gpt2fast.checkpoints.base import Checkpoint
 
 if TYPE_CHECKING:
-    from gpt2fast.progress import Progress
+    from gpt2fast.storage.progress import Progress
 
 __all__ = ["convert"]
 

@@ -10,9 +10,9 @@ import zlib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from gpt2fast._files import is_plain_name, open_regular
 from gpt2fast.errors import ModelError
-from gpt2fast.export.atomic import atomic_file
+from gpt2fast.storage.atomic import atomic_file
+from gpt2fast.storage.files import is_plain_name, open_regular
 
 #: What an archive may hold.
 MAX_MEMBERS = 100_000

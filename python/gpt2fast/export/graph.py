@@ -25,7 +25,7 @@ from onnx import (
 
 from gpt2fast.config import ModelConfig
 from gpt2fast.export.quantize import PackedTensor
-from gpt2fast.graph_check import WEIGHTS_NAME
+from gpt2fast.storage.graph_check import WEIGHTS_NAME
 
 DOMAIN = "gpt2fast"
 OPSET = 17

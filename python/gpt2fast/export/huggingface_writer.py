@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpt2fast._files import restore_set_aside
 from gpt2fast._validation import Choice, Integer
 from gpt2fast.checkpoints.base import Checkpoint, LazyTensor
 from gpt2fast.errors import ModelError
-from gpt2fast.export.atomic import atomic_directory, check_room, write_new
+from gpt2fast.storage.atomic import atomic_directory, check_room, write_new
+from gpt2fast.storage.files import restore_set_aside
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -154,7 +154,7 @@ def _small_files(checkpoint: Checkpoint, tokenizer: str | None, dtype: str) -> I
 
 
 def _tokenizer_config(tokenizer: str, n_positions: int) -> dict[str, Any]:
-    from gpt2fast.tokenizer import END_OF_TEXT
+    from gpt2fast.text.tokenizer import END_OF_TEXT
 
     values: dict[str, Any] = {"model_max_length": n_positions, "tokenizer_class": "PreTrainedTokenizerFast"}
     if any(token.get("content") == END_OF_TEXT for token in json.loads(tokenizer).get("added_tokens", ())):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from onnx import GraphProto, ModelProto, StringStringEntryProto, TensorProto
 
-from gpt2fast.export.atomic import atomic_file, check_room, sync_directory
+from gpt2fast.storage.atomic import atomic_file, check_room, sync_directory
 
 if TYPE_CHECKING:
     from gpt2fast.checkpoints.base import LazyTensor

@@ -11,8 +11,8 @@ import numpy as np
 from gpt2fast._native import core
 from gpt2fast.checkpoints.base import LazyTensor, expected_shapes
 from gpt2fast.errors import ModelError
-from gpt2fast.graph_check import PAGE_BYTES
-from gpt2fast.model_directory import PRECISIONS
+from gpt2fast.storage.graph_check import PAGE_BYTES
+from gpt2fast.storage.model_directory import PRECISIONS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -14,8 +14,8 @@ from gpt2fast._validation import Choice, Flag, Integer
 from gpt2fast.checkpoints.base import Checkpoint
 from gpt2fast.config import ModelConfig
 from gpt2fast.export import standard_layers as layers
-from gpt2fast.export.atomic import check_free
 from gpt2fast.export.onnx_stream import data_path, write_model
+from gpt2fast.storage.atomic import check_free
 
 MIN_OPSET = 10
 #: What the installed onnx package knows; the tests cover all.

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from onnx import TensorProto, numpy_helper
 
-from gpt2fast import reference
-from gpt2fast._files import find_inside, read_bytes
 from gpt2fast._validation import Integer
+from gpt2fast.checkpoints import reference
 from gpt2fast.checkpoints.base import Checkpoint
 from gpt2fast.errors import ModelError
-from gpt2fast.export.atomic import atomic_directory, write_new
+from gpt2fast.storage.atomic import atomic_directory, write_new
+from gpt2fast.storage.files import find_inside, read_bytes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -23,7 +23,7 @@ def tokenizer_json(checkpoint: Checkpoint) -> str | None:
     ModelError
         The files are broken, or no byte-level BPE, or their vocabulary is larger than the model's.
     """
-    from gpt2fast.tokenizer import Tokenizer, tokenizer_json_from_gpt2_files
+    from gpt2fast.text.tokenizer import Tokenizer, tokenizer_json_from_gpt2_files
 
     files = checkpoint.tokenizer
     if not files:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpt2fast._files import find_inside, read_bytes
 from gpt2fast._validation import Real
 from gpt2fast.errors import ModelError
+from gpt2fast.storage.files import find_inside, read_bytes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

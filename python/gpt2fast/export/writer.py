@@ -9,15 +9,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpt2fast._files import restore_set_aside
 from gpt2fast.errors import ModelError
-from gpt2fast.export.atomic import atomic_directory, check_room, write_new
 from gpt2fast.export.block_writer import BlockWriter
 from gpt2fast.export.graph import build_graph
 from gpt2fast.export.quantize import PackedTensor, layout, packed_chunks
 from gpt2fast.export.tokenizer_json import tokenizer_json
-from gpt2fast.graph_check import WEIGHTS_NAME
-from gpt2fast.model_directory import (
+from gpt2fast.storage.atomic import atomic_directory, check_room, write_new
+from gpt2fast.storage.files import restore_set_aside
+from gpt2fast.storage.graph_check import WEIGHTS_NAME
+from gpt2fast.storage.model_directory import (
     CONFIG_NAME,
     FILE_NAMES,
     FORMAT_VERSION,
@@ -29,7 +29,7 @@ from gpt2fast.model_directory import (
 
 if TYPE_CHECKING:
     from gpt2fast.checkpoints.base import Checkpoint
-    from gpt2fast.progress import Progress
+    from gpt2fast.storage.progress import Progress
 
 # Room for the small files beside the weights.
 _SPARE_BYTES = 16 << 20

@@ -12,10 +12,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from hostile_samples import SAMPLES
-from mutations import mutate
 
-_HERE = Path(__file__).resolve().parent
+from support.hostile_samples import SAMPLES
+from support.mutations import mutate
+
+_WORKER = Path(__file__).resolve().parents[1] / "support" / "hostile_worker.py"
 _MUTATIONS = int(os.environ.get("GPT2FAST_FUZZ_MUTATIONS", "300"))
 _FIRST_SEED = int(os.environ.get("GPT2FAST_FUZZ_SEED", "0"))
 
@@ -33,11 +34,11 @@ def test_mutations_follow_from_the_seed() -> None:
 def test_damaged_files_are_refused_or_loaded(tmp_path: Path, name: str) -> None:
     if name == "gguf":
         pytest.importorskip("gguf")
-    paths = [str(_HERE), str(_HERE.parent), *filter(None, sys.path)]
+    paths = filter(None, sys.path)
     run = subprocess.run(
         [
             sys.executable,
-            str(_HERE / "hostile_worker.py"),
+            str(_WORKER),
             name,
             str(_FIRST_SEED),
             str(_MUTATIONS),

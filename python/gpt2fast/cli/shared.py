@@ -1,0 +1,137 @@
+"""What several commands share: choosing and loading a model, reading text, printing JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from gpt2fast.loading.sources import KV_CACHES, KvCache, Precision
+from gpt2fast.storage.model_directory import PRECISIONS
+
+if TYPE_CHECKING:
+    from gpt2fast.model import GPT2
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+PRECISION_TYPE = click.Choice(PRECISIONS)
+
+model_option = click.option(
+    "-m",
+    "--model",
+    "source",
+    metavar="SOURCE",
+    help="Model directory, checkpoint, model file or hub id. Default: the small embedded model.",
+)
+threads_option = click.option(
+    "--threads", type=int, metavar="N", help="Default: the cores this process may use."
+)
+kv_cache_option = click.option(
+    "--kv-cache",
+    type=click.Choice(tuple(KV_CACHES)),
+    help="How keys and values are kept. Default: int8 for int8 and int4, fp16 for bf16, fp32 for fp32.",
+)
+tokenizer_option = click.option(
+    "--tokenizer",
+    metavar="SOURCE",
+    help="Directory, file or hub id to take the tokenizer from. Default: the model's own.",
+)
+
+
+def decorated(function: _Function, decorators: Sequence[Callable[[_Function], _Function]]) -> _Function:
+    """The function under decorators as they would stand above it."""
+    for decorate in reversed(decorators):
+        function = decorate(function)
+    return function
+
+
+def model_options(function: _Function) -> _Function:
+    """Add ``--model``, ``--precision`` and the like, for :meth:`ModelChoice.take`."""
+    decorators = [
+        model_option,
+        click.option(
+            "--precision",
+            type=PRECISION_TYPE,
+            help="Of the weights. Default: int8, or the model directory's.",
+        ),
+        threads_option,
+        kv_cache_option,
+        tokenizer_option,
+    ]
+    return decorated(function, decorators)
+
+
+def source_options(function: _Function) -> _Function:
+    """Add ``--tokenizer``, ``--n-head`` and ``--revision``, as ``open_checkpoint`` takes them."""
+    decorators = [
+        tokenizer_option,
+        click.option(
+            "--n-head",
+            type=int,
+            metavar="N",
+            help="Attention heads, for a lone weight file or an ONNX graph that does not tell.",
+        ),
+        click.option("--revision", metavar="NAME", help="Branch, tag or commit of a hub id."),
+    ]
+    return decorated(function, decorators)
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """The options that say which model runs, and how."""
+
+    source: str | None
+    threads: int | None
+    tokenizer: str | None
+    kv_cache: KvCache | None
+    precision: Precision | None = None
+
+    @classmethod
+    def take(cls, options: dict[str, Any]) -> ModelChoice:
+        """Out of a command's parameters; the others stay in ``options``."""
+        names = [field.name for field in fields(cls) if field.name in options]
+        return cls(**{name: options.pop(name) for name in names})
+
+    def load(self) -> GPT2:
+        """The model."""
+        from gpt2fast.model import GPT2
+
+        return GPT2.from_pretrained(
+            self.source,
+            precision=self.precision,
+            threads=self.threads,
+            tokenizer=self.tokenizer,
+            kv_cache=self.kv_cache,
+        )
+
+    def load_for_text(self) -> GPT2:
+        """The model, for text in or out: without a tokenizer an error, which names the option."""
+        model = self.load()
+        if not model.has_tokenizer:
+            raise click.ClickException(
+                f"{self.source} came without a tokenizer; name one by --tokenizer (a directory, a file or a "
+                f"hub id)"
+            )
+        return model
+
+
+def read_text(text: str) -> str:
+    """The text of an argument; ``-`` means standard input."""
+    if text != "-":
+        return text
+    data = sys.stdin.buffer.read()
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise click.ClickException(
+            f"standard input is not UTF-8 text: {error.reason} at byte {error.start}"
+        ) from None
+
+
+def print_json(value: Any) -> None:
+    """One line of JSON."""
+    click.echo(json.dumps(value, ensure_ascii=False))

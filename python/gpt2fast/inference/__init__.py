@@ -1,0 +1,1 @@
+"""Work on a loaded model: options, requests, results, scores, arrays and calls from asyncio."""

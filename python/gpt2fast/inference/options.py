@@ -1,0 +1,383 @@
+"""What a user asks of generation: every option, its meaning, default and limits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from gpt2fast._validation import (
+    Callables,
+    Check,
+    Choice,
+    Flag,
+    FlagOr,
+    Instance,
+    Integer,
+    JsonSchema,
+    Real,
+    String,
+    Strings,
+    Text,
+    Texts,
+    TokenIds,
+    TokenWeights,
+)
+
+if TYPE_CHECKING:
+    from gpt2fast.inference.cancellation import CancelToken
+    from gpt2fast.inference.prefix import Prefix
+    from gpt2fast.model import GPT2
+
+#: Limits of one request, so that none asks for unbounded work.
+MAX_LOGPROBS = 1024
+MAX_STOP_STRINGS = 256
+MAX_LISTED_TOKENS = 1 << 20
+MAX_RETURN_SEQUENCES = 4096
+MAX_BEAMS = 4096
+MAX_LOGITS_PROCESSORS = 64
+MAX_GRAMMAR_CHARACTERS = 1 << 20
+MAX_CHOICES = 4096
+_MAX_COUNT = 2**31 - 1
+
+#: The options that constrain the output; at most one of them is given.
+CONSTRAINTS = ("regex", "json_schema", "grammar", "choices")
+
+# What the search over beams has no place for: it chooses whole texts, when all steps are done.
+_NOT_WITH_BEAMS = (
+    "stop_strings",
+    "logprobs",
+    "best_of",
+    *CONSTRAINTS,
+    "logits_processor",
+    "prompt_lookup_num_tokens",
+    "assistant_model",
+    "prefix",
+)
+
+# Names that other libraries use -> ours, where the spelling alone would not lead there.
+_ELSEWHERE = {
+    "bad_words_ids": "bad_words",
+    "guided_choice": "choices",
+    "guided_grammar": "grammar",
+    "guided_json": "json_schema",
+    "guided_regex": "regex",
+    "max_length": "max_new_tokens",
+    "max_tokens": "max_new_tokens",
+    "min_length": "min_new_tokens",
+    "min_tokens": "min_new_tokens",
+    "n": "num_return_sequences",
+    "n_predict": "max_new_tokens",
+    "num_hypotheses": "num_return_sequences",
+    "repeat_penalty": "repetition_penalty",
+    "sampling_temperature": "temperature",
+    "sampling_topk": "top_k",
+    "sampling_topp": "top_p",
+    "sequence_bias": "logit_bias",
+    "stop": "stop_strings",
+    "stop_token_ids": "eos_token_id",
+    "timeout": "max_time",
+}
+
+
+def _option(default: Any, check: Check, text: str) -> Any:
+    """A field whose values pass ``check`` (or are None, where that is the default); ``text`` documents it."""
+    return field(default=default, metadata={"check": check, "help": text})
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationOptions:
+    """How to continue a prompt; the names are Hugging Face's where it has the option.
+
+    Wrong types raise ``TypeError``; values out of range and contradictions raise ``ValueError``.
+    """
+
+    max_new_tokens: int = _option(128, Integer(0, _MAX_COUNT), "The most tokens to generate.")
+    min_new_tokens: int = _option(
+        0, Integer(0, _MAX_COUNT), "End-of-text tokens are not chosen before so many tokens."
+    )
+    do_sample: bool | None = _option(
+        None,
+        Flag(),
+        "Draw tokens at random (True) or take the best (False). Unset: draw when temperature, top_k, top_p, "
+        "min_p, typical_p or seed is given.",
+    )
+    seed: int | None = _option(
+        None,
+        Integer(0, 2**64 - 1),
+        "Start of the random numbers; the same seed gives the same text. Unset: a new one for each text, "
+        "reported in the result.",
+    )
+    temperature: float | None = _option(
+        None,
+        Real(1e-4, 1e4, zero=True),
+        "Divides the scores: below 1 bolder, above 1 wilder. 0 takes the best token.",
+    )
+    top_k: int | None = _option(
+        None,
+        Integer(0, _MAX_COUNT),
+        "Keep the k likeliest tokens; 0 keeps all. Unset: 50, as transformers has it.",
+    )
+    top_p: float | None = _option(
+        None, Real(0, 1, open_low=True), "Keep the likeliest tokens that together reach this probability."
+    )
+    min_p: float | None = _option(
+        None, Real(0, 1), "Keep tokens at least this probable, relative to the likeliest token."
+    )
+    typical_p: float | None = _option(
+        None,
+        Real(0, 1, open_low=True),
+        "Keep the tokens of most typical information that together reach this.",
+    )
+    repetition_penalty: float = _option(
+        1.0, Real(0.01, 100), "Above 1 makes tokens of the prompt and of the output less likely."
+    )
+    presence_penalty: float = _option(
+        0.0, Real(-100, 100), "Subtracted from the score of each token that the output holds."
+    )
+    frequency_penalty: float = _option(
+        0.0, Real(-100, 100), "Subtracted from the score of a token for each time the output holds it."
+    )
+    no_repeat_ngram_size: int = _option(
+        0, Integer(0, _MAX_COUNT), "No run of so many tokens occurs twice; 0 allows it."
+    )
+    suppress_tokens: int | Sequence[int] = _option(
+        (), TokenIds(MAX_LISTED_TOKENS), "Token ids that are never chosen."
+    )
+    bad_words: Sequence[str | Sequence[int]] = _option(
+        (),
+        Texts(MAX_LISTED_TOKENS),
+        "Words (strings, also banned after a space, or lists of token ids) that are never completed.",
+    )
+    logit_bias: Mapping[int, float] | None = _option(
+        None,
+        TokenWeights(1e6, MAX_LISTED_TOKENS),
+        "What is added to the scores of token ids.",
+    )
+    forced_prefix: str | Sequence[int] = _option(
+        (), Text(MAX_LISTED_TOKENS), "Text (or token ids) that the output begins with."
+    )
+    eos_token_id: int | Sequence[int] | None = _option(
+        None,
+        TokenIds(MAX_LISTED_TOKENS),
+        "Token ids that end a text. Unset: the model's own; an empty list: none.",
+    )
+    stop_strings: str | Sequence[str] = _option(
+        (), Strings(MAX_STOP_STRINGS), "Strings that end the output, wherever token borders fall."
+    )
+    include_stop_string: bool = _option(False, Flag(), "Keep the stop string at the end of the text.")
+    max_time: float | None = _option(
+        None,
+        Real(0, 1e9, open_low=True),
+        "Seconds after which generation ends, in the middle of a long prompt too.",
+    )
+    num_return_sequences: int | None = _option(
+        None,
+        Integer(1, MAX_RETURN_SEQUENCES),
+        "So many texts for each prompt, drawn with seeds seed, seed + 1, ..., or the best of num_beams or "
+        "best_of, best first; the result is then a list.",
+    )
+    best_of: int | None = _option(
+        None,
+        Integer(1, MAX_RETURN_SEQUENCES),
+        "Draw so many texts and keep those whose tokens are likeliest on average.",
+    )
+    num_beams: int = _option(
+        1,
+        Integer(1, MAX_BEAMS),
+        "Search for the likeliest text with so many beams; at most the model's max_sequences.",
+    )
+    length_penalty: float = _option(
+        1.0,
+        Real(-100, 100),
+        "A beam's score is its log-probability divided by its length to this power; above 0 favours long "
+        "texts.",
+    )
+    early_stopping: bool | Literal["never"] = _option(
+        False,
+        FlagOr("never"),
+        "End a search with beams when num_beams texts are complete (True), when a better one is unlikely "
+        "(False), or when none is possible ('never').",
+    )
+    logprobs: int | None = _option(
+        None,
+        Integer(0, MAX_LOGPROBS),
+        "Report the log-probability of each chosen token and of so many of the likeliest.",
+    )
+    echo: bool = _option(
+        False,
+        Flag(),
+        "Let the text, and the log-probabilities if asked for, begin with the prompt's.",
+    )
+    logits_processor: Callable[..., None] | Sequence[Callable[..., None]] = _option(  # noqa: RUF009 - a field
+        (),
+        Callables(MAX_LOGITS_PROCESSORS),
+        "A function or several, called for every token with the prompt's ids, the output's ids and the "
+        "scores (float32 array of vocab_size), which it changes in place. Slower than the other options.",
+    )
+    regex: str | None = _option(
+        None,
+        String(MAX_GRAMMAR_CHARACTERS),
+        "Only output that matches this regular expression as a whole (Rust's syntax).",
+    )
+    json_schema: Mapping[str, Any] | str | None = _option(
+        None,
+        JsonSchema(MAX_GRAMMAR_CHARACTERS),
+        "Only JSON of this schema (a dict or JSON text), spaced as json.dumps does.",
+    )
+    grammar: str | None = _option(
+        None, String(MAX_GRAMMAR_CHARACTERS), "Only output of this grammar, in llguidance's form of Lark."
+    )
+    choices: Sequence[str] | None = _option(None, Strings(MAX_CHOICES), "Only one of these strings.")
+    overflow: Literal["error", "truncate", "slide"] = _option(
+        "error",
+        Choice(("error", "truncate", "slide")),
+        "When prompt and max_new_tokens exceed the model's positions: refuse, keep the newest prompt tokens, "
+        "or also drop old text as the output grows.",
+    )
+    prompt_lookup_num_tokens: int = _option(
+        0,
+        Integer(0, 64),
+        "Guess up to so many tokens from repetitions in the text and verify them in one step; 0: off.",
+    )
+    assistant_model: GPT2 | None = _option(  # noqa: RUF009 - a field
+        None,
+        Instance("gpt2fast.model", "GPT2"),
+        "A smaller model with the same vocabulary that guesses tokens for this one to verify in one step.",
+    )
+    num_assistant_tokens: int = _option(
+        20, Integer(1, 64), "The most tokens that assistant_model guesses at once; it adapts to its success."
+    )
+    prefix: Prefix | None = _option(  # noqa: RUF009 - a field
+        None,
+        Instance("gpt2fast.inference.prefix", "Prefix"),
+        "What GPT2.prefill returned: its tokens come before each prompt, and need not be computed again.",
+    )
+    use_prefix_cache: bool = _option(
+        True, Flag(), "Reuse what was computed for an equal beginning of a recent prompt."
+    )
+    cancel: CancelToken | None = _option(  # noqa: RUF009 - a field
+        None,
+        Instance("gpt2fast.inference.cancellation", "CancelToken"),
+        "A handle that ends the generation from another thread, in the middle of a long prompt too.",
+    )
+
+    def __post_init__(self) -> None:
+        for option in fields(self):
+            value = getattr(self, option.name)
+            if value is None and option.default is None:
+                continue
+            object.__setattr__(self, option.name, option.metadata["check"](option.name, value))
+        self._check_contradictions()
+
+    @classmethod
+    def make(
+        cls, options: GenerationOptions | None = None, overrides: Mapping[str, Any] | None = None
+    ) -> GenerationOptions:
+        """Options from an object, single values by name, or both (the values win).
+
+        Raises
+        ------
+        TypeError
+            A name is no option; the message has the nearest that is. Else as of the class.
+        """
+        if options is not None and not isinstance(options, GenerationOptions):
+            raise TypeError(f"options must be a GenerationOptions, got {type(options).__name__}")
+        overrides = overrides or {}
+        names = [option.name for option in fields(cls)]
+        for name in overrides:
+            if name not in names:
+                from difflib import get_close_matches
+
+                near = [_ELSEWHERE[name]] if name in _ELSEWHERE else get_close_matches(name, names, n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else f"; the options are {', '.join(names)}"
+                raise TypeError(f"unknown generation option {name!r}{hint}")
+        return replace(options, **overrides) if options is not None else cls(**overrides)
+
+    @property
+    def sampling(self) -> bool:
+        """Whether tokens are drawn at random, all rules applied."""
+        if self.temperature == 0:
+            return False
+        if self.do_sample is not None:
+            return self.do_sample
+        return self.seed is not None or bool(self._given_sampling_options())
+
+    def _given_sampling_options(self) -> list[str]:
+        names = ("temperature", "top_k", "top_p", "min_p", "typical_p")
+        return [name for name in names if getattr(self, name) is not None]
+
+    def _check_contradictions(self) -> None:
+        if self.do_sample is False:
+            given = [name for name in self._given_sampling_options() if getattr(self, name) != 0]
+            if given:
+                value = getattr(self, given[0])
+                raise ValueError(f"{given[0]}={value} contradicts do_sample=False; leave one of them out")
+        if self.do_sample and self.temperature == 0:
+            raise ValueError(
+                "temperature=0 (the best token) contradicts do_sample=True; leave one of them out"
+            )
+        if self.min_new_tokens > self.max_new_tokens:
+            raise ValueError(
+                f"min_new_tokens ({self.min_new_tokens}) must not exceed "
+                f"max_new_tokens ({self.max_new_tokens})"
+            )
+        constraints = [name for name in CONSTRAINTS if getattr(self, name) is not None]
+        if len(constraints) > 1:
+            raise ValueError(f"{constraints[0]} contradicts {constraints[1]}; leave one of them out")
+        if self.choices is not None and not self.choices:
+            raise ValueError("choices must hold at least one string")
+        if self.num_beams > 1:
+            self._check_beams()
+        else:
+            self._check_without_beams()
+        if self.prompt_lookup_num_tokens and self.assistant_model is not None:
+            raise ValueError(
+                "prompt_lookup_num_tokens contradicts assistant_model: both guess tokens; leave one out"
+            )
+
+    def _check_beams(self) -> None:
+        if self.sampling:
+            raise ValueError(
+                f"num_beams={self.num_beams} contradicts sampling (temperature, top_k, top_p, min_p, "
+                f"typical_p, seed or do_sample=True): a search draws nothing"
+            )
+        defaults = {option.name: option.default for option in fields(self)}
+        for name in _NOT_WITH_BEAMS:
+            if getattr(self, name) != defaults[name]:
+                raise ValueError(f"{name} contradicts num_beams={self.num_beams}; leave one of them out")
+        if self.overflow == "slide":
+            raise ValueError(f"overflow='slide' contradicts num_beams={self.num_beams}; use 'truncate'")
+        if self.max_new_tokens == 0:
+            raise ValueError(f"max_new_tokens=0 contradicts num_beams={self.num_beams}; give at least 1")
+        if (self.num_return_sequences or 1) > self.num_beams:
+            raise ValueError(
+                f"num_return_sequences ({self.num_return_sequences}) must not exceed num_beams "
+                f"({self.num_beams})"
+            )
+
+    def _check_without_beams(self) -> None:
+        for name in ("length_penalty", "early_stopping"):
+            if getattr(self, name) != GenerationOptions.__dataclass_fields__[name].default:
+                raise ValueError(f"{name}={getattr(self, name)!r} needs num_beams above 1")
+        if self.best_of is not None and not self.sampling:
+            raise ValueError(f"best_of={self.best_of} needs sampling: give temperature or do_sample=True")
+        if self.best_of is not None and self.best_of < (self.num_return_sequences or 1):
+            raise ValueError(
+                f"num_return_sequences ({self.num_return_sequences}) must not exceed best_of ({self.best_of})"
+            )
+        if (self.num_return_sequences or 1) > 1 and not self.sampling:
+            raise ValueError(
+                f"num_return_sequences={self.num_return_sequences} needs sampling (give temperature or "
+                f"do_sample=True) or num_beams: without it all texts would be the same"
+            )
+
+
+def _documented() -> str:
+    options = fields(GenerationOptions)
+    lines = [f"{option.name} : {option.type}\n    {option.metadata['help']}" for option in options]
+    return f"{GenerationOptions.__doc__}\n\nAttributes\n----------\n" + "\n".join(lines)
+
+
+if GenerationOptions.__doc__:  # absent under `python -OO`
+    GenerationOptions.__doc__ = _documented()

@@ -1,0 +1,203 @@
+"""Keys and values of a text's beginning, computed once and reused; and their files.
+
+A file holds, little-endian and without gaps: the magic bytes, the format version (uint32), the number of
+tokens (uint32), the model's hash (32 bytes), the token ids (int32), each layer's keys and values
+[2, heads, tokens, head_dim] (float32 if the model's cache has that, else float16, which gives an int8 cache
+the same integers and scales again) and the SHA-256 of all that. Its length follows from the model and the
+number of tokens alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+
+from gpt2fast._native import core
+from gpt2fast.config import ModelConfig
+from gpt2fast.errors import ModelError
+from gpt2fast.storage.files import open_regular, read_bytes
+from gpt2fast.storage.model_directory import CONFIG_NAME, METADATA_NAME, ModelDirectory
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+SNAPSHOT_VERSION = 1
+
+_MAGIC = b"gpt2fKV\0"
+_HEADER = struct.Struct("<8sII32s")
+_CHECKSUM_BYTES = 32
+_MAX_METADATA_BYTES = 16 << 20
+
+
+@dataclass(frozen=True)
+class CacheFormat:
+    """What a model's snapshots look like: their sizes come from here, never from a file.
+
+    Attributes
+    ----------
+    config : ModelConfig
+        The model's sizes.
+    dtype : dtype
+        Of keys and values.
+    model_hash : bytes
+        Stands for the model, its precision, its weights and how it keeps keys and values.
+    """
+
+    config: ModelConfig
+    dtype: np.dtype[Any]
+    model_hash: bytes
+
+    @classmethod
+    def of(cls, directory: ModelDirectory, kv_cache: str) -> CacheFormat:
+        """The format of a model's snapshots."""
+        digest = hashlib.sha256()
+        for name in (METADATA_NAME, CONFIG_NAME):
+            data = read_bytes(Path(os.path.realpath(directory.path / name)), _MAX_METADATA_BYTES)
+            digest.update(hashlib.sha256(data).digest())
+        digest.update(struct.pack("<Q", directory.weights_bytes))
+        digest.update(kv_cache.encode())
+        dtype = np.dtype("<f4" if kv_cache == "fp32" else "<f2")
+        return cls(directory.config, dtype, digest.digest())
+
+    def layer_shape(self, tokens: int) -> tuple[int, ...]:
+        """Of the keys and values of one layer."""
+        return (2, 1, self.config.n_head, tokens, self.config.head_dim)
+
+    def snapshot_bytes(self, tokens: int) -> int:
+        """The length of a snapshot of so many tokens."""
+        elements = 2 * self.config.n_layer * self.config.n_head * self.config.head_dim * tokens
+        return _HEADER.size + 4 * tokens + elements * self.dtype.itemsize + _CHECKSUM_BYTES
+
+
+class Prefix:
+    """The beginning of texts, with its keys and values; made by ``GPT2.prefill`` and ``GPT2.load_prefix``.
+
+    Immutable; may be used in many calls and threads at once, with the model that made it.
+    """
+
+    def __init__(
+        self, cache_format: CacheFormat, token_ids: NDArray[np.int32], layers: list[NDArray[Any]]
+    ) -> None:
+        self._format = cache_format
+        self._token_ids = token_ids
+        self._layers = [np.ascontiguousarray(layer, dtype=cache_format.dtype) for layer in layers]
+        self._core = core.Prefix(token_ids, [layer.astype(np.float32) for layer in self._layers])
+
+    def __repr__(self) -> str:
+        return f"Prefix(tokens={self.length})"
+
+    @property
+    def token_ids(self) -> list[int]:
+        """The tokens."""
+        ids: list[int] = self._token_ids.tolist()
+        return ids
+
+    @property
+    def length(self) -> int:
+        """How many tokens there are."""
+        return len(self._token_ids)
+
+    def __len__(self) -> int:
+        return self.length
+
+    @property
+    def core(self) -> core.Prefix:
+        """The keys and values as the core takes them."""
+        return self._core
+
+    def check_model(self, cache_format: CacheFormat) -> None:
+        """Refuse another model than the one that made it."""
+        if cache_format.model_hash != self._format.model_hash:
+            raise ValueError("prefix was made by another model, or the same one in another precision")
+
+    def to_bytes(self) -> bytes:
+        """The state as bytes, for ``GPT2.load_prefix``."""
+        parts = [_HEADER.pack(_MAGIC, SNAPSHOT_VERSION, self.length, self._format.model_hash)]
+        parts.append(self._token_ids.astype("<i4").tobytes())
+        parts += [layer.tobytes() for layer in self._layers]
+        digest = hashlib.sha256()
+        for part in parts:
+            digest.update(part)
+        return b"".join([*parts, digest.digest()])
+
+    def save(self, file: str | os.PathLike[str] | BinaryIO) -> None:
+        """Write :meth:`to_bytes` to a path, in one go, or to an open binary file."""
+        if not isinstance(file, (str, os.PathLike)):
+            file.write(self.to_bytes())
+            return
+        path = Path(file)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as temporary:
+            try:
+                temporary.write(self.to_bytes())
+                temporary.close()
+                os.replace(temporary.name, path)
+            except BaseException:
+                os.unlink(temporary.name)
+                raise
+
+
+def load_prefix(source: str | os.PathLike[str] | bytes | BinaryIO, cache_format: CacheFormat) -> Prefix:
+    """A prefix from a path, bytes or an open binary file; see ``GPT2.load_prefix``."""
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return _parse(bytes(source), cache_format)
+    if not isinstance(source, (str, os.PathLike)):
+        return _parse(_read(source, cache_format), cache_format)
+    path = Path(os.path.realpath(source))
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        largest = cache_format.snapshot_bytes(cache_format.config.n_positions)
+        if size > largest:
+            raise ModelError(f"{path}: has {size} bytes; a prefix of this model has at most {largest}")
+        return _parse(_read(file, cache_format), cache_format)
+
+
+def _read(file: BinaryIO, cache_format: CacheFormat) -> bytes:
+    """The snapshot's bytes: what header and model allow, and one more that tells whether there are more."""
+    header = file.read(_HEADER.size)
+    tokens = _check_header(header, cache_format)
+    return header + file.read(cache_format.snapshot_bytes(tokens) - len(header) + 1)
+
+
+def _check_header(header: bytes, cache_format: CacheFormat) -> int:
+    """The number of tokens."""
+    if len(header) < _HEADER.size or header[: len(_MAGIC)] != _MAGIC:
+        raise ModelError("not a saved prefix: it does not begin as one")
+    _, version, tokens, model_hash = _HEADER.unpack(header)
+    if version != SNAPSHOT_VERSION:
+        raise ModelError(
+            f"the saved prefix has format version {version}; this gpt2fast reads {SNAPSHOT_VERSION}"
+        )
+    if model_hash != cache_format.model_hash:
+        raise ModelError("the saved prefix was made by another model, or the same one in another precision")
+    if not 1 <= tokens <= cache_format.config.n_positions:
+        raise ModelError(
+            f"the saved prefix says that it has {tokens} tokens; it must be from 1 to "
+            f"{cache_format.config.n_positions} (n_positions)"
+        )
+    return int(tokens)
+
+
+def _parse(data: bytes, cache_format: CacheFormat) -> Prefix:
+    tokens = _check_header(data[: _HEADER.size], cache_format)
+    expected = cache_format.snapshot_bytes(tokens)
+    if len(data) != expected:
+        amount = f"more than {expected}" if len(data) > expected else str(len(data))
+        raise ModelError(f"the saved prefix of {tokens} tokens must have {expected} bytes, it has {amount}")
+    content = memoryview(data)[:-_CHECKSUM_BYTES]
+    if hashlib.sha256(content).digest() != data[-_CHECKSUM_BYTES:]:
+        raise ModelError("the saved prefix is damaged: its checksum is wrong")
+    token_ids = np.frombuffer(data, "<i4", tokens, _HEADER.size).astype(np.int32)
+    if token_ids.min() < 0 or token_ids.max() >= cache_format.config.vocab_size:
+        raise ModelError("the saved prefix holds token ids outside the vocabulary")
+    values = np.frombuffer(content, cache_format.dtype, offset=_HEADER.size + 4 * tokens)
+    if not np.isfinite(values).all():
+        raise ModelError("the saved prefix holds values that are no finite numbers")
+    shape = (cache_format.config.n_layer, *cache_format.layer_shape(tokens))
+    return Prefix(cache_format, token_ids, list(values.reshape(shape)))

@@ -1,0 +1,84 @@
+"""From what a user names to a model directory that can be loaded."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from gpt2fast._validation import Choice
+from gpt2fast.storage.model_directory import (
+    PRECISIONS,
+    ModelDirectory,
+    is_model_directory,
+    open_model_directory,
+)
+
+Precision: TypeAlias = Literal["fp32", "bf16", "int8", "int4"]
+
+DEFAULT_PRECISION: Precision = "int8"
+
+#: How keys and values may be kept, with the core's number for it.
+KV_CACHES = {"fp32": 0, "fp16": 1, "int8": 2}
+KvCache: TypeAlias = Literal["fp32", "fp16", "int8"]
+
+# As near to exact as the weights are.
+_KV_CACHE_OF_PRECISION: dict[str, KvCache] = {"fp32": "fp32", "bf16": "fp16", "int8": "int8", "int4": "int8"}
+
+
+def check_kv_cache(kv_cache: KvCache | None) -> None:
+    """Raise ValueError unless keys and values can be kept so."""
+    if kv_cache is not None:
+        Choice(tuple(KV_CACHES))("kv_cache", kv_cache)
+
+
+def choose_kv_cache(kv_cache: KvCache | None, precision: str) -> KvCache:
+    """How a model of this precision keeps keys and values, if the caller wishes nothing else."""
+    check_kv_cache(kv_cache)
+    return kv_cache or _KV_CACHE_OF_PRECISION[precision]
+
+
+def embedded_model() -> Path:
+    """The checkpoint of the small model that comes with the package."""
+    return Path(__file__).parents[1] / "data" / "tiny"
+
+
+def find_model_directory(
+    source: str | os.PathLike[str] | None,
+    precision: Precision | None = None,
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+) -> ModelDirectory:
+    """The model directory of a source, made in the cache first if the source is a checkpoint.
+
+    Parameters and errors as of :meth:`GPT2.from_pretrained`.
+    """
+    if precision is not None:
+        Choice(PRECISIONS)("precision", precision)
+    source = embedded_model() if source is None else source
+    if not isinstance(source, (str, os.PathLike)):
+        raise TypeError(f"source must be a path, the id of a model on the hub, or None, got {source!r}")
+    if not os.fspath(source):
+        raise ValueError("source must name a directory, a file or a model of the hub, got ''")
+    if not is_model_directory(source):
+        return _convert(source, precision or DEFAULT_PRECISION, revision, token)
+    directory = open_model_directory(source)
+    if precision is not None and precision != directory.precision:
+        raise ValueError(
+            f"precision={precision!r}, but the model directory {source} holds {directory.precision!r}; leave "
+            f"precision out, or convert the original checkpoint again"
+        )
+    return directory
+
+
+def _convert(
+    source: str | os.PathLike[str], precision: Precision, revision: str | None, token: str | None
+) -> ModelDirectory:
+    # The converter's imports are slow; a model directory needs none of them.
+    from gpt2fast.loading.conversion_cache import cached_conversion
+    from gpt2fast.storage.progress import progress_bar
+
+    with progress_bar(f"Converting {Path(source).name}") as progress:
+        path = cached_conversion(source, precision, progress, revision=revision, token=token)
+    return open_model_directory(path)

@@ -1,0 +1,1 @@
+"""Files that may come from strangers, atomic writes and the model directory."""

@@ -1,0 +1,112 @@
+"""Files and directories that appear whole or not at all: written under another name, synced, renamed."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from gpt2fast.storage.files import restore_set_aside, set_aside_name
+
+
+def check_free(path: Path, *, overwrite: bool) -> None:
+    """Raise FileExistsError unless the file ``path`` is free, or a regular file that may be replaced."""
+    if not os.path.lexists(path):
+        return
+    if path.is_dir() or not path.is_file():
+        raise FileExistsError(errno.EEXIST, "exists and is no regular file; name another", str(path))
+    if not overwrite:
+        raise FileExistsError(errno.EEXIST, "exists; --overwrite (overwrite=True) replaces it", str(path))
+
+
+def check_room(parent: Path, needed: int) -> None:
+    """Raise OSError unless ``needed`` bytes are free where the directory ``parent`` lies."""
+    free = shutil.disk_usage(parent).free
+    if free < needed:
+        message = f"{needed >> 20} MiB are needed, and only {free >> 20} MiB are free"
+        raise OSError(errno.ENOSPC, message, str(parent))
+
+
+def temporary_name(path: Path) -> Path:
+    """A free name beside ``path``."""
+    return path.with_name(f".{path.name}.tmp-{secrets.token_hex(8)}")
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """A new file that takes the place of ``path`` when the block ends without an error."""
+    temporary = temporary_name(path)
+    try:
+        with temporary.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        sync_directory(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_directory(path: Path) -> Iterator[Path]:
+    """A new directory that takes the place of ``path`` when the block ends without an error.
+
+    What was at ``path`` before is removed, so the caller checks first that it may be. No system can exchange
+    two directories everywhere: the old one is set aside first, and should the process be killed before the
+    new one is in place, whoever looks for ``path`` next puts it back (:func:`restore_set_aside`).
+    """
+    temporary = temporary_name(path)
+    temporary.mkdir()
+    try:
+        yield temporary
+        sync_directory(temporary)
+        _take_place(temporary, path)
+        sync_directory(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _take_place(new: Path, path: Path) -> None:
+    restore_set_aside(path)
+    aside = set_aside_name(path)
+    if path.exists():
+        _remove_set_aside(aside)  # left by a process that was killed when the new one was in place
+        os.rename(path, aside)
+    try:
+        os.rename(new, path)
+    except BaseException:
+        restore_set_aside(path)
+        raise
+    _remove_set_aside(aside)
+
+
+def _remove_set_aside(aside: Path) -> None:
+    """Under another name first, so that nothing half removed is ever put back."""
+    if aside.exists():
+        doomed = temporary_name(aside)
+        os.rename(aside, doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
+
+
+def write_new(path: Path, data: bytes) -> None:
+    """Write and sync a file that must not exist yet."""
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_directory(path: Path) -> None:
+    """Make renames inside a directory last."""
+    if os.name != "posix":  # elsewhere a directory can't be opened
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

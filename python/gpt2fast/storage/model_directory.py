@@ -1,0 +1,138 @@
+"""A converted model on disk: what it consists of, and the checks before anything is loaded from it.
+
+The directory holds ``model.onnx`` (the step graph), ``weights.bin`` (every tensor, each on its own page,
+mapped into memory at load), ``tokenizer.json``, ``config.json`` (Hugging Face's keys) and ``gpt2fast.json``
+(format version, precision, source). Reading it here imports neither onnx nor NumPy.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gpt2fast.config import ModelConfig
+from gpt2fast.errors import ModelError
+from gpt2fast.storage.files import (
+    MAX_CONFIG_BYTES,
+    file_inside,
+    find_inside,
+    read_bytes,
+    read_json_object,
+    restore_set_aside,
+)
+from gpt2fast.storage.graph_check import WEIGHTS_NAME, check_graph
+
+#: Raised whenever the graph, the packed layouts or the reading of checkpoints change what a conversion gives.
+FORMAT_VERSION = 6
+PRECISIONS = ("fp32", "bf16", "int8", "int4")
+
+MODEL_NAME = "model.onnx"
+TOKENIZER_NAME = "tokenizer.json"
+CONFIG_NAME = "config.json"
+METADATA_NAME = "gpt2fast.json"
+FILE_NAMES = (MODEL_NAME, WEIGHTS_NAME, TOKENIZER_NAME, CONFIG_NAME, METADATA_NAME)
+
+#: The graph of a model of a thousand layers has about 2 MiB; its tensors are in weights.bin.
+MAX_GRAPH_BYTES = 16 << 20
+
+
+@dataclass(frozen=True)
+class ModelDirectory:
+    """A checked model directory.
+
+    Attributes
+    ----------
+    path : Path
+        The directory.
+    config : ModelConfig
+        The model's configuration.
+    precision : str
+        One of ``PRECISIONS``.
+    model_path : Path
+        The graph, for ONNX Runtime.
+    tokenizer_path : Path or None
+        ``tokenizer.json``, if the model came with a tokenizer.
+    metadata : dict
+        What ``gpt2fast.json`` says, among it ``source`` and ``fingerprint``.
+    weights_bytes : int
+        Size of ``weights.bin``.
+    """
+
+    path: Path
+    config: ModelConfig
+    precision: str
+    model_path: Path
+    tokenizer_path: Path | None
+    metadata: dict[str, Any]
+    weights_bytes: int
+
+
+def is_model_directory(path: str | os.PathLike[str]) -> bool:
+    """Whether this is (or claims to be) a converted model; one that a replacement lost is put back first."""
+    restore_set_aside(path)
+    return os.path.isfile(os.path.join(path, METADATA_NAME))
+
+
+def open_model_directory(path: str | os.PathLike[str]) -> ModelDirectory:
+    """Check a model directory; takes a few milliseconds and reads no weights.
+
+    Raises
+    ------
+    ModelError
+        A file is missing, cut short or foreign; the format version is another; the graph holds anything but
+        the operators of a GPT-2 step graph over the tensors in ``weights.bin``.
+    """
+    directory = Path(path)
+    if not directory.is_dir():
+        raise ModelError(f"{directory}: no such directory")
+    metadata = read_json_object(file_inside(directory, METADATA_NAME))
+    precision = _check_metadata(metadata, directory / METADATA_NAME)
+    config_path = file_inside(directory, CONFIG_NAME)
+    config = ModelConfig.from_dict(read_json_object(config_path, MAX_CONFIG_BYTES), where=str(config_path))
+    weights_bytes = file_inside(directory, WEIGHTS_NAME).stat().st_size
+    if weights_bytes != metadata["weights_bytes"]:
+        raise ModelError(
+            f"{directory / WEIGHTS_NAME}: has {weights_bytes} bytes; {METADATA_NAME} says "
+            f"{metadata['weights_bytes']}; convert the model again"
+        )
+    model_path = directory / MODEL_NAME
+    graph = read_bytes(file_inside(directory, MODEL_NAME), MAX_GRAPH_BYTES)
+    check_graph(graph, config, weights_bytes, where=str(model_path))
+    tokenizer_path = directory / TOKENIZER_NAME
+    return ModelDirectory(
+        path=directory,
+        config=config,
+        precision=precision,
+        model_path=model_path,
+        tokenizer_path=tokenizer_path if find_inside(directory, TOKENIZER_NAME) is not None else None,
+        metadata=metadata,
+        weights_bytes=weights_bytes,
+    )
+
+
+def is_complete(path: Path) -> bool:
+    """Whether a directory that we wrote ourselves is all there; far cheaper than opening it."""
+    try:
+        metadata = read_json_object(path / METADATA_NAME)
+        _check_metadata(metadata, path)
+        sizes_agree = (path / WEIGHTS_NAME).stat().st_size == metadata["weights_bytes"]
+        return sizes_agree and all((path / name).is_file() for name in (MODEL_NAME, CONFIG_NAME))
+    except (OSError, ModelError):
+        return False
+
+
+def _check_metadata(metadata: dict[str, Any], where: Path) -> str:
+    """The precision, when the values can be worked with."""
+    version, precision, size = (metadata.get(key) for key in ("format_version", "precision", "weights_bytes"))
+    if version != FORMAT_VERSION:
+        raise ModelError(
+            f"{where}: format_version is {version!r}; this gpt2fast reads {FORMAT_VERSION}; convert "
+            f"the model again"
+        )
+    if not isinstance(precision, str) or precision not in PRECISIONS:
+        raise ModelError(f"{where}: precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    if type(size) is not int:
+        raise ModelError(f"{where}: weights_bytes must be an integer, got {size!r}")
+    return precision

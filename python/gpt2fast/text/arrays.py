@@ -1,0 +1,112 @@
+"""Token arrays and pasts as callers give them -> checked, contiguous arrays that the core takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from numbers import Integral
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gpt2fast._validation import is_bool, shown
+from gpt2fast.config import ModelConfig
+from gpt2fast.text.prompts import MAX_PROMPTS
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    from gpt2fast.text.prompts import Past
+
+
+def read_ids(prompt: Any, name: str, config: ModelConfig) -> list[int]:
+    """The ids of one prompt, from anything that NumPy takes for integers (tokens,)."""
+    raw = _integers(prompt, name)
+    if raw.ndim != 1:
+        found = f"shape {raw.shape}" if raw.ndim else shown(prompt)
+        raise ValueError(f"{name} must be text or a 1-D array of token ids, got {found}")
+    ids: list[int] = _in_vocabulary(raw, name, config).tolist()
+    return ids
+
+
+def read_batch(input_ids: ArrayLike, config: ModelConfig, *, past_tokens: int = 0) -> NDArray[np.int32]:
+    """Token ids (tokens,) or (batch, tokens) as int32 [batch, tokens], inside vocabulary and positions."""
+    ids = _integers(input_ids, "input_ids")
+    if ids.ndim not in (1, 2):
+        raise ValueError(f"input_ids must have shape (tokens,) or (batch, tokens), got {ids.shape}")
+    ids = np.atleast_2d(ids)
+    if ids.size == 0:
+        raise ValueError(f"input_ids must hold at least one token, got shape {ids.shape}")
+    if len(ids) > MAX_PROMPTS:
+        raise ValueError(f"input_ids: at most {MAX_PROMPTS} (MAX_PROMPTS) rows in one call, got {len(ids)}")
+    total = past_tokens + ids.shape[1]
+    if total > config.n_positions:
+        before = f" after a past of {past_tokens}" if past_tokens else ""
+        raise ValueError(
+            f"input_ids holds {ids.shape[1]} tokens{before}; the model has n_positions = {config.n_positions}"
+        )
+    return _in_vocabulary(ids, "input_ids", config)
+
+
+def read_past(past: Sequence[ArrayLike], config: ModelConfig) -> Past:
+    """A past as contiguous float32 arrays, one [2, batch, heads, tokens, head_dim] for each layer."""
+    layers = tuple(np.ascontiguousarray(layer, dtype=np.float32) for layer in past)
+    if len(layers) != config.n_layer:
+        raise ValueError(f"past must have one array for each of {config.n_layer} layers, got {len(layers)}")
+    fixed = (2, config.n_head, config.head_dim)
+    for i, layer in enumerate(layers):
+        if layer.ndim != 5 or layer.shape[::2] != fixed or layer.shape != layers[0].shape:
+            raise ValueError(
+                f"past[{i}] must have shape (2, batch, {config.n_head}, tokens, {config.head_dim}), "
+                f"the same in every layer, got {layer.shape}"
+            )
+    return layers
+
+
+def read_rows(rows: ArrayLike, tokens: int) -> NDArray[np.int64]:
+    """Positions of tokens, the negative ones counted from the end, as int64 [rows]."""
+    chosen = np.atleast_1d(_integers(rows, "rows")).astype(np.int64)
+    if chosen.ndim != 1 or chosen.size == 0:
+        raise ValueError(f"rows must be a list of at least one position, got shape {chosen.shape}")
+    if chosen.min() < -tokens or chosen.max() >= tokens:
+        raise ValueError(f"rows must be from {-tokens} to {tokens - 1}, got {chosen.tolist()}")
+    return np.where(chosen < 0, chosen + tokens, chosen)
+
+
+def _integers(values: Any, name: str) -> NDArray[np.integer[Any]]:
+    try:
+        array = np.asarray(values)
+    except ValueError:  # rows of different lengths
+        raise ValueError(f"{name} must be a rectangular array of integers") from None
+    if array.size == 0 and not hasattr(values, "dtype"):
+        return array.astype(np.int32)
+    if not np.issubdtype(array.dtype, np.integer) or _hides_a_bool(values):
+        raise _no_integers(values, array, name)
+    return array
+
+
+def _hides_a_bool(values: Any) -> bool:
+    """Whether a list holds a bool: among integers NumPy makes it one of them."""
+    if hasattr(values, "dtype"):
+        return False
+    return any(map(is_bool, np.asarray(values, dtype=object).flat))
+
+
+def _no_integers(values: Any, array: NDArray[Any], name: str) -> TypeError | ValueError:
+    """The error for values that are not all integers: names the first that is none, or an array's type."""
+    if hasattr(values, "dtype"):
+        return TypeError(f"{name} must hold integers, got {array.dtype}")
+    for value in np.asarray(values, dtype=object).flat:
+        if is_bool(value) or not isinstance(value, Integral):
+            return TypeError(f"{name} must hold integers, got {shown(value)}")
+    return ValueError(f"{name} holds integers of more than 64 bits")
+
+
+def _in_vocabulary(ids: NDArray[np.integer[Any]], name: str, config: ModelConfig) -> NDArray[np.int32]:
+    outside = (ids < 0) | (ids >= config.vocab_size)
+    if outside.any():
+        place = tuple(int(i) for i in np.argwhere(outside)[0])
+        where = ", ".join(map(str, place))
+        raise ValueError(
+            f"{name}[{where}]: token id {ids[place]} is outside the vocabulary (0 to {config.vocab_size - 1})"
+        )
+    return np.ascontiguousarray(ids, dtype=np.int32)

@@ -1,0 +1,83 @@
+"""A model's tokenizer, read when text first goes in or out; token ids alone need none."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from gpt2fast._native import core
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from gpt2fast.storage.model_directory import ModelDirectory
+    from gpt2fast.text.tokenizer import Tokenizer
+
+#: A model of so many tokens has GPT-2's vocabulary.
+GPT2_VOCAB_SIZE = 50257
+
+
+class LazyTokenizer:
+    """A tokenizer that is loaded once, by whichever thread needs it first.
+
+    Parameters
+    ----------
+    load : callable
+        Returns the tokenizer, or raises; then it is called again the next time.
+    """
+
+    def __init__(self, load: Callable[[], Tokenizer]) -> None:
+        self._load = load
+        self._lock = threading.Lock()
+        self._tokenizer: Tokenizer | None = None
+        self._token_bytes: core.TokenBytes | None = None
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether ``get()`` returns at once."""
+        return self._tokenizer is not None
+
+    def get(self) -> Tokenizer:
+        """The tokenizer; errors as of ``load``."""
+        if self._tokenizer is None:
+            with self._lock:
+                if self._tokenizer is None:
+                    self._tokenizer = self._load()
+        return self._tokenizer
+
+    def token_bytes(self) -> core.TokenBytes:
+        """The bytes of every token for the core, which watches for stop strings in them."""
+        tokenizer = self.get()
+        with self._lock:
+            if self._token_bytes is None:
+                silent = sorted(tokenizer.special_token_ids)
+                self._token_bytes = core.TokenBytes(*tokenizer.byte_table(), silent)
+        return self._token_bytes
+
+
+def lazy_tokenizer(directory: ModelDirectory, given: Tokenizer | None) -> LazyTokenizer | None:
+    """The tokenizer given, else the model's own, else GPT-2's where it fits; None if there is none."""
+    if given is not None:
+        loaded = LazyTokenizer(lambda: given)
+        loaded.get()
+        return loaded
+    path, vocab_size = directory.tokenizer_path, directory.config.vocab_size
+    if path is not None:
+        return LazyTokenizer(lambda: _read(path, vocab_size))
+    if vocab_size == GPT2_VOCAB_SIZE:
+        source = str(directory.metadata.get("source", directory.path))
+        return LazyTokenizer(lambda: _read(_gpt2_tokenizer_file(source), vocab_size))
+    return None
+
+
+def _read(path: Path, vocab_size: int) -> Tokenizer:
+    from gpt2fast.text.tokenizer import Tokenizer
+
+    return Tokenizer.from_source(path, vocab_size=vocab_size)
+
+
+def _gpt2_tokenizer_file(source: str) -> Path:
+    from gpt2fast.text.gpt2_tokenizer import gpt2_tokenizer_file
+
+    return gpt2_tokenizer_file(source)

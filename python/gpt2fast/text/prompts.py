@@ -1,0 +1,123 @@
+"""Prompts as callers give them -> checked token ids. NumPy is imported for arrays alone: lists need none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from gpt2fast._validation import Integer
+from gpt2fast.config import ModelConfig
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from gpt2fast.text.lazy_tokenizer import LazyTokenizer
+
+#: One prompt: text, or token ids as a sequence of int or a 1-D integer array.
+Prompt: TypeAlias = "str | Sequence[int] | NDArray[np.integer[Any]]"
+#: Hidden layers' keys and values: one array [2, batch, heads, tokens, head_dim] for each layer.
+Past: TypeAlias = "tuple[NDArray[np.float32], ...]"
+
+#: The most texts that one call may ask for.
+MAX_PROMPTS = 1 << 16
+
+
+def read_prompts(
+    prompts: Any,
+    config: ModelConfig,
+    tokenizer: LazyTokenizer | None,
+    *,
+    before: list[int] | None = None,
+    name: str = "prompt",
+) -> tuple[list[list[int]], bool]:
+    """Token ids of each prompt, never empty, and whether the caller gave a single one.
+
+    An empty prompt becomes the model's beginning-of-text (or end-of-text) token. With ``before``, each prompt
+    begins with these tokens. Errors call a prompt by ``name``.
+    """
+    single = _is_single(prompts, name)
+    given = [prompts] if single else list(prompts)
+    if len(given) > MAX_PROMPTS:
+        raise ValueError(f"{name}s: at most {MAX_PROMPTS} (MAX_PROMPTS) in one call, got {len(given)}")
+    names = [name] if single else [f"{name}s[{i}]" for i in range(len(given))]
+    if before is None:
+        read = [_read_prompt(one, label, config, tokenizer) for one, label in zip(given, names, strict=True)]
+    else:
+        own = [_read_ids(one, label, config, tokenizer) for one, label in zip(given, names, strict=True)]
+        read = [before + ids for ids in own]
+    return read, single
+
+
+def read_prompt(
+    prompt: Any,
+    config: ModelConfig,
+    tokenizer: LazyTokenizer | None,
+    *,
+    before: list[int] | None = None,
+    name: str = "prompt",
+) -> list[int]:
+    """:func:`read_prompts` where only a single one will do."""
+    found, single = read_prompts(prompt, config, tokenizer, before=before, name=name)
+    if not single:
+        raise TypeError(f"{name} must be a single text, got a list")
+    return found[0]
+
+
+def check_token_ids(ids: Sequence[int], name: str, config: ModelConfig) -> None:
+    """Refuse ids outside the vocabulary."""
+    check = Integer(0, config.vocab_size - 1)
+    for position, token in enumerate(ids):
+        check(f"{name}[{position}]", token)
+
+
+def _is_single(prompts: Any, name: str) -> bool:
+    if isinstance(prompts, str):
+        return True
+    if isinstance(prompts, bytes):
+        raise TypeError(
+            f"{name}s must be text or token ids, got bytes; Tokenizer.encode_bytes makes ids of it"
+        )
+    if hasattr(prompts, "__array__"):
+        return _axes(prompts) == 1
+    if not isinstance(prompts, Sequence):
+        raise TypeError(f"{name}s must be text, token ids or a list of these, got {type(prompts).__name__}")
+    # A list of ids is one prompt; the empty list is a list without prompts.
+    return len(prompts) > 0 and not (isinstance(prompts[0], Sequence) or _axes(prompts[0]) > 0)
+
+
+def _axes(value: Any) -> int:
+    """How many dimensions an array of any library has; 0 for what is none."""
+    if not hasattr(value, "__array__"):
+        return 0
+    import numpy as np
+
+    return np.ndim(value)
+
+
+def _read_prompt(prompt: Any, name: str, config: ModelConfig, tokenizer: LazyTokenizer | None) -> list[int]:
+    ids = _read_ids(prompt, name, config, tokenizer)
+    if ids:
+        return ids
+    starts = [token for token in (config.bos_token_id, *config.eos_token_ids) if token is not None]
+    if not starts:
+        raise ValueError(f"{name} is empty, and the model has no end-of-text token to start from")
+    return starts[:1]
+
+
+def _read_ids(prompt: Any, name: str, config: ModelConfig, tokenizer: LazyTokenizer | None) -> list[int]:
+    if isinstance(prompt, str):
+        if tokenizer is None:
+            raise ValueError(f"{name} is text, but the model has no tokenizer; give token ids")
+        encode = tokenizer.get().encode
+        try:
+            return encode(prompt)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+    if type(prompt) in (list, tuple) and set(map(type, prompt)) <= {int}:
+        ids = list(prompt)
+        if not ids or (min(ids) >= 0 and max(ids) < config.vocab_size):
+            return ids
+    from gpt2fast.text.arrays import read_ids
+
+    return read_ids(prompt, name, config)

@@ -1,0 +1,442 @@
+"""Weights and configuration out of ONNX graphs: our own exports, PyTorch's exporters, broken files."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from gpt2fast.checkpoints.base import Checkpoint
+from gpt2fast.checkpoints.onnx_graph import open_onnx
+from gpt2fast.checkpoints.onnx_verify import check_against_source, verify_against_source
+from gpt2fast.config import ModelConfig
+from gpt2fast.errors import ModelError
+from gpt2fast.export.standard import StandardOptions, export_onnx
+from support.checkpoint_samples import random_tensors, small_config
+from support.onnx_samples import check, export_with_past, transformers_model
+from support.zoo_samples import random_checkpoint
+
+
+@pytest.mark.parametrize("opset", [10, 13, 17])
+@pytest.mark.parametrize("layout", ["zoo", "gpt2fast"])
+@pytest.mark.parametrize("head", ["lm", "hidden"])
+@pytest.mark.parametrize("past", [False, True])
+def test_our_own_exports_come_back(tmp_path: Path, opset: int, layout: str, head: str, past: bool) -> None:
+    path = tmp_path / "model.onnx"
+    export_onnx(random_checkpoint(), path, StandardOptions(head=head, past=past, opset=opset, layout=layout))
+    check(path, small_config())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"activation_function": "gelu"},
+        {"activation_function": "relu"},
+        {"scale_attn_weights": False},
+        {"scale_attn_by_inverse_layer_idx": True},
+        {"scale_attn_weights": False, "scale_attn_by_inverse_layer_idx": True},
+        {"layer_norm_epsilon": 1e-3},
+        {"n_inner": 40},
+        {"n_head": 1},
+        {"n_head": 16},
+        {"n_head": 64},
+        {"tie_word_embeddings": False},
+        {"n_layer": 5},
+    ],
+)
+def test_the_configuration_is_found(tmp_path: Path, changes: dict[str, Any]) -> None:
+    path = tmp_path / "model.onnx"
+    export_onnx(random_checkpoint(**changes), path)
+    check(path, small_config(**changes))
+
+
+def test_external_data_is_read_lazily(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    files = export_onnx(random_checkpoint(), path, external_data=True)
+    assert len(files) == 2
+    checkpoint = check(path, small_config())
+    wanted = random_tensors(small_config())["wte.weight"][3:5]
+    np.testing.assert_array_equal(checkpoint.tensors["wte.weight"].read_rows(3, 5), wanted)
+    before = checkpoint.fingerprint
+    data = bytearray(files[1].read_bytes())
+    data[0] ^= 1
+    files[1].write_bytes(data)
+    assert open_onnx(path).fingerprint != before
+
+
+def test_a_fitting_config_adds_the_special_tokens(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    export_onnx(random_checkpoint(), path)
+    fitting = small_config(bos_token_id=3, eos_token_id=[5, 7])
+    (tmp_path / "config.json").write_text(fitting.to_json())
+    assert open_onnx(path).config == fitting
+    (tmp_path / "config.json").write_text(small_config(n_layer=3, eos_token_id=5).to_json())
+    assert open_onnx(path).config == small_config()
+
+
+def renamed(model: Any) -> None:
+    """Replace every name but those of inputs and outputs."""
+    kept = {value.name for value in (*model.graph.input, *model.graph.output)} | {""}
+    names: dict[str, str] = {}
+
+    def short(name: str) -> str:
+        return name if name in kept else names.setdefault(name, f"v{len(names)}")
+
+    for initializer in model.graph.initializer:
+        initializer.name = short(initializer.name)
+    for node in model.graph.node:
+        node.name = ""
+        node.input[:] = [short(name) for name in node.input]
+        node.output[:] = [short(name) for name in node.output]
+
+
+def transposed_gemms(model: Any) -> None:
+    """Store every matrix of a Gemm the other way round."""
+    initializers = {initializer.name: initializer for initializer in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "MatMul" and node.input[1] in initializers:
+            stored = initializers[node.input[1]]
+            values = numpy_helper.to_array(stored)
+            stored.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values.T), stored.name))
+            swap = onnx.helper.make_node("Transpose", [node.input[1]], [f"{node.input[1]}.T"], perm=[1, 0])
+            node.input[1] = swap.output[0]
+            model.graph.node.insert(0, swap)
+
+
+def as_constants(model: Any) -> None:
+    """Move every initializer into a Constant node."""
+    constants = [
+        onnx.helper.make_node("Constant", [], [initializer.name], value=initializer)
+        for initializer in model.graph.initializer
+    ]
+    del model.graph.initializer[:]
+    for node in reversed(constants):
+        model.graph.node.insert(0, node)
+
+
+def float_data(model: Any) -> None:
+    """Keep the numbers in float_data in place of raw_data."""
+    for initializer in model.graph.initializer:
+        if initializer.data_type == onnx.TensorProto.FLOAT:
+            values = numpy_helper.to_array(initializer)
+            initializer.ClearField("raw_data")
+            initializer.float_data.extend(values.reshape(-1).tolist())
+
+
+def typed_constants(model: Any) -> None:
+    """Constants of every type that has a field of its own, or shares one, that nothing uses."""
+    types = onnx.TensorProto
+    for kind in (
+        types.UINT8,
+        types.INT16,
+        types.UINT16,
+        types.BOOL,
+        types.UINT32,
+        types.UINT64,
+        types.DOUBLE,
+    ):
+        name = f"unused.{kind}"
+        model.graph.initializer.append(onnx.helper.make_tensor(name, kind, [3], [1, 0, 1]))
+
+
+@pytest.mark.parametrize("change", [renamed, transposed_gemms, as_constants, float_data, typed_constants])
+@pytest.mark.parametrize("head", ["lm", "hidden"])
+def test_rewritten_graphs_are_understood(tmp_path: Path, change: Callable[[Any], None], head: str) -> None:
+    path = tmp_path / "model.onnx"
+    export_onnx(random_checkpoint(), path, StandardOptions(head=head))
+    model = onnx.load(path)
+    change(model)
+    onnx.save(model, path)
+    check(path, small_config())
+
+
+def edited(tmp_path: Path, edit: Callable[[Any], None], **options: Any) -> Path:
+    """An export with its message changed."""
+    path = tmp_path / "model.onnx"
+    export_onnx(random_checkpoint(), path, **options)
+    model = onnx.load(path, load_external_data=False)
+    edit(model)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def weight(model: Any, name: str = "wte.weight") -> Any:
+    return next(one for one in model.graph.initializer if one.name == name)
+
+
+def set_external(key: str, value: str) -> Callable[[Any], None]:
+    def edit(model: Any) -> None:
+        for entry in weight(model).external_data:
+            if entry.key == key:
+                entry.value = value
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "fault"),
+    [
+        ("location", "/etc/passwd", "not the name of a file"),
+        ("location", "../model.onnx.data", "not the name of a file"),
+        ("location", "sub/../../x", "not the name of a file"),
+        ("location", "", "not the name of a file"),
+        ("location", "absent", "there is no absent"),
+        ("location", "linked", "leads out of its directory"),
+        ("location", "fifo", "not a regular file"),
+        ("location", "folder", "not a regular file"),
+        ("offset", "-64", "should be at bytes"),
+        ("offset", "99999999999999999999", "should be at bytes"),
+        ("offset", "0x10", "must be numbers"),
+        ("length", "1", "do not fill the shape"),
+        ("length", "-1", "do not fill the shape"),
+    ],
+)
+def test_external_data_elsewhere_is_refused(tmp_path: Path, key: str, value: str, fault: str) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    (tmp_path / "secret").write_bytes(bytes(1 << 16))
+    (home / "linked").symlink_to(tmp_path / "secret")
+    os.mkfifo(home / "fifo")
+    (home / "folder").mkdir()
+    path = edited(home, set_external(key, value), external_data=True)
+    with pytest.raises(ModelError, match=fault):
+        open_onnx(path)
+
+
+def _read_from_nowhere(model: Any) -> None:
+    model.graph.node[-1].input[0] = "nowhere"
+
+
+def _quantize(model: Any) -> None:
+    stored = weight(model, "h.0.mlp.c_fc.weight")
+    values = np.zeros(tuple(stored.dims), np.int8)
+    stored.CopyFrom(numpy_helper.from_array(values, stored.name))
+
+
+def _set_dims(*dims: int) -> Callable[[Any], None]:
+    def edit(model: Any) -> None:
+        weight(model).dims[:] = dims
+
+    return edit
+
+
+def _twice(model: Any) -> None:
+    model.graph.initializer.append(weight(model))
+
+
+def _branch(model: Any) -> None:
+    node = onnx.helper.make_node("If", ["input_ids"], ["branched"], then_branch=onnx.GraphProto())
+    model.graph.node.append(node)
+
+
+def _activation(model: Any) -> None:
+    for node in model.graph.node:
+        if node.op_type == "Tanh":
+            node.op_type = "Sigmoid"
+
+
+def _no_wpe(model: Any) -> None:
+    gathers = [node for node in model.graph.node if "wpe.weight" in node.input]
+    for node in gathers:
+        node.op_type = "Elsewhere"
+
+
+def _function(model: Any) -> None:
+    model.functions.add().name = "f"
+
+
+@pytest.mark.parametrize(
+    ("edit", "fault"),
+    [
+        (_read_from_nowhere, "come from nowhere"),
+        (_quantize, "weights of type I8 are not supported"),
+        (_set_dims(101, 65), "do not fill the shape"),
+        (_set_dims(-101, -64), "is not possible"),
+        (_set_dims(1 << 62, 1 << 62), "do not fill the shape"),
+        (_set_dims(*[1] * 9), "is not possible"),
+        (_set_dims(64, 101), "GPT-2|shape"),
+        (_twice, "occurs twice"),
+        (_branch, "control flow operation If"),
+        (_activation, "the activation made of .*Sigmoid.* is not known"),
+        (_no_wpe, "has 1 and 0"),
+        (_function, "functions of its own"),
+        (lambda model: model.graph.ClearField("node"), "has 0 and 0"),
+        (lambda model: model.ClearField("graph"), "has 0 graphs"),
+        (lambda model: model.graph.node.append(model.graph.node[0]), "is made twice"),
+    ],
+)
+def test_other_graphs_are_refused(tmp_path: Path, edit: Callable[[Any], None], fault: str) -> None:
+    path = edited(tmp_path, edit)
+    with pytest.raises(ModelError, match=rf"model\.onnx.*({fault})"):
+        open_onnx(path)
+
+
+def test_a_file_cut_short_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    export_onnx(random_checkpoint(n_layer=1), path)
+    whole = path.read_bytes()
+    for length in [*range(64), *range(64, len(whole), 1499), len(whole) - 1]:
+        path.write_bytes(whole[:length])
+        with pytest.raises(ModelError, match=r"model\.onnx"):
+            open_onnx(path)
+
+
+def test_the_wrong_weights_do_not_pass_verification(tmp_path: Path) -> None:
+    """Swapped matrices of one shape: only running both graphs can tell."""
+    path = tmp_path / "model.onnx"
+    export_onnx(random_checkpoint(), path)
+    checkpoint = open_onnx(path)
+    tensors = dict(checkpoint.tensors)
+    names = ("h.0.attn.c_proj.weight", "h.1.attn.c_proj.weight")
+    tensors[names[0]], tensors[names[1]] = tensors[names[1]], tensors[names[0]]
+    swapped = Checkpoint.checked(checkpoint.config, tensors, source=path, fingerprint="")
+    assert verify_against_source(swapped, path) > 0.1
+    with pytest.raises(ModelError, match="computes something else"):
+        check_against_source(swapped, path)
+
+
+@pytest.mark.parametrize("output", ["logits", "present.1"])
+def test_outputs_that_are_no_numbers_do_not_pass_verification(tmp_path: Path, output: str) -> None:
+    path = tmp_path / "model.onnx"
+    export_onnx(random_checkpoint(), path)
+    model = onnx.load(path)
+    for node in model.graph.node:
+        node.input[:] = ["before" if name == output else name for name in node.input]
+        node.output[:] = ["before" if name == output else name for name in node.output]
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(np.nan).reshape(()), "nan"))
+    model.graph.node.append(onnx.helper.make_node("Add", ["before", "nan"], [output]))
+    onnx.save(model, path)
+    with pytest.raises(ModelError, match="computes something else"):
+        check_against_source(open_onnx(path), path)
+
+
+def export_zoo(path: Path, config: ModelConfig, *, with_head: bool, **options: Any) -> None:
+    torch = pytest.importorskip("torch")
+    from support.zoo_torch_model import zoo_model
+
+    model = zoo_model(config, random_tensors(config), with_head=with_head)
+    names = [f"output{i + 1}" for i in range(config.n_layer + 1)]
+    ids = torch.zeros(1, 1, 8, dtype=torch.long)
+    torch.onnx.export(
+        model, (ids,), path, input_names=["input1"], output_names=names, verbose=False, **options
+    )
+
+
+@pytest.mark.parity
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("opset", [10, 12, 17])
+@pytest.mark.parametrize("with_head", [False, True])
+@pytest.mark.parametrize("axes", [{}, {"dynamic_axes": {"input1": [0, 1, 2]}}])
+def test_the_zoos_graph(tmp_path: Path, opset: int, with_head: bool, axes: dict[str, Any]) -> None:
+    path = tmp_path / "gpt2.onnx"
+    config = small_config()
+    export_zoo(path, config, with_head=with_head, dynamo=False, opset_version=opset, **axes)
+    check(path, config)
+
+
+@pytest.mark.parity
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("with_head", [False, True])
+def test_the_zoos_model_from_the_dynamo_exporter(tmp_path: Path, with_head: bool) -> None:
+    pytest.importorskip("onnxscript")
+    path = tmp_path / "gpt2.onnx"
+    config = small_config()
+    shapes = ({2: "tokens"},)
+    export_zoo(path, config, with_head=with_head, dynamo=True, dynamic_shapes=shapes, external_data=with_head)
+    check(path, config)
+
+
+@pytest.mark.parity
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("exporter", "attention", "with_head"),
+    [
+        ("torchscript-14", "eager", False),
+        ("torchscript-14", "eager", True),
+        ("torchscript-14", "sdpa", True),
+        ("torchscript-18", "eager", True),
+        ("torchscript-18", "sdpa", False),
+        ("dynamo-18", "eager", True),
+        ("dynamo-18", "sdpa", False),
+        # From here on attention is an operator of ONNX's own.
+        ("dynamo-23", "sdpa", True),
+    ],
+)
+def test_transformers_without_a_past(tmp_path: Path, exporter: str, attention: str, with_head: bool) -> None:
+    torch = pytest.importorskip("torch")
+    config = small_config()
+    model = transformers_model(config, with_head=with_head, attention=attention)
+
+    class Wrapped(torch.nn.Module):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, input_ids: Any) -> Any:
+            result = self.model(input_ids, use_cache=True)
+            caches = [half for layer in result.past_key_values.layers for half in (layer.keys, layer.values)]
+            return (result[0], *caches)
+
+    path = tmp_path / "model.onnx"
+    kind, opset = exporter.split("-")
+    options: dict[str, Any] = {"dynamo": False, "dynamic_axes": {"input_ids": [0, 1]}}
+    if kind == "dynamo":
+        pytest.importorskip("onnxscript")
+        options = {"dynamo": True, "dynamic_shapes": ({0: "batch", 1: "tokens"},), "verbose": False}
+    ids = torch.zeros(2, 8, dtype=torch.long)
+    torch.onnx.export(Wrapped(), (ids,), path, input_names=["input_ids"], opset_version=int(opset), **options)
+    check(path, config)
+
+
+@pytest.mark.parity
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("stacked", [True, False])
+def test_transformers_with_a_past(tmp_path: Path, attention: str, stacked: bool) -> None:
+    torch = pytest.importorskip("torch")
+    path = tmp_path / "model.onnx"
+    export_with_past(path, small_config(), attention, torch.float32, stacked=stacked)
+    check(path, small_config())
+
+
+@pytest.mark.parity
+@pytest.mark.filterwarnings("ignore")
+def test_half_precision_weights(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    path = tmp_path / "model.onnx"
+    config = small_config()
+    export_with_past(path, config, "eager", torch.float16, stacked=True)
+    checkpoint = open_onnx(path)
+    assert checkpoint.config == config
+    for name, values in random_tensors(config).items():
+        np.testing.assert_array_equal(
+            checkpoint.tensors[name].read(), values.astype(np.float16), err_msg=name
+        )
+    assert verify_against_source(checkpoint, path) < 0.1
+
+
+@pytest.mark.parity
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("opset", [10, 17])
+def test_graphs_that_onnx_runtime_has_fused(
+    tmp_path: Path, opset: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torch")
+    from onnxruntime.transformers.optimizer import optimize_model
+
+    path, fused = tmp_path / "gpt2.onnx", tmp_path / "fused.onnx"
+    config = small_config()
+    axes = {"input1": [0, 1, 2]}
+    export_zoo(path, config, with_head=True, dynamo=False, opset_version=opset, dynamic_axes=axes)
+    monkeypatch.setattr("sys.stdout", io.StringIO())
+    model = optimize_model(str(path), model_type="gpt2", num_heads=4, hidden_size=64)
+    assert model.get_fused_operator_statistics()["FastGelu"] == config.n_layer
+    model.save_model_to_file(str(fused))
+    check(fused, config)

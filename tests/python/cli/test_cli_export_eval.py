@@ -1,0 +1,139 @@
+"""The commands export, verify and eval, as they are typed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from gpt2fast.checkpoints import open_checkpoint
+from gpt2fast.cli import main
+from support.huggingface_samples import write_directory
+
+TEXT = "Once upon a time there was a king who had a daughter as fair as the day. " * 30
+
+
+def _run(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as exit_request:
+        main([str(argument) for argument in arguments])
+    assert isinstance(exit_request.value.code, int)
+    return exit_request.value.code
+
+
+def _json(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str, Any]:
+    capsys.readouterr()
+    assert _run(*arguments, "--json") == 0
+    values = json.loads(capsys.readouterr().out)
+    assert isinstance(values, dict)
+    return values
+
+
+@pytest.fixture
+def exported(tmp_path: Path) -> Path:
+    """A model in the Zoo's manner, with data and archive."""
+    path = tmp_path / "zoo" / "gpt2-10.onnx"
+    options = ("--layout", "zoo", "--head", "hidden", "--opset", 10, "--test-data", 2, "--archive")
+    assert _run("export", write_directory(tmp_path / "source"), path, *options) == 0
+    return path
+
+
+def test_export_and_verify(exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert onnx.load(exported).opset_import[0].version == 10
+    for model in (exported, exported.with_name("gpt2-10.tar.gz")):
+        values = _json(capsys, "verify", model)
+        assert values["passed"] is True
+        assert len(values["outputs"]) == 6
+    assert _run("verify", exported) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "passed"
+
+
+def test_verify_exits_with_1_on_a_difference(exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = exported.parent / "test_data_set_1" / "output_0.pb"
+    wrong = onnx.numpy_helper.to_array(onnx.TensorProto.FromString(path.read_bytes())) + np.float32(1)
+    path.write_bytes(onnx.numpy_helper.from_array(wrong).SerializeToString())
+    assert _run("verify", exported) == 1
+    assert "FAILED" in capsys.readouterr().out
+    assert _run("verify", exported, exported.parent / "test_data_set_0") == 0
+
+
+def test_nothing_is_overwritten_unasked(exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = exported.parents[1] / "source"
+    before = exported.stat()
+    assert _run("export", source, exported, "--archive") == 1
+    assert "--overwrite" in capsys.readouterr().err
+    assert exported.stat() == before
+    assert _run("export", source, exported, "--overwrite", "--test-data", 1) == 0
+    assert not (exported.parent / "test_data_set_1").exists()
+
+
+def test_export_of_a_checkpoint(tmp_path: Path) -> None:
+    source, out = write_directory(tmp_path / "source"), tmp_path / "out"
+    assert _run("export", source, out, "--format", "safetensors", "--max-shard-size", 0.0001) == 0
+    assert len(list(out.glob("*.safetensors"))) > 2
+    first, second = open_checkpoint(source), open_checkpoint(out)
+    assert all(np.array_equal(t.read(), second.tensors[name].read()) for name, t in first.tensors.items())
+
+
+@pytest.mark.parametrize(
+    "options", [("--past", "--format", "safetensors"), ("--dtype", "fp16"), ("--head", "both")]
+)
+def test_options_that_do_not_go_together(tmp_path: Path, options: tuple[str, ...]) -> None:
+    assert _run("export", write_directory(tmp_path / "source"), tmp_path / "out", *options) == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_perplexity_in_several_precisions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text(TEXT, "utf-8")
+    options = ("--window", 64, "--compare-tokens", 100)
+    precisions = ("--precision", "fp32", "--precision", "int4")
+    values = _json(capsys, "eval", "perplexity", "--text", text, *options, *precisions)
+    full, small = values["results"]
+    assert (full["precision"], small["precision"]) == ("fp32", "int4")
+    assert full["scored_tokens"] == small["scored_tokens"] == full["tokens"] - 1
+    assert full["loss"] != small["loss"]
+    assert full["loss"] == pytest.approx(small["loss"], rel=0.05)
+    against = small["against_fp32"]
+    assert against["positions"] == 100
+    assert 0 < against["kl_divergence"] < 0.2
+    assert 0.7 < against["top_1_agreement"] <= 1
+    assert "against_fp32" not in full
+    assert _run("eval", "perplexity", "--text", text, *options, *precisions) == 0
+    assert "kl_divergence" in capsys.readouterr().out
+
+
+def test_evaluation_resumes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text, journal = tmp_path / "text.txt", tmp_path / "journal"
+    text.write_text(TEXT, "utf-8")
+    command = ("eval", "perplexity", "--text", text, "--resume", journal)
+    first = _json(capsys, *command)["results"][0]
+    again = _json(capsys, *command)["results"][0]
+    assert first["loss"] == again["loss"]
+    assert (first["tokens_per_second"] is None, again["tokens_per_second"]) == (False, None)
+    assert _run(*command, "--window", 100) == 1
+    assert "another measurement" in capsys.readouterr().err
+    text.write_text(TEXT + "!", "utf-8")
+    assert _run(*command) == 1
+
+
+def test_lambada_and_choice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    passages, questions = tmp_path / "passages.jsonl", tmp_path / "questions.jsonl"
+    lines = ['{"text": "Once upon a little"}', '{"text": "Once upon a zebra"}', '{"text": "one two"}']
+    passages.write_text("\n".join(lines), "utf-8")
+    question = {"prompt": "Once upon a", "choices": ["zebra", "little"], "answer": 1}
+    questions.write_text(json.dumps(question), "utf-8")
+    result = _json(capsys, "eval", "lambada", passages, "--limit", 2)["results"][0]
+    assert (result["examples"], result["accuracy"]) == (2, 0.5)
+    result = _json(capsys, "eval", "choice", questions)["results"][0]
+    assert (result["accuracy"], result["accuracy_per_byte"]) == (1.0, 1.0)
+
+
+def test_text_that_is_no_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = tmp_path / "text.txt"
+    text.write_bytes(b"caf\xe9")
+    assert _run("eval", "perplexity", "--text", text) == 1
+    assert f"{text}: not UTF-8 text" in capsys.readouterr().err

@@ -1,0 +1,356 @@
+"""Decoding options by themselves: beams, best_of, processors, echo, cancel, stop strings, random sets."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from gpt2fast import GPT2, CancelToken, Generation, GenerationOptions
+from gpt2fast._native import core
+from support.random_models import write_shape
+
+PROMPTS = ["Once upon a time", "The King said", "", "A wolf"]
+ENDLESS: dict[str, Any] = {"max_new_tokens": 10_000_000, "overflow": "slide", "eos_token_id": []}
+
+
+@pytest.fixture(scope="module")
+def model() -> GPT2:
+    return GPT2.from_pretrained()
+
+
+def token_ids(results: list[Generation]) -> list[list[int]]:
+    return [one.token_ids for one in results]
+
+
+def test_one_beam_more_finds_a_likelier_text(model: GPT2) -> None:
+    (greedy,) = model.generate([PROMPTS[0]], max_new_tokens=12, eos_token_id=[], logprobs=0)
+    beams = model.generate(
+        PROMPTS[0], max_new_tokens=12, eos_token_id=[], num_beams=8, num_return_sequences=8
+    )
+    assert greedy.logprobs is not None
+    scores = [one.score or 0.0 for one in beams]
+    assert scores == sorted(scores, reverse=True)
+    assert scores[0] >= float(greedy.logprobs.chosen.mean())
+    assert len({tuple(one.token_ids) for one in beams}) == 8
+    again = model.score(beams[0].prompt_token_ids + beams[0].token_ids).logprobs[-12:]
+    assert scores[0] == pytest.approx(float(again.mean()), rel=1e-4)
+
+
+def test_beams_of_several_prompts(model: GPT2) -> None:
+    together = model.generate(PROMPTS, max_new_tokens=10, num_beams=3, num_return_sequences=2)
+    alone = [
+        one
+        for p in PROMPTS
+        for one in model.generate(p, max_new_tokens=10, num_beams=3, num_return_sequences=2)
+    ]
+    assert together == alone
+    assert isinstance(model.generate("Once", max_new_tokens=3, num_beams=2), Generation)
+
+
+def test_a_search_that_is_ended_gives_what_it_has(model: GPT2) -> None:
+    token = CancelToken()
+    token.cancel()
+    results = model.generate(PROMPTS, num_beams=3, cancel=token)
+    assert [(one.finish_reason, one.token_ids) for one in results] == [("cancelled", [])] * 4
+    results = model.generate(PROMPTS, num_beams=3, max_time=1e-9)
+    assert [(one.finish_reason, one.token_ids) for one in results] == [("time", [])] * 4
+    # So many rounds take longer than the limit on any machine; what there is has the fewer tokens.
+    out = model.generate("Once", num_beams=24, max_new_tokens=500, max_time=0.02, eos_token_id=[])
+    assert out.finish_reason == "time"
+    assert len(out.token_ids) < 500
+    free = model.generate("Once", num_beams=3, max_new_tokens=4, cancel=CancelToken(), max_time=1e9)
+    assert free == model.generate("Once", num_beams=3, max_new_tokens=4)
+
+
+def test_more_beams_than_sequences_are_refused() -> None:
+    small = GPT2.from_pretrained(max_sequences=2)
+    with pytest.raises(ValueError, match=r"num_beams \(3\) must not exceed max_sequences \(2\)"):
+        small.generate("Once", num_beams=3)
+
+
+def test_best_of_keeps_the_likeliest(model: GPT2) -> None:
+    drawn = model.generate(
+        PROMPTS, max_new_tokens=9, num_return_sequences=5, seed=3, temperature=1.2, logprobs=0
+    )
+    best = model.generate(
+        PROMPTS, max_new_tokens=9, best_of=5, num_return_sequences=2, seed=3, temperature=1.2
+    )
+    means = [float(np.mean(one.logprobs.chosen)) for one in drawn if one.logprobs is not None]
+    for prompt in range(len(PROMPTS)):
+        order = sorted(range(5), key=lambda i: -means[5 * prompt + i])[:2]
+        kept = best[2 * prompt : 2 * prompt + 2]
+        assert token_ids(kept) == [drawn[5 * prompt + i].token_ids for i in order]
+        assert [one.seed for one in kept] == [3 + i for i in order]
+        assert [one.score for one in kept] == pytest.approx([means[5 * prompt + i] for i in order])
+        assert kept[0].logprobs is None
+
+
+def test_a_processor_changes_the_scores(model: GPT2) -> None:
+    seen: list[tuple[list[int], list[int], NDArray[np.float32]]] = []
+
+    def only_seven(prompt: NDArray[np.int32], output: NDArray[np.int32], scores: NDArray[np.float32]) -> None:
+        seen.append((prompt.tolist(), output.tolist(), scores))
+        scores[7] = scores.max() + 1
+
+    def then_eight(_prompt: Any, output: NDArray[np.int32], scores: NDArray[np.float32]) -> None:
+        if len(output) == 2:
+            scores[8] = scores.max() + 1
+
+    out = model.generate("Once", max_new_tokens=4, logits_processor=[only_seven, then_eight])
+    assert out.token_ids == [7, 7, 8, 7]
+    assert [place[0] for place in seen] == [out.prompt_token_ids] * 4
+    assert [place[1] for place in seen] == [out.token_ids[:i] for i in range(4)]
+    assert all(np.isfinite(scores).all() for _, _, scores in seen)
+    chunks = list(model.stream(["Once", "A"], max_new_tokens=2, logits_processor=only_seven))
+    assert {token for chunk in chunks for token in chunk.token_ids} == {7}
+
+
+def test_a_processor_that_does_nothing_changes_nothing(model: GPT2) -> None:
+    options: dict[str, Any] = {"max_new_tokens": 20, "seed": 4, "top_p": 0.9, "repetition_penalty": 1.2}
+    plain = model.generate(PROMPTS, **options)
+    assert model.generate(PROMPTS, logits_processor=lambda *_: None, **options) == plain
+
+
+def test_a_processors_errors_go_up(model: GPT2) -> None:
+    def fail(*_: Any) -> None:
+        raise LookupError("mine")
+
+    with pytest.raises(LookupError, match="mine"):
+        model.generate(PROMPTS, logits_processor=fail)
+    with pytest.raises(TypeError, match="logits_processor must change the scores in place and return None"):
+        model.generate("Once", logits_processor=lambda *_: 5)
+    assert model.generate("Once", max_new_tokens=2).text
+
+
+def test_penalties_follow_their_formulas() -> None:
+    request = core.Request()
+    request.prompt = np.array([1, 2], np.int32)
+    request.presence_penalty, request.frequency_penalty = 0.5, 0.25
+    logits = np.linspace(-1, 1, 8).astype(np.float32)
+    found = core.next_token_distribution(request, np.array([3, 4, 3, 3], np.int32), logits)
+    wanted = logits.astype(np.float64)
+    wanted[3] -= 0.5 + 3 * 0.25
+    wanted[4] -= 0.5 + 0.25
+    np.testing.assert_allclose(found, np.exp(wanted) / np.exp(wanted).sum(), rtol=1e-5)
+
+
+def test_echo_puts_the_prompt_in_front(model: GPT2) -> None:
+    options: dict[str, Any] = {"max_new_tokens": 6, "logprobs": 3}
+    plain = model.generate(PROMPTS, **options)
+    for one, echoed in zip(plain, model.generate(PROMPTS, echo=True, **options), strict=True):
+        assert echoed.text == model.tokenizer.decode(one.prompt_token_ids) + one.text
+        assert echoed.token_ids == one.token_ids
+        assert one.logprobs is not None
+        assert echoed.logprobs is not None
+        tokens = len(one.prompt_token_ids)
+        assert echoed.logprobs.top.shape == (tokens + 6, 3)
+        assert math.isnan(echoed.logprobs.chosen[0])
+        assert (echoed.logprobs.top_ids[0] == -1).all()
+        np.testing.assert_array_equal(echoed.logprobs.chosen[tokens:], one.logprobs.chosen)
+        score = model.score(one.prompt_token_ids + one.token_ids)
+        np.testing.assert_array_equal(echoed.logprobs.chosen, score.logprobs)
+    streamed = "".join(chunk.text for chunk in model.stream("Once", max_new_tokens=6, echo=True))
+    assert streamed == model.generate("Once", max_new_tokens=6, echo=True).text
+
+
+def test_a_cancelled_token_ends_at_once(model: GPT2) -> None:
+    token = CancelToken()
+    token.cancel()
+    results = model.generate(PROMPTS, cancel=token, **ENDLESS)
+    assert [(one.finish_reason, one.token_ids) for one in results] == [("cancelled", [])] * 4
+    assert {chunk.finish_reason for chunk in model.stream(PROMPTS, cancel=token)} == {"cancelled"}
+
+
+def test_cancel_from_another_thread(model: GPT2) -> None:
+    token, started = CancelToken(), threading.Event()
+
+    def watch(*_: Any) -> None:
+        started.set()
+
+    thread = threading.Thread(target=lambda: (started.wait(), token.cancel()))
+    thread.start()
+    out = model.generate("Once", cancel=token, logits_processor=watch, **ENDLESS)
+    thread.join()
+    assert out.finish_reason == "cancelled"
+    assert out.token_ids
+    assert token.cancelled
+    assert model.generate("Once", max_new_tokens=2).finish_reason == "length"
+
+
+def test_cancel_between_the_chunks_of_a_stream(model: GPT2) -> None:
+    token = CancelToken()
+    reasons = []
+    for count, chunk in enumerate(model.stream("Once", cancel=token, **ENDLESS)):
+        reasons.append(chunk.finish_reason)
+        if count == 3:
+            token.cancel()
+    assert reasons == [None] * 4 + ["cancelled"]
+
+
+@pytest.mark.parametrize("reason", ["cancelled", "time"])
+def test_a_long_prefill_can_be_ended(tmp_path: Path, reason: str) -> None:
+    """The end comes with the short prompt's first token, when half of the long prompt has been read."""
+    long_context = GPT2.from_pretrained(write_shape(tmp_path / "long", "many_small_heads"))
+    token = CancelToken()
+    started = time.monotonic()
+
+    def end(*_: Any) -> None:
+        token.cancel()
+        while reason == "time" and time.monotonic() < started + 0.2:
+            pass
+
+    limit: dict[str, Any] = {"max_time": 0.2} if reason == "time" else {"cancel": token}
+    prompts = [[1], [2] * 590]
+    short, long = long_context.generate(
+        prompts, max_new_tokens=8, logits_processor=end, eos_token_id=[], **limit
+    )
+    assert [short.finish_reason, long.finish_reason] == [reason, reason]
+    assert long.token_ids == []
+    assert len(short.token_ids) <= 1
+
+
+def test_stop_strings_across_tokens(model: GPT2) -> None:
+    whole = model.generate(PROMPTS[0], max_new_tokens=40, eos_token_id=[]).text
+    for start, stop in ((3, 9), (10, 11), (20, 33)):
+        wanted = whole[start:stop]
+        cut = whole[: whole.index(wanted)]
+        for include in (False, True):
+            options: dict[str, Any] = {"stop_strings": ["no such", wanted], "include_stop_string": include}
+            out = model.generate(PROMPTS[0], max_new_tokens=40, eos_token_id=[], **options)
+            assert out.text == cut + wanted * include
+            assert out.finish_reason == "stop"
+            chunks = list(model.stream(PROMPTS[0], max_new_tokens=40, eos_token_id=[], **options))
+            assert "".join(chunk.text for chunk in chunks) == out.text
+            assert chunks[-1].finish_reason == "stop"
+
+
+def test_a_stop_string_of_several_bytes_per_character(model: GPT2) -> None:
+    forced = model.tokenizer.encode_bytes("naïve 🦙 end".encode())
+    options: dict[str, Any] = {"forced_prefix": forced, "max_new_tokens": len(forced), "stop_strings": "🦙"}
+    assert model.generate("Once", **options).text == "naïve "
+    assert "".join(chunk.text for chunk in model.stream("Once", **options)) == "naïve "
+
+
+CONTRADICTIONS: list[tuple[str, dict[str, Any]]] = [
+    ("num_beams", {"num_beams": 2, "temperature": 0.8}),
+    ("stop_strings", {"num_beams": 2, "stop_strings": "a"}),
+    ("logprobs", {"num_beams": 2, "logprobs": 0}),
+    ("logits_processor", {"num_beams": 2, "logits_processor": print}),
+    ("prompt_lookup_num_tokens", {"num_beams": 2, "prompt_lookup_num_tokens": 3}),
+    ("regex", {"num_beams": 2, "regex": "a+"}),
+    ("overflow", {"num_beams": 2, "overflow": "slide"}),
+    ("max_new_tokens", {"num_beams": 2, "max_new_tokens": 0}),
+    ("num_return_sequences", {"num_beams": 2, "num_return_sequences": 3}),
+    ("length_penalty", {"length_penalty": 2.0}),
+    ("early_stopping", {"early_stopping": True}),
+    ("best_of", {"best_of": 3}),
+    ("num_return_sequences", {"best_of": 2, "num_return_sequences": 3, "seed": 1}),
+]
+
+
+@pytest.mark.parametrize(("named", "values"), CONTRADICTIONS)
+def test_contradictions_name_the_option(named: str, values: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=named):
+        GenerationOptions(**values)
+
+
+def test_every_option_is_in_the_documentation() -> None:
+    page = Path(__file__).parents[3] / "docs" / "generation.md"
+    rows = [line.split("`")[1] for line in page.read_text("utf-8").splitlines() if line.startswith("| `")]
+    assert sorted(rows) == sorted(option.name for option in fields(GenerationOptions))
+
+
+def test_best_of_counts_towards_the_limit_of_a_call(model: GPT2) -> None:
+    with pytest.raises(ValueError, match=r"best_of \(4096\) for 17 prompts asks for more than 65536 texts"):
+        model.generate(["a"] * 17, best_of=4096, seed=1)
+
+
+@pytest.mark.parametrize("name", ["num_beams", "best_of"])
+def test_what_chooses_whole_texts_does_not_stream(model: GPT2, name: str) -> None:
+    options: dict[str, Any] = {name: 2} | ({"seed": 1} if name == "best_of" else {})
+    with pytest.raises(ValueError, match=f"{name} chooses whole texts and can't stream"):
+        model.stream("Once", **options)
+
+
+IDS = st.integers(0, 4095)
+RANDOM_OPTIONS: dict[str, st.SearchStrategy[Any]] = {
+    "max_new_tokens": st.integers(0, 12),
+    "min_new_tokens": st.integers(0, 12),
+    "do_sample": st.booleans(),
+    "seed": st.integers(0, 2**64 - 1),
+    "temperature": st.sampled_from([0, 1e-4, 0.7, 1e4]),
+    "top_k": st.sampled_from([0, 1, 50, 2**31 - 1]),
+    "top_p": st.sampled_from([1e-9, 0.5, 1.0]),
+    "min_p": st.sampled_from([0.0, 0.1, 1.0]),
+    "typical_p": st.sampled_from([1e-9, 0.5, 1.0]),
+    "repetition_penalty": st.sampled_from([0.01, 1.3, 100.0]),
+    "presence_penalty": st.sampled_from([-100.0, 1.0]),
+    "frequency_penalty": st.sampled_from([-1.0, 100.0]),
+    "no_repeat_ngram_size": st.sampled_from([0, 1, 3, 2**31 - 1]),
+    "suppress_tokens": st.lists(IDS, max_size=3),
+    "bad_words": st.lists(
+        st.one_of(st.text("ab ü", min_size=1, max_size=3), st.lists(IDS, min_size=1, max_size=3))
+    ),
+    "logit_bias": st.dictionaries(IDS, st.sampled_from([-1e6, 2.0, 1e6]), max_size=3),
+    "forced_prefix": st.one_of(st.text("ab ü", max_size=3), st.lists(IDS, max_size=3)),
+    "eos_token_id": st.lists(IDS, max_size=3),
+    "stop_strings": st.lists(st.text("abe ü", min_size=1, max_size=3), max_size=3),
+    "include_stop_string": st.booleans(),
+    "max_time": st.sampled_from([1e-9, 1e9]),
+    "num_return_sequences": st.integers(1, 3),
+    "best_of": st.integers(1, 4),
+    "num_beams": st.integers(1, 4),
+    "length_penalty": st.sampled_from([-100.0, 0.0, 100.0]),
+    "early_stopping": st.sampled_from([True, False, "never"]),
+    "logprobs": st.integers(0, 3),
+    "echo": st.booleans(),
+    "overflow": st.sampled_from(["error", "truncate", "slide"]),
+    "prompt_lookup_num_tokens": st.integers(0, 5),
+    "use_prefix_cache": st.booleans(),
+}
+
+
+@settings(max_examples=150)
+@given(
+    st.lists(st.sampled_from(sorted(RANDOM_OPTIONS)), unique=True, max_size=8).flatmap(
+        lambda names: st.fixed_dictionaries({name: RANDOM_OPTIONS[name] for name in names})
+    ),
+    st.lists(st.one_of(st.text("ab cü", max_size=9), st.lists(IDS, min_size=1, max_size=20)), max_size=3),
+)
+def test_random_options_give_valid_results_or_a_named_error(
+    model: GPT2, options: dict[str, Any], prompts: list[Any]
+) -> None:
+    options = {"max_new_tokens": 8, **options}
+    try:
+        results = model.generate([*prompts, "Once"], **options)
+    except ValueError as error:
+        assert any(name in str(error) for name in options)  # noqa: PT017 - which one depends on the values
+        return
+    copies = options.get("num_return_sequences", 1)
+    assert len(results) <= copies * (len(prompts) + 1)
+    for one in results:
+        assert_valid(model, one, options)
+
+
+def assert_valid(model: GPT2, one: Generation, options: dict[str, Any]) -> None:
+    assert len(one.token_ids) <= options["max_new_tokens"]
+    assert all(0 <= token < model.config.vocab_size for token in one.token_ids)
+    assert one.finish_reason in ("length", "eos", "stop", "time", "constraint")
+    if one.finish_reason == "length":
+        assert len(one.token_ids) == options["max_new_tokens"]
+    if one.finish_reason == "eos":
+        assert one.token_ids[-1] in options.get("eos_token_id", model.config.eos_token_ids)
+    if "logprobs" in options:
+        assert one.logprobs is not None
+        prompt = len(one.prompt_token_ids) if options.get("echo") else 0
+        assert one.logprobs.top.shape == (prompt + len(one.token_ids), options["logprobs"])

@@ -1,0 +1,150 @@
+"""Scores, perplexity, ranked choices and embeddings: against the plain logits and hidden states."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from gpt2fast import GPT2
+from support.random_models import random_ids, write_shape
+
+TEXTS = ["Once upon a time there was a king.", "The", "A wolf said: “I will eat you!”"]
+
+
+@pytest.fixture(scope="module", params=["fp32", "int8"])
+def model(request: pytest.FixtureRequest) -> GPT2:
+    return GPT2.from_pretrained(precision=request.param)
+
+
+def expected_logprobs(model: GPT2, ids: NDArray[np.int32]) -> NDArray[np.float64]:
+    logits = model.logits(ids)[0].astype(np.float64)
+    shifted = logits - logits.max(-1, keepdims=True)
+    logprobs = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    return np.asarray(logprobs[np.arange(len(ids) - 1), ids[1:]])
+
+
+def test_scores_are_the_softmax_of_the_logits(model: GPT2) -> None:
+    for text, score in zip(TEXTS, model.score(TEXTS), strict=True):
+        ids = np.array(model.tokenizer.encode(text), np.int32)
+        assert score.token_ids == ids.tolist()
+        assert math.isnan(score.logprobs[0])
+        np.testing.assert_allclose(score.logprobs[1:], expected_logprobs(model, ids), rtol=1e-5, atol=1e-6)
+        if len(ids) > 1:
+            assert score.total == pytest.approx(float(score.logprobs[1:].sum()), rel=1e-6)
+            assert score.perplexity == pytest.approx(model.perplexity(text))
+    assert model.score(TEXTS[0]).token_ids == model.score(TEXTS)[0].token_ids
+
+
+@pytest.mark.parametrize("stride", [None, 1, 20, 47])
+def test_windows_beyond_the_context(tmp_path: Path, stride: int | None) -> None:
+    small = GPT2.from_pretrained(write_shape(tmp_path / "m", "one_wide_head"), precision="fp32")
+    ids = random_ids(small, 133, seed=1)
+    score = small.score(ids, stride=stride)
+    step, window, end = stride or 24, 48, 1
+    expected: list[float] = []
+    for start in range(0, len(ids), step):
+        piece = expected_logprobs(small, ids[start : start + window])
+        stop = min(start + window, len(ids))
+        expected += piece[len(piece) - (stop - end) :].tolist()
+        end = stop
+        if stop == len(ids):
+            break
+    np.testing.assert_allclose(score.logprobs[1:], expected, rtol=1e-5, atol=1e-6)
+    assert small.perplexity(ids, stride=stride) == pytest.approx(math.exp(-np.mean(expected)), rel=1e-5)
+
+
+@pytest.mark.parametrize("max_sequences", [1, 3, 32])
+def test_ranked_choices(model: GPT2, max_sequences: int) -> None:
+    ranking = GPT2.from_pretrained(precision=model.precision, max_sequences=max_sequences)
+    prompt = "Once upon a"
+    choices: list[Any] = [" time", " king and his daughter", " dog", [5], " time there was", " banana split"]
+    start = np.array(model.tokenizer.encode(prompt), np.int32)
+    for by in ("mean", "total"):
+        ranked = ranking.rank(prompt, choices, by=by)
+        assert sorted(one.index for one in ranked) == list(range(len(choices)))
+        values = [getattr(one, by) for one in ranked]
+        assert values == sorted(values, reverse=True)
+        for one in ranked:
+            assert one.choice == choices[one.index]
+            ids = np.concatenate([start, np.array(one.token_ids, np.int32)])
+            np.testing.assert_array_equal(one.logprobs, model.score(ids).logprobs[len(start) :])
+            assert one.total == pytest.approx(float(one.logprobs.sum()), rel=1e-6)
+            assert one.mean == pytest.approx(one.total / len(one.token_ids))
+    longest = list(range(1, 33))
+    many = ranking.rank(prompt, [[index] for index in longest])
+    assert sorted(one.index + 1 for one in many) == longest
+
+
+def test_ranking_with_a_prefix(model: GPT2) -> None:
+    prefix = model.prefill("Once upon a time there was a king who had three sons")
+    whole = model.rank("Once upon a time there was a king who had three sons and the", [" wolf", " king"])
+    ranked = model.rank(" and the", [" wolf", " king"], prefix=prefix)
+    assert [one.choice for one in ranked] == [one.choice for one in whole]
+    np.testing.assert_array_equal(ranked[0].logprobs, whole[0].logprobs)
+
+
+def test_ranking_leaves_its_prompt_to_the_prefix_cache(model: GPT2) -> None:
+    prompt = "The old woman and the king's daughter went into the wood"
+    tokens = len(model.tokenizer.encode(prompt))
+    model.clear_prefix_cache()
+    first = model.rank(prompt, [" and", " where there", "."])
+    assert model.generate(prompt + ",", max_new_tokens=1).cached_tokens == tokens
+    again = model.rank(prompt, [" and", " where there", "."])
+    assert [one.logprobs.tolist() for one in again] == [one.logprobs.tolist() for one in first]
+
+
+@pytest.mark.parametrize("pooling", ["mean", "last", "first", "max"])
+@pytest.mark.parametrize("normalize", [False, True])
+def test_embeddings(model: GPT2, pooling: Any, normalize: bool) -> None:
+    vectors = model.embed(TEXTS, pooling=pooling, normalize=normalize)
+    assert vectors.shape == (3, model.config.n_embd)
+    assert vectors.dtype == np.float32
+    for text, vector in zip(TEXTS, vectors, strict=True):
+        states = model.forward(model.tokenizer.encode(text))[0][0].astype(np.float64)
+        pooled = {
+            "mean": states.mean(0),
+            "last": states[-1],
+            "first": states[0],
+            "max": states.max(0),
+        }[pooling]
+        wanted = pooled / np.linalg.norm(pooled) if normalize else pooled
+        np.testing.assert_allclose(vector, wanted, rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(model.embed(text, pooling=pooling, normalize=normalize), vector)
+
+
+def test_many_texts_are_embedded_in_groups(model: GPT2) -> None:
+    texts = [[index % 50, 3, 5] * 20 for index in range(200)]
+    vectors = model.embed(texts)
+    for index in (0, 136, 137, 199):
+        np.testing.assert_array_equal(vectors[index], model.embed(texts[index]))
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "named"),
+    [
+        (lambda m: m.score("a", stride=0), ValueError, "stride must be from 1"),
+        (lambda m: m.score("a", stride=512), ValueError, "stride must be from 1"),
+        (lambda m: m.score(5), TypeError, "texts must be text"),
+        (lambda m: m.score([[1], [4096]]), ValueError, r"texts\[1\]\[0\]: token id 4096"),
+        (lambda m: m.perplexity("a"), ValueError, "text must have at least two tokens"),
+        (lambda m: m.perplexity(["a b c"]), TypeError, "text must be a single text"),
+        (lambda m: m.rank("a", []), TypeError, "choices must be a list of at least one"),
+        (lambda m: m.rank("a", "bc"), TypeError, "choices must be a list"),
+        (lambda m: m.rank("a", ["b", ""]), ValueError, r"choices\[1\] must not be empty"),
+        (lambda m: m.rank(["a"], ["b"]), TypeError, "prompt must be a single text"),
+        (lambda m: m.rank("a", ["b"], by="sum"), ValueError, "by must be one of"),
+        (lambda m: m.rank("a", ["b"], prefix="c"), TypeError, "prefix must be a Prefix"),
+        (lambda m: m.rank([1] * 510, [[1, 2], [1, 2, 3]]), ValueError, r"choices\[1\] \(3 tokens\)"),
+        (lambda m: m.embed("a", pooling="sum"), ValueError, "pooling must be one of"),
+        (lambda m: m.embed("a", normalize=1), TypeError, "normalize must be True or False"),
+        (lambda m: m.embed([[1], [1] * 513]), ValueError, r"texts\[1\] has 513 tokens"),
+    ],
+)
+def test_bad_arguments_are_named(model: GPT2, call: Any, error: type[Exception], named: str) -> None:
+    with pytest.raises(error, match=named):
+        call(model)
