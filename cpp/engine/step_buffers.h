@@ -40,8 +40,8 @@ class StepBuffers {
   std::span<float> logits(int64_t row) {
     return {logits_.as<float>() + row * limits_.vocabulary, static_cast<size_t>(limits_.vocabulary)};
   }
-  // What LinearArguments::maxima tells of the row.
-  std::span<float> maxima(int64_t row) {
+  // The largest of them, see LinearArguments::maxima.
+  std::span<const float> maxima(int64_t row) const {
     const int64_t floats = maxima_floats(limits_.vocabulary);
     return {maxima_.as<float>() + row * floats, static_cast<size_t>(floats)};
   }

@@ -39,10 +39,8 @@ class Stepper {
 
   // Scores [vocab_size] of the row-th wanted token of the last step, counted over all parts.
   std::span<float> logits(int64_t row) { return buffers_.logits(row); }
-  // What LinearArguments::maxima tells of them; empty if nothing is known.
-  std::span<const float> maxima(int64_t row) {
-    return row < context_.maxima_rows ? buffers_.maxima(row) : std::span<const float>();
-  }
+  // The largest of them, see LinearArguments::maxima.
+  std::span<const float> maxima(int64_t row) const { return buffers_.maxima(row); }
   // Hidden state [n_embd] of the row-th token whose hidden state the last step was to give, counted over all
   // parts.
   std::span<const float> hidden(int64_t row) const { return buffers_.hidden(row); }

@@ -36,11 +36,6 @@ struct StepContext {
   CacheFormat cache_format = CacheFormat::kFloat32;
   const KernelTable& kernels = gpt2fast::kernels();
   Workspace workspace{};
-  // Where a step's logits go, and beside them what LinearArguments::maxima tells of so many rows: an operator
-  // whose output goes there sets it.
-  const float* logits = nullptr;
-  float* maxima = nullptr;
-  int64_t maxima_rows = 0;
 };
 
 // `context` must outlive the registry, and the registry the sessions that use its domain.
