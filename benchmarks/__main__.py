@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: gpt2fast beside every other program that is installed, in one run.
+"""``python -m benchmarks``: gpt2fast and every other program that is installed, in one run.
 
 Makes a checkpoint with random weights, converts it for each program, lets them take turns over prompts that
 none has seen, and writes a table, a picture and all measurements.
@@ -84,7 +84,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _add_single_thread(directories: dict[System, Path], threads: int) -> None:
-    """One more system: ours in int8 on one thread, to see what the others bring."""
+    """One more system: gpt2fast int8 on one thread, to see what the other threads gain."""
     for system, directory in list(directories.items()):
         if system.runner == OURS and system.format == "int8" and threads > 1:
             directories[replace(system, threads=1)] = directory
@@ -94,7 +94,7 @@ def _sizes(checkpoint: Path, directories: dict[System, Path]) -> Model:
     """The sizes of the checkpoint and of our own conversions of it."""
     config = json.loads((checkpoint / "config.json").read_text("utf-8"))
     model = Model(config["n_positions"], config["vocab_size"], {}, {}, {})
-    positions_table = config["n_positions"] * config["n_embd"] * 4  # of which a step reads a row
+    positions_table = config["n_positions"] * config["n_embd"] * 4  # a step reads one row of it
     for system, path in directories.items():
         if system.runner != OURS:
             continue

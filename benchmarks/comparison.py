@@ -1,4 +1,4 @@
-"""The measurements: all systems take turns, case by case, each over prompts that it has not seen."""
+"""The measurements: all systems alternate, case by case, each over prompts that it has not seen."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Results:
 
 
 class Comparison:
-    """Loaded systems that take turns; a context manager that ends their processes."""
+    """Loaded systems that alternate; a context manager that ends their processes."""
 
     def __init__(
         self, directories: dict[System, Path], vocab_size: int, work: Path, results: Results, log: Log
@@ -106,7 +106,7 @@ class Comparison:
                     self._results.timings[system.name].setdefault(case.name, []).append(measured)
 
     def run_drafts(self, context: int, repeats: int) -> None:
-        """Steps with draft tokens, of our own systems of few bits."""
+        """Time steps with draft tokens, for gpt2fast's int8 and int4."""
         self._log("draft tokens")
         for repeat in range(repeats):
             for drafts in DRAFTS:
@@ -138,7 +138,7 @@ class Comparison:
 
     @contextmanager
     def _giving_up(self, system: System) -> Iterator[None]:
-        """Go on without a system that fails."""
+        """Continue without a system that fails."""
         try:
             yield
         except (WorkerError, ValueError) as error:
@@ -154,7 +154,7 @@ def _turn(repeat: int, repeats: int) -> str:
 def measure_starts(
     directories: dict[System, Path], prompt: list[int], repeats: int, work: Path, results: Results, log: Log
 ) -> None:
-    """Processes that load a model and make a token, in turns; and what memory a long text leaves in use."""
+    """Processes that load a model and make a token, alternating; and the memory in use after a long text."""
     for repeat in range(repeats + 1):
         log(f"process start: {_turn(repeat, repeats)}")
         for system, directory in directories.items():

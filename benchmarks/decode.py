@@ -1,4 +1,4 @@
-"""``python -m benchmarks.decode``: decode and prefill beside transformers and plain ONNX Runtime.
+"""``python -m benchmarks.decode``: decode and prefill compared with transformers and plain ONNX Runtime.
 
 Random weights of 124M's size; all take turns in one run.
 """

@@ -1,4 +1,4 @@
-// What this machine can do at most: reading memory once, and multiplying bytes with AVX512-VNNI and with AMX.
+// The machine's limits: reading memory once, and multiplying bytes with AVX512-VNNI and with AMX.
 //
 //   limits THREADS BYTES...     prints "read BYTES MILLISECONDS" lines, "vector_gops NUMBER" and
 //                               "tile_gops NUMBER"
@@ -42,8 +42,8 @@ double least_seconds(int threads, const Body& body) {
   return least;
 }
 
-// Reads whole cache lines. Asking a cache for those to come is sometimes faster than leaving that to the
-// processor. ahead: bytes, or 0; level: of the cache.
+// Reads whole cache lines. Prefetching those to come into a cache is sometimes faster than leaving that to
+// the processor. ahead: bytes, or 0; level: of the cache.
 template <size_t ahead, int level>
 uint64_t read_lines(const uint64_t* words, size_t count) {
   constexpr size_t kLine = 8;
@@ -57,7 +57,7 @@ uint64_t read_lines(const uint64_t* words, size_t count) {
   return sum;
 }
 
-// Passes over the same bytes, as decode steps make over the weights: what fits the caches stays there.
+// Passes over the same bytes, as decode steps pass over the weights: what fits the caches stays there.
 double read_milliseconds(int threads, size_t bytes) {
   constexpr int kPasses = 5;
   const size_t words = bytes / sizeof(uint64_t) / static_cast<size_t>(threads);
@@ -88,7 +88,7 @@ __attribute__((target("avx512f,avx512vnni"))) void multiply_bytes(int64_t iterat
   sink += lanes[0];
 }
 
-// 10^9 additions and multiplications of bytes a second; 0 where there is no such instruction.
+// 10^9 additions and multiplications of bytes per second; 0 where there is no such instruction.
 double vector_gops(int threads) {
   if (!__builtin_cpu_supports("avx512vnni")) return 0;
   constexpr int64_t kIterations = 4'000'000;
@@ -100,7 +100,7 @@ double vector_gops(int) { return 0; }
 #endif
 
 #if defined(__x86_64__) && defined(__linux__)
-// Linux gives a process the tiles' state when it asks.
+// Linux gives a process the tiles' state on request.
 bool has_tiles() {
   constexpr unsigned kByteTiles = 1u << 25;
   constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA

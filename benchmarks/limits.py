@@ -15,7 +15,7 @@ _SOURCE = Path(__file__).with_name("limits.cpp")
 
 @dataclass(frozen=True)
 class Limits:
-    """Milliseconds to read so many bytes once, and 10^9 byte operations a second (0: not known).
+    """Milliseconds to read that many bytes once, and 10^9 byte operations per second (0: not known).
 
     ``vector_gops``: with AVX512-VNNI; ``tile_gops``: with AMX.
     """
@@ -53,7 +53,7 @@ def measure_limits(program: Path, threads: int, sizes: Sequence[int]) -> Limits:
 
 
 def median_limits(moments: Sequence[Limits]) -> Limits:
-    """What the machine does in a usual one of several moments."""
+    """The median of several measurements."""
     read_ms = {size: median(moment.read_ms[size] for moment in moments) for size in moments[0].read_ms}
     return Limits(
         read_ms,

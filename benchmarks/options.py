@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def option_costs(model: GPT2, generator: np.random.Generator, repeats: int) -> str:
-    """A table of milliseconds a step with each option, and the ratio to greedy."""
+    """A table of milliseconds per step with each option, and the ratio to greedy."""
     variants = _variants(model, generator)
     steps: dict[str, list[float]] = {name: [] for name in variants}
     for repeat in range(repeats + 1):
@@ -95,7 +95,7 @@ def _variants(model: GPT2, generator: np.random.Generator) -> dict[str, Mapping[
 
 
 def draft_savings(model: GPT2, tale_teller: GPT2, generator: np.random.Generator, repeats: int) -> str:
-    """A table of milliseconds a token without and with ``prompt_lookup_num_tokens``, and the ratio."""
+    """A table of milliseconds per token without and with ``prompt_lookup_num_tokens``, and the ratio."""
     forced = {"logit_bias": {7: 1e6}}
     rows = []
     for title, chosen, options, prompt_tokens in (
@@ -152,13 +152,13 @@ def _told_twice(model: GPT2) -> _Prompt:
 
 
 def _step_ms(model: GPT2, prompt: _Prompt, options: Mapping[str, Any]) -> float:
-    times = token_arrivals(model, [prompt], _NEW_TOKENS, **options)[0]
+    times = token_arrivals(model.loaded, [prompt], _NEW_TOKENS, **options)[0]
     return float(np.median(np.diff(times))) * 1e3
 
 
 def _token_ms(model: GPT2, prompt: _Prompt, options: Mapping[str, Any]) -> float:
-    """Over all tokens but the first, whose time is the prompt's."""
-    times = token_arrivals(model, [prompt], _NEW_TOKENS, **options)[0]
+    """The mean over all tokens but the first, whose time is the prompt's."""
+    times = token_arrivals(model.loaded, [prompt], _NEW_TOKENS, **options)[0]
     return (times[-1] - times[0]) / (len(times) - 1) * 1e3
 
 

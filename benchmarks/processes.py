@@ -1,4 +1,4 @@
-"""Runs workers: each in its own process, stopped whole while it is another's turn."""
+"""Runs workers: each in its own process, which is stopped while it is another's turn."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Worker:
         os.kill(self._process.pid, signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let it run again."""
+        """Let the process run again."""
         os.kill(self._process.pid, signal.SIGCONT)
 
     def call(self, method: str, **arguments: Any) -> Any:
@@ -102,7 +102,7 @@ class Worker:
         return answer
 
     def wait(self) -> None:
-        """Until the process ends by itself, successfully."""
+        """Wait until the process ends by itself, successfully."""
         if self._process.wait() != 0:
             raise WorkerError(self._last_words())
 

@@ -25,10 +25,10 @@ from benchmarks.report import table
 from gpt2fast import GPT2
 from gpt2fast._native import core
 
-_FREQUENCY = 997  # samples a second; a prime, so that they don't fall in with the steps
+_FREQUENCY = 997  # samples per second; a prime, so that they don't fall into step with the steps
 _STACK_BYTES = 16384
 _PERF_START_SECONDS = 1.0
-# Parts, and what the name of one of their functions holds.
+# Parts of a step, and what the name of one of their functions contains.
 _PARTS = {
     "Linear": r"LinearOp::",
     "CachedAttention": r"AttentionOp::",
@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def _record(model: GPT2, texts: int, context: int, recording: Path) -> float:
-    """Sample the steps after the prompts, up to the last position; returns the median milliseconds of one."""
+    """Sample the steps after the prompts, up to the last position; returns their median milliseconds."""
     generator = np.random.default_rng()
     ids = generator.integers(0, model.config.vocab_size - 1, (texts, context)).tolist()
     stream = model.stream(ids, max_new_tokens=model.config.n_positions - context, eos_token_id=[])

@@ -17,7 +17,7 @@ from gpt2fast.evaluation.speed import Case, Timing, summarize
 
 
 def machine() -> dict[str, Any]:
-    """The processor, cores, memory and system; as far as Linux tells."""
+    """The processor, cores and system, as far as Linux reports them."""
     facts: dict[str, Any] = {"system": platform.platform(), "cores": os.cpu_count()}
     with Path("/proc/cpuinfo").open(encoding="utf-8") as file:
         fields = [line.split(":", 1) for line in file if ":" in line]
@@ -42,6 +42,8 @@ def tables(
     single = [case.name for case in cases if case.texts == 1]
     several = [case.name for case in cases if case.texts > 1]
     parts = [
+        "## Summary",
+        _summary_table(results, names),
         "## Milliseconds per token, one text (texts x prompt tokens)",
         _timing_table(results, names, single, lambda timing: timing.step_ms),
         "## Milliseconds to the first token",
@@ -64,10 +66,30 @@ def tables(
 
 
 def as_json(results: Results, model: Model, targets: Sequence[Target], facts: Mapping[str, Any]) -> str:
-    """Everything, with every single measurement."""
+    """Everything, including every single measurement."""
     verdicts = [{**asdict(target), "verdict": target.verdict} for target in targets]
     values = {**facts, "model": model, "targets": verdicts, **vars(results)}
     return json.dumps(values, default=asdict, indent=1)
+
+
+def _summary_table(results: Results, names: Sequence[str]) -> str:
+    """A row for each system with its medians in the cases that matter most."""
+    columns: list[tuple[str, str, Callable[[Timing], float]]] = [
+        ("ms per token, ", "1 x 128", lambda timing: timing.step_ms),
+        ("", "1 x 990", lambda timing: timing.step_ms),
+        ("ms to first token, ", "1 x 128", lambda timing: timing.first_token_ms),
+        ("", "1 x 512", lambda timing: timing.first_token_ms),
+        ("tokens/s, ", "8 x 128", lambda timing: timing.tokens_per_second),
+        ("", "32 x 128", lambda timing: timing.tokens_per_second),
+    ]
+    rows = []
+    for name in names:
+        cases = results.timings[name]
+        row = [median([value(timing) for timing in cases.get(case, [])]) for _, case, value in columns]
+        memory = results.resident_bytes.get(name)
+        row += [median(results.start_seconds.get(name, [])), f"{memory['total'] / 1e6:.0f}" if memory else ""]
+        rows.append([name, *row])
+    return table(["", *(what + case for what, case, _ in columns), "start, s", "MB"], rows)
 
 
 def _timing_table(
@@ -121,14 +143,21 @@ def _target_table(targets: Sequence[Target]) -> str:
     return table(["", "against", "ratio", "target", ""], rows)
 
 
+def median(values: Sequence[float]) -> str:
+    """The median with three or four digits; nothing of nothing."""
+    if not values:
+        return ""
+    value = summarize(values).median
+    digits = 0 if value >= 200 else 1 if value >= 20 else 2
+    return f"{value:.{digits}f}"
+
+
 def spread(values: Sequence[float]) -> str:
     """The median, and half the distance between the quartiles in percent of it."""
     if not values:
         return ""
     summary = summarize(values)
-    digits = 0 if summary.median >= 200 else 1 if summary.median >= 20 else 2
-    half = (summary.high - summary.low) / 2 / summary.median
-    return f"{summary.median:.{digits}f} ±{half:.0%}"
+    return f"{median(values)} ±{(summary.high - summary.low) / 2 / summary.median:.0%}"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -13,7 +13,7 @@ from benchmarks.runners import MAX_TEXTS, NAMES, runner_module
 
 _TITLES = {"xllamacpp": "llama.cpp", "contrib_graph": "contrib graph"}
 OURS = "gpt2fast"
-# Not a program that people install: shown for one text, whose attention it does well, but no target.
+# Not a program that people install: shown for one text, where its attention is good, but not a target.
 _CONTRIB_GRAPH = "contrib_graph"
 
 
@@ -39,12 +39,12 @@ class System:
 
     @property
     def max_texts(self) -> int:
-        """How many texts it is asked to generate together."""
+        """How many texts it generates together."""
         return 1 if self.runner == _CONTRIB_GRAPH else MAX_TEXTS
 
     @property
     def key(self) -> str:
-        """Names it in files."""
+        """Its name in files."""
         return f"{self.runner}-{self.format}-{self.threads}"
 
 

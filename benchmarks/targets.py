@@ -1,4 +1,4 @@
-"""What gpt2fast is meant to reach, and whether a comparison shows it."""
+"""What gpt2fast should reach, and whether a comparison shows it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TOGETHER = (8, 32)
 
 @dataclass(frozen=True)
 class Target:
-    """A ratio that is meant to be at least, or at most, a bound; ``ratio`` is None when not measured."""
+    """A ratio that should be at least, or at most, a bound; ``ratio`` is None when not measured."""
 
     what: str
     against: str
@@ -57,7 +57,7 @@ class Model:
 
 
 def all_targets(results: Results, systems: Sequence[System], model: Model) -> list[Target]:
-    """Every target, in the order of the README's table."""
+    """Every target, in the order of the table in RESULTS.md."""
     return list(_Targets(results, systems, model).rows())
 
 

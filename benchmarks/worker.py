@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from benchmarks.runners import MAX_TEXTS, Runner, runner_module
-from gpt2fast.evaluation.speed import resident_bytes
 
-_MEMORY_INTERVAL = 0.02  # seconds between two looks at the memory in use
+_MEMORY_INTERVAL = 0.02  # seconds between two readings of the memory in use
 
 
 def main() -> None:
@@ -37,7 +36,7 @@ def main() -> None:
 
 
 def _claim_standard_output() -> TextIO:
-    """Standard output for answers alone: what libraries print there goes to standard error."""
+    """Keep standard output for answers: what libraries print goes to standard error."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     return answers
@@ -55,7 +54,7 @@ def _serve(runner: Runner) -> Iterator[dict[str, Any]]:
 
 
 def _start(runner: Runner) -> Iterator[dict[str, Any]]:
-    """One token; then a prompt read from standard input, and the most memory that it had in use."""
+    """Make one token; then continue a prompt from standard input, and report the peak memory in use."""
     runner.generate([[1, 2, 3]], 1)
     yield {"ready": True}
     command = json.loads(sys.stdin.readline())
@@ -67,7 +66,7 @@ def _start(runner: Runner) -> Iterator[dict[str, Any]]:
         except Exception as error:
             errors.append(error)
 
-    # What measures should weigh little: concurrent.futures would be a megabyte.
+    # What measures memory should take little: concurrent.futures would be a megabyte.
     thread = threading.Thread(target=generate)
     thread.start()
     largest = resident_bytes()
@@ -77,6 +76,20 @@ def _start(runner: Runner) -> Iterator[dict[str, Any]]:
     if errors:
         raise errors[0]
     yield {"result": largest}
+
+
+def resident_bytes() -> dict[str, int]:
+    """Memory of this process that is in RAM: ``total``, and what is not backed by files (``anonymous``).
+
+    Read from Linux's ``/proc/self/smaps_rollup``; empty where there is none.
+    """
+    try:
+        with open("/proc/self/smaps_rollup", encoding="ascii") as file:
+            lines = [line.split() for line in file]
+    except OSError:
+        return {}
+    kilobytes = {line[0].rstrip(":"): int(line[1]) for line in lines if len(line) == 3}
+    return {"total": kilobytes["Rss"] * 1024, "anonymous": kilobytes["Anonymous"] * 1024}
 
 
 if __name__ == "__main__":

@@ -168,7 +168,7 @@ def _write_random(
 
 
 def _stored(values: NDArray[np.float32], dtype: str) -> NDArray[Any]:
-    if dtype == "bf16":  # the upper halves, rounded to the nearest (a tie may go either way here)
+    if dtype == "bf16":  # the upper halves, rounded to the nearest (ties go either way)
         return ((values.view(np.uint32) + 0x8000) >> 16).astype("<u2")
     return values.astype({"f32": "<f4", "f16": "<f2", "f64": "<f8"}[dtype])
 

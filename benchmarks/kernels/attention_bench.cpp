@@ -1,4 +1,4 @@
-// How long attention takes: decode steps over caches that are not in the processor's caches, and whole
+// How long attention takes: decode steps over KV caches that don't fit the processor's caches, and whole
 // prompts. 12 heads of 64. Usage: attention_bench [seconds per case]
 #include <algorithm>
 #include <atomic>

@@ -1,5 +1,5 @@
-// What each decoding option adds to a step, over the 50257 logits of GPT-2's vocabulary: microseconds a
-// token, the least of several runs, for logits as a model gives them (few tokens hold the mass) and for
+// What each decoding option adds to a step, over the 50257 logits of GPT-2's vocabulary: microseconds per
+// token, the minimum of several runs, for logits as a model gives them (few tokens hold the mass) and for
 // nearly equal ones.
 #include <algorithm>
 #include <chrono>

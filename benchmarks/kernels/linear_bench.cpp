@@ -1,4 +1,4 @@
-// Times linear() over weights that don't fit the caches, beside what the machine can do at most in the same
+// Times linear() over weights that don't fit the caches, beside the machine's limits in the same
 // run: reading memory, and multiplying bytes where the processor has AVX512-VNNI.
 //
 //   linear_bench [in_features out_features [repeats]]

@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
-from gpt2fast.evaluation.speed import Arrivals
+if TYPE_CHECKING:
+    from gpt2fast.evaluation.speed import Arrivals
 
-#: The most texts that are generated together.
+#: The largest number of texts that are generated together.
 MAX_TEXTS = 32
 
 NAMES = (

@@ -1,16 +1,17 @@
-"""A GPT-2 graph of ONNX Runtime's own contributed operators: what it can do without kernels of ours."""
+"""A GPT-2 graph of ONNX Runtime's own contributed operators: what it does without our kernels."""
 
 from __future__ import annotations
 
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2fast.evaluation.speed import Arrivals
+if TYPE_CHECKING:
+    from gpt2fast.evaluation.speed import Arrivals
 
 PACKAGES = ("onnxruntime", "onnx")
 FORMATS = {"fp32": 32, "int8": 8, "int4": 4}
@@ -189,7 +190,7 @@ def quantize_blocks(weight: NDArray[np.float32], bits: int) -> tuple[NDArray[np.
 
 
 def cache_names(config: dict[str, Any]) -> list[str]:
-    """The KV buffers: a key and a value one for each layer."""
+    """The KV buffers: one for keys and one for values, for each layer."""
     return [f"{kind}_{layer}" for layer in range(config["n_layer"]) for kind in ("key", "value")]
 
 

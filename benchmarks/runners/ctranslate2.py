@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.runners import Runner
-from gpt2fast.evaluation.speed import Arrivals
+
+if TYPE_CHECKING:
+    from gpt2fast.evaluation.speed import Arrivals
 
 PACKAGES = ("ctranslate2",)
 FORMATS = {"int8": 8}

@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.gguf_checkpoint import write_gguf
 from benchmarks.runners import Runner
-from gpt2fast.evaluation.speed import Arrivals
+
+if TYPE_CHECKING:
+    from gpt2fast.evaluation.speed import Arrivals
 
 PACKAGES = ("xllamacpp", "gguf")
 FORMATS = {"Q8_0": 8, "Q4_0": 4}
@@ -50,7 +52,7 @@ class _Runner:
 
         def complete(prompt: list[int], times: list[float]) -> None:
             def record(chunk: Any) -> bool:
-                # The last chunk tells why the text ended and has no token.
+                # The last chunk says why the text ended and has no token.
                 if chunk["choices"][0]["finish_reason"] is None:
                     times.append(time.perf_counter() - start)
                 return False

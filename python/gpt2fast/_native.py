@@ -1,4 +1,4 @@
-"""The way to the C++ core and to ONNX Runtime's library; the only importer of ``_core``."""
+"""Loads the C++ core and ONNX Runtime's library; the only importer of ``_core``."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ class Runtime:
 
 
 def find_library() -> Path:
-    """The ONNX Runtime library: what ``GPT2FAST_ORT_LIBRARY`` names, else the installed package's.
+    """The ONNX Runtime library: the one ``GPT2FAST_ORT_LIBRARY`` names, or the installed package's.
 
     The package is found without being imported.
 
     Raises
     ------
     ImportError
-        There is none; the message says what was looked for, where, and what to install.
+        There is none; the message says what was searched for, where, and what to install.
     """
     override = os.environ.get(LIBRARY_VARIABLE)
     if override:
@@ -60,7 +60,7 @@ def find_library() -> Path:
 
 
 def load_runtime() -> Runtime:
-    """Load ONNX Runtime once in this process; cheap when it is loaded already.
+    """Load ONNX Runtime once in this process; later calls are cheap.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Checks of option values: each names the option in its errors and returns the value in plain form."""
+"""Checks of arguments: each names the argument in its errors and returns the value in plain form."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ from numbers import Real as RealNumber
 from operator import index
 from typing import Any, Protocol, SupportsIndex
 
+#: The most texts that one call may have.
+MAX_PROMPTS = 1 << 16
+
 
 class Check(Protocol):
-    """Takes an option's name and value; returns the value in plain form or raises TypeError or ValueError."""
+    """Takes an argument's name and value; returns the value in plain form, or raises an error."""
 
     def __call__(self, name: str, value: Any) -> Any: ...
 
 
-# Dataclasses for their constructors alone: generating the other methods would take longer than all the rest
-# of the import.
+# Dataclasses for their constructors only: generating the other methods takes longer than the rest of the
+# import.
 
 
 @dataclass(eq=False, repr=False)
@@ -42,7 +45,7 @@ class Integer:
 
 @dataclass(eq=False, repr=False)
 class Real:
-    """A number from ``low`` (itself excluded if ``open_low``) to ``high``; ``zero`` allows 0 besides."""
+    """A number from ``low`` (excluded if ``open_low``) to ``high``; ``zero`` also allows 0."""
 
     low: float
     high: float
@@ -87,7 +90,7 @@ class FlagOr:
 
 @dataclass(eq=False, repr=False)
 class Instance:
-    """An object of one class, named so that it need not be imported for the check."""
+    """An object of a class that is given by name, so that the check need not import it."""
 
     module: str
     type_name: str
@@ -243,7 +246,7 @@ _TOKEN_ID = Integer(0, 2**31 - 1)
 
 
 def is_bool(value: Any) -> bool:
-    """Whether it is Python's or NumPy's."""
+    """Whether a value is a bool of Python or NumPy."""
     return isinstance(value, bool) or type(value).__name__ in ("bool", "bool_")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from gpt2fast.errors import ModelError
 
-#: Activations the kernels have, by Hugging Face's names.
+#: The activations that the kernels have, by Hugging Face's names.
 ACTIVATIONS = ("gelu_new", "gelu", "relu", "gelu_pytorch_tanh", "gelu_fast")
 
 _REQUIRED = ("n_layer", "n_head", "n_embd", "n_positions", "vocab_size")
@@ -21,7 +21,9 @@ _ALIASES = {
     "max_position_embeddings": "n_positions",
     "n_ctx": "n_positions",
 }
-#: No dimension of a model may pass this; keeps every product of two in 64 bits.
+#: A model with this many tokens has GPT-2's own vocabulary.
+GPT2_VOCAB_SIZE = 50257
+#: The largest dimension of a model; keeps every product of two within 64 bits.
 MAX_DIMENSION = 1 << 24
 
 
@@ -30,7 +32,7 @@ class ModelConfig:
     """Sizes and conventions of a GPT-2 model.
 
     The fields carry the names and meanings of Hugging Face's ``GPT2Config``. ``n_inner`` is always set here
-    (``4 * n_embd`` where the file leaves it out), and ``eos_token_ids`` holds every end-of-text id (the
+    (``4 * n_embd`` if the file leaves it out), and ``eos_token_ids`` holds every end-of-text id (the
     file's ``eos_token_id`` may be an id, a list, or null).
     """
 
@@ -60,7 +62,7 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], *, where: str = "config.json") -> ModelConfig:
-        """Check and take a Hugging Face configuration.
+        """Check and read a Hugging Face configuration.
 
         Parameters
         ----------
@@ -72,8 +74,8 @@ class ModelConfig:
         Raises
         ------
         ModelError
-            A key is missing, of the wrong type or out of range, or asks for something that is not GPT-2 or
-            that can't be honoured.
+            A key is missing, of the wrong type or out of range, or requires something that GPT-2 does not
+            have or that is not supported.
         """
         values = dict(values)
         for alias, name in _ALIASES.items():
@@ -141,7 +143,7 @@ class ModelConfig:
         }
 
     def to_json(self) -> str:
-        """The same as text."""
+        """The configuration as JSON text."""
         return json.dumps(self.to_dict(), indent=2) + "\n"
 
 
@@ -166,7 +168,7 @@ def _token_id(value: Any, name: str, vocab_size: int, where: str) -> int | None:
         return None
     if isinstance(value, bool) or not isinstance(value, int):
         raise ModelError(f"{where}: {name} must be a token id or null, got {value!r}")
-    # Small test models often keep GPT-2's own 50256 beside a smaller vocabulary: such an id can never occur.
+    # Small test models often keep GPT-2's own 50256 with a smaller vocabulary; that id can never occur.
     return value if 0 <= value < vocab_size else None
 
 

@@ -1,54 +1,46 @@
-"""The model as its users see it: load, generate, stream. Arrays and scores have modules of their own."""
+"""The model as users see it: what can be done with a loaded model."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import AsyncGenerator, Generator, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, BinaryIO, overload
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, overload
 
-from gpt2fast._native import Runtime, core, load_runtime
-from gpt2fast._validation import Integer
-from gpt2fast.async_generation import AsyncGeneration
+from gpt2fast._native import Runtime
 from gpt2fast.config import ModelConfig
-from gpt2fast.errors import ModelError
 from gpt2fast.inference import outputs
-from gpt2fast.inference.forward import ForwardPass
 from gpt2fast.inference.options import GenerationOptions
-from gpt2fast.inference.requests import build_requests
-from gpt2fast.inference.results import Generation, StreamChunk
-from gpt2fast.loading.sources import (
-    KV_CACHES,
+from gpt2fast.inference.requests import read_call
+from gpt2fast.inference.results import Generation, RankedChoice, StreamChunk, TextScore
+from gpt2fast.loading.loaded_model import (
+    DEFAULT_PREFIX_CACHE_BYTES,
     KvCache,
-    Precision,
-    check_kv_cache,
-    choose_kv_cache,
-    find_model_directory,
+    LoadedModel,
+    check_settings,
+    find_model,
 )
-from gpt2fast.scoring import Scoring
+from gpt2fast.loading.sources import Precision
 from gpt2fast.storage.model_directory import ModelDirectory
-from gpt2fast.text.lazy_tokenizer import lazy_tokenizer
-from gpt2fast.text.prompts import Prompt, read_prompt, read_prompts
+from gpt2fast.text.prompts import Prompt
 
-# NumPy and the tokenizer are imported when arrays or text are first given or asked for: from token ids to
-# token ids takes neither, and each takes as long to import as a small model to load.
+# NumPy and the tokenizer are imported when arrays or text first go in or out: token ids need neither, and
+# each takes as long to import as a small model to load.
 if TYPE_CHECKING:
-    from gpt2fast.inference.prefix import CacheFormat, Prefix
+    import numpy as np
+    from numpy.typing import ArrayLike, NDArray
+
+    from gpt2fast.inference.async_calls import AsyncCalls
+    from gpt2fast.inference.prefix import Prefix
+    from gpt2fast.text.arrays import Past
     from gpt2fast.text.tokenizer import Tokenizer
 
-MAX_THREADS = 1024
-MAX_SEQUENCES = 4096
-DEFAULT_PREFIX_CACHE_BYTES = 256 << 20
-# Longer prompts are cut into steps of so many tokens: enough for the matrix kernels to run at full speed, and
-# few enough for a step's activations to stay in the caches.
-_MAX_STEP_TOKENS = 128
 
-
-class GPT2(ForwardPass, Scoring, AsyncGeneration):
+class GPT2:
     """A loaded GPT-2 model; make one with :meth:`from_pretrained`.
 
-    The model is immutable and may be used from many threads at once. A text depends on its prompt, options
-    and seed alone, bit for bit: not on what else is generated beside it, nor on the number of threads.
+    The model is immutable and may be used from many threads at once. A text depends only on its prompt,
+    options and seed, bit for bit: not on what is generated beside it, nor on the number of threads.
     """
 
     def __init__(
@@ -61,30 +53,12 @@ class GPT2(ForwardPass, Scoring, AsyncGeneration):
         max_sequences: int = 32,
         prefix_cache_bytes: int = DEFAULT_PREFIX_CACHE_BYTES,
     ) -> None:
-        kv_cache = choose_kv_cache(kv_cache, directory.precision)
-        _check_limits(threads, max_sequences, prefix_cache_bytes)
-        threads = core.usable_cores() if threads is None else threads
-        config = directory.config
-        if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
-            raise ModelError(
-                f"the tokenizer does not fit the model: it has {tokenizer.vocab_size} tokens, the model's "
-                f"vocabulary {config.vocab_size}"
-            )
-        self._directory = directory
-        self._kv_cache = kv_cache
-        self._tokenizer = lazy_tokenizer(directory, tokenizer)
-        self._runtime = load_runtime()
-        self._engine = core.Engine(
-            str(directory.model_path),
-            n_layer=config.n_layer,
-            n_head=config.n_head,
-            head_dim=config.head_dim,
-            n_positions=config.n_positions,
-            vocab_size=config.vocab_size,
-            cache_format=KV_CACHES[kv_cache],
+        self._loaded = LoadedModel(
+            directory,
+            tokenizer=tokenizer,
             threads=threads,
+            kv_cache=kv_cache,
             max_sequences=max_sequences,
-            max_step_tokens=max(_MAX_STEP_TOKENS, max_sequences),
             prefix_cache_bytes=prefix_cache_bytes,
         )
 
@@ -111,32 +85,32 @@ class GPT2(ForwardPass, Scoring, AsyncGeneration):
             model file, or the id of a model on the Hugging Face hub. Default: the small model that comes with
             the package.
         precision : {"int8", "int4", "bf16", "fp32"}, optional
-            Of the weights. Default: ``"int8"``, or what a model directory has.
+            Precision of the weights. Default: ``"int8"``, or that of the model directory.
         threads : int, optional
-            Default: the cores that this process may use.
+            The number of threads. Default: the cores that this process may use.
         tokenizer : Tokenizer, path or str, optional
-            In place of the model's own: a tokenizer, a ``tokenizer.json``, a ``vocab.json`` beside its
+            Replaces the model's own: a tokenizer, a ``tokenizer.json``, a ``vocab.json`` beside its
             ``merges.txt``, a directory with one of these, or the id of a model on the hub that has one.
         revision, token : str, optional
             Branch, tag or commit, and access token, for a model on the hub.
         kv_cache : {"int8", "fp16", "fp32"}, optional
-            How keys and values are kept: ``"int8"`` rounds the key and the value of each head and position,
-            with a scale of its own. Default: ``"int8"`` for int8 and int4 weights, ``"fp16"`` for bf16,
-            ``"fp32"`` for fp32.
+            The format of keys and values: ``"int8"`` rounds the key and the value of each head and
+            position, each with its own scale. Default: ``"int8"`` for int8 and int4 weights, ``"fp16"`` for
+            bf16, ``"fp32"`` for fp32.
         max_sequences : int
-            How many texts share a step; more wait their turn. Each holds memory for keys and values while it
-            is generated.
+            The most texts that share a step; others wait. Each holds memory for keys and values while it is
+            generated.
         prefix_cache_bytes : int
-            Memory that keys and values of finished texts may keep, for prompts that begin alike.
+            Memory for keys and values of finished texts, which later prompts with the same beginning reuse.
 
         Notes
         -----
-        A tokenizer that is given is read here. The model's own is read when text first goes in or out: a
-        prompt or stop string, the ``text`` of a result, :attr:`tokenizer`. A server that would rather have
-        it ready, and know at once that it can be read, reads that attribute: ``model.tokenizer``.
+        A given tokenizer is read here. The model's own is read when text first goes in or out: a prompt or
+        stop string, the ``text`` of a result, :attr:`tokenizer`. A server that wants it ready, and its
+        errors at once, reads that attribute: ``model.tokenizer``.
 
-        A model of GPT-2's vocabulary (50,257 tokens) that comes without a tokenizer takes GPT-2's own, with a
-        warning: fetched once from the hub, when text first goes in or out, and then kept in the user's cache.
+        A model with GPT-2's vocabulary (50,257 tokens) and no tokenizer takes GPT-2's own, with a warning.
+        It is fetched from the hub when text first goes in or out, and kept in the user's cache.
 
         Raises
         ------
@@ -147,13 +121,12 @@ class GPT2(ForwardPass, Scoring, AsyncGeneration):
         ImportError
             ONNX Runtime's library is missing or unusable.
         """
-        check_kv_cache(kv_cache)  # mistakes, and a missing library, show before a long conversion
-        _check_limits(threads, max_sequences, prefix_cache_bytes)
-        load_runtime()
-        directory = find_model_directory(source, precision, revision=revision, token=token)
+        # Wrong settings are refused before a long conversion.
+        check_settings(threads, kv_cache, max_sequences, prefix_cache_bytes)
+        directory, given = find_model(source, precision, tokenizer, revision=revision, token=token)
         return cls(
             directory,
-            tokenizer=None if tokenizer is None else _given_tokenizer(tokenizer, directory.config, token),
+            tokenizer=given,
             threads=threads,
             kv_cache=kv_cache,
             max_sequences=max_sequences,
@@ -163,73 +136,74 @@ class GPT2(ForwardPass, Scoring, AsyncGeneration):
     def __repr__(self) -> str:
         config = self.config
         return (
-            f"GPT2({str(self._directory.path)!r}, precision={self.precision!r}, n_layer={config.n_layer}, "
+            f"GPT2({str(self.directory.path)!r}, precision={self.precision!r}, n_layer={config.n_layer}, "
             f"n_embd={config.n_embd}, n_positions={config.n_positions}, threads={self.threads})"
         )
 
     @property
+    def loaded(self) -> LoadedModel:
+        """Files, tokenizer and engine in one object, which the methods work with."""
+        return self._loaded
+
+    @property
     def config(self) -> ModelConfig:
         """Sizes and conventions of the model."""
-        return self._directory.config
+        return self._loaded.directory.config
 
     @property
     def directory(self) -> ModelDirectory:
         """The files of the model."""
-        return self._directory
+        return self._loaded.directory
 
     @property
     def precision(self) -> str:
         """The weights' precision: ``"fp32"``, ``"bf16"``, ``"int8"`` or ``"int4"``."""
-        return self._directory.precision
+        return self._loaded.directory.precision
 
     @property
     def kv_cache(self) -> str:
-        """How keys and values are kept: ``"fp32"``, ``"fp16"`` or ``"int8"``."""
-        return self._kv_cache
+        """The format of keys and values: ``"fp32"``, ``"fp16"`` or ``"int8"``."""
+        return self._loaded.kv_cache
 
     @property
     def runtime(self) -> Runtime:
         """The ONNX Runtime in use."""
-        return self._runtime
+        return self._loaded.runtime
 
     @property
     def threads(self) -> int:
         """Threads that share the work of a step."""
-        return self._engine.threads
+        return self._loaded.engine.threads
 
     @property
     def max_sequences(self) -> int:
-        """How many texts share a step at most."""
-        return self._engine.max_sequences
+        """The most texts that share a step."""
+        return self._loaded.engine.max_sequences
 
     @property
     def cache_bytes_per_sequence(self) -> int:
         """Memory of one text's keys and values at full length."""
-        return self._engine.cache_bytes_per_sequence
+        return self._loaded.engine.cache_bytes_per_sequence
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """Text to token ids and back; read when it is first asked for.
+        """Text to token ids and back; read at first use.
 
         Raises
         ------
         ModelError
-            The model came without one, its file is broken or doesn't fit, or it is GPT-2's own and neither in
-            the cache nor to be had from the hub.
+            The model has none, its file is broken or doesn't fit, or it is GPT-2's own and neither in the
+            cache nor available from the hub.
         """
-        if self._tokenizer is None:
-            raise ModelError(
-                f"{self._directory.path} has no tokenizer; give one to from_pretrained(tokenizer=...)"
-            )
-        return self._tokenizer.get()
+        return self._loaded.read_tokenizer()
 
     @property
     def has_tokenizer(self) -> bool:
-        """Whether the model can read and write text; without, it takes token ids and returns texts empty.
+        """Whether the model can read and write text; if not, it takes token ids and its texts are empty.
 
-        It can with a tokenizer of its own or a given one, and with GPT-2's vocabulary.
+        It can with its own tokenizer, a given one, or GPT-2's vocabulary.
         """
-        return self._tokenizer is not None
+        return self._loaded.tokenizer is not None
 
     @overload
     def generate(
@@ -274,35 +248,247 @@ class GPT2(ForwardPass, Scoring, AsyncGeneration):
         Returns
         -------
         Generation or list of Generation
-            A list when ``prompts`` is one or ``num_return_sequences`` is given: in the order of the prompts,
-            the texts of a prompt one after another. A search with beams may find fewer than asked for.
+            A list when ``prompts`` is one or ``num_return_sequences`` is given: in the order of the
+            prompts, the texts of a prompt one after another. A beam search may find fewer than requested.
 
         Raises
         ------
         TypeError, ValueError
             A wrong prompt or option; raised before any work.
         """
-        requests, chosen, single = self._requests(prompts, options, overrides)
-        results = outputs.finish(self._engine, requests, chosen, self._tokenizer, self.config)
-        return results[0] if single else results
+        return outputs.generate(self._loaded, read_call(self._loaded, prompts, options, overrides))
 
     def stream(
         self, prompts: Prompt | Sequence[Prompt], options: GenerationOptions | None = None, **overrides: Any
     ) -> Generator[StreamChunk, None, None]:
-        """Like :meth:`generate`, but yields text as it is made: one chunk for each text that a step advanced.
+        """Like :meth:`generate`, but yields text as it is made: a chunk for each text that a step advanced.
 
-        A chunk's ``index`` is the place of its text in the list that :meth:`generate` would return. The
+        A chunk's ``index`` is the index of its text in the list that :meth:`generate` would return. The
         stream holds memory for its texts until it is exhausted, closed or dropped. ``num_beams`` and
         ``best_of`` choose whole texts and can't stream.
         """
-        requests, chosen, _ = self._requests(prompts, options, overrides)
-        for name in ("num_beams", "best_of"):
-            if (getattr(chosen, name) or 1) > 1:
-                raise ValueError(f"{name} chooses whole texts and can't stream; use generate")
-        return outputs.stream(self._engine, requests, chosen, self._tokenizer)
+        return outputs.stream(self._loaded, read_call(self._loaded, prompts, options, overrides))
+
+    @overload
+    async def agenerate(
+        self,
+        prompts: Prompt,
+        options: GenerationOptions | None = None,
+        *,
+        num_return_sequences: None = None,
+        **overrides: Any,
+    ) -> Generation: ...
+
+    @overload
+    async def agenerate(
+        self, prompts: Sequence[Prompt], options: GenerationOptions | None = None, **overrides: Any
+    ) -> list[Generation]: ...
+
+    @overload
+    async def agenerate(
+        self,
+        prompts: Prompt,
+        options: GenerationOptions | None = None,
+        *,
+        num_return_sequences: int,
+        **overrides: Any,
+    ) -> list[Generation]: ...
+
+    async def agenerate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        options: GenerationOptions | None = None,
+        **overrides: Any,
+    ) -> Generation | list[Generation]:
+        """:meth:`GPT2.generate` for asyncio: the event loop stays free while the model works.
+
+        Cancelling the task ends the generation within a step.
+        Any number of tasks may generate at once; those beyond ``max_sequences`` texts wait.
+        """
+        chosen = GenerationOptions.make(options, overrides)
+        return await self._async_calls.generate(prompts, chosen)
+
+    def astream(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        options: GenerationOptions | None = None,
+        **overrides: Any,
+    ) -> AsyncGenerator[StreamChunk, None]:
+        """:meth:`GPT2.stream` for asyncio: ``async for chunk in model.astream(...)``.
+
+        If the loop is left early, the generation runs a little ahead until the generator is closed or
+        dropped; ``contextlib.aclosing`` closes it at once. Cancelling the task ends it within a step.
+        """
+        chosen = GenerationOptions.make(options, overrides)
+        return self._async_calls.stream(prompts, chosen)
+
+    @cached_property
+    def _async_calls(self) -> AsyncCalls:
+        from gpt2fast.inference.async_calls import AsyncCalls
+
+        return AsyncCalls(self._loaded)
+
+    def forward(
+        self, input_ids: ArrayLike, past: Sequence[ArrayLike] | None = None
+    ) -> tuple[NDArray[np.float32], Past]:
+        """The hidden states after the last LayerNorm, and the keys and values to continue from.
+
+        The contract of the ONNX Model Zoo's GPT-2.
+
+        Parameters
+        ----------
+        input_ids : integer array, shape (tokens,) or (batch, tokens)
+            At least one token.
+        past : sequence of array, optional
+            The result of an earlier call; ``input_ids`` continue where it ended.
+
+        Returns
+        -------
+        last_hidden_state : float32 array, shape (batch, tokens, n_embd)
+        past : tuple of float32 array
+            For each layer one array of shape (2, batch, n_head, past tokens + tokens, head_dim): keys, then
+            values.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Ids of a wrong type, shape or range; more tokens than the model has positions; a past of another
+            shape.
+        """
+        from gpt2fast.inference.forward import forward
+
+        return forward(self._loaded, input_ids, past)
+
+    def logits(self, input_ids: ArrayLike, *, rows: ArrayLike | None = None) -> NDArray[np.float32]:
+        """The scores of every possible next token after each token.
+
+        Parameters
+        ----------
+        input_ids : integer array, shape (tokens,) or (batch, tokens)
+            At least one token.
+        rows : int or list of int, optional
+            Only the scores after the tokens at these positions; negative ones count from the end. The rest
+            is not computed.
+
+        Returns
+        -------
+        float32 array, shape (batch, tokens, vocab_size) or (batch, len(rows), vocab_size)
+        """
+        from gpt2fast.inference.forward import logits
+
+        return logits(self._loaded, input_ids, rows)
+
+    # To the type checker a str is also a sequence of texts; here it is one text.
+    @overload
+    def score(self, texts: Prompt, *, stride: int | None = None) -> TextScore: ...  # type: ignore[overload-overlap]
+
+    @overload
+    def score(self, texts: Sequence[Prompt], *, stride: int | None = None) -> list[TextScore]: ...
+
+    def score(
+        self, texts: Prompt | Sequence[Prompt], *, stride: int | None = None
+    ) -> TextScore | list[TextScore]:
+        """The log-probability of each token, given those before it, without keeping the vocabulary's scores.
+
+        Parameters
+        ----------
+        texts : str, token ids, or a list of these
+            As for :meth:`gpt2fast.GPT2.generate`, of any length.
+        stride : int, optional
+            A text longer than the context is read in windows of the context's length, which start this many
+            tokens apart. Default: half the context. Each token is scored once, in the first window in which
+            a token precedes it.
+
+        Returns
+        -------
+        TextScore or list of TextScore
+            A list when ``texts`` is one.
+
+        Raises
+        ------
+        TypeError, ValueError
+            A wrong text or stride; raised before any work.
+        """
+        from gpt2fast.inference.scoring import score
+
+        return score(self._loaded, texts, stride)
+
+    def perplexity(self, text: Prompt, *, stride: int | None = None) -> float:
+        """``exp`` of the mean negative log-likelihood of the text's tokens after the first.
+
+        Parameters and errors are those of :meth:`score`; the text must have at least two tokens.
+        """
+        from gpt2fast.inference.scoring import perplexity
+
+        return perplexity(self._loaded, text, stride)
+
+    def rank(
+        self,
+        prompt: Prompt,
+        choices: Sequence[Prompt],
+        *,
+        by: Literal["mean", "total"] = "mean",
+        prefix: Prefix | None = None,
+    ) -> list[RankedChoice]:
+        """Choices ordered by their likelihood after a prompt, the likeliest first.
+
+        The prompt is read once, whatever the number of choices.
+
+        Parameters
+        ----------
+        prompt : str or token ids
+            What the choices follow.
+        choices : list of str or of token ids
+            At least one, none empty. A choice's tokens follow the prompt's, so a word usually begins with
+            its space: ``" yes"``.
+        by : {"mean", "total"}
+            The log-probability per token, or the sum, which favours short choices.
+        prefix : Prefix, optional
+            Precedes the prompt; its keys and values are not computed again.
+
+        Raises
+        ------
+        TypeError, ValueError
+            A wrong argument, or prompt and choice together exceed the context; raised before any work.
+        """
+        from gpt2fast.inference.scoring import rank
+
+        return rank(self._loaded, prompt, choices, by, prefix)
+
+    def embed(
+        self,
+        texts: Prompt | Sequence[Prompt],
+        *,
+        pooling: Literal["mean", "last", "first", "max"] = "mean",
+        normalize: bool = False,
+    ) -> NDArray[np.float32]:
+        """One vector for each text, from the hidden states after the last LayerNorm.
+
+        Parameters
+        ----------
+        texts : str, token ids, or a list of these
+            Each at most as long as the context.
+        pooling : {"mean", "last", "first", "max"}
+            How to combine the tokens; only the last one has seen the whole text.
+        normalize : bool
+            Scale each vector to length 1.
+
+        Returns
+        -------
+        float32 array, shape (n_embd,) or (texts, n_embd)
+            The latter when ``texts`` is a list.
+
+        Raises
+        ------
+        TypeError, ValueError
+            A wrong argument or a text that is too long; raised before any work.
+        """
+        from gpt2fast.inference.scoring import embed
+
+        return embed(self._loaded, texts, pooling, normalize)
 
     def prefill(self, text: Prompt) -> Prefix:
-        """Compute the keys and values of a text's beginning once, to start many texts from.
+        """Compute the keys and values of a text once, so that many texts can start from it.
 
         Parameters
         ----------
@@ -312,69 +498,24 @@ class GPT2(ForwardPass, Scoring, AsyncGeneration):
         Returns
         -------
         Prefix
-            For the option ``prefix`` of :meth:`generate`, :meth:`stream` and :meth:`rank`, or a file.
+            For the option ``prefix`` of :meth:`generate`, :meth:`stream` and :meth:`rank`, or to save.
         """
-        import numpy as np
+        from gpt2fast.inference.prefix import prefill
 
-        from gpt2fast.inference.prefix import Prefix
-
-        ids = np.array(read_prompt(text, self.config, self._tokenizer, name="text"), np.int32)
-        _, past = self.forward(ids)
-        return Prefix(self._cache_format, ids, list(past))
+        return prefill(self._loaded, text)
 
     def load_prefix(self, source: str | os.PathLike[str] | bytes | BinaryIO) -> Prefix:
-        """A prefix that was saved with this model, from a path, from bytes or from an open binary file.
+        """A prefix that was saved with this model, from a path, bytes or an open binary file.
 
         Raises
         ------
         ModelError
-            It is none, is damaged, or was made by another model.
+            It is not a prefix, is damaged, or was made by another model.
         """
         from gpt2fast.inference.prefix import load_prefix
 
-        return load_prefix(source, self._cache_format)
-
-    @cached_property
-    def _cache_format(self) -> CacheFormat:
-        from gpt2fast.inference.prefix import CacheFormat
-
-        return CacheFormat.of(self._directory, self._kv_cache)
+        return load_prefix(self._loaded, source)
 
     def clear_prefix_cache(self) -> None:
         """Forget the keys and values of finished texts."""
-        self._engine.clear_prefix_cache()
-
-    def _requests(
-        self, prompts: Any, options: GenerationOptions | None, overrides: dict[str, Any]
-    ) -> tuple[list[core.Request], GenerationOptions, bool]:
-        """The checked requests of a call, its options, and whether it wants one result rather than a list."""
-        chosen = GenerationOptions.make(options, overrides)
-        if chosen.num_beams > self.max_sequences:
-            raise ValueError(
-                f"num_beams ({chosen.num_beams}) must not exceed max_sequences ({self.max_sequences}), with "
-                f"which the model was loaded"
-            )
-        before = None
-        if chosen.prefix is not None:
-            chosen.prefix.check_model(self._cache_format)
-            before = chosen.prefix.token_ids
-        token_ids, single = read_prompts(prompts, self.config, self._tokenizer, before=before)
-        requests = build_requests(token_ids, chosen, self.config, self._tokenizer)
-        return requests, chosen, single and chosen.num_return_sequences is None
-
-
-def _check_limits(threads: int | None, max_sequences: int, prefix_cache_bytes: int) -> None:
-    if threads is not None:
-        Integer(1, MAX_THREADS)("threads", threads)
-    Integer(1, MAX_SEQUENCES)("max_sequences", max_sequences)
-    Integer(0, 2**62)("prefix_cache_bytes", prefix_cache_bytes)
-
-
-def _given_tokenizer(
-    tokenizer: Tokenizer | str | os.PathLike[str], config: ModelConfig, token: str | None
-) -> Tokenizer:
-    from gpt2fast.text.tokenizer import Tokenizer
-
-    if isinstance(tokenizer, Tokenizer):
-        return tokenizer
-    return Tokenizer.from_source(tokenizer, vocab_size=config.vocab_size, token=token)
+        self._loaded.engine.clear_prefix_cache()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-# Other work on the machine must not fail a property test.
+# Other load on the machine must not fail a property test.
 settings.register_profile("gpt2fast", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("gpt2fast")
 
@@ -16,7 +16,7 @@ _ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="session")
 def shared_dir() -> Path:
-    """Reference data kept beside the checkout; tests that need it are skipped where it is absent."""
+    """Reference data beside the checkout; tests that need it are skipped if it is absent."""
     path = _ROOT.parent / "shared"
     if not path.is_dir():
         pytest.skip("no reference data beside the checkout")
@@ -33,7 +33,7 @@ def embedded_dir() -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def _private_cache(tmp_path_factory: pytest.TempPathFactory) -> object:
-    """Conversions of the tests go to a cache of their own."""
+    """The tests' conversions go to their own cache."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GPT2FAST_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield

@@ -1,4 +1,4 @@
-"""The examples run, on the embedded model."""
+"""The examples run on the embedded model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finding and loading ONNX Runtime, and what importing the package costs."""
+"""Finding and loading ONNX Runtime, and what importing the package loads."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_public_names() -> None:
         gpt2fast.GPT3  # noqa: B018
 
 
-def test_the_runtime_says_what_it_is() -> None:
+def test_the_runtime_reports_version_and_path() -> None:
     runtime = _native.load_runtime()
     assert runtime is _native.load_runtime()
     assert runtime.path.is_file()

@@ -1,4 +1,4 @@
-"""The least that must work: the embedded model, in every precision, from its first use."""
+"""The minimum that must work: the embedded model in every precision, from its first use."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ _SUFFIXES = (".safetensors", *_TORCH_SUFFIXES, ".gguf", ".onnx")
 
 
 def locate(source: str | os.PathLike[str], *, revision: str | None = None, token: str | None = None) -> Path:
-    """Where a source lies on this machine; a hub id is downloaded first.
+    """The path of a source on this machine; a hub id is downloaded first.
 
     Parameters
     ----------
@@ -29,12 +29,12 @@ def locate(source: str | os.PathLike[str], *, revision: str | None = None, token
         A directory, a file, or the id of a model on the Hugging Face hub (``name`` or ``organisation/name``).
         What exists as a path is taken as one.
     revision, token : str, optional
-        Of the hub: branch, tag or commit; access token.
+        For the hub: branch, tag or commit; access token.
 
     Raises
     ------
     FileNotFoundError
-        It is neither.
+        There is no such file or directory, and it is not a hub id.
     """
     if not os.fspath(source):
         raise FileNotFoundError("source must name a directory, a file or a model of the hub, got ''")
@@ -44,7 +44,7 @@ def locate(source: str | os.PathLike[str], *, revision: str | None = None, token
     from gpt2fast.checkpoints.hub import download_snapshot, is_repo_id
 
     if not isinstance(source, str) or not is_repo_id(source) or path.suffix.lower() in _SUFFIXES:
-        raise FileNotFoundError(errno.ENOENT, "no such file or directory, and no id of the hub", str(source))
+        raise FileNotFoundError(errno.ENOENT, "no such file or directory, and not a hub id", str(source))
     return download_snapshot(source, revision=revision, token=token)
 
 
@@ -56,9 +56,9 @@ def open_checkpoint(
     revision: str | None = None,
     token: str | None = None,
 ) -> Checkpoint:
-    """Read a GPT-2 model from whatever it is kept in.
+    """Read a GPT-2 model in any of the supported formats.
 
-    Tensors are read only when asked for; the files are hashed once for the checkpoint's fingerprint.
+    Tensors are read on demand; the files are hashed once for the checkpoint's fingerprint.
 
     Parameters
     ----------
@@ -68,16 +68,16 @@ def open_checkpoint(
     tokenizer : str or path, optional
         A directory, a file or a hub id to take the tokenizer from, in place of the source's own.
     n_head : int, optional
-        The number of attention heads, for a lone weight file or an ONNX graph that does not tell it.
+        The number of attention heads, for a lone weight file or an ONNX graph that does not reveal it.
     revision, token : str, optional
-        Of the hub, as in :func:`locate`.
+        For the hub, as in :func:`locate`.
 
     Raises
     ------
     ModelError
-        The source is none of these, or not what it should be; the message names the file and the fault.
+        The source is none of these, or is broken; the message names the file and the fault.
     ValueError
-        The source tells another number of heads than ``n_head``.
+        The source has another number of heads than ``n_head``.
     """
     if n_head is not None:
         n_head = Integer(1, MAX_DIMENSION)("n_head", n_head)
@@ -116,7 +116,7 @@ def _open(path: Path, n_head: int | None) -> Checkpoint:
 def _open_directory(path: Path) -> Checkpoint:
     if (path / "gpt2fast.json").exists():
         raise ModelError(
-            f"{path}: a converted model already; conversion needs the checkpoint that it was made from"
+            f"{path}: already a converted model; conversion needs the checkpoint that it was made from"
         )
     if (path / "hparams.json").exists() and not (path / "config.json").exists():
         from gpt2fast.checkpoints.tensorflow_checkpoint import open_tensorflow
@@ -128,7 +128,7 @@ def _open_directory(path: Path) -> Checkpoint:
 
 
 def with_tokenizer(checkpoint: Checkpoint, files: TokenizerFiles) -> Checkpoint:
-    """The checkpoint with another tokenizer, and a fingerprint that says so."""
+    """The checkpoint with another tokenizer and, because of that, another fingerprint."""
     from dataclasses import replace
     from hashlib import sha256
 

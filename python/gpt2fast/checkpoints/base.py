@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LazyTensor:
-    """One tensor of a checkpoint, read when asked.
+    """One tensor of a checkpoint, read on demand.
 
     Attributes
     ----------
@@ -25,7 +25,7 @@ class LazyTensor:
         As Hugging Face's GPT-2 has it: linear weights are ``[in_features, out_features]``.
     read_rows : callable
         ``read_rows(start, stop)`` returns rows ``start:stop`` of the first axis as a float32 array of shape
-        ``(stop - start, *shape[1:])``; costs memory for those rows only.
+        ``(stop - start, *shape[1:])``; it takes memory for those rows only.
     """
 
     shape: tuple[int, ...]
@@ -37,13 +37,13 @@ class LazyTensor:
 
     @classmethod
     def from_array(cls, array: NDArray[np.generic]) -> LazyTensor:
-        """A tensor that is in memory already (any real dtype)."""
+        """A tensor that is already in memory (any real dtype)."""
         return cls(tuple(array.shape), lambda start, stop: array[start:stop].astype("f4"))
 
 
 @dataclass(frozen=True)
 class TokenizerFiles:
-    """Where a tokenizer comes from; at most one of the two forms is set.
+    """The text of a tokenizer's files; at most one of the two forms is set.
 
     ``tokenizer_json`` is the text of a Hugging Face ``tokenizer.json``; ``vocab_json`` and ``merges_txt``
     are the texts of GPT-2's two original files.
@@ -75,7 +75,7 @@ class Checkpoint:
     source: str
     fingerprint: str
     tokenizer: TokenizerFiles = field(default_factory=TokenizerFiles)
-    #: Runs the source itself, where it can run, and raises ModelError unless it agrees; for conversions.
+    #: Runs the source itself, where it can run, and raises ModelError unless it agrees; conversions call it.
     check_source: Callable[[], None] | None = field(default=None, compare=False)
 
     @classmethod
@@ -88,7 +88,7 @@ class Checkpoint:
         fingerprint: str,
         tokenizer: TokenizerFiles | None = None,
     ) -> Checkpoint:
-        """A checkpoint whose tensors are exactly those that the configuration asks for.
+        """A checkpoint whose tensors are exactly those that the configuration requires.
 
         Raises
         ------
@@ -96,14 +96,14 @@ class Checkpoint:
             A tensor is missing or has another shape; the message names source, tensor and both shapes.
         """
         kept: dict[str, LazyTensor] = {}
-        # One by one: a configuration may ask for millions of layers that the source does not have.
+        # One by one: a configuration may claim millions of layers that the source does not have.
         for name, shape in expected_shapes(config):
             if name not in tensors:
                 raise ModelError(f"{source}: the tensor {name!r} is missing")
             if tensors[name].shape != shape:
                 raise ModelError(
                     f"{source}: the tensor {name!r} has shape {list(tensors[name].shape)}; "
-                    f"the configuration asks for {list(shape)}"
+                    f"the configuration requires {list(shape)}"
                 )
             kept[name] = tensors[name]
         return cls(config, kept, str(source), fingerprint, tokenizer or TokenizerFiles())

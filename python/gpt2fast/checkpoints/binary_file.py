@@ -1,4 +1,4 @@
-"""Bytes to read at any offset, every access checked against their length: of a file, or in memory."""
+"""Bytes of a file or in memory, read at any offset; every access is checked against their length."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gpt2fast.storage.files import open_regular
 
 
 class ByteSource(Protocol):
-    """Where the numbers of a tensor are."""
+    """What holds the numbers of a tensor."""
 
     def read_into(self, offset: int, target: NDArray[np.uint8]) -> None:
         """Fill ``target``, contiguous bytes, from ``offset`` on."""
@@ -26,8 +26,8 @@ class ByteSource(Protocol):
 class BinaryFile:
     """A regular file, open for reading as long as this object lives.
 
-    It is read and not mapped: should it become shorter meanwhile, reading says so, where a map would end the
-    process. May be used from several threads.
+    It is read, not mapped: if it becomes shorter meanwhile, reading raises an error, where a map would kill
+    the process. May be used from several threads.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ class BinaryFile:
             raise ModelError(f"{path}: the file is empty")
 
     def check_range(self, offset: int, length: int, what: str) -> None:
-        """Refuse a range that is not wholly inside the file."""
+        """Raise ModelError unless the range lies inside the file."""
         if offset < 0 or length < 0 or offset + length > self.size:
             raise ModelError(
                 f"{self.path}: {what} should be at bytes {offset} to {offset + length}, "
@@ -81,7 +81,7 @@ class BinaryFile:
 
 
 class Memory:
-    """Bytes that are in memory already."""
+    """Bytes that are already in memory."""
 
     def __init__(self, data: bytes | NDArray[np.uint8]) -> None:
         self._data = np.frombuffer(data, np.uint8)
@@ -92,7 +92,7 @@ class Memory:
 
 
 class BoundedReader:
-    """A reading position in a file that refuses to take more than ``limit`` bytes at once."""
+    """A position in a file; reads more than ``limit`` bytes at once are refused."""
 
     def __init__(self, file: BinaryFile, position: int, end: int, limit: int) -> None:
         self._file = file
@@ -108,14 +108,14 @@ class BoundedReader:
         """At most ``length`` bytes."""
         if not 0 <= length <= self._limit:
             raise ModelError(
-                f"{self._file.path}: a piece of {length} bytes passes the limit of {self._limit}"
+                f"{self._file.path}: a piece of {length} bytes exceeds the limit of {self._limit}"
             )
         data = self._file.read(self._position, min(length, self._end - self._position), "a piece")
         self._position += len(data)
         return data
 
     def readline(self) -> bytes:
-        """Bytes up to and with the next newline."""
+        """Bytes up to and including the next newline."""
         ahead = self._file.read(self._position, min(self._limit, self._end - self._position), "a line")
         data = ahead[: ahead.find(b"\n") + 1] or ahead
         self._position += len(data)
@@ -123,7 +123,7 @@ class BoundedReader:
 
 
 def refuse_overlaps(path: Path, ranges: list[tuple[int, int, str]]) -> None:
-    """Refuse byte ranges ``(start, stop, name)`` of which two share bytes."""
+    """Raise ModelError if two of the byte ranges ``(start, stop, name)`` overlap."""
     for (_, stop, first), (start, _, second) in pairwise(sorted(ranges)):
         if start < stop:
             raise ModelError(f"{path}: {first!r} and {second!r} overlap in the file")

@@ -1,4 +1,4 @@
-"""Reads the index of a TensorFlow checkpoint: which tensor lies where in the data files.
+"""Reads the index of a TensorFlow checkpoint: where each tensor lies in the data files.
 
 The file is a table of sorted keys in LevelDB's format
 (https://github.com/google/leveldb/blob/main/doc/table_format.md). Its values are the messages
@@ -31,7 +31,7 @@ _MASK_DELTA = 0xA282EAD8
 
 @dataclass(frozen=True)
 class BundleEntry:
-    """A tensor: number format (None if it is of no use as a weight), shape, data file, and bytes in it."""
+    """A tensor: number format (None if it can't be a weight), shape, data file, and its bytes there."""
 
     dtype_name: str | None
     shape: tuple[int, ...]
@@ -46,7 +46,7 @@ def read_index(file: BinaryFile) -> tuple[int, dict[str, BundleEntry]]:
     Raises
     ------
     ModelError
-        The file is truncated or corrupt (blocks carry checksums), compressed, or of another byte order.
+        The file is truncated or corrupt (blocks carry checksums), compressed, or in another byte order.
     """
     if file.size > _MAX_INDEX_BYTES or file.size < _FOOTER_BYTES:
         raise ModelError(f"{file.path}: has {file.size} bytes, which no checkpoint's index has")
@@ -79,7 +79,7 @@ def read_index(file: BinaryFile) -> tuple[int, dict[str, BundleEntry]]:
 
 
 def _handle(file: BinaryFile, start: int, stop: int) -> tuple[int, int, int]:
-    """Offset and size of a block, and the position behind the handle."""
+    """Offset and size of a block, and the position after the handle."""
     offset, position = varint(file, start, stop)
     size, position = varint(file, position, stop)
     return offset, size, position
@@ -92,7 +92,7 @@ def _block_entries(file: BinaryFile, start: int, size: int) -> Iterator[tuple[by
     if kind != 0:
         raise ModelError(f"{file.path}: its blocks are compressed, which is not supported")
     if _masked_crc(content[: size + 1]) != checksum:
-        raise ModelError(f"{file.path}: the block at byte {start} is corrupt: its checksum is another")
+        raise ModelError(f"{file.path}: the block at byte {start} is corrupt: its checksum is wrong")
     restarts = struct.unpack("<I", content[size - 4 : size])[0] if size >= 4 else 0
     stop = start + size - 4 * (restarts + 1)
     if stop < start:
@@ -140,7 +140,7 @@ def _dimension(file: BinaryFile, start: int, stop: int) -> int:
 
 
 def _masked_crc(data: bytes) -> int:
-    """CRC-32C as LevelDB stores it: rotated, and a constant added."""
+    """CRC-32C as LevelDB stores it: rotated, plus a constant."""
     table = _crc_table()
     crc = 0xFFFFFFFF
     for byte in data:

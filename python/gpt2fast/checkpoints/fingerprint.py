@@ -22,7 +22,7 @@ def fingerprint(config: ModelConfig, tokenizer: TokenizerFiles, weight_files: It
     Parameters
     ----------
     config : ModelConfig
-        As read, so that keys without meaning don't count.
+        As parsed, so that keys without meaning don't count.
     tokenizer : TokenizerFiles
         The tokenizer's texts.
     weight_files : iterable of Path

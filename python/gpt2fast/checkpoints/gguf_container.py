@@ -1,4 +1,4 @@
-"""Parses the header of a GGUF file: metadata and where each tensor lies.
+"""Parses the header of a GGUF file: the metadata and the place of each tensor.
 
 The format is https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, versions 2 and 3. Every count, length
 and offset is compared with the file's size before it is used.
@@ -36,7 +36,7 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class Container:
-    """What the header says. Metadata values are numbers, strings, and lists of them."""
+    """The content of the header. Metadata values are numbers, strings, and lists of them."""
 
     metadata: dict[str, Any]
     tensors: dict[str, TensorInfo]
@@ -48,7 +48,7 @@ def read_container(file: BinaryFile) -> Container:
     Raises
     ------
     ModelError
-        The file is no GGUF file of a known version, is cut short, or its header contradicts itself.
+        The file is not a GGUF file of a known version, is cut short, or its header contradicts itself.
     """
     cursor = _Cursor(file)
     if cursor.take(4, "the magic bytes") != b"GGUF":
@@ -85,7 +85,7 @@ def read_container(file: BinaryFile) -> Container:
 
 
 def check_ranges(file: BinaryFile, container: Container, sizes: dict[str, int]) -> None:
-    """Refuse tensors (``sizes`` in bytes) that reach past the file or into each other."""
+    """Raise ModelError if tensors (``sizes`` in bytes) reach past the file's end or overlap."""
     ranges = []
     for name, size in sizes.items():
         offset = container.tensors[name].offset
@@ -121,7 +121,7 @@ class _Cursor:
         return layout.unpack(self.take(layout.size, "a number of the header"))[0]
 
     def count(self, item_bytes: int, limit: int, what: str) -> int:
-        """A count of items that take at least ``item_bytes`` each of what follows."""
+        """A count of items, each of which takes at least ``item_bytes`` of what follows."""
         count = int(self.number("Q"))
         if count > limit or count * item_bytes > self.file.size - self.position:
             raise ModelError(

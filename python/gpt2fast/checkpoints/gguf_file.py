@@ -1,7 +1,7 @@
 """Reads GGUF files of architecture gpt2, as llama.cpp's converter writes them.
 
-Tensors go by llama.cpp's names (``blk.N.attn_qkv.weight``, ...); linear weights are stored ``[out, in]`` and
-handed out transposed, as Hugging Face's GPT-2 has them. The package ``gguf`` expands quantised types.
+Tensors have llama.cpp's names (``blk.N.attn_qkv.weight``, ...); linear weights are stored ``[out, in]`` and
+returned transposed, as Hugging Face's GPT-2 has them. The package ``gguf`` expands quantised types.
 """
 
 from __future__ import annotations
@@ -57,12 +57,12 @@ _COMPARED_BYTES = 1 << 20
 
 
 def open_gguf(path: Path) -> Checkpoint:
-    """Read a GGUF file of a GPT-2 model, its tokenizer included.
+    """Read a GGUF file of a GPT-2 model, including its tokenizer.
 
     Parameters
     ----------
     path : Path
-        The file. Weights may be F32, F16, BF16, F64 or any type that ``gguf.quants.dequantize`` knows.
+        The file. Weights may be F32, F16, BF16, F64 or any type that ``gguf.quants.dequantize`` supports.
 
     Raises
     ------
@@ -103,7 +103,7 @@ def _config(file: BinaryFile, container: Container, readers: dict[str, _Stored])
         if name not in container.tensors:
             raise ModelError(f"{file.path}: the tensor {name!r} is missing")
         values[key] = container.tensors[name].dimensions[-1]
-    # Converters used to store the tied table a second time.
+    # Older converters store the tied table a second time.
     head = readers.get(_HEAD)
     values["tie_word_embeddings"] = head is None or _same_bytes(head, readers[_TABLE])
     return ModelConfig.from_dict(values, where=str(file.path))
@@ -119,14 +119,14 @@ def _canonical_name(name: str) -> str | None:
 
 
 class _Stored:
-    """A tensor as the file has it: rows of blocks of ``block`` numbers in ``block_bytes`` bytes."""
+    """A tensor as stored: rows of blocks of ``block`` numbers in ``block_bytes`` bytes."""
 
     def __init__(
         self, file: BinaryFile, name: str, info: TensorInfo, block: int, block_bytes: int, decode: _Decode
     ) -> None:
         columns, rows = info.dimensions[0], math.prod(info.dimensions[1:])
         if columns % block:
-            raise ModelError(f"{file.path}: the rows of the tensor {name!r} are no whole blocks of {block}")
+            raise ModelError(f"{file.path}: the rows of the tensor {name!r} are not whole blocks of {block}")
         self.rank = len(info.dimensions)
         self._shape = info.dimensions[::-1]
         self._block, self._block_bytes, self._decode = block, block_bytes, decode
@@ -136,7 +136,7 @@ class _Stored:
         self.raw = StoredTensor.contiguous(file, "U8", info.offset, (rows, row_bytes))
 
     def lazy(self, *, transposed: bool) -> LazyTensor:
-        """The tensor as float32, its two axes swapped if asked."""
+        """The tensor as float32, its two axes swapped if ``transposed``."""
         if transposed:
             return LazyTensor(self._shape[::-1], self._read_columns)
         if self.rank == 1:
@@ -147,7 +147,7 @@ class _Stored:
         return self._decode(self.raw.narrow(0, start, stop).read()).reshape(-1, *self._shape[1:])
 
     def _read_columns(self, start: int, stop: int) -> NDArray[np.float32]:
-        """``[stop - start, rows]``: only the blocks that these columns touch are expanded."""
+        """``[stop - start, rows]``; only the blocks that these columns touch are expanded."""
         first, last = start // self._block, -(-stop // self._block)
         raw = self.raw.narrow(1, first * self._block_bytes, last * self._block_bytes)
         numbers = self._decode(raw.read())
@@ -186,7 +186,7 @@ def _decode_plain(dtype_name: str, raw: NDArray[np.uint8]) -> NDArray[np.float32
 
 
 def _decode_blocks(dequantize: Callable[..., Any], kind: Any, raw: NDArray[np.uint8]) -> NDArray[np.float32]:
-    # A block's scale may be infinite or no number in a damaged file; the values then say so.
+    # In a damaged file a block's scale may be infinite or NaN; the values then are too.
     with np.errstate(all="ignore"):
         return np.asarray(dequantize(raw, kind), dtype=np.float32)
 

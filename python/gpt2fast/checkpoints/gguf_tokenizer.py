@@ -9,16 +9,16 @@ from typing import Any, TypeGuard
 from gpt2fast.checkpoints.base import TokenizerFiles
 from gpt2fast.errors import ModelError
 
-#: Token types of GGUF that stand for text as a whole: control (special) and user-defined.
+#: Token types of GGUF that are matched as a whole: control (special) and user-defined.
 _CONTROL, _USER_DEFINED = 3, 4
-#: Pads a vocabulary to the table's size.
+#: The type of tokens that pad a vocabulary to the table's size.
 _UNUSED = 5
-#: Ways of cutting a text into words that are GPT-2's.
+#: Names of GPT-2's way of splitting a text into words.
 _GPT2_CUTS = (None, "gpt-2", "gpt2")
 
 
 def tokenizer_files(metadata: dict[str, Any], path: Path) -> TokenizerFiles:
-    """The tokenizer of the metadata; none if there is none or it isn't GPT-2's kind.
+    """The tokenizer in the metadata; empty if there is none or it isn't GPT-2's kind.
 
     Raises
     ------
@@ -46,7 +46,7 @@ def tokenizer_files(metadata: dict[str, Any], path: Path) -> TokenizerFiles:
             or "".join(pair) not in vocabulary
         ):
             raise ModelError(f"{path}: the merge {' '.join(pair)[:80]!r} does not join two tokens to a third")
-    # Some converters leave the end of text a normal token.
+    # Some converters mark the end-of-text token as a normal one.
     ends = [metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos")]
     added = [
         _added_token(i, token, special=types[i] == _CONTROL or i in ends)

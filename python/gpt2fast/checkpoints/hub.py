@@ -1,4 +1,4 @@
-"""Downloads the files of a model, and no more than needed, from the Hugging Face hub."""
+"""Downloads a model from the Hugging Face hub, fetching only the files that are needed."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import Any
 
 from gpt2fast.errors import ModelError
 
-#: Small files that say what a model is.
+#: Small files that describe a model.
 _DESCRIPTIONS = ("config.json", "generation_config.json", "tokenizer.json", "vocab.json", "merges.txt")
-#: Where weights may be, best first: one file, or an index and its shards.
+#: Where weights may be, in order of preference: one file, or an index and its shards.
 _WEIGHTS = (
     ("model.safetensors",),
     ("model.safetensors.index.json", "model-*-of-*.safetensors"),
@@ -24,9 +24,9 @@ _WEIGHTS = (
 )
 #: Formats that hold a whole model in one file.
 _SINGLE_FILES = (".gguf", ".onnx")
-#: A tokenizer's files, best first.
+#: A tokenizer's files, in order of preference.
 _TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"))
-#: How often a transfer that breaks off is taken up again.
+#: How often a broken transfer is resumed.
 _RETRIES = 2
 _TRUE = ("1", "on", "yes", "true")
 _REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9_][\w.-]{0,95})?", re.ASCII)
@@ -45,9 +45,9 @@ def download_snapshot(
     cache_dir: str | os.PathLike[str] | None = None,
     local_files_only: bool = False,
 ) -> Path:
-    """Bring a model from the hub into the hub's own cache, with progress bars.
+    """Download a model from the hub into the hub's own cache, with progress bars.
 
-    What is cached already is not downloaded again, and an interrupted download is taken up where it stopped.
+    Cached files are not downloaded again, and an interrupted download continues where it stopped.
     Without a network the cached copy is used.
 
     Parameters
@@ -57,16 +57,16 @@ def download_snapshot(
     revision : str, optional
         Branch, tag or commit.
     token : str, optional
-        Access token; default: the one that ``hf auth login`` or ``HF_TOKEN`` has set.
+        Access token. Default: the one set by ``hf auth login`` or ``HF_TOKEN``.
     cache_dir : path, optional
-        Default: the hub's, as ``HF_HOME`` and ``HF_HUB_CACHE`` say.
+        Default: the hub's, as set by ``HF_HOME`` and ``HF_HUB_CACHE``.
     local_files_only : bool
-        Use the cache alone, as with ``HF_HUB_OFFLINE=1``.
+        Use only the cache, as with ``HF_HUB_OFFLINE=1``.
 
     Returns
     -------
     Path
-        The directory of the snapshot; where the repository has but a ``.gguf`` or ``.onnx`` file, that file.
+        The directory of the snapshot, or the model file if the repository has only a ``.gguf`` or ``.onnx``.
 
     Raises
     ------
@@ -90,14 +90,14 @@ def download_tokenizer(
     only: str | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> Path:
-    """Bring the tokenizer of a model, and nothing else of it, into the hub's own cache.
+    """Download only the tokenizer of a model into the hub's own cache.
 
     Parameters
     ----------
     repo_id, token, cache_dir
-        As of :func:`download_snapshot`, whose errors are raised too.
+        As for :func:`download_snapshot`, with the same errors.
     only : str, optional
-        The only file that will do; default: ``tokenizer.json``, or ``vocab.json`` with ``merges.txt``.
+        The one file to fetch. Default: ``tokenizer.json``, or ``vocab.json`` with ``merges.txt``.
 
     Returns
     -------
@@ -114,7 +114,7 @@ def download_tokenizer(
 
 
 class _Request:
-    """What is wanted, and from where."""
+    """What to fetch, and from where."""
 
     def __init__(
         self,
@@ -129,15 +129,17 @@ class _Request:
         self._revision = revision
         self._token = token
         self._cache_dir = None if cache_dir is None else str(cache_dir)
-        self._kind = kind  # what errors call it
-        self._needed = needed  # which of a repository's files; None if it has not what is wanted
-        # Read at each call, where the package reads it once.
+        # What errors call it.
+        self._kind = kind
+        # Picks the files among a repository's; None if they are not there.
+        self._needed = needed
+        # Read at every call; the package reads it once.
         self._endpoint = os.environ.get("HF_ENDPOINT") or None
 
     def fetched(self, local_files_only: bool) -> Path:
-        """Where it lies, brought from the hub if that may be asked."""
+        """The path of the files, downloaded from the hub unless working offline."""
         if local_files_only or os.environ.get("HF_HUB_OFFLINE", "").lower() in _TRUE:
-            return self.cached("not looking on the hub (local_files_only or HF_HUB_OFFLINE)")
+            return self.cached("working offline (local_files_only or HF_HUB_OFFLINE)")
         return self.downloaded()
 
     def downloaded(self) -> Path:
@@ -162,12 +164,12 @@ class _Request:
         return self._transferred(wanted)
 
     def cached(self, reason: str, failure: Exception | None = None) -> Path:
-        """The snapshot as far as it is in the cache."""
+        """The snapshot that is in the cache."""
         from huggingface_hub import errors
 
         missing = f"{self._repo_id}: not in the cache, and {reason}"
         try:
-            # The folder, whatever the package takes for complete: what is in it is looked at below.
+            # The folder, complete or not: its content is checked below.
             directory = self._snapshot(allow_patterns=[], local_files_only=True)
         except errors.HFValidationError as error:
             raise self._explain(error) from error
@@ -186,7 +188,7 @@ class _Request:
         try:
             return _model_path(self._snapshot(allow_patterns=[escape(name) for name in wanted]), wanted)
         except errors.LocalEntryNotFoundError as error:
-            # What the package raises when the connection breaks between two files.
+            # Raised by the package when the connection breaks between two files.
             raise self._unreachable(error) from error
         except Exception as error:
             raise self._explain(error) from error
@@ -206,7 +208,7 @@ class _Request:
         )
 
     def _explain(self, error: Exception) -> Exception:
-        """What an error of the package means to a user, and what to do."""
+        """Turn an error of the package into one that says what to do."""
         from huggingface_hub import errors
 
         name, address = self._repo_id, self._endpoint or "https://huggingface.co"
@@ -235,7 +237,7 @@ class _Request:
                     f"or run hf auth login"
                 )
             return ConnectionError(f"{name}: {address} answers with an error ({status}); try again later")
-        # A full disk and the like stay as they are.
+        # Errors such as a full disk stay as they are.
         if isinstance(error, (_http_error(), ConnectionError, TimeoutError)):
             return self._unreachable(error)
         return error
@@ -250,7 +252,7 @@ class _Request:
 
 
 def _http_error() -> type[Exception]:
-    """The base of all errors of the HTTP library under the package: requests or, from 1.0 on, httpx."""
+    """The base class of the errors of the package's HTTP library: requests or, from 1.0 on, httpx."""
     from huggingface_hub.errors import HfHubHTTPError
 
     foreign = (cls for cls in reversed(HfHubHTTPError.__mro__) if cls.__module__ != "builtins")
@@ -258,7 +260,7 @@ def _http_error() -> type[Exception]:
 
 
 def _needed(names: Iterable[str]) -> list[str] | None:
-    """Which files of a repository to fetch; None if there are no weights that can be read."""
+    """The files of a repository to fetch; None if there are no weights that can be read."""
     names = list(names)
     descriptions = [name for name in names if name in _DESCRIPTIONS]
     if "tokenizer.json" in descriptions:
@@ -273,7 +275,7 @@ def _needed(names: Iterable[str]) -> list[str] | None:
     for suffix in _SINGLE_FILES:
         found = [name for name in names if name.endswith(suffix)]
         if len(found) == 1:
-            # An ONNX model's external data goes by its name and an ending.
+            # An ONNX model's external data has its name with an ending.
             return [*descriptions, *(name for name in names if name.startswith(found[0]))]
     return None
 

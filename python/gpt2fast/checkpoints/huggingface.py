@@ -18,7 +18,7 @@ from gpt2fast.config import ModelConfig
 from gpt2fast.errors import ModelError
 from gpt2fast.storage.files import MAX_INDEX_BYTES, file_inside, find_inside, read_json_object
 
-#: Where weights may be, best first; an ``.index.json`` names the shards.
+#: Where weights may be, in order of preference; an ``.index.json`` names the shards.
 WEIGHT_FILES = (
     "model.safetensors",
     "model.safetensors.index.json",
@@ -36,7 +36,7 @@ _NAMES_SHOWN = 5
 
 
 class ShardedTensors(Mapping[str, LazyTensor]):
-    """Tensors that are spread over files: each name belongs to one of them."""
+    """Tensors that are spread over files; each name belongs to one of them."""
 
     def __init__(self, shard_of: Mapping[str, Mapping[str, LazyTensor]]) -> None:
         self._shard_of = shard_of
@@ -52,16 +52,16 @@ class ShardedTensors(Mapping[str, LazyTensor]):
 
 
 def open_directory(directory: Path) -> Checkpoint:
-    """Read a checkpoint directory as ``save_pretrained`` writes it.
+    """Read a checkpoint directory in the form that ``save_pretrained`` writes.
 
-    The tensor names may carry the prefix ``transformer.`` or not. With a tied head, as in ``transformers``, a
+    The tensor names may have the prefix ``transformer.``. With a tied head, as in ``transformers``, a
     ``lm_head.weight`` in the file is not used (unless it is the only copy of the table that was saved).
 
     Raises
     ------
     ModelError
-        A file is missing, broken, or leads out of the directory; the model is no GPT-2; a tensor is missing
-        or has another shape than the configuration asks for.
+        A file is missing, broken, or leads out of the directory; the model is not a GPT-2; a tensor is
+        missing or has another shape than the configuration requires.
     """
     config = read_config(directory)
     path = _find_weights(directory)
@@ -76,14 +76,14 @@ def open_directory(directory: Path) -> Checkpoint:
 def open_weights_file(path: Path, *, n_head: int | None = None) -> Checkpoint:
     """Read a lone ``.safetensors`` or PyTorch file; configuration and tokenizer are those beside it, if any.
 
-    Without a ``config.json`` the sizes follow from the shapes, with ``n_head`` heads; without that too, with
-    heads of 64 as all GPT-2 models have (a warning says so).
+    Without a ``config.json`` the sizes follow from the shapes, with ``n_head`` heads. Without that, heads
+    of width 64 are assumed, as all GPT-2 models have, with a warning.
 
     Raises
     ------
     ModelError
-        As :func:`open_directory`; or there is neither a configuration nor ``n_head``, and the width is no
-        multiple of 64.
+        As for :func:`open_directory`; or there is neither a configuration nor ``n_head``, and the width is
+        not a multiple of 64.
     """
     resolved = Path(os.path.realpath(path))
     tensors = _open_tensors(path.name, resolved)
@@ -95,11 +95,11 @@ def open_weights_file(path: Path, *, n_head: int | None = None) -> Checkpoint:
 
 
 def read_config(directory: Path) -> ModelConfig:
-    """The configuration of a directory; ``generation_config.json`` has the last word on special tokens."""
+    """The configuration of a directory; the special tokens of ``generation_config.json`` take precedence."""
     path = file_inside(directory, "config.json")
     values = read_json_object(path)
     if values.get("quantization_config") is not None:
-        raise ModelError(f"{path}: quantization_config: weights that are quantised already are not supported")
+        raise ModelError(f"{path}: quantization_config: quantised weights are not supported")
     generation = find_inside(directory, "generation_config.json")
     if generation is not None:
         overrides = read_json_object(generation)
@@ -117,7 +117,7 @@ def _find_weights(directory: Path) -> Path:
 
 
 def _open_tensors(name: str, resolved: Path) -> Mapping[str, LazyTensor]:
-    """The tensors of one file; ``name`` tells its format (in the hub's cache ``resolved`` is a hash)."""
+    """The tensors of one file; ``name`` has its suffix (in the hub's cache ``resolved`` is a hash)."""
     if name.endswith(".safetensors"):
         return SafetensorsFile(resolved)
     from gpt2fast.checkpoints.torch_pickle import open_torch_tensors
@@ -134,7 +134,7 @@ def _open_shards(directory: Path, index_name: str) -> tuple[Mapping[str, LazyTen
     shards = {shard: _open_tensors(shard, resolved) for shard, resolved in files.items()}
     for name, shard in weight_map.items():
         if name not in shards[shard]:
-            raise ModelError(f"{path}: the tensor {name!r} is not in {shard}, where the index says it is")
+            raise ModelError(f"{path}: the tensor {name!r} is not in {shard}, although the index says so")
     return ShardedTensors({name: shards[shard] for name, shard in weight_map.items()}), list(files.values())
 
 
@@ -154,7 +154,7 @@ def _checkpoint(
     _warn_of_unused(names.values(), source)
     tokenizer = find_tokenizer_files(home)
     checkpoint = Checkpoint.checked(config, wanted, source=source, fingerprint="", tokenizer=tokenizer)
-    # Hashing reads all the weights: only when they are the right ones.
+    # Hashing reads all the weights, so it waits until they are known to fit.
     return replace(checkpoint, fingerprint=fingerprint(config, tokenizer, files))
 
 
@@ -197,7 +197,7 @@ def _infer_config(
         shape = tensors[names[canonical]].shape if canonical in names else ()
         if len(shape) != 2:
             raise ModelError(
-                f"{path}: no config.json beside it, and no matrix {canonical!r} in it that tells the sizes; "
+                f"{path}: no config.json beside it, and no matrix {canonical!r} in it for the sizes; "
                 f"it holds {_some(names.values())}"
             )
         return shape[0], shape[1]
@@ -224,7 +224,7 @@ def _infer_config(
 def _usual_heads(width: int, path: Path) -> int:
     if width % _USUAL_HEAD_DIM:
         raise ModelError(
-            f"{path}: the number of heads does not follow from the shapes (the width {width} is no multiple "
+            f"{path}: the number of heads does not follow from the shapes (width {width} is not a multiple "
             f"of {_USUAL_HEAD_DIM}); put the model's config.json beside it, or convert it with n_head given "
             f"(gpt2fast convert --n-head N)"
         )

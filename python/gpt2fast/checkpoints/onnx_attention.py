@@ -1,4 +1,4 @@
-"""Finds how a GPT-2 in an ONNX graph cuts its projections into heads, and how it scales its scores."""
+"""Finds how a GPT-2 in an ONNX graph splits its projections into heads, and how it scales its scores."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MAX_ATTENTIONS = 1000
 
 
 def find_heads(graph: Graph, joint: Linear, width: int) -> int | None:
-    """The number of heads that the output of a joint projection is cut into."""
+    """The number of heads that the output of a joint projection is split into."""
     if joint.node.op_type == "Attention":
         return next(iter(attribute_ints(joint.node, "num_heads")), None)
     pending = [joint.output]
@@ -55,7 +55,7 @@ def find_attention_scales(graph: Graph, head_dim: int) -> list[float]:
                 scales.append(declared * scores.operands(node))
                 continue
             if attribute_ints(node, "unidirectional") != (1,):
-                raise ModelError(f"{graph.path}: its attention looks ahead, which a GPT-2's does not")
+                raise ModelError(f"{graph.path}: its attention is not causal; a GPT-2's is")
             scales.append(declared)
     return scales
 
@@ -99,7 +99,7 @@ class _Scores:
                 total *= factor
                 name = rest
             elif node is not None and node.op_type == "Concat" and node.input:
-                # A cached past, then this step's own.
+                # The cached past comes first, then this step's own.
                 name = node.input[-1]
             else:
                 break

@@ -1,7 +1,8 @@
-"""The parts of an ONNX file that the search for weights needs; large tensors stay in the file.
+"""Reads the parts of an ONNX file that the search for weights needs; large tensors stay in the file.
 
-The outer levels of the protobuf message (ModelProto, GraphProto, TensorProto of onnx.proto) are scanned here,
-so that an initializer is a place in the file rather than a copy; small messages go to the package ``onnx``.
+The outer levels of the protobuf message (ModelProto, GraphProto, TensorProto of onnx.proto) are scanned
+here, so that an initializer is a place in the file rather than a copy; the package ``onnx`` parses small
+messages.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ _DTYPES = {
     13: "U64",
     16: "BF16",
 }
-#: Where TensorProto keeps numbers that are not raw.
+#: The field of TensorProto for numbers that are not raw.
 _TYPED_FIELDS = {
     "F32": "float_data",
     "F64": "double_data",
@@ -63,8 +64,8 @@ _MAX_RANK = 8
 class OnnxFile:
     """Nodes in the file's order, initializers by name, inputs and outputs with their declared dimensions.
 
-    Of two merged models, one with a past and one without, the nodes are those of the one without;
-    ``use_past`` is the input that chooses.
+    If a model with a past and one without are merged, the nodes are those of the one without; ``use_past``
+    is the input that chooses.
     """
 
     path: Path
@@ -93,12 +94,12 @@ def read_onnx(path: Path) -> OnnxFile:
 
 
 def tensor_from_proto(tensor: Any, where: str) -> StoredTensor:
-    """A tensor that is held inside a message.
+    """A tensor whose numbers are inside a message.
 
     Raises
     ------
     ModelError
-        Its data is elsewhere, of another type, or not of the size that its dimensions ask for.
+        Its data is elsewhere, has another type, or does not fill its dimensions.
     """
     dtype_name, shape = _type_and_shape(tensor, where)
     dtype = STORED_DTYPES[dtype_name]
@@ -109,7 +110,7 @@ def tensor_from_proto(tensor: Any, where: str) -> StoredTensor:
     elif dtype_name in _TYPED_FIELDS:
         data = np.array(getattr(tensor, _TYPED_FIELDS[dtype_name]), dtype=dtype).tobytes()
     else:
-        # Numbers of up to 16 bits go by their bits, each in an int32.
+        # Numbers of up to 16 bits are stored as their bits, each in an int32.
         bits = np.array(tensor.int32_data, dtype=np.int64) & (256**dtype.itemsize - 1)
         data = bits.astype(f"<u{dtype.itemsize}").tobytes()
     if len(data) != math.prod(shape) * dtype.itemsize:
@@ -152,7 +153,7 @@ class _Scanner:
         if result.use_past is not None and (
             result.use_past not in result.inputs or result.use_past in result.tensors
         ):
-            raise ModelError(f"{self._path}: has an If that no input decides; give it without control flow")
+            raise ModelError(f"{self._path}: has an If whose condition is not an input; export it without it")
         return result
 
     def _scan_graph(self, graph: Field) -> None:
@@ -192,7 +193,7 @@ class _Scanner:
         self._result.nodes.append(node)
 
     def _add_branch(self, branch: Any, outputs: Sequence[str]) -> None:
-        """Take the nodes and weights of a branch in place of the If that has these outputs."""
+        """Replace the If that has these outputs by the nodes and weights of one of its branches."""
         import onnx
 
         if branch.sparse_initializer or len(branch.output) != len(outputs):
@@ -203,7 +204,7 @@ class _Scanner:
             self._add_node(node)
         for value, name in zip(branch.output, outputs, strict=True):
             self._check_text(value.name)
-            # The branch is a scope of its own, so that names may be the same.
+            # The branch is a scope of its own, so the names may be the same.
             if value.name != name:
                 self._add_node(onnx.helper.make_node("Identity", [value.name], [name]))
 
@@ -220,7 +221,7 @@ class _Scanner:
         self._add_initializer(self._parse(onnx.TensorProto, bytes(description)), data)
 
     def _add_initializer(self, tensor: Any, data: Sequence[Field] = ()) -> None:
-        """Note where the numbers of an initializer are: ``data``, another file, or the message."""
+        """Record where the numbers of an initializer are: ``data``, another file, or the message."""
         entries = [text for entry in tensor.external_data for text in (entry.key, entry.value)]
         self._check_text(tensor.name, *entries)
         where = f"{self._path}: the initializer {tensor.name[:200]!r}"
@@ -267,11 +268,11 @@ class _Scanner:
     def _parse(self, message: Any, data: bytes) -> Any:
         try:
             return message.FromString(data)
-        except Exception as error:  # protobuf's DecodeError, which the package onnx does not hand on
+        except Exception as error:  # protobuf's DecodeError, which the package onnx does not export
             raise ModelError(f"{self._path}: is cut short or corrupt: {error}") from None
 
     def _check_text(self, *texts: object) -> None:
-        # Protobuf hands out what is not UTF-8 as bytes.
+        # Protobuf returns text that is not UTF-8 as bytes.
         if not all(isinstance(text, str) for text in texts):
             raise ModelError(f"{self._path}: is corrupt: a name in it is not UTF-8 text")
 
@@ -286,7 +287,7 @@ class _Scanner:
 
 
 def _dimensions(value: Any) -> list[int | None] | None:
-    """The declared dimensions of an input or output, None where they vary; None if even their number does."""
+    """The declared dimensions, None where they vary; None if their number varies too."""
     tensor = value.type.tensor_type
     if not tensor.HasField("shape") or len(tensor.shape.dim) > _MAX_RANK:
         return None

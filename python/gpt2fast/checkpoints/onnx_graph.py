@@ -1,4 +1,4 @@
-"""Reads ONNX files exported from a GPT-2: weights and configuration are found by following the graph."""
+"""Reads ONNX files exported from a GPT-2; the graph shows which weights they are, and the configuration."""
 
 from __future__ import annotations
 
@@ -40,24 +40,25 @@ _TOLERANCE = 0.01
 def open_onnx(
     path: Path, *, n_head: int | None = None, tokenizer: TokenizerFiles | None = None
 ) -> Checkpoint:
-    """Read an ONNX export of a GPT-2, whatever exporter and opset it comes from.
+    """Read an ONNX export of a GPT-2, from any exporter and in any opset.
 
     Sizes, heads, activation, epsilon and the scaling of attention come from the graph. A ``config.json``
-    beside the file that agrees with it adds the special tokens, and the heads if the graph does not tell.
+    beside the file that agrees with it adds the special tokens, and the number of heads if the graph does
+    not reveal it.
 
     Parameters
     ----------
     path : Path
         The file; external data must be beside it.
     n_head : int, optional
-        The number of heads, for a graph that does not tell it.
+        The number of heads, for a graph that does not reveal it.
     tokenizer : TokenizerFiles, optional
         Default: the tokenizer beside the file, if any.
 
     Raises
     ------
     ModelError
-        The file is truncated or corrupt, its external data leads elsewhere, or the graph is no GPT-2.
+        The file is truncated or corrupt, its external data leads elsewhere, or the graph is not a GPT-2.
     """
     file = read_onnx(path)
     graph = Graph(file)
@@ -81,7 +82,7 @@ def _check(checkpoint: Checkpoint, path: Path) -> None:
 
 
 class _Model:
-    """The parts of the graph in their places."""
+    """The parts of the graph and their roles."""
 
     def __init__(self, file: OnnxFile, graph: Graph) -> None:
         self._file = file
@@ -97,18 +98,18 @@ class _Model:
         self.tied = self._head is None or self._is_tied(self._head)
 
     def config(self, n_head: int | None) -> ModelConfig:
-        """What the graph says, completed from a fitting ``config.json``."""
+        """What the graph reveals, completed from a ``config.json`` that fits."""
         first = self._layers[0]
         found = find_heads(self._graph, first[0], self._width) or _heads_of_past(self._file, self._width)
         beside = self._config_beside(found or n_head)
         heads = found or n_head or (beside and beside.n_head)
         if not heads:
             raise ModelError(
-                f"{self._file.path}: the graph does not tell the number of heads; convert it with n_head "
+                f"{self._file.path}: the graph does not reveal the number of heads; convert it with n_head "
                 f"given (gpt2fast convert --n-head N), or put a config.json beside it"
             )
         if self._width % heads:
-            raise ModelError(f"{self._file.path}: the width {self._width} is no multiple of {heads} heads")
+            raise ModelError(f"{self._file.path}: the width {self._width} is not a multiple of {heads} heads")
         vocabulary = self._embeddings.tokens.shape[0]
         end_of_text = vocabulary - 1 if vocabulary == _GPT2_VOCABULARY else None
         values = {
@@ -143,7 +144,7 @@ class _Model:
         return tensors
 
     def _check_layers(self, count: int) -> None:
-        """Refuse a graph whose linear layers and LayerNorms are not a GPT-2's, and connected like them."""
+        """Raise ModelError unless linear layers and LayerNorms are those of a GPT-2."""
         path, width = self._file.path, self._width
         if not self._layers or count % 4 > 1 or len(self._norms) != 2 * len(self._layers) + 1:
             raise ModelError(
@@ -192,7 +193,7 @@ class _Model:
         return values.pop()
 
     def _scaling(self, head_dim: int) -> dict[str, bool]:
-        """How the scores are scaled, as configuration flags."""
+        """The scaling of the scores, as configuration flags."""
         found = find_attention_scales(self._graph, head_dim)
         layers = range(len(self._layers))
         if len(found) != len(layers):
@@ -232,5 +233,5 @@ def _heads_of_past(file: OnnxFile, width: int) -> int | None:
 
 
 def _zeros(size: int) -> StoredTensor:
-    """The bias that an exporter has left out because it changes nothing."""
+    """The bias that an exporter left out because it is zero."""
     return StoredTensor.of_array(np.zeros(size), "F32")

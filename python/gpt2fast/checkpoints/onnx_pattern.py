@@ -1,7 +1,7 @@
 """Finds the parts of a GPT-2 in an ONNX graph: embeddings, LayerNorms, linear layers, activation.
 
 Nothing depends on the names of weights. A GPT-2 is a chain, so the order of its linear layers and of its
-LayerNorms in the graph tells which is which; the shapes and the connections between the two are checked.
+LayerNorms in the graph identifies them; the shapes and the connections between the two are checked.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from gpt2fast.checkpoints.onnx_walk import CONVERTING, REARRANGING, Graph, attri
 from gpt2fast.checkpoints.stored_tensor import StoredTensor
 from gpt2fast.errors import ModelError
 
-#: ONNX Runtime's LayerNorms with something in front: the index of the gain among the inputs.
+#: ONNX Runtime's LayerNorms fused with what precedes them: the index of the gain among the inputs.
 _FUSED_NORMS = {"SkipLayerNormalization": 2, "EmbedLayerNormalization": 5}
 _GELU_OPERATORS = ("FastGelu", "BiasGelu")
 _SEARCH_LIMIT = 256
-#: What float16 rounds away stays within this part of a constant.
+#: Rounding to float16 stays within this fraction of a constant.
 _TOLERANCE = 0.01
 _GELU_CUBIC, _GELU_SLOPE = 0.044715, math.sqrt(2 / math.pi)
 
 
 @dataclass(frozen=True)
 class Linear:
-    """``y = x W + b``: weight ``[in, out]``, bias ``[out]`` or None; the values it takes and makes."""
+    """``y = x W + b``: weight ``[in, out]``, bias ``[out]`` or None; its input and output values."""
 
     weight: StoredTensor
     bias: StoredTensor | None
@@ -37,7 +37,7 @@ class Linear:
 
 @dataclass(frozen=True)
 class Norm:
-    """A LayerNorm: gain and shift ``[width]``, epsilon, and the value it makes."""
+    """A LayerNorm: gain and shift ``[width]``, epsilon, and its output value."""
 
     gamma: StoredTensor
     beta: StoredTensor
@@ -47,7 +47,7 @@ class Norm:
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Token and position tables, and the graph input that brings the tokens."""
+    """Token and position tables, and the graph input for the tokens."""
 
     tokens: StoredTensor
     positions: StoredTensor
@@ -89,7 +89,7 @@ def find_linears(graph: Graph) -> list[Linear]:
         maker = graph.behind(node.input[0])
         product = (node.input[0] if maker is None else maker.output[0], node.input[1])
         if product in seen:
-            # Optimised graphs project for attention, and again for the keys and values that they give out.
+            # Optimised graphs project once for attention, and again for the keys and values that they output.
             continue
         seen.add(product)
         if not weight.dtype_name.startswith(("F", "BF")):
@@ -107,7 +107,7 @@ def find_linears(graph: Graph) -> list[Linear]:
 
 
 def find_norms(graph: Graph) -> list[Norm]:
-    """Every LayerNorm, as an operator or spelled out, in the graph's order."""
+    """Every LayerNorm, one operator or several, in the graph's order."""
     found = []
     for node in graph.nodes:
         if node.op_type == "LayerNormalization" and len(node.input) == 3:
@@ -159,13 +159,13 @@ def find_activation(graph: Graph, first: Linear, second: Linear) -> str:
 
 
 def follows(graph: Graph, linear: Linear, norm: Norm) -> bool:
-    """Whether a linear layer takes what a LayerNorm makes."""
+    """Whether a linear layer's input is a LayerNorm's output."""
     maker = graph.behind(linear.input)
     return maker is not None and norm.output in maker.output
 
 
 def _lookups(graph: Graph) -> Iterator[tuple[str, str]]:
-    """Table and indices of everything that is gathered."""
+    """Table and indices of every gather."""
     for node in graph.nodes:
         if node.op_type == "Gather" and len(node.input) == 2:
             yield node.input[0], node.input[1]
@@ -176,7 +176,7 @@ def _lookups(graph: Graph) -> Iterator[tuple[str, str]]:
 
 
 def _input_behind(graph: Graph, name: str, inputs: list[str]) -> str | None:
-    """The graph input that indices are taken from, None if they are computed."""
+    """The graph input that indices come from; None if they are computed."""
     for _ in range(_SEARCH_LIMIT):
         if name in inputs:
             return name
@@ -197,7 +197,7 @@ def _gemm_weight(graph: Graph, node: Any, weight: StoredTensor) -> StoredTensor:
 
 
 def _added_bias(graph: Graph, output: str, size: int) -> tuple[StoredTensor | None, str]:
-    """The vector that is added to a product, and the value after that."""
+    """The vector that is added to a product, and the sum."""
     for node in graph.after(output):
         if node.op_type == "Add" or node.op_type in _GELU_OPERATORS:
             vectors = [graph.vector(name) for name in node.input]

@@ -1,4 +1,4 @@
-"""Checks what was read from an ONNX file: the file in ONNX Runtime against our reading of it in NumPy."""
+"""Checks what was read from an ONNX file: runs the file in ONNX Runtime and our reading of it in NumPy."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from gpt2fast.checkpoints import reference
 from gpt2fast.checkpoints.base import Checkpoint
 from gpt2fast.checkpoints.onnx_file import read_onnx
 from gpt2fast.checkpoints.onnx_pattern import find_embeddings
+from gpt2fast.checkpoints.onnx_session import open_session
 from gpt2fast.checkpoints.onnx_walk import Graph
 from gpt2fast.errors import ModelError
 
@@ -25,7 +26,7 @@ _DTYPES = {
 }
 _TOKENS, _PAST_TOKENS = 8, 3
 
-#: Beyond what half-precision arithmetic in the file explains, far below what a misread weight makes.
+#: More than half-precision arithmetic in the file explains, and far less than a misread weight causes.
 MAX_RELATIVE_DIFFERENCE = 2e-2
 
 
@@ -33,7 +34,7 @@ def verify_against_source(checkpoint: Checkpoint, path: Path) -> float:
     """Run the file and our reading of it on the same tokens.
 
     The file's graph runs in ONNX Runtime (so verify only what you would also run), the checkpoint in NumPy.
-    Where the file takes a past, it is given one; of two merged models, with a past and without, both run.
+    If the file takes a past, it is given one; of two merged models, with a past and without, both run.
 
     Parameters
     ----------
@@ -45,7 +46,7 @@ def verify_against_source(checkpoint: Checkpoint, path: Path) -> float:
     Returns
     -------
     float
-        The largest absolute difference over hidden states or scores, and over the past that the file gives.
+        The largest absolute difference over hidden states or scores, and over the past that the file returns.
 
     Raises
     ------
@@ -56,7 +57,7 @@ def verify_against_source(checkpoint: Checkpoint, path: Path) -> float:
 
 
 def check_against_source(checkpoint: Checkpoint, path: Path) -> None:
-    """Raise ModelError unless :func:`verify_against_source` finds what rounding explains."""
+    """Raise ModelError if :func:`verify_against_source` finds more than rounding explains."""
     difference, scale = _compare(checkpoint, path)
     if not difference <= MAX_RELATIVE_DIFFERENCE * max(1.0, scale):
         raise ModelError(
@@ -67,8 +68,6 @@ def check_against_source(checkpoint: Checkpoint, path: Path) -> None:
 
 def _compare(checkpoint: Checkpoint, path: Path) -> tuple[float, float]:
     """The largest difference, and the largest value of the first output."""
-    from gpt2fast.export.verify import open_session
-
     source = read_onnx(path)
     names = [name for name in source.inputs if name not in source.tensors]
     token_input = find_embeddings(Graph(source), names).input
@@ -88,7 +87,7 @@ def _compare(checkpoint: Checkpoint, path: Path) -> tuple[float, float]:
 
 
 class _Feed:
-    """Random tokens and whatever else the session's inputs ask for.
+    """Random tokens and whatever else the session takes.
 
     Attributes
     ----------
@@ -97,7 +96,7 @@ class _Feed:
     past : list of arrays or None
         The reference's past before them, if the model uses one.
     values : dict
-        What to give the session.
+        The session's inputs.
     """
 
     def __init__(
@@ -140,7 +139,7 @@ class _Feed:
         return reference.forward(checkpoint, before, dtype=np.float32)[1]
 
     def _past_pieces(self, inputs: dict[str, Any], past: list[NDArray[Any]] | None) -> list[NDArray[Any]]:
-        """The past in the form of the inputs: both halves stacked, or keys and values apart."""
+        """The past in the form of the inputs: keys and values stacked, or apart."""
         if past is None:
             return []
         stacked = any(len(one.shape) == 5 for one in inputs.values())
@@ -171,13 +170,13 @@ def _largest_difference(checkpoint: Checkpoint, feed: _Feed, outputs: Sequence[A
     ]
     if not results:
         raise ModelError(f"{path}: its first output has shape {list(outputs[0].shape)}, as no GPT-2's has")
-    # A vocabulary as large as the width leaves two readings of the first output.
+    # If the vocabulary is as large as the width, the first output may be either.
     first = np.min([_difference(outputs[0], result) for result in results])
     caches = [output for output in outputs[1:] if output.ndim > 3 and output.shape[-2] == present[0].shape[3]]
     stacked = any(output.ndim == 5 for output in caches)
     wanted = list(present) if stacked else [half for layer in present for half in layer]
     pairs = zip(caches, wanted, strict=True) if len(caches) == len(wanted) else ()
-    # NumPy's maximum, unlike Python's, is no number if one of them is none.
+    # NumPy's maximum, unlike Python's, is NaN if one of them is.
     return float(np.max([first, *(_difference(output, cache) for output, cache in pairs)]))
 
 

@@ -1,4 +1,4 @@
-"""A graph to look things up in: who makes and who uses a value, which values are constant."""
+"""Looks things up in a graph: the producer and the consumers of a value, and the constants."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from gpt2fast.checkpoints.onnx_file import OnnxFile, tensor_from_proto
 from gpt2fast.checkpoints.stored_tensor import StoredTensor
 from gpt2fast.errors import ModelError
 
-#: Operations that hand on their first input, rearranged or converted at most.
+#: Operations that pass on their first input, at most rearranged or converted.
 REARRANGING = frozenset(
     ("Identity", "Cast", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Dropout", "Expand")
 )
 CONVERTING = frozenset(("Identity", "Cast"))
-#: Operations that put shapes together.
+#: Operations that assemble shapes.
 _JOINING = frozenset(("Concat", "Reshape", "Squeeze", "Unsqueeze"))
-#: Operations that hand on, and those that pick an element of a shape.
+#: Operations that pass on a value, and those that pick an element of a shape.
 _PICKING = REARRANGING | {"Gather", "Slice"}
 #: Computed values are kept up to this many elements: shapes and scalars.
 _MAX_COMPUTED = 64
@@ -30,14 +30,14 @@ _MAX_EXPRESSION = 6
 
 
 class Graph:
-    """The nodes of a file, in an order that is known to be topological.
+    """The nodes of a file, checked to be in topological order.
 
     Attributes
     ----------
     nodes : list
         NodeProto messages.
     constants : dict
-        Initializers, values of Constant nodes, and what Identity, Cast and Transpose make of them.
+        Initializers, values of Constant nodes, and the results of Identity, Cast and Transpose on them.
     """
 
     def __init__(self, file: OnnxFile) -> None:
@@ -68,7 +68,7 @@ class Graph:
             self._fold(node)
 
     def producer(self, name: str) -> Any | None:
-        """The node that makes a value, None for inputs and initializers."""
+        """The node that produces a value; None for inputs and initializers."""
         return self._producers.get(name)
 
     def consumers(self, name: str) -> list[Any]:
@@ -81,7 +81,7 @@ class Graph:
         return tensor if tensor is not None and len(tensor.shape) == 2 and min(tensor.shape) > 1 else None
 
     def vector(self, name: str) -> StoredTensor | None:
-        """A constant of one axis longer than one, the last."""
+        """A constant whose last axis alone is longer than one."""
         tensor = self.constants.get(name)
         if tensor is None or not tensor.shape or tensor.size != tensor.shape[-1] or tensor.size == 1:
             return None
@@ -102,14 +102,14 @@ class Graph:
         return self._scalars[key]
 
     def shape_tail(self, name: str) -> list[int | None]:
-        """The elements of a shape, None where they vary; only the last ones are sure to be in place."""
+        """The elements of a shape, None where they vary; only the position of the last ones is certain."""
         node = self.behind(name, CONVERTING)
         if name in self.constants or node is None or node.op_type != "Concat":
             return self._integers(name)
         return [value for piece in node.input for value in self._integers(piece)]
 
     def behind(self, name: str, skipped: frozenset[str] = REARRANGING) -> Any | None:
-        """The node that makes a value, looking through operations that only rearrange."""
+        """The node that produces a value, looking through operations that only rearrange."""
         node = self.producer(name)
         for _ in range(_MAX_DEPTH):
             if node is None or node.op_type not in skipped:
@@ -150,7 +150,7 @@ class Graph:
         return None if None in arguments else _computed(function, arguments)
 
     def _fold(self, node: Any) -> None:
-        """Take note of a node's output if it is constant."""
+        """Record a node's output if it is constant."""
         if len(node.output) != 1:
             return
         result = None
@@ -195,7 +195,7 @@ class Graph:
         if node.op_type in _SCALAR_FUNCTIONS:
             value = _computed(_SCALAR_FUNCTIONS[node.op_type], arguments)
             return None if value is None else _stored(value)
-        # The order of elements is all that matters of a shape.
+        # Only the order of a shape's elements matters.
         flat = [np.reshape(argument, -1) for argument in arguments]
         joined = np.concatenate(flat) if node.op_type == "Concat" else flat[0]
         if node.op_type == "Squeeze" and joined.size == 1:
@@ -204,7 +204,7 @@ class Graph:
 
 
 def attribute_ints(node: Any, name: str) -> tuple[int, ...]:
-    """A node's attribute of integers; none if it has none of that name."""
+    """A node's attribute of integers; empty if there is none of that name."""
     for attribute in node.attribute:
         if attribute.name == name:
             return tuple(attribute.ints) or (attribute.i,)
@@ -233,7 +233,7 @@ _SCALAR_FUNCTIONS: dict[str, Callable[..., Any]] = {
 
 
 def _computed(function: Callable[..., Any], arguments: list[Any]) -> Any | None:
-    """A function's value, None where it has none: wrong number or shapes of arguments, no number."""
+    """A function's value; None for a wrong number or shape of arguments, or a result that is not finite."""
     try:
         with np.errstate(all="ignore"):
             value = function(*arguments)

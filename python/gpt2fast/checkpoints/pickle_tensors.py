@@ -1,6 +1,6 @@
-"""A pickle machine that knows tensors only: it builds containers, describes tensors, and calls nothing.
+"""A pickle machine for tensors only: it builds containers, describes tensors, and calls nothing.
 
-Python's :mod:`pickletools` parses the opcodes. The calls that stand for tensors are PyTorch's
+Python's :mod:`pickletools` parses the opcodes. The calls that describe tensors are PyTorch's
 ``torch._utils._rebuild_tensor_v2`` and ``_rebuild_parameter``.
 """
 
@@ -51,7 +51,7 @@ class Storage:
 
 @dataclass(frozen=True)
 class TensorView:
-    """A strided view of a storage that is known to stay inside it."""
+    """A strided view of a storage, checked to stay inside it."""
 
     storage: Storage
     offset: int
@@ -61,7 +61,7 @@ class TensorView:
 
 @dataclass(frozen=True)
 class _Symbol:
-    """A name of a class or function; it is compared, never looked up."""
+    """The name of a class or function; it is compared, never looked up."""
 
     name: tuple[str, str]
 
@@ -76,7 +76,7 @@ def read_pickle(reader: BoundedReader, storages: dict[str, Storage], where: str)
     Parameters
     ----------
     reader : BoundedReader
-        Left behind the pickle.
+        Left at the end of the pickle.
     storages : dict
         Filled with the storages that the pickle refers to.
     where : str
@@ -112,7 +112,7 @@ class _Machine:
         self._memo: dict[int, Any] = {}
 
     def result(self) -> Any:
-        """What the pickle made."""
+        """The pickle's value."""
         (value,) = self._stack
         return value
 
@@ -130,7 +130,7 @@ class _Machine:
             _ACTIONS[name](self, argument)
         elif name not in ("PROTO", "FRAME", "STOP"):
             raise ModelError(
-                f"{self._where}: the pickle's operation {name} is not needed for tensors; refused"
+                f"{self._where}: the pickle's operation {name} is refused: tensors do not need it"
             )
 
     def _pop_to_mark(self) -> list[Any]:
@@ -147,7 +147,7 @@ class _Machine:
     def _set_items(self, items: list[Any]) -> None:
         target = self._stack[-1]
         if type(target) is not dict:
-            raise ValueError("an item is set in something that is no dictionary")
+            raise ValueError("an item is set in something that is not a dictionary")
         for key, value in zip(items[::2], items[1::2], strict=True):
             if not isinstance(key, (str, int)):
                 raise ValueError("a key is neither text nor a number")
@@ -156,7 +156,7 @@ class _Machine:
     def _append(self, items: list[Any]) -> None:
         target = self._stack[-1]
         if type(target) is not list:
-            raise ValueError("an item is appended to something that is no list")
+            raise ValueError("an item is appended to something that is not a list")
         target.extend(items)
 
     def _symbol(self, module: Any, name: Any) -> None:
@@ -175,7 +175,7 @@ class _Machine:
         arguments = self._stack.pop()
         function = self._stack.pop()
         if not isinstance(function, _Symbol) or type(arguments) is not tuple:
-            raise ValueError("a call of something that is no function")
+            raise ValueError("a call of something that is not a function")
         if function.name == _ORDERED_DICT and not arguments:
             self._stack.append({})
         elif function.name == _REBUILD_TENSOR:
@@ -189,12 +189,12 @@ class _Machine:
         # The attributes of a state dictionary are its `_metadata` of module versions: nothing to keep.
         self._stack.pop()
         if type(self._stack[-1]) is not dict:
-            raise ValueError("attributes are set on something that is no dictionary")
+            raise ValueError("attributes are set on something that is not a dictionary")
 
     def _persistent(self) -> None:
         kind, symbol, key, _location, count, *view = self._stack.pop()
         if kind != "storage" or not isinstance(symbol, _Symbol) or symbol.name not in _STORAGE_DTYPES:
-            raise ValueError("a persistent id is no storage")
+            raise ValueError("a persistent id is not a storage")
         if not isinstance(key, str) or type(count) is not int or count < 0 or any(view):
             raise ValueError("a storage is described wrongly")
         storage = Storage(key, _STORAGE_DTYPES[symbol.name], count)
@@ -209,7 +209,7 @@ def _tensor_view(storage: Any, offset: Any, shape: Any, strides: Any) -> TensorV
     if len(shape) != len(strides) or len(shape) > _MAX_RANK:
         raise ValueError(f"a tensor has {len(shape)} axes and {len(strides)} strides")
     if not all(type(value) is int and value >= 0 for value in (offset, *shape, *strides)):
-        raise ValueError("a tensor's offset, shape or stride is no natural number")
+        raise ValueError("a tensor's offset, shape or stride is not a natural number")
     empty = 0 in shape
     last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
     if empty or last >= storage.count:

@@ -1,4 +1,4 @@
-"""GPT-2 in plain NumPy: what everything else is compared with. Slow, and meant to be read."""
+"""GPT-2 in plain NumPy, the reference for everything else. Slow, and meant to be read."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def forward(
     Parameters
     ----------
     checkpoint : Checkpoint
-        Its weights are read one at a time.
+        The model; its weights are read one at a time.
     input_ids : array of int, shape (batch, tokens)
         Rows of equal length.
     past : sequence of arrays, optional
-        As returned, one per layer: keys and values of the tokens before.
+        Keys and values of the tokens before, one array per layer, as returned here.
     dtype : numpy dtype
-        What to compute in.
+        The precision of the computation.
 
     Returns
     -------

@@ -1,8 +1,8 @@
-"""Reads safetensors files, row range by row range.
+"""Reads safetensors files, any range of rows at a time.
 
 The format is the one of https://huggingface.co/docs/safetensors: 8 bytes of little-endian header length, a
 JSON header (name -> dtype, shape, data_offsets), the data. It is read here rather than through the
-`safetensors` package because that one hands out no bfloat16 without PyTorch, takes a header with a name in it
+`safetensors` package because that one returns no bfloat16 without PyTorch, accepts a header with a name
 twice, and maps the file, so that a file cut short meanwhile kills the process.
 """
 
@@ -45,7 +45,7 @@ class TensorEntry:
 class SafetensorsFile(Mapping[str, LazyTensor]):
     """The tensors of one file by name.
 
-    Looking one up raises ModelError when its dtype is none of F16, BF16, F32 and F64.
+    Looking one up raises ModelError unless its dtype is F16, BF16, F32 or F64.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ class SafetensorsFile(Mapping[str, LazyTensor]):
     Raises
     ------
     ModelError
-        The file is no safetensors file, is cut short, or its header contradicts itself.
+        The file is not a safetensors file, is cut short, or its header contradicts itself.
     """
 
     def __init__(self, path: Path) -> None:
@@ -127,7 +127,7 @@ def _are_sizes(values: Any) -> bool:
 
 
 def _check_coverage(entries: Mapping[str, TensorEntry], data_start: int, size: int, path: Path) -> None:
-    """The tensors, one after another, must make up the data exactly: no overlap, no hole, nothing beyond."""
+    """Raise ModelError unless the tensors make up the data exactly: no overlap, no hole, nothing beyond."""
     position = data_start
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end)):
         if entry.begin != position:

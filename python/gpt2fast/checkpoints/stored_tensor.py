@@ -1,4 +1,4 @@
-"""Where the numbers of a tensor lie and in which format; any part of them read when asked, as float32."""
+"""The place and format of a tensor's numbers; any part of them can be read, as float32."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from gpt2fast.checkpoints.base import LazyTensor
 from gpt2fast.checkpoints.binary_file import ByteSource, Memory
 
-#: Number formats by the names safetensors gives them; bfloat16 is kept as its 16 bits.
+#: Number formats by their names in safetensors; bfloat16 is kept as its 16 bits.
 STORED_DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),
@@ -29,8 +29,8 @@ STORED_DTYPES: dict[str, np.dtype[Any]] = {
     "U8": np.dtype("u1"),
     "BOOL": np.dtype("u1"),
 }
-# Scattered numbers are read together with what lies between them, up to so many times their own size, or so
-# many bytes; beyond that piece by piece.
+# Scattered numbers are read together with what lies between them, up to this many times their own size, or
+# this many bytes; beyond that piece by piece.
 _MOST_SPREAD = 4
 _SMALL_SPAN = 1 << 16
 
@@ -42,13 +42,13 @@ class StoredTensor:
     Attributes
     ----------
     source : ByteSource
-        What holds the numbers; that all of them are inside it is checked by whoever makes the view.
+        What holds the numbers; whoever makes the view checks that all of them are inside it.
     dtype_name : str
         One of :data:`STORED_DTYPES`.
     offset : int
         Byte of the first number.
     shape, strides : tuple of int
-        As of an array: numbers, and bytes (none negative), along each axis.
+        As for an array: numbers, and bytes (none negative), along each axis.
     """
 
     source: ByteSource
@@ -74,23 +74,23 @@ class StoredTensor:
 
     @property
     def size(self) -> int:
-        """How many numbers there are."""
+        """The count of numbers."""
         return math.prod(self.shape)
 
     def transpose(self, order: Sequence[int] | None = None) -> StoredTensor:
-        """The axes in another order, by default backwards."""
+        """The axes in another order; by default reversed."""
         order = range(len(self.shape))[::-1] if order is None else order
         shape, strides = (tuple(values[axis] for axis in order) for values in (self.shape, self.strides))
         return replace(self, shape=shape, strides=strides)
 
     def narrow(self, axis: int, start: int, stop: int) -> StoredTensor:
-        """The part from ``start`` to ``stop`` along an axis, cut to what is there as slices are."""
+        """The part from ``start`` to ``stop`` along an axis, clipped as slices are."""
         start, stop, _ = slice(start, stop).indices(self.shape[axis])
         shape = (*self.shape[:axis], max(0, stop - start), *self.shape[axis + 1 :])
         return replace(self, shape=shape, offset=self.offset + start * self.strides[axis])
 
     def read(self) -> NDArray[Any]:
-        """The numbers as they are stored, in a new array of ``shape`` that keeps their order in memory."""
+        """The numbers as stored, in a new array of ``shape`` that keeps their order in memory."""
         order = sorted(range(len(self.shape)), key=lambda axis: -self.strides[axis])
         ordered = self.transpose(order)
         values: NDArray[Any] = np.empty(ordered.shape, STORED_DTYPES[self.dtype_name])
@@ -99,7 +99,7 @@ class StoredTensor:
         return result
 
     def lazy(self) -> LazyTensor:
-        """The tensor of a checkpoint with these numbers."""
+        """These numbers as a tensor of a checkpoint."""
         return LazyTensor(self.shape, self._read_rows)
 
     def _read_rows(self, start: int, stop: int) -> NDArray[np.float32]:
@@ -133,11 +133,11 @@ def to_float32(stored: NDArray[Any], dtype_name: str) -> NDArray[np.float32]:
     """Stored numbers as a C-contiguous float32 array; the same array if it is one already."""
     if dtype_name == "BF16":
         return (stored.astype(np.uint32, order="C") << 16).view(np.float32)
-    # A double beyond float32's range becomes infinite, as in every framework; that is no reason to warn.
+    # A double beyond float32's range becomes infinite, as in every framework, without a warning.
     with np.errstate(over="ignore", invalid="ignore"):
         return np.asarray(stored, dtype=np.float32, order="C")
 
 
 def nearest_decimal(value: float) -> float:
-    """The number of at most seven digits that a value kept as float32 stands for: 1e-5, not 9.9999997e-6."""
+    """The number of at most seven digits that a float32 value stands for: 1e-5, not 9.9999997e-6."""
     return float(f"{value:.7g}")

@@ -1,4 +1,4 @@
-"""Reads the checkpoints that OpenAI released GPT-2 in, written by TensorFlow 1, without TensorFlow."""
+"""Reads OpenAI's original GPT-2 checkpoints, written by TensorFlow 1, without TensorFlow."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def open_tensorflow(directory: Path) -> Checkpoint:
     Parameters
     ----------
     directory : Path
-        Where the files are. A fine-tuned checkpoint may have another name than ``model.ckpt``, if it is the
+        Where the files are. A fine-tuned checkpoint may have another name than ``model.ckpt`` if it is the
         only one. Without ``encoder.json`` the checkpoint has no tokenizer.
 
     Raises
@@ -109,7 +109,7 @@ def _tensors(entries: dict[str, BundleEntry], shards: dict[int, BinaryFile]) -> 
     for name, entry in entries.items():
         canonical = _canonical_name(name)
         if canonical is None or entry.dtype_name is None:
-            # What an optimiser keeps, and counters.
+            # An optimiser's state, and counters.
             continue
         file = shards[entry.shard]
         if entry.size != math.prod(entry.shape) * STORED_DTYPES[entry.dtype_name].itemsize:
@@ -127,7 +127,7 @@ def _tensors(entries: dict[str, BundleEntry], shards: dict[int, BinaryFile]) -> 
 
 
 def _canonical_name(name: str) -> str | None:
-    """``model/h3/attn/c_attn/w`` -> ``h.3.attn.c_attn.weight``; None for what is no weight of the model."""
+    """``model/h3/attn/c_attn/w`` -> ``h.3.attn.c_attn.weight``; None if it is not a weight of the model."""
     match = _NAME.fullmatch(name)
     if match is None:
         return None

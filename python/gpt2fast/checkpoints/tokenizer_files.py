@@ -1,4 +1,4 @@
-"""Finds a tokenizer's files beside a checkpoint or where the user says."""
+"""Finds a tokenizer's files, beside a checkpoint or at a place the user names."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from gpt2fast.checkpoints.hub import download_tokenizer, is_repo_id
 from gpt2fast.errors import ModelError
 from gpt2fast.storage.files import MAX_TOKENIZER_BYTES, file_inside, find_inside, read_text
 
-# A missing file is no model on the hub.
+# A name with one of these suffixes is a missing file, not a hub id.
 _SUFFIXES = (".json", ".txt")
 
 
 def find_tokenizer_files(directory: Path) -> TokenizerFiles:
-    """A directory's tokenizer: ``tokenizer.json``, else ``vocab.json`` with ``merges.txt``, else none."""
+    """A directory's tokenizer: ``tokenizer.json``, or ``vocab.json`` with ``merges.txt``, or none."""
     tokenizer_json = find_inside(directory, "tokenizer.json")
     if tokenizer_json is not None:
         return TokenizerFiles(tokenizer_json=read_text(tokenizer_json, MAX_TOKENIZER_BYTES))
@@ -42,8 +42,8 @@ def read_tokenizer_files(source: str | os.PathLike[str], *, token: str | None = 
     Raises
     ------
     ModelError
-        There is no tokenizer at that place. Of the hub also what
-        :func:`gpt2fast.checkpoints.hub.download_snapshot` raises.
+        There is no tokenizer there. For a hub id also the errors of
+        :func:`gpt2fast.checkpoints.hub.download_snapshot`.
     """
     path = Path(source)
     if isinstance(source, str) and not path.exists() and path.suffix not in _SUFFIXES and is_repo_id(source):

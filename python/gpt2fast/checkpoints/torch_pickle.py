@@ -1,4 +1,4 @@
-"""Tensors of a PyTorch ``.bin`` file, read without PyTorch and without running anything the file says.
+"""Reads the tensors of a PyTorch ``.bin`` file, without PyTorch and without running anything in the file.
 
 Two containers exist: since PyTorch 1.6 a ZIP archive of ``NAME/data.pkl`` and ``NAME/data/KEY`` (stored, not
 compressed), before that five pickles in a row and then the storages.
@@ -19,7 +19,7 @@ from gpt2fast.errors import ModelError
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
-#: The ZIP directory or one string of a pickle; the largest GPT-2 needs a tenth.
+#: Limits the ZIP directory, and any string of a pickle; the largest GPT-2 needs a tenth.
 _MAX_PIECE = 1 << 20
 _ZIP_ERRORS = (
     zipfile.BadZipFile,
@@ -43,7 +43,7 @@ def open_torch_tensors(path: Path) -> dict[str, LazyTensor]:
     Returns
     -------
     dict
-        Tensors by their names in the file; entries that are no tensors or have no axes are left out.
+        Tensors by their names in the file; entries that are not tensors or have no axes are left out.
 
     Raises
     ------
@@ -78,7 +78,7 @@ def _lazy(file: BinaryFile, name: str, view: TensorView, offsets: dict[str, int]
 
 
 def _read_zip(file: BinaryFile) -> tuple[Any, dict[str, int]]:
-    """The state and, by storage key, where each storage begins."""
+    """The state, and the offset of each storage by key."""
     members = _zip_members(file)
     pickles = [name for name in members if name.endswith("/data.pkl") and name.count("/") == 1]
     if len(pickles) != 1:
@@ -136,7 +136,7 @@ def _zip_members(file: BinaryFile) -> dict[str, tuple[int, int]]:
 
 
 class _ZipSource(BoundedReader):
-    """The file as :mod:`zipfile` wants it, which only reads the directory at the end."""
+    """The file in the form that :mod:`zipfile` needs to read the directory at its end."""
 
     def __init__(self, file: BinaryFile) -> None:
         super().__init__(file, 0, file.size, _MAX_PIECE)
@@ -156,7 +156,7 @@ class _ZipSource(BoundedReader):
 
 
 def _read_legacy(file: BinaryFile) -> tuple[Any, dict[str, int]]:
-    """As :func:`_read_zip`, for the format before PyTorch 1.6."""
+    """Like :func:`_read_zip`, for the format before PyTorch 1.6."""
     where = str(file.path)
     reader = BoundedReader(file, 0, file.size, _MAX_PIECE)
     storages: dict[str, Storage] = {}

@@ -17,7 +17,7 @@ _MAX_VARINT_BYTES = 10
 
 @dataclass(frozen=True)
 class Field:
-    """One field: number and kind, where its tag is, where its payload lies, and a VARINT's value."""
+    """One field: number and kind, the place of its tag, the bounds of its payload, and a VARINT's value."""
 
     number: int
     kind: int
@@ -33,7 +33,7 @@ def fields(file: BinaryFile, start: int, stop: int) -> Iterator[Field]:
     Raises
     ------
     ModelError
-        A field is cut short, reaches past the message, or is of an unknown kind.
+        A field is cut short, reaches past the message, or has an unknown kind.
     """
     position = start
     while position < stop:

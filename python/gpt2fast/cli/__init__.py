@@ -1,4 +1,4 @@
-"""The command line. Each command is a module of its own here, imported when it is used."""
+"""The command line. Each command is a module here, imported when it is used."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import NoReturn
 import click
 
 from gpt2fast.cli.group import Group, keep_line_breaks
+
+__all__ = ["cli", "main"]
 
 # Command -> the line that `gpt2fast --help` shows. The module of that name has the click command `command`.
 _COMMANDS = {
@@ -61,7 +63,7 @@ def _show_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
 @click.group(
     cls=_LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help=f"Run GPT-2 models fast on the CPU.\n\n{_EXAMPLES}\n\n`gpt2fast COMMAND --help` tells more.",
+    help=f"Run GPT-2 models fast on the CPU.\n\n{_EXAMPLES}\n\n`gpt2fast COMMAND --help` shows more.",
 )
 @click.option(
     "--version",
@@ -76,9 +78,9 @@ def cli() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the command line and exit: 0 done, 1 failed, 2 used wrongly, 130 stopped by Ctrl-C."""
+    """Run the command line and exit: 0 for success, 1 for failure, 2 for wrong usage, 130 after Ctrl-C."""
     for stream in (sys.stdout, sys.stderr):
-        # A terminal that lacks a character shows another in its place.
+        # A character that the terminal lacks is replaced by another.
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
     try:
@@ -90,19 +92,19 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sys.stderr.write("\n")
         sys.exit(130)
     except BrokenPipeError:
-        # The reader has enough; the interpreter's last flush must not complain about it.
+        # The reader has closed the pipe; the interpreter's last flush must not fail on it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except click.ClickException as error:
         _fail(error.format_message(), 1)
     except (ValueError, OSError, ImportError, RuntimeError, MemoryError) as error:
         _fail(_describe(error), 1)
-    # Commands return nothing; what comes back is the code of a `ctx.exit`.
+    # Commands return nothing; an integer is the code of a `ctx.exit`.
     sys.exit(code if isinstance(code, int) else 0)
 
 
 def _describe(error: Exception) -> str:
-    """What went wrong, without the system's error number."""
+    """The message of an error, without the system's error number."""
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     return str(error) or type(error).__name__

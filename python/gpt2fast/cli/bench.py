@@ -34,7 +34,7 @@ _DRAFT_STEPS = 12
     default=5,
     show_default=True,
     metavar="N",
-    help="Runs of each case; the median is shown, and the quartiles.",
+    help="Runs of each case; the median and the quartiles are shown.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(batches: tuple[int, ...], repeats: int, as_json: bool, **options: Any) -> None:
@@ -81,17 +81,21 @@ def _measure(model: GPT2, batches: tuple[int, ...], repeats: int) -> list[tuple[
     if max(batches) > model.max_sequences:
         raise click.UsageError(f"--batch {max(batches)}: at most {model.max_sequences} texts share a step")
     cases = usual_cases(model.config.n_positions, list(dict.fromkeys(batches)))
-    return list(run_cases(model, cases, repeats, lambda name: click.echo(f"measuring {name}", err=True)))
+
+    def report(name: str) -> None:
+        click.echo(f"measuring {name}", err=True)
+
+    return list(run_cases(model.loaded, cases, repeats, report))
 
 
 def _draft_steps(model: GPT2) -> dict[int, float]:
-    """Milliseconds of a step with so many draft tokens, as far as the model's positions reach."""
+    """Milliseconds of a step by number of draft tokens, as far as the model's positions reach."""
     from gpt2fast.evaluation.speed import draft_step_ms
 
     context = model.config.n_positions // 8
     room = model.config.n_positions - context
     counts = [drafts for drafts in (0, *_DRAFTS) if (_DRAFT_STEPS + 4) * (drafts + 1) <= room]
-    return {drafts: draft_step_ms(model, context, drafts, _DRAFT_STEPS) for drafts in counts}
+    return {drafts: draft_step_ms(model.loaded, context, drafts, _DRAFT_STEPS) for drafts in counts}
 
 
 def _as_json(case: Case, timings: list[Timing]) -> dict[str, Any]:

@@ -12,9 +12,11 @@ from gpt2fast.cli.shared import PRECISION_TYPE, source_options
 @click.command()
 @click.argument("source")
 @click.argument("directory", type=click.Path(path_type=Path))
-@click.option("--precision", type=PRECISION_TYPE, default="int8", show_default=True, help="Of the weights.")
+@click.option(
+    "--precision", type=PRECISION_TYPE, default="int8", show_default=True, help="Precision of the weights."
+)
 @source_options
-@click.option("--overwrite", is_flag=True, help="Replace a model directory that is there.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing model directory.")
 def command(
     source: str,
     directory: Path,

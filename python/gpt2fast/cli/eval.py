@@ -51,7 +51,7 @@ def _run_options(function: _Function) -> _Function:
             "precisions",
             type=PRECISION_TYPE,
             multiple=True,
-            help="Of the weights; several times to compare. Default: int8, or the model directory's.",
+            help="Precision of the weights; repeat it to compare. Default: int8, or the model directory's.",
         ),
         threads_option,
         kv_cache_option,
@@ -60,7 +60,7 @@ def _run_options(function: _Function) -> _Function:
             "--resume",
             type=click.Path(path_type=Path, dir_okay=False),
             metavar="FILE",
-            help="Keep what is measured in FILE, and go on from what is in it.",
+            help="Record what is measured in FILE, and continue from its content.",
         ),
         click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
     ]
@@ -69,7 +69,7 @@ def _run_options(function: _Function) -> _Function:
 
 @click.group(cls=Group, short_help="Measure a model on a text or a benchmark.")
 def command() -> None:
-    r"""Measure how well a model foretells texts; progress is on standard error.
+    r"""Measure how well a model predicts texts; progress is on standard error.
 
     \b
     gpt2fast eval perplexity --text book.txt --precision fp32 --precision int8 --precision int4
@@ -160,7 +160,7 @@ def _lambada(file: Path, limit: int | None, **options: Any) -> None:
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N questions.")
 @_run_options
 def _choice(file: Path, limit: int | None, **options: Any) -> None:
-    r"""Measure how often the right choice is the most likely, as it is and per byte.
+    r"""Measure how often the right choice is the most likely, by log-probability and per byte.
 
     FILE has one JSON object a line: {"prompt": "...", "choices": ["...", "..."], "answer": 0}.
 
@@ -199,7 +199,7 @@ def _read(path: Path) -> str:
 
 @contextmanager
 def _opened(run: _Run, task: str, content: str, settings: Mapping[str, Any]) -> Iterator[Journal | None]:
-    """The journal of a measurement, if one is wanted: for this model, content and settings alone."""
+    """The journal of a measurement, if requested; it is valid only for this model, content and settings."""
     if run.resume is None:
         yield None
         return
@@ -254,7 +254,7 @@ def _measure_all(
     journal: Journal | None,
     measure: Callable[[GPT2, str, Journal | None, Progress], dict[str, Any]],
 ) -> list[dict[str, Any]]:
-    """One result for each precision, the model loaded for its own measurement alone."""
+    """One result for each precision; only one model is in memory at a time."""
     results = []
     for precision in run.precisions or (None,):
         model = _load(run, precision)
@@ -272,7 +272,7 @@ def _compare_all(
     limit: int,
     results: list[dict[str, Any]],
 ) -> None:
-    """Add what the precisions other than fp32 cost, compared with it."""
+    """Add to the results of the other precisions their difference from fp32."""
     from gpt2fast.evaluation import compare
     from gpt2fast.evaluation.perplexity import encode
 

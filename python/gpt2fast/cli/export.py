@@ -12,7 +12,7 @@ from gpt2fast.cli.shared import source_options
 if TYPE_CHECKING:
     from gpt2fast.checkpoints.base import Checkpoint
 
-# Options that only one of the formats has.
+# Options that only one of the formats takes.
 _ONNX_ONLY = ("head", "past", "opset", "layout", "external_data", "test_data", "archive")
 _SAFETENSORS_ONLY = ("dtype", "max_shard_size")
 
@@ -34,7 +34,7 @@ _SAFETENSORS_ONLY = ("dtype", "max_shard_size")
     help="ONNX: the first output is the scores, or the hidden states. Default: lm.",
 )
 @click.option("--past", is_flag=True, help="ONNX: inputs for the keys and values of earlier tokens.")
-@click.option("--opset", type=int, metavar="N", help="ONNX: from 10 on. Default: 17.")
+@click.option("--opset", type=int, metavar="N", help="ONNX: operators' version, from 10 on. Default: 17.")
 @click.option(
     "--layout",
     type=click.Choice(["gpt2fast", "zoo"]),
@@ -49,16 +49,18 @@ _SAFETENSORS_ONLY = ("dtype", "max_shard_size")
 )
 @click.option("--archive", is_flag=True, help="ONNX: pack model and test data into a .tar.gz as well.")
 @click.option(
-    "--dtype", type=click.Choice(["fp32", "fp16"]), help="safetensors: of the weights. Default: fp32."
+    "--dtype",
+    type=click.Choice(["fp32", "fp16"]),
+    help="safetensors: precision of the weights. Default: fp32.",
 )
 @click.option(
     "--max-shard-size",
     type=float,
     metavar="GB",
-    help="safetensors: of a file, in units of 10^9 bytes. Default: 5.",
+    help="safetensors: the largest file, in units of 10^9 bytes. Default: 5.",
 )
 @source_options
-@click.option("--overwrite", is_flag=True, help="Replace what is there.")
+@click.option("--overwrite", is_flag=True, help="Replace existing files.")
 def command(
     source: str,
     out: Path,
@@ -69,7 +71,7 @@ def command(
     overwrite: bool,
     **options: Any,
 ) -> None:
-    r"""Write SOURCE (checkpoint directory, model file or hub id) to OUT in a format for others.
+    r"""Write SOURCE (checkpoint directory, model file or hub id) to OUT in a format for other programs.
 
     \b
     gpt2fast export gpt2 gpt2.onnx

@@ -35,7 +35,7 @@ def command(prompt: str, as_json: bool, **values: Any) -> None:
     cat story.txt | gpt2fast generate - --overflow truncate
     gpt2fast generate "A" --json --num-return-sequences 3 --temperature 1
 
-    Without options it takes the likeliest token each time; with a sampling option or a seed it draws.
+    Without options it always takes the likeliest token; with a sampling option or a seed it samples.
     """
     choice = ModelChoice.take(values)
     options = collect(values)
@@ -84,5 +84,5 @@ def _as_dict(result: Generation) -> dict[str, Any]:
 
 
 def _without_nan(values: NDArray[np.float32]) -> list[float | None]:
-    """JSON has no NaN; null stands for it."""
+    """JSON has no NaN; null replaces it."""
     return [None if value != value else value for value in values.tolist()]

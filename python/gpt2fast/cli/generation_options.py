@@ -1,4 +1,4 @@
-"""Command-line options made from :class:`GenerationOptions`, so that each is declared and documented once."""
+"""Makes command-line options of :class:`GenerationOptions`, so that each is declared and documented once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import click
 from gpt2fast import _validation as checks
 from gpt2fast.inference.options import GenerationOptions
 
-# Nothing without an assistant model, which text can't express.
+# Useless without an assistant model, which text can't express.
 _OF_AN_ASSISTANT = ("num_assistant_tokens",)
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])

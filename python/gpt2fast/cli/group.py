@@ -1,4 +1,4 @@
-"""Groups of commands, with help where a command is missing or misspelt."""
+"""Groups of commands that help when a command is missing or misspelt."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ class Group(click.Group):
     """A group of commands."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """As click does; without arguments the help is shown, and the exit code is that of wrong usage."""
+        """As in click; without arguments the help is shown, with the exit code of wrong usage."""
         if not args and not ctx.resilient_parsing:
             click.echo(ctx.get_help(), err=True)
             ctx.exit(2)
@@ -18,7 +18,7 @@ class Group(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """As click does; an unknown command is an error that names the nearest."""
+        """As in click; the error for an unknown command suggests the nearest."""
         name, names = args[0], self.list_commands(ctx)
         if not name.startswith("-") and name not in names:
             from difflib import get_close_matches
@@ -30,7 +30,7 @@ class Group(click.Group):
 
 
 def keep_line_breaks(command: click.Command) -> None:
-    """Let the examples in the help of a command, and of those below it, stand on lines of their own.
+    """Keep the examples in the help of a command, and of its subcommands, on separate lines.
 
     Click keeps a paragraph's line breaks after a backspace; raw docstrings spell it in two characters.
     """

@@ -1,4 +1,4 @@
-"""What several commands share: choosing and loading a model, reading text, printing JSON."""
+"""Shared by several commands: choosing and loading a model, reading text, printing JSON."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from gpt2fast.loading.sources import KV_CACHES, KvCache, Precision
+from gpt2fast.loading.loaded_model import KV_CACHES, KvCache
+from gpt2fast.loading.sources import Precision
 from gpt2fast.storage.model_directory import PRECISIONS
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ threads_option = click.option(
 kv_cache_option = click.option(
     "--kv-cache",
     type=click.Choice(tuple(KV_CACHES)),
-    help="How keys and values are kept. Default: int8 for int8 and int4, fp16 for bf16, fp32 for fp32.",
+    help="Format of keys and values. Default: int8 for int8 and int4, fp16 for bf16, fp32 for fp32.",
 )
 tokenizer_option = click.option(
     "--tokenizer",
@@ -43,7 +44,7 @@ tokenizer_option = click.option(
 
 
 def decorated(function: _Function, decorators: Sequence[Callable[[_Function], _Function]]) -> _Function:
-    """The function under decorators as they would stand above it."""
+    """Apply decorators in the order in which they would stand above the function."""
     for decorate in reversed(decorators):
         function = decorate(function)
     return function
@@ -56,7 +57,7 @@ def model_options(function: _Function) -> _Function:
         click.option(
             "--precision",
             type=PRECISION_TYPE,
-            help="Of the weights. Default: int8, or the model directory's.",
+            help="Precision of the weights. Default: int8, or the model directory's.",
         ),
         threads_option,
         kv_cache_option,
@@ -73,7 +74,7 @@ def source_options(function: _Function) -> _Function:
             "--n-head",
             type=int,
             metavar="N",
-            help="Attention heads, for a lone weight file or an ONNX graph that does not tell.",
+            help="Attention heads, for a lone weight file or an ONNX graph that does not reveal them.",
         ),
         click.option("--revision", metavar="NAME", help="Branch, tag or commit of a hub id."),
     ]
@@ -92,7 +93,7 @@ class ModelChoice:
 
     @classmethod
     def take(cls, options: dict[str, Any]) -> ModelChoice:
-        """Out of a command's parameters; the others stay in ``options``."""
+        """Take them out of a command's parameters; the others stay in ``options``."""
         names = [field.name for field in fields(cls) if field.name in options]
         return cls(**{name: options.pop(name) for name in names})
 
@@ -109,7 +110,7 @@ class ModelChoice:
         )
 
     def load_for_text(self) -> GPT2:
-        """The model, for text in or out: without a tokenizer an error, which names the option."""
+        """The model, for text in or out; without a tokenizer an error names the option."""
         model = self.load()
         if not model.has_tokenizer:
             raise click.ClickException(

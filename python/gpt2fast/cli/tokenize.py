@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     "--model",
     "source",
     metavar="SOURCE",
-    help="Whose tokenizer: as for `generate`, or a tokenizer.json. Default: the small embedded model.",
+    help="The model, as for `generate`, or a tokenizer.json. Default: the small embedded model.",
 )
-@click.option("--ids", is_flag=True, help="Print the ids alone, on one line.")
+@click.option("--ids", is_flag=True, help="Print only the ids, on one line.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(text: str, source: str | None, ids: bool, as_json: bool) -> None:
-    r"""Show the token ids of TEXT and what each stands for; `-` reads standard input as it is.
+    r"""Show the token ids of TEXT and the text of each; `-` reads standard input unchanged.
 
     \b
     gpt2fast tokenize "Once upon a time"
@@ -46,7 +46,7 @@ def command(text: str, source: str | None, ids: bool, as_json: bool) -> None:
 
 
 def _quoted(piece: bytes) -> str:
-    """A token's text in quotes; that of bytes which are no whole characters in hexadecimal."""
+    """A token's text in quotes; bytes that are not whole characters in hexadecimal."""
     try:
         return repr(piece.decode("utf-8"))
     except UnicodeDecodeError:

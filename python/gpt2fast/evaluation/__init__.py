@@ -1,7 +1,7 @@
-"""Validation: perplexity of a text, LAMBADA, multiple choice, and what a precision costs.
+"""Evaluation: perplexity of a text, LAMBADA, multiple choice, and the loss from a precision.
 
-Every measurement works on anything that scores token ids (:class:`LanguageModel`), so it can be tried on a
-model made up for a test; :func:`language_model` makes one of a :class:`gpt2fast.GPT2`.
+Every measurement works on anything that scores token ids (:class:`LanguageModel`), so tests can use a
+made-up model; :func:`language_model` makes one of a :class:`gpt2fast.GPT2`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a precision costs: how far a model's predictions are from a reference's."""
+"""How far a model's predictions are from those of a reference, such as the same model in fp32."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from gpt2fast._validation import Integer
 from gpt2fast.evaluation.items import Progress, measure
 from gpt2fast.evaluation.journal import Journal
 from gpt2fast.evaluation.language_model import LanguageModel, Tokens, log_softmax
-from gpt2fast.evaluation.perplexity import Window, windows
+from gpt2fast.inference.windows import Window, windows
 
-# Distributions over a whole vocabulary are large: so many are in memory in double precision at once.
+# Distributions over a whole vocabulary are large: only this many are in double precision at once.
 _ROWS = 64
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """How far the next-token distributions of two models are apart.
+    """The difference between the next-token distributions of two models.
 
     Attributes
     ----------
@@ -29,7 +29,7 @@ class Comparison:
     kl_divergence : float
         Mean divergence of the model's distribution from the reference's, ``sum(p * log(p / q))``, in nats.
     top_1_agreement : float
-        The share of positions where both find the same token most likely.
+        The share of positions where both have the same most likely token.
     """
 
     positions: int
@@ -53,15 +53,15 @@ def compare(
     Parameters
     ----------
     reference, model : LanguageModel
-        What is taken as right, and what is compared with it.
+        The reference, and the model to compare with it.
     ids : int32 array, shape (tokens,)
         The text.
     window : int
         Tokens that the models see at once.
     limit : int, optional
-        Only the first so many tokens.
+        Use only this many tokens from the start.
     run, journal, progress : optional
-        As of :func:`gpt2fast.evaluation.items.measure`.
+        As for :func:`gpt2fast.evaluation.items.measure`.
     """
     if limit is not None:
         ids = ids[: Integer(2, 1 << 62)("limit", limit)]
@@ -82,7 +82,7 @@ def compare(
 
 
 def _differences(reference: LanguageModel, model: LanguageModel, ids: Tokens) -> list[float]:
-    """Over the positions of a window: the sum of divergences, and how often the most likely tokens agree."""
+    """The sum of divergences over a window's positions, and how often the most likely tokens agree."""
     (right,), (other,) = reference.logits([ids], None), model.logits([ids], None)
     divergence = 0.0
     for start in range(0, len(ids), _ROWS):

@@ -1,4 +1,4 @@
-"""Runs the items of a measurement through a model, many at a time."""
+"""Runs the items of a measurement through a model in groups."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gpt2fast.evaluation.journal import Journal
 #: ``progress(done_tokens, total_tokens)``, called as items are done.
 Progress: TypeAlias = Callable[[int, int], None]
 
-#: Items are handed over in groups of about so many tokens: enough to fill the engine's steps many times.
+#: Groups have about this many tokens: enough to fill the engine's steps many times.
 GROUP_TOKENS = 8192
 MAX_LINE_CHARACTERS = 1 << 20
 
@@ -24,7 +24,7 @@ class Item(Protocol):
 
     @property
     def tokens(self) -> int:
-        """How many tokens go through the model for it."""
+        """The number of tokens that go through the model for it."""
         ...
 
 
@@ -35,7 +35,7 @@ _Item = TypeVar("_Item", bound=Item)
 class Measured:
     """The values of all items in order, and the time it took.
 
-    ``tokens`` and ``seconds`` are of what was measured now, without what a journal held already.
+    ``tokens`` and ``seconds`` are those of items measured now, not of those found in a journal.
     """
 
     values: list[list[float]]
@@ -56,20 +56,20 @@ def measure(
     journal: Journal | None = None,
     progress: Progress | None = None,
 ) -> Measured:
-    """Evaluate every item that the journal does not have.
+    """Evaluate every item that is not in the journal.
 
     Parameters
     ----------
     items : sequence
         What to measure.
     evaluate : callable
-        Gives the values of each of a group of items.
+        Returns the values of each item of a group.
     run : str
         The name of this pass over the items in the journal.
     journal : Journal, optional
         Where values are kept.
     progress : callable, optional
-        Called after each group with the tokens done and those of all items.
+        Called after each group with the tokens done and the total.
     """
     values: dict[int, Sequence[float]] = {}
     if journal is not None:
@@ -108,12 +108,12 @@ def _groups(items: Sequence[Item], numbers: Sequence[int]) -> Iterator[list[int]
 
 
 def read_json_lines(path: Path, limit: int | None) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The objects of a JSON-lines file, each with its place for errors; empty lines are skipped.
+    """The objects of a JSON-lines file, each with its line for errors; empty lines are skipped.
 
     Raises
     ------
     ValueError
-        A line is no JSON object; the message names file and line.
+        A line is not a JSON object; the message names file and line.
     """
     found = 0
     with path.open("r", encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-"""A file of what has been measured so far, so that a long measurement can be stopped and resumed.
+"""A file of what was measured so far, so that a long measurement can be stopped and resumed.
 
 JSON lines: first the settings, then one line for each item, ``{"run": ..., "item": ..., "values": [...]}``.
 """
@@ -22,25 +22,25 @@ MAX_BYTES = 1 << 30
 class Journal:
     """An open journal; a context manager.
 
-    A line that a kill cut short is dropped, and its item measured again.
+    A line that is cut short is dropped, and its item is measured again.
 
     Parameters
     ----------
     path : path
-        The file; made if it isn't there.
+        The file; it is created if it doesn't exist.
     settings : mapping
-        All that the measured values depend on: JSON values by name.
+        Everything that the measured values depend on: JSON values by name.
 
     Raises
     ------
     ModelError
-        The file is no journal, or one of other settings; the message names the first that differs.
+        The file is not a journal, or has other settings; the message names the first that differs.
     """
 
     def __init__(self, path: str | os.PathLike[str], settings: Mapping[str, Any]) -> None:
         self._path = Path(path)
         self._done: dict[tuple[str, int], list[float]] = {}
-        # Settings are compared as JSON gives them back: tuples become lists.
+        # Settings are compared in the form that JSON returns: tuples become lists.
         self._settings = json.loads(json.dumps(dict(settings)))
         kept = self._read() if self._path.exists() else 0
         self._file: BinaryIO = self._path.open("r+b" if kept else "wb")
@@ -60,12 +60,12 @@ class Journal:
         self._file.close()
 
     def values(self, run: str, item: int) -> list[float] | None:
-        """What was measured of an item, or None."""
+        """The values of an item, or None."""
         return self._done.get((run, item))
 
     def record(self, run: str, values: Mapping[int, Sequence[float]]) -> None:
-        """Keep the values of items; they are on the disk when this returns."""
-        # Not before: what failed before it measured anything leaves the file to any other measurement.
+        """Record the values of items; they are on disk when this returns."""
+        # The file is not opened before: a measurement that fails at once leaves it free for another.
         if not self._has_settings:
             self._append({"settings": self._settings})
             self._has_settings = True
@@ -79,7 +79,7 @@ class Journal:
         self._file.write(json.dumps(line).encode("utf-8") + b"\n")
 
     def _read(self) -> int:
-        """Take in what is there; returns how many bytes of it are whole lines."""
+        """Read the existing content; returns the number of bytes in whole lines."""
         if self._path.stat().st_size > MAX_BYTES:
             raise ModelError(f"{self._path}: larger than {MAX_BYTES} bytes; is it a journal?")
         kept = 0
@@ -101,7 +101,7 @@ class Journal:
         except ModelError:
             raise
         except (ValueError, KeyError, TypeError, RecursionError):
-            raise ModelError(f"{self._path}: line {number} is none of a journal; name another file") from None
+            raise ModelError(f"{self._path}: line {number} is not a journal's; name another file") from None
 
     def _check_settings(self, found: dict[str, Any]) -> None:
         for name in sorted({*found, *self._settings}):

@@ -19,18 +19,18 @@ from gpt2fast.text.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class LambadaResult:
-    """How well a model foretells last words.
+    """How well a model predicts last words.
 
     Attributes
     ----------
     examples : int
         Passages.
     accuracy : float
-        The share whose last word greedy decoding gives, token for token.
+        The share of passages whose last word greedy decoding gives, token for token.
     perplexity : float
         ``exp`` of the mean negative log-likelihood of a last word.
     seconds, tokens_per_second : float
-        As of :class:`~gpt2fast.evaluation.perplexity.PerplexityResult`.
+        As in :class:`~gpt2fast.evaluation.perplexity.PerplexityResult`.
     """
 
     examples: int
@@ -42,14 +42,14 @@ class LambadaResult:
 
 @dataclass(frozen=True)
 class Continuation:
-    """Token ids of which those from ``first`` on are asked for."""
+    """Token ids; those from ``first`` on are to be predicted."""
 
     ids: Tokens
     first: int
 
     @property
     def tokens(self) -> int:
-        """Tokens that go through the model: the last one need not."""
+        """The tokens that go through the model: all but the last."""
         return len(self.ids) - 1
 
 
@@ -59,7 +59,7 @@ def read_lambada(path: str | os.PathLike[str], limit: int | None = None) -> list
     Raises
     ------
     ValueError
-        A line is something else, or a passage has no two words; the message names the line.
+        A line is something else, or a passage has fewer than two words; the message names the line.
     """
     texts = []
     for where, value in read_json_lines(Path(path), limit):
@@ -83,8 +83,8 @@ def lambada(
 ) -> LambadaResult:
     """Measure a model on passages; the last word is what follows the last space, with that space.
 
-    Parameters and errors as of :func:`~gpt2fast.evaluation.perplexity.perplexity`; a passage longer than the
-    model's positions loses its beginning.
+    Parameters and errors are those of :func:`~gpt2fast.evaluation.perplexity.perplexity`; a passage longer
+    than the model's positions loses its beginning.
     """
     items = list(_items(tokenizer, texts, model.n_positions))
 
@@ -112,12 +112,12 @@ def _items(tokenizer: Tokenizer, texts: Sequence[str], n_positions: int) -> Iter
 
 
 def continuation(context: Sequence[int], whole: Sequence[int], n_positions: int, text: str) -> Continuation:
-    """The tokens of a text, asked for from its context's end on; the beginning is cut to fit the model.
+    """The tokens of a text, to be predicted after its context; the beginning is cut to fit the model.
 
     Raises
     ------
     ValueError
-        There is nothing to ask for, nothing before it, or too much for the model.
+        There is nothing to predict, nothing before it, or too much for the model.
     """
     ids = np.array(whole[-(n_positions + 1) :], np.int32)
     first = len(context) - (len(whole) - len(ids))

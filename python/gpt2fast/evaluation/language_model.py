@@ -1,4 +1,4 @@
-"""What the measurements need of a model."""
+"""The interface that measurements need from a model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from gpt2fast.model import GPT2
+    from gpt2fast.loading.loaded_model import LoadedModel, ModelLike
 
 Tokens: TypeAlias = NDArray[np.int32]
 
@@ -23,7 +23,7 @@ class LanguageModel(Protocol):
         ...
 
     def score(self, sequences: Sequence[Tokens], first: Sequence[int]) -> list[NDArray[np.float32]]:
-        """Log-probabilities of each sequence's tokens from ``first[i]`` >= 1 on, given those before."""
+        """Log-probabilities of each sequence's tokens from ``first[i]`` >= 1 on, given those before them."""
         ...
 
     def logits(
@@ -36,26 +36,25 @@ class LanguageModel(Protocol):
 class _EngineModel:
     """A loaded model."""
 
-    def __init__(self, model: GPT2) -> None:
+    def __init__(self, model: LoadedModel) -> None:
         self._model = model
-        self._engine = model._engine
 
     @property
     def n_positions(self) -> int:
         return self._model.config.n_positions
 
     def score(self, sequences: Sequence[Tokens], first: Sequence[int]) -> list[NDArray[np.float32]]:
-        return self._engine.score(sequences, first)
+        return self._model.engine.score(sequences, first)
 
     def logits(
         self, sequences: Sequence[Tokens], rows: Sequence[NDArray[np.int64]] | None
     ) -> list[NDArray[np.float32]]:
-        return self._engine.logits(sequences, rows)
+        return self._model.engine.logits(sequences, rows)
 
 
-def language_model(model: GPT2) -> LanguageModel:
+def language_model(model: ModelLike) -> LanguageModel:
     """A :class:`gpt2fast.GPT2` to measure."""
-    return _EngineModel(model)
+    return _EngineModel(model.loaded)
 
 
 def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:

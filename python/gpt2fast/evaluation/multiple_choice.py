@@ -21,7 +21,7 @@ MAX_CHOICES = 1000
 
 @dataclass(frozen=True)
 class Question:
-    """A prompt, what may follow it, and the index of what should."""
+    """A prompt, its possible continuations, and the index of the right one."""
 
     prompt: str
     choices: tuple[str, ...]
@@ -39,10 +39,10 @@ class ChoiceResult:
     accuracy : float
         The share where the right choice has the highest log-probability.
     accuracy_per_byte : float
-        The same with the log-probability divided by the choice's length in bytes of UTF-8, so that long
-        choices are at no disadvantage.
+        The same with the log-probability divided by the choice's length in bytes of UTF-8, which removes
+        the disadvantage of long choices.
     seconds, tokens_per_second : float
-        As of :class:`~gpt2fast.evaluation.perplexity.PerplexityResult`.
+        As in :class:`~gpt2fast.evaluation.perplexity.PerplexityResult`.
     """
 
     questions: int
@@ -86,9 +86,9 @@ def multiple_choice(
 ) -> ChoiceResult:
     """Measure a model on questions.
 
-    A space goes between prompt and choice unless one of them has white space there. Parameters and errors as
-    of :func:`~gpt2fast.evaluation.perplexity.perplexity`; a prompt too long for the model loses its
-    beginning.
+    A space goes between prompt and choice unless one of them has white space there. Parameters and errors
+    are those of :func:`~gpt2fast.evaluation.perplexity.perplexity`; a prompt too long for the model loses
+    its beginning.
     """
     items = list(_items(tokenizer, questions, model.n_positions))
 
@@ -127,7 +127,7 @@ def _question(value: dict[str, Any], where: str) -> Question:
 
 def _items(tokenizer: Tokenizer, questions: Sequence[Question], n_positions: int) -> Iterator[_Item]:
     for question in questions:
-        # White space belongs to the word after it, as the tokenizer has it.
+        # White space belongs to the word after it, as in the tokenizer.
         context = question.prompt.rstrip()
         gap = question.prompt[len(context) :]
         before = tokenizer.encode(context)

@@ -13,6 +13,7 @@ from gpt2fast._validation import Flag, Integer
 from gpt2fast.evaluation.items import Progress, measure
 from gpt2fast.evaluation.journal import Journal
 from gpt2fast.evaluation.language_model import LanguageModel, Tokens
+from gpt2fast.inference.windows import Window, windows
 from gpt2fast.text.tokenizer import Tokenizer
 
 _POSITIVE = Integer(1, 1 << 62)
@@ -26,19 +27,18 @@ class PerplexitySettings:
     Attributes
     ----------
     window : int, optional
-        Tokens that the model sees at once. Default: all its positions.
+        The number of tokens that the model sees at once. Default: all its positions.
     stride : int, optional
         Tokens from the start of one window to that of the next, at most ``window``. Default: half a window.
-        Each token is scored once, in the first window that holds it with one before it; a smaller stride
-        gives more context and takes longer.
+        Each token is scored once, in the first window in which a token precedes it; a smaller stride gives
+        more context and takes longer.
     split : str, optional
-        A regular expression (without groups): what it matches separates documents, each of which is stripped
-        of white space at its ends and followed by the end-of-text token. Default: the text is one piece, as
-        it is.
+        A regular expression (without groups) for what separates documents; each is stripped of white space
+        at its ends and followed by the end-of-text token. Default: the text is one document, as it is.
     drop_last : bool
         Leave out the last window if it is not full.
     limit : int, optional
-        Use only so many tokens from the start.
+        Use only this many tokens from the start.
     """
 
     window: int | None = None
@@ -69,22 +69,8 @@ class PerplexitySettings:
 
 
 @dataclass(frozen=True)
-class Window:
-    """Tokens ``start`` to ``stop``, of which those from ``first`` on are scored."""
-
-    start: int
-    stop: int
-    first: int
-
-    @property
-    def tokens(self) -> int:
-        """Tokens that go through the model."""
-        return self.stop - self.start
-
-
-@dataclass(frozen=True)
 class PerplexityResult:
-    """What a text costs a model.
+    """How well a model predicts a text.
 
     The loss per word, byte and character is the mean loss per token times the tokens per word, byte,
     character; words are what white space separates, bytes those of UTF-8.
@@ -92,9 +78,9 @@ class PerplexityResult:
     Attributes
     ----------
     tokens, words, bytes, characters : int
-        Of the text.
+        Counts for the text.
     scored_tokens : int
-        Tokens that were scored; the first has nothing before it.
+        Tokens that were scored; the first has no context.
     loss : float
         Mean negative log-likelihood of a token, in nats.
     perplexity, word_perplexity, byte_perplexity : float
@@ -104,7 +90,7 @@ class PerplexityResult:
     seconds : float
         Time in the model.
     tokens_per_second : float or None
-        Tokens through the model by that time, context included; None if all came from a journal.
+        Tokens through the model, including context, divided by that time; None if all came from a journal.
     """
 
     tokens: int
@@ -141,11 +127,11 @@ def perplexity(
     tokenizer : Tokenizer
         The model's.
     text : str
-        At least two tokens, and a full window if the last is dropped.
+        Has at least two tokens, and a full window if the last is dropped.
     settings : PerplexitySettings, optional
         How the text is cut.
     run, journal, progress : optional
-        As of :func:`gpt2fast.evaluation.items.measure`.
+        As for :func:`gpt2fast.evaluation.items.measure`.
 
     Raises
     ------
@@ -173,7 +159,7 @@ def perplexity(
 
 
 def encode(tokenizer: Tokenizer, text: str, settings: PerplexitySettings) -> Tokens:
-    """The token ids of a text as the settings cut it; int32 [tokens]."""
+    """The token ids of a text, split as the settings say; int32 [tokens]."""
     if settings.split is None:
         return np.array(tokenizer.encode(text), np.int32)
     end = tokenizer.end_of_text_id
@@ -183,24 +169,6 @@ def encode(tokenizer: Tokenizer, text: str, settings: PerplexitySettings) -> Tok
     for document in tokenizer.encode_batch(part.strip() for part in _pattern(settings.split).split(text)):
         ids += [*document, end]
     return np.array(ids, np.int32)
-
-
-def windows(tokens: int, window: int, stride: int, *, drop_last: bool = False) -> list[Window]:
-    """The windows over a text of so many tokens; each token but the first is scored once (see ``stride``).
-
-    With a stride of a whole window, the first token of each window has no context and is not scored.
-    """
-    found = []
-    scored = 0
-    for start in range(0, tokens, stride):
-        stop = min(start + window, tokens)
-        first = max(scored, start + 1)
-        if first < stop and not (drop_last and stop - start < window):
-            found.append(Window(start, stop, first))
-        scored = stop
-        if stop == tokens:
-            break
-    return found
 
 
 def _pattern(split: str) -> re.Pattern[str]:
@@ -236,7 +204,7 @@ def _result(
 
 
 def exponential(value: float) -> float:
-    """``exp``, infinite where that is beyond a float."""
+    """``exp``, or infinity where a float overflows."""
     try:
         return math.exp(value)
     except OverflowError:

@@ -1,17 +1,19 @@
-"""Measures a model's speed on this machine: for ``gpt2fast bench``, and for comparisons with others."""
+"""Measures a model's speed on this machine, for ``gpt2fast bench`` and for comparisons."""
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import numpy as np
+import numpy as np
 
-    from gpt2fast.model import GPT2
+from gpt2fast.inference.outputs import stream
+from gpt2fast.inference.requests import read_call
+from gpt2fast.loading.loaded_model import LoadedModel
 
 #: When each token of each text arrived, in seconds since the call.
 Arrivals = list[list[float]]
@@ -28,7 +30,7 @@ class Case:
     name : str
         Names the case in tables.
     texts, prompt_tokens, new_tokens : int
-        How many texts, the tokens of each prompt, and the tokens to generate for each.
+        The number of texts, and for each the tokens of the prompt and the tokens to generate.
     """
 
     name: str
@@ -39,16 +41,16 @@ class Case:
 
 @dataclass(frozen=True)
 class Timing:
-    """What one run of a case took.
+    """The times of one run of a case.
 
     Attributes
     ----------
     first_token_ms : float
-        Until the first token of the last text.
+        Time until the last text has its first token.
     step_ms : float
-        Median time between a text's tokens, once all texts are under way.
+        Median time between a text's tokens while all texts are being generated.
     tokens_per_second : float
-        Of all texts together, while all are under way.
+        Tokens of all texts per second while all are being generated.
     """
 
     first_token_ms: float
@@ -58,7 +60,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Summary:
-    """The middle of repeated measurements, and the quartiles around it."""
+    """Median and quartiles of repeated measurements."""
 
     median: float
     low: float
@@ -66,17 +68,15 @@ class Summary:
 
 
 def summarize(values: Sequence[float]) -> Summary:
-    """Median and quartiles; of at least one value."""
+    """Median and quartiles of at least one value."""
     if len(values) == 1:
         return Summary(values[0], values[0], values[0])
-    import statistics
-
     low, median, high = statistics.quantiles(values, n=4, method="inclusive")
     return Summary(median, low, high)
 
 
 def usual_cases(n_positions: int, texts: Sequence[int] = (8, 32), new_tokens: int = 33) -> list[Case]:
-    """One text after a short, a usual, a longer and a full prompt, then several texts together.
+    """One text after a short, a typical, a longer and a full prompt; then several texts together.
 
     Prompts of 10, 128, 512 and 990 tokens for a model of 1,024 positions, in proportion for others.
     """
@@ -84,7 +84,7 @@ def usual_cases(n_positions: int, texts: Sequence[int] = (8, 32), new_tokens: in
     lengths = [length for length in lengths if 0 < length <= n_positions - new_tokens]
     cases = [Case(f"1 x {length}", 1, length, new_tokens) for length in lengths]
     shared = n_positions // 8
-    # The first of several texts goes on while the prompts of the others are read, one or more to a step.
+    # The first of several texts continues while the prompts of the others are read, one or more a step.
     return cases + [
         Case(f"{count} x {shared}", count, shared, min(new_tokens + count, n_positions - shared))
         for count in texts
@@ -92,55 +92,47 @@ def usual_cases(n_positions: int, texts: Sequence[int] = (8, 32), new_tokens: in
 
 
 def fresh_prompts(generator: np.random.Generator, case: Case, vocab_size: int) -> list[list[int]]:
-    """Random token ids, so that no cache of earlier prompts helps."""
+    """Random token ids, so that no cached prompt helps."""
     ids = generator.integers(0, vocab_size - 1, (case.texts, case.prompt_tokens))
     prompts: list[list[int]] = ids.tolist()
     return prompts
 
 
-def token_arrivals(model: GPT2, prompts: list[list[int]], new_tokens: int, **options: Any) -> Arrivals:
-    """When each token arrived in a stream of texts that all have ``new_tokens`` tokens."""
+def token_arrivals(model: LoadedModel, prompts: list[list[int]], new_tokens: int, **options: Any) -> Arrivals:
+    """The arrival times of tokens in a stream of texts that all have ``new_tokens`` tokens."""
+    options |= {"max_new_tokens": new_tokens, "eos_token_id": [], "use_prefix_cache": False}
     arrivals: Arrivals = [[] for _ in prompts]
     start = time.perf_counter()
-    stream = model.stream(
-        prompts, max_new_tokens=new_tokens, eos_token_id=[], use_prefix_cache=False, **options
-    )
-    for chunk in stream:
+    for chunk in stream(model, read_call(model, prompts, overrides=options)):
         now = time.perf_counter() - start
         arrivals[chunk.index].extend([now] * len(chunk.token_ids))
     return arrivals
 
 
-def _median(values: Sequence[float]) -> float:
-    import statistics  # loads megabytes, which a process whose memory is measured should not
-
-    return statistics.median(values)
-
-
 def timing(arrivals: Arrivals) -> Timing:
-    """What arrivals of at least two tokens a text mean."""
+    """The timing that follows from arrivals of at least two tokens for each text."""
     started = max(times[0] for times in arrivals)
     ended = min(times[-1] for times in arrivals)
     counted = [[at for at in times if started <= at <= ended] for times in arrivals]
     steps = [after - before for times in counted for before, after in pairwise(times)]
     if not steps:
-        raise ValueError("the texts were not under way together; generate more tokens")
+        raise ValueError("the texts were not generated together; generate more tokens")
     tokens = sum(at > started for times in arrivals for at in times if at <= ended)
     return Timing(
         first_token_ms=started * 1e3,
-        step_ms=_median(steps) * 1e3,
+        step_ms=statistics.median(steps) * 1e3,
         tokens_per_second=tokens / (ended - started),
     )
 
 
-def draft_step_ms(model: GPT2, context: int, drafts: int, steps: int, first_token: int = 0) -> float:
-    """Median time of a step that verifies so many draft tokens of one text, all of them right.
+def draft_step_ms(model: LoadedModel, context: int, drafts: int, steps: int, first_token: int = 0) -> float:
+    """Median time of a step that verifies ``drafts`` draft tokens of one text, all of them right.
 
-    The output is forced to one token by ``logit_bias``, so that looking it up in the prompt always succeeds;
-    with ``drafts=0`` the same text is made by plain steps.
+    ``logit_bias`` forces the output to one token, so that looking it up in the prompt always succeeds; with
+    ``drafts=0`` plain steps make the same text.
     """
     prompt = [first_token] + [_FORCED_TOKEN] * (context - 1)
-    # The length of drafts adapts to success: a few steps go by before it is at its largest.
+    # The length of drafts adapts to success and takes a few steps to reach its maximum.
     new_tokens = (steps + 4) * (drafts + 1)
     arrivals = token_arrivals(
         model, [prompt], new_tokens, logit_bias={_FORCED_TOKEN: 1e6}, prompt_lookup_num_tokens=drafts
@@ -149,29 +141,13 @@ def draft_step_ms(model: GPT2, context: int, drafts: int, steps: int, first_toke
     full = [after - before for before, after in pairwise(ends) if arrivals[0].count(after) == drafts + 1]
     if not full:
         raise RuntimeError(f"no step took {drafts} draft tokens")
-    return _median(full) * 1e3
-
-
-def resident_bytes() -> dict[str, int]:
-    """Memory of this process that is in RAM: ``total``, and what is not backed by files (``anonymous``).
-
-    Read from Linux's ``/proc/self/smaps_rollup``; empty where there is none.
-    """
-    try:
-        with open("/proc/self/smaps_rollup", encoding="ascii") as file:
-            lines = [line.split() for line in file]
-    except OSError:
-        return {}
-    kilobytes = {line[0].rstrip(":"): int(line[1]) for line in lines if len(line) == 3}
-    return {"total": kilobytes["Rss"] * 1024, "anonymous": kilobytes["Anonymous"] * 1024}
+    return statistics.median(full) * 1e3
 
 
 def run_cases(
-    model: GPT2, cases: Sequence[Case], repeats: int, progress: Callable[[str], None] | None = None
+    model: LoadedModel, cases: Sequence[Case], repeats: int, progress: Callable[[str], None] | None = None
 ) -> Iterator[tuple[Case, list[Timing]]]:
     """Each case's timings, over fresh prompts, after one run to warm up."""
-    import numpy as np
-
     generator = np.random.default_rng()
     for case in cases:
         if progress is not None:

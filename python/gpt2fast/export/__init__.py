@@ -29,18 +29,18 @@ def convert(
 ) -> Path:
     """Convert a GPT-2 checkpoint into a model directory that loads at once.
 
-    Tensors are streamed: memory stays near the largest matrix of a layer, whatever the size of the model.
+    Tensors are streamed: memory stays near the size of a layer's largest matrix, for any size of model.
 
     Parameters
     ----------
     source : str, path or Checkpoint
-        As :func:`gpt2fast.checkpoints.open_checkpoint` takes it, or what that returned.
+        As for :func:`gpt2fast.checkpoints.open_checkpoint`, or its result.
     out : str or path
         The directory to write. It appears whole or not at all.
     precision : str
         ``"fp32"``, ``"bf16"``, ``"int8"`` or ``"int4"`` (which keeps the vocabulary table in int8).
     tokenizer, n_head, revision, token : optional
-        As :func:`gpt2fast.checkpoints.open_checkpoint` takes them; not with a Checkpoint.
+        As for :func:`gpt2fast.checkpoints.open_checkpoint`; not with a Checkpoint.
     overwrite : bool
         Replace ``out`` if it is a model directory.
     progress : callable, optional
@@ -54,7 +54,7 @@ def convert(
     Raises
     ------
     ModelError
-        The source is not what it should be.
+        The source is broken or not a GPT-2.
     FileExistsError
         ``out`` exists and may not be replaced.
     OSError

@@ -1,4 +1,4 @@
-"""``.tar.gz`` archives of a model and its test data, as the ONNX Model Zoo has them."""
+"""Packs and unpacks the ONNX Model Zoo's ``.tar.gz`` archives of a model and its test data."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gpt2fast.storage.files import is_plain_name, open_regular
 #: What an archive may hold.
 MAX_MEMBERS = 100_000
 MAX_DEPTH = 8
-#: An archive may unpack to so many times its own size (weights hardly shrink at all), and some more.
+#: An archive may unpack to this many times its own size (weights hardly shrink), plus a little.
 MAX_EXPANSION = 64
 SPARE_BYTES = 16 << 20
 
@@ -25,21 +25,21 @@ _COPY_BYTES = 1 << 20
 
 
 def archive_path(model: Path) -> Path:
-    """Where the archive of the model file ``model`` goes: beside it, ``.tar.gz`` in place of ``.onnx``."""
+    """The path of the archive of a model file: beside it, with ``.tar.gz`` in place of ``.onnx``."""
     return model.with_name(f"{model.name.removesuffix('.onnx')}.tar.gz")
 
 
 def pack_archive(archive: Path, model_files: Sequence[Path], sets: Sequence[Path]) -> None:
     """Write a ``.tar.gz`` with one folder: ``model.onnx``, its external data, and the test data sets.
 
-    The folder is named like the archive. The same content gives the same bytes.
+    The folder has the archive's name. The same content gives the same bytes.
 
     Parameters
     ----------
     archive : Path
         The file to write or replace.
     model_files : sequence of Path
-        The model, then files it refers to, which keep their names.
+        The model, then the files that it refers to, which keep their names.
     sets : sequence of Path
         Directories of test data.
     """
@@ -63,7 +63,7 @@ def pack_archive(archive: Path, model_files: Sequence[Path], sets: Sequence[Path
 def unpack_archive(archive: Path, target: Path) -> None:
     """Unpack a ``.tar.gz`` that may come from a stranger into the empty directory ``target``.
 
-    Only regular files and folders come out, only inside ``target``, and no more bytes than the limits allow.
+    Only regular files and folders are unpacked, inside ``target``, up to the limits.
 
     Raises
     ------
@@ -87,7 +87,7 @@ def unpack_archive(archive: Path, target: Path) -> None:
 
 
 class _LimitedReader(io.RawIOBase):
-    """Reads a stream up to a limit; a longer one is an error."""
+    """Reads a stream up to a limit; a longer one raises ModelError."""
 
     def __init__(self, stream: gzip.GzipFile, limit: int, archive: Path) -> None:
         self._stream = stream
@@ -98,7 +98,7 @@ class _LimitedReader(io.RawIOBase):
         return True
 
     def read(self, size: int = -1, /) -> bytes:
-        # One more byte than is left would be too many.
+        # One byte beyond the limit proves that the stream is too long.
         size = self._left + 1 if size < 0 else min(size, self._left + 1)
         data = self._stream.read(size)
         self._left -= len(data)
@@ -118,7 +118,7 @@ def _unpack_member(tar: tarfile.TarFile, member: tarfile.TarInfo, archive: Path,
     if member.isdir():
         return
     if not member.isreg() or member.issparse() or not parts:
-        raise ModelError(f"{archive}: the member {member.name[:80]!r} is no regular file")
+        raise ModelError(f"{archive}: the member {member.name[:80]!r} is not a regular file")
     path = target.joinpath(*parts)
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():

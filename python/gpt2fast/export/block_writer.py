@@ -1,19 +1,18 @@
-"""Writing a large file so that it is read fast from memory."""
+"""Writes a large file so that reading its map is fast."""
 
 from __future__ import annotations
 
 from typing import BinaryIO
 
-#: A multiple of the large pages of all usual systems.
+#: A multiple of the size of large pages on all common systems.
 BLOCK_BYTES = 8 << 20
 
 
 class BlockWriter:
-    """Hands a file's bytes to the system in large blocks at multiples of their size.
+    """Passes a file's bytes to the system in large blocks, aligned to their size.
 
-    The system keeps a file that it has just been given in memory, in pieces no larger than it was handed.
-    Pieces that could be large pages are mapped as such: with fewer addresses to translate, weights are read
-    up to a tenth faster.
+    The system caches a file just written in pieces no larger than the writes. Pieces that can be large
+    pages are mapped as such; with fewer addresses to translate, weights are read up to a tenth faster.
 
     Parameters
     ----------
@@ -45,7 +44,7 @@ class BlockWriter:
         self.write(bytes(position - self.position))
 
     def finish(self) -> None:
-        """Hand over the rest of the bytes. Nothing may be written afterwards."""
+        """Write the remaining bytes. Nothing may be written afterwards."""
         self._hand_over()
 
     def _hand_over(self) -> None:

@@ -1,13 +1,13 @@
 """Builds the step graph: one call for any number of tokens of any number of sequences.
 
-Inputs, with T tokens, S sequences, H wanted hidden states and R wanted logits: ``input_ids`` [T],
-``positions`` [T], ``sequence_starts`` [S + 1], ``slots`` [S], ``cached_lengths`` [S], ``hidden_rows`` [H]
-(indices of tokens), ``logits_rows`` [R] (indices into ``hidden_rows``), all int32, and ``kv_cache`` [slots,
-blocks, layers, heads, 2, block_bytes] uint8: blocks of 64 positions, of each head the keys and then the
-values. How they are kept, and so ``block_bytes``, is chosen when the model is loaded. Outputs, all float32:
-``logits`` [R, vocab_size]; ``logits_maxima`` [R, 16 ceil(vocab_size / 256)], 16 floats for every 256 logits,
-the largest of which is the largest of these; ``hidden`` [H, n_embd]. Once the last layer's keys and values
-are written no token needs another's results: from there on only those of ``hidden_rows`` are computed.
+Inputs, for T tokens, S sequences, H hidden states and R rows of logits: ``input_ids`` [T], ``positions``
+[T], ``sequence_starts`` [S + 1], ``slots`` [S], ``cached_lengths`` [S], ``hidden_rows`` [H] (indices of
+tokens), ``logits_rows`` [R] (indices into ``hidden_rows``), all int32, and ``kv_cache`` [slots, blocks,
+layers, heads, 2, block_bytes] uint8: blocks of 64 positions, for each head the keys and then the values.
+Their format, and so ``block_bytes``, is chosen when the model is loaded. Outputs, all float32: ``logits`` [R,
+vocab_size]; ``logits_maxima`` [R, 16 ceil(vocab_size / 256)], 16 floats for every 256 logits, the largest of
+which is the largest of these logits; ``hidden`` [H, n_embd]. Once the last layer's keys and values are
+written, no token needs another's results: from there on only the rows of ``hidden_rows`` are computed.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _MAXIMA_LANES = 16
 
 
 def build_graph(config: ModelConfig, tensors: Sequence[PackedTensor]) -> ModelProto:
-    """The graph of a model whose tensors lie in ``weights.bin`` as told.
+    """The graph of a model whose tensors lie in ``weights.bin`` as ``tensors`` says.
 
     Parameters
     ----------

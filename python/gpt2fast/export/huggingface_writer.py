@@ -1,4 +1,4 @@
-"""Any checkpoint as a Hugging Face one: config.json, safetensors, tokenizer.json.
+"""Writes any checkpoint in Hugging Face's form: config.json, safetensors, tokenizer.json.
 
 The format of the weights is that of https://huggingface.co/docs/safetensors: 8 bytes of header length, a JSON
 header, the values. It is written here because the ``safetensors`` package takes all tensors at once.
@@ -49,7 +49,7 @@ def save_huggingface(
 ) -> list[Path]:
     """Write a directory that ``transformers`` loads with ``from_pretrained``.
 
-    Tensors are streamed, so memory stays small whatever the size of the model.
+    Tensors are streamed, so memory stays small for any size of model.
 
     Parameters
     ----------
@@ -58,9 +58,9 @@ def save_huggingface(
     directory : path
         The directory to write. It appears whole or not at all.
     dtype : {"fp32", "fp16"}
-        Of the stored weights.
+        Precision of the stored weights.
     max_shard_bytes : int
-        A file holds at most so many bytes of weights (or one tensor); more files come with an index.
+        The most bytes of weights in a file (or one tensor); several files come with an index.
     overwrite : bool
         Replace a directory that holds such a checkpoint and nothing else.
     progress : callable, optional
@@ -170,7 +170,7 @@ def _index(shards: Mapping[str, Mapping[str, LazyTensor]], total: int) -> str:
 def _write_safetensors(
     path: Path, tensors: Mapping[str, LazyTensor], dtype: str, source: str
 ) -> Iterator[int]:
-    """Write a file; yields the bytes of each piece of weights."""
+    """Write a file; yields the number of bytes of each piece of weights."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name, tensor in tensors.items():

@@ -1,4 +1,4 @@
-"""Writes an ONNX model whose weights are never in memory together.
+"""Writes an ONNX model without ever holding all its weights in memory.
 
 The wire format is protobuf's (https://protobuf.dev/programming-guides/encoding); field numbers are those of
 ``onnx.proto``. A model above protobuf's limit of 2 GiB gets its weights in a second file.
@@ -18,7 +18,7 @@ from gpt2fast.storage.atomic import atomic_file, check_room, sync_directory
 if TYPE_CHECKING:
     from gpt2fast.checkpoints.base import LazyTensor
 
-#: No protobuf message may be larger.
+#: The largest protobuf message.
 MAX_PROTOBUF_BYTES = (1 << 31) - 1
 #: Weights in a file of their own lie on page boundaries, so that they can be mapped.
 PAGE_BYTES = 4096
@@ -28,14 +28,14 @@ _CHUNK_BYTES = 16 << 20
 _SPARE_BYTES = 1 << 20
 _FLOAT_BYTES = 4
 
-# Field number and wire type 2 (a length, then so many bytes).
+# Field number and wire type 2 (a length, then that many bytes).
 _MODEL_GRAPH = 7 << 3 | 2
 _GRAPH_INITIALIZER = 5 << 3 | 2
 _TENSOR_RAW_DATA = 9 << 3 | 2
 
 
 def data_path(path: Path) -> Path:
-    """Where the weights of the model file ``path`` go when they are not inside."""
+    """The path of the weights of the model file ``path`` if they are not inside."""
     return path.with_name(f"{path.name}.data")
 
 
@@ -58,7 +58,7 @@ def write_model(
     weights : mapping of str to LazyTensor
         The initializers to add, by name.
     external_data : bool
-        Keep the weights in the file :func:`data_path`, whatever their size.
+        Always keep the weights in the file :func:`data_path`.
     progress : callable, optional
         Called as ``progress(done_bytes, total_bytes)``.
 
@@ -130,7 +130,7 @@ def _write_two_files(
                 data.seek(offset)
                 complete.graph.initializer.append(_external(name, tensor, target.name, offset))
                 _write_values(data, tensor, report)
-            # An old model must not be seen with new weights.
+            # An old model must never be found with new weights.
             path.unlink(missing_ok=True)
             sync_directory(path.parent)
         file.write(complete.SerializeToString(deterministic=True))

@@ -1,4 +1,4 @@
-"""Which tensor is stored in which format and where, and packing it piece by piece."""
+"""Chooses format and place of every tensor, and packs tensors piece by piece."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
     from gpt2fast.config import ModelConfig
 
-#: Tables of one row per token: packed as the [n_embd -> vocab_size] projection that they (also) are.
+#: Tables with one row per token: packed as the [n_embd -> vocab_size] projection that they also are.
 VOCABULARY_TABLES = ("wte.weight", "lm_head.weight")
 
-# Formats of the linear layers and of the vocabulary tables. Four bits in the table would touch every
-# embedding and every score: it costs more accuracy than all layers together and saves little.
+# Formats of the linear layers and of the vocabulary tables. Four bits in the table would affect every
+# embedding and every score: that costs more accuracy than all layers together and saves little.
 _FORMATS = {
     "fp32": (core.FORMAT_FLOAT32, core.FORMAT_FLOAT32),
     "bf16": (core.FORMAT_BFLOAT16, core.FORMAT_BFLOAT16),
@@ -36,7 +36,7 @@ _CHUNK_BYTES = 8 << 20
 
 @dataclass(frozen=True)
 class PackedTensor:
-    """A tensor as ``weights.bin`` holds it.
+    """A tensor in ``weights.bin``.
 
     Attributes
     ----------
@@ -84,7 +84,7 @@ def layout(config: ModelConfig, precision: str) -> list[PackedTensor]:
 
 
 def packed_chunks(packed: PackedTensor, tensor: LazyTensor) -> Iterator[NDArray[np.uint8]]:
-    """The bytes of a tensor as packed, in pieces; holds no more than a layer's matrix, or a part of a table.
+    """The packed bytes of a tensor, in pieces; memory holds one layer's matrix, or a part of a table.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Standard ONNX, without custom operators: any checkpoint as a model that any ONNX backend runs."""
+"""Exports any checkpoint as standard ONNX, without custom operators, for any ONNX backend."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gpt2fast.export.onnx_stream import data_path, write_model
 from gpt2fast.storage.atomic import check_free
 
 MIN_OPSET = 10
-#: What the installed onnx package knows; the tests cover all.
+#: The newest opset of the installed onnx package; the tests cover all.
 MAX_OPSET = defs.onnx_opset_version()
 DEFAULT_OPSET = 17
 
@@ -30,14 +30,15 @@ _OPSET = Integer(MIN_OPSET, MAX_OPSET)
 
 @dataclass(frozen=True)
 class StandardOptions:
-    """What a standard ONNX model takes and gives.
+    """Inputs and outputs of a standard ONNX model.
 
     Attributes
     ----------
     head : {"lm", "hidden"}
         First output: the scores of the next token, or the hidden states after the last LayerNorm.
     past : bool
-        Whether there are inputs for keys and values of earlier tokens; the outputs always have the new ones.
+        Whether there are inputs for the keys and values of earlier tokens; the outputs always include the
+        new ones.
     opset : int
         Version of ONNX's operators, from ``MIN_OPSET`` to ``MAX_OPSET``.
     layout : {"gpt2fast", "zoo"}
@@ -96,7 +97,7 @@ def export_onnx(
 ) -> list[Path]:
     """Write a checkpoint as a standard ONNX model with float32 weights.
 
-    Tensors are streamed, so memory stays small whatever the size of the model.
+    Tensors are streamed, so memory stays small for any size of model.
 
     Parameters
     ----------
@@ -105,12 +106,12 @@ def export_onnx(
     path : path
         The ``.onnx`` file to write.
     options : StandardOptions, optional
-        What the model takes and gives.
+        The model's inputs and outputs.
     external_data : bool
         Keep the weights in a second file, ``path`` with ``.data`` appended. A model above 2 GiB always does,
         because no protobuf message may be larger.
     overwrite : bool
-        Replace files that are there.
+        Replace existing files.
     progress : callable, optional
         Called as ``progress(done_bytes, total_bytes)``.
 
@@ -146,7 +147,7 @@ def export_onnx(
 
 
 def build_standard_model(config: ModelConfig, options: StandardOptions) -> ModelProto:
-    """The model without its weights: initializers yet to come, named as in ``Checkpoint.tensors``."""
+    """The model without its weights: the initializers are added later, named as in ``Checkpoint.tensors``."""
     graph = layers.NodeList(options.opset)
     input_ids = options.input_name
     if options.is_zoo:

@@ -1,7 +1,7 @@
 """The layers of GPT-2 in ONNX's own operators, for any opset from 10.
 
-Operators whose form changed between opsets are left out where others do (Split, Squeeze, Unsqueeze). What is
-left that depends on the opset is Range (from 11) and LayerNormalization (from 17).
+Operators whose form changed between opsets are avoided where others serve (Split, Squeeze, Unsqueeze). Only
+Range (from 11) and LayerNormalization (from 17) still depend on the opset.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class NodeList:
     constants: dict[str, TensorProto] = field(default_factory=dict)
 
     def add(self, operator: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
-        """Append a node with one output, named after it; returns that name."""
+        """Append a node with one output of the same name; returns the name."""
         self.nodes.append(helper.make_node(operator, inputs, [output], name=output, **attributes))
         return output
 
@@ -54,7 +54,7 @@ class NodeList:
 
 @dataclass(frozen=True)
 class Context:
-    """What all layers share: ``positions`` int64 [tokens], ``mask`` float32 [tokens, past and new tokens]."""
+    """Shared by all layers: ``positions`` int64 [tokens], ``mask`` float32 [tokens, past and new tokens]."""
 
     positions: str
     mask: str

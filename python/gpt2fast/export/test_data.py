@@ -1,7 +1,7 @@
-"""Sample inputs and outputs beside a model, as the ONNX Model Zoo has them.
+"""Writes and reads sample inputs and outputs beside a model, in the ONNX Model Zoo's form.
 
-``test_data_set_N/input_I.pb`` and ``output_I.pb`` each hold one ``TensorProto``; ``I`` is the place among the
-model's inputs or outputs.
+``test_data_set_N/input_I.pb`` and ``output_I.pb`` each hold one ``TensorProto``; ``I`` is the index among
+the model's inputs or outputs.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ MAX_DIMENSION = (1 << 31) - 1
 
 _SET_NAME = re.compile(r"test_data_set_(\d{1,9})")
 _FILE_NAME = re.compile(r"(input|output)_(\d{1,9})\.pb")
-# Batch, choices, earlier tokens (where there is a past) and tokens of the sets, over and over.
+# Batch, choices, earlier tokens (if there is a past) and tokens of the sets, repeated as needed.
 _SHAPES = ((1, 1, 3, 8), (2, 1, 0, 5), (1, 3, 6, 2), (2, 2, 1, 1))
 
 # Data type -> bytes of an element in raw_data, and the field that holds the elements otherwise.
@@ -66,7 +66,7 @@ def write_test_data(
     *,
     overwrite: bool = False,
 ) -> list[Path]:
-    """Write ``count`` sets of random token ids and what the reference implementation in NumPy makes of them.
+    """Write ``count`` sets of random token ids with the outputs of the reference implementation in NumPy.
 
     Parameters
     ----------
@@ -75,11 +75,11 @@ def write_test_data(
     directory : Path
         The model file's directory.
     options : StandardOptions
-        What the model takes and gives.
+        The model's inputs and outputs.
     count : int
         How many sets, up to ``MAX_SETS``.
     overwrite : bool
-        Replace the sets that are there.
+        Replace existing sets.
 
     Returns
     -------
@@ -89,7 +89,7 @@ def write_test_data(
     Raises
     ------
     FileExistsError
-        There are sets already that may not be replaced.
+        There are sets that may not be replaced.
     """
     Integer(0, MAX_SETS)("test_data", count)
     check_sets(directory, overwrite=overwrite)
@@ -111,7 +111,7 @@ def check_sets(directory: Path, *, overwrite: bool) -> None:
     for old in find_sets(directory) if directory.is_dir() else ():
         foreign = sorted(name for name in os.listdir(old) if not _FILE_NAME.fullmatch(name))
         if foreign:
-            raise FileExistsError(errno.EEXIST, f"holds {foreign[0]!r}, which is no test data", str(old))
+            raise FileExistsError(errno.EEXIST, f"holds {foreign[0]!r}, which is not test data", str(old))
         if not overwrite:
             message = "test data is there; --overwrite (overwrite=True) replaces it"
             raise FileExistsError(errno.EEXIST, message, str(old))
@@ -141,12 +141,12 @@ def read_set(directory: Path) -> tuple[list[NDArray[Any]], list[NDArray[Any]]]:
 
 
 def read_tensor(path: Path) -> NDArray[Any]:
-    """The tensor in a ``.pb`` file, its sizes checked before anything is made of them.
+    """The tensor in a ``.pb`` file; its sizes are checked before any memory is allocated.
 
     Raises
     ------
     ModelError
-        The file is too large, no TensorProto, or its shape and values contradict each other.
+        The file is too large, not a TensorProto, or its shape and values contradict each other.
     """
     tensor = TensorProto()
     try:
@@ -166,7 +166,7 @@ def read_tensor(path: Path) -> NDArray[Any]:
     count = math.prod(shape)
     stored = len(tensor.raw_data) / item_bytes if tensor.HasField("raw_data") else len(getattr(tensor, name))
     if stored != count:
-        raise ModelError(f"{path}: the shape {shape} asks for {count} values; it holds {stored:g}")
+        raise ModelError(f"{path}: the shape {shape} needs {count} values; it holds {stored:g}")
     try:
         return np.asarray(numpy_helper.to_array(tensor))
     except (ValueError, TypeError, OverflowError) as error:

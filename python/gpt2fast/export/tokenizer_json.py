@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 def tokenizer_json(checkpoint: Checkpoint) -> str | None:
     """The text of a ``tokenizer.json``, or None when the checkpoint has no tokenizer.
 
-    Tokens that were added beyond the model's vocabulary (a padding token, often) are left out with a warning:
-    the model has no row for them.
+    Added tokens beyond the model's vocabulary (often a padding token) are left out with a warning: the
+    model has no row for them.
 
     Raises
     ------
     ModelError
-        The files are broken, or no byte-level BPE, or their vocabulary is larger than the model's.
+        The files are broken or not byte-level BPE, or their vocabulary is larger than the model's.
     """
     from gpt2fast.text.tokenizer import Tokenizer, tokenizer_json_from_gpt2_files
 
@@ -47,7 +47,8 @@ def _without_tokens_beyond(text: str, vocab_size: int, source: str) -> str:
         added = values["added_tokens"]
         beyond = [token["content"] for token in added if token["id"] >= vocab_size]
     except (ValueError, KeyError, TypeError, RecursionError):
-        return text  # the tokenizer itself says what is wrong, if anything is
+        # The tokenizer's own check reports what is wrong, if anything is.
+        return text
     if not beyond:
         return text
     warnings.warn(

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpt2fast._validation import Real
+from gpt2fast.checkpoints.onnx_session import check_external_data, open_session
 from gpt2fast.errors import ModelError
-from gpt2fast.storage.files import find_inside, read_bytes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,8 +23,6 @@ DEFAULT_RTOL = 1e-3
 DEFAULT_ATOL = 1e-4
 ARCHIVE_SUFFIXES = (".tar.gz", ".tgz")
 
-_MAX_MODEL_BYTES = (1 << 31) - 1
-_MAX_GRAPH_DEPTH = 16
 _ORT_TYPES = {"float": "float32", "double": "float64", "float16": "float16"}
 _TOLERANCE = Real(0.0, 1e6)
 
@@ -40,7 +38,7 @@ class OutputDifference:
     shape : tuple of int
         Of the output.
     absolute : float
-        The largest difference of two values; infinite where one is not finite and the other not the same.
+        The largest difference of two values; infinite if one is not finite and the other is not the same.
     relative : float
         ``absolute`` over the largest expected magnitude.
     passed : bool
@@ -67,7 +65,7 @@ def verify_model(
     Parameters
     ----------
     model : path
-        An ``.onnx`` file, or a ``.tar.gz`` archive of one with its data, as the ONNX Model Zoo offers.
+        An ``.onnx`` file, or a ``.tar.gz`` archive of one with its data, as in the ONNX Model Zoo.
     data : path, optional
         A directory with ``test_data_set_N`` in it, or one such set. Default: beside the model.
     rtol, atol : float
@@ -98,56 +96,9 @@ def verify_model(
         return [difference for one in sets for difference in _verify_set(session, one, rtol, atol)]
 
 
-def open_session(path: Path) -> Any:
-    """An ``onnxruntime.InferenceSession`` on the CPU; ModelError if ONNX Runtime refuses the model."""
-    import onnxruntime
-
-    onnxruntime.disable_telemetry_events()
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its exceptions have no common base
-        raise ModelError(f"{path}: ONNX Runtime can't load it: {error}") from None
-
-
-def check_external_data(path: Path) -> None:
-    """Raise ModelError unless every external tensor of a model lies in a regular file beside it."""
-    from onnx import ModelProto, TensorProto
-
-    model = ModelProto()
-    try:
-        model.ParseFromString(read_bytes(Path(os.path.realpath(path)), _MAX_MODEL_BYTES))
-    except ModelError:
-        raise
-    except Exception as error:  # protobuf's DecodeError derives from Exception
-        raise ModelError(f"{path}: not an ONNX model, or cut short: {error}") from None
-    locations = set()
-    for tensor in _tensors(model.graph, path):
-        if tensor.data_location == TensorProto.EXTERNAL:
-            entries = {entry.key: entry.value for entry in tensor.external_data}
-            locations.add(entries.get("location", ""))
-    for location in sorted(locations):
-        if find_inside(path.parent, location.removeprefix("./")) is None:
-            raise ModelError(f"{path}: its weights are in {location!r}, which is not beside it")
-
-
-def _tensors(graph: Any, path: Path, depth: int = 0) -> Iterator[Any]:
-    if depth > _MAX_GRAPH_DEPTH:
-        raise ModelError(f"{path}: graphs nested more than {_MAX_GRAPH_DEPTH} deep")
-    yield from graph.initializer
-    for node in graph.node:
-        for attribute in node.attribute:
-            yield attribute.t
-            yield from attribute.tensors
-            for inner in (attribute.g, *attribute.graphs):
-                if inner.ByteSize():
-                    yield from _tensors(inner, path, depth + 1)
-
-
 @contextmanager
 def _model_file(path: Path) -> Iterator[Path]:
-    """The ``.onnx`` file itself, unpacked for the time being if it is in an archive."""
+    """The ``.onnx`` file, unpacked temporarily if it is in an archive."""
     if not path.is_file():
         raise ModelError(f"{path}: no such file")
     if not path.name.endswith(ARCHIVE_SUFFIXES):

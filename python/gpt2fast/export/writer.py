@@ -6,6 +6,7 @@ import errno
 import json
 import os
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,8 +47,8 @@ def write_model_directory(
 ) -> None:
     """Convert a checkpoint into the directory ``out``.
 
-    All is written to a temporary directory beside ``out``, synced, and renamed; an error or an interrupt on
-    the way leaves what was there before. ``confirm`` is called when all is written and may yet raise.
+    Everything is written to a temporary directory beside ``out``, synced, and renamed; an error or
+    interrupt leaves what was there before. ``confirm`` is called after the last write and may still raise.
 
     Raises
     ------
@@ -130,14 +131,12 @@ def _write_weights(
 
 
 def _metadata(checkpoint: Checkpoint, precision: str, weights_bytes: int) -> str:
-    import gpt2fast
-
     values = {
         "format_version": FORMAT_VERSION,
         "precision": precision,
         "source": checkpoint.source,
         "fingerprint": checkpoint.fingerprint,
         "weights_bytes": weights_bytes,
-        "gpt2fast_version": gpt2fast.__version__,
+        "gpt2fast_version": version("gpt2fast"),
     }
     return json.dumps(values, indent=2) + "\n"

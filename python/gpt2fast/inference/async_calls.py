@@ -1,47 +1,45 @@
-"""Generation for asyncio: each call runs on a thread of its own, so that the event loop stays free.
+"""Generation for asyncio: each call runs on its own thread, so that the event loop stays free.
 
-Cancelling the task ends the run within a step. A model has as many threads as texts that it generates at
-once; more calls wait for one.
+Cancelling the task ends the run within a step. A model has a thread for each text that it can generate at
+once; further calls wait for one.
 """
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
+from gpt2fast.inference import outputs
 from gpt2fast.inference.cancellation import CancelToken
 from gpt2fast.inference.options import GenerationOptions
+from gpt2fast.inference.requests import read_call
+from gpt2fast.inference.results import Generation, StreamChunk
+from gpt2fast.loading.loaded_model import LoadedModel
 
-T = TypeVar("T")
-
-# Items that a stream may be ahead of its reader.
+# The number of chunks that a stream may be ahead of its reader.
 _READ_AHEAD = 16
 
 
 class AsyncCalls:
-    """A model's calls on behalf of event loops; several loops may share it.
+    """A model's calls on behalf of event loops; several loops may share it."""
 
-    Parameters
-    ----------
-    max_calls : int
-        How many calls run at once.
-    """
+    def __init__(self, model: LoadedModel) -> None:
+        self._model = model
+        self._executor = ThreadPoolExecutor(model.engine.max_sequences, thread_name_prefix="gpt2fast")
 
-    def __init__(self, max_calls: int) -> None:
-        self._executor = ThreadPoolExecutor(max_calls, thread_name_prefix="gpt2fast")
-
-    async def generate(self, function: Callable[[GenerationOptions], T], options: GenerationOptions) -> T:
-        """The result of ``function(options)``, which is ended when the task is cancelled."""
+    async def generate(self, prompts: Any, options: GenerationOptions) -> Generation | list[Generation]:
+        """See :meth:`gpt2fast.GPT2.agenerate`."""
         token = CancelToken()
 
-        def work() -> T:
+        def work() -> Generation | list[Generation]:
             with _linked(options.cancel, token):
-                return function(replace(options, cancel=token))
+                own = replace(options, cancel=token)
+                return outputs.generate(self._model, read_call(self._model, prompts, own))
 
         future = self._executor.submit(work)
         try:
@@ -51,23 +49,23 @@ class AsyncCalls:
             await _settled(future)
             raise
 
-    async def stream(
-        self, function: Callable[[GenerationOptions], Generator[T, None, None]], options: GenerationOptions
-    ) -> AsyncGenerator[T, None]:
-        """The items of ``function(options)``, made a little ahead; closing the generator ends it."""
+    async def stream(self, prompts: Any, options: GenerationOptions) -> AsyncGenerator[StreamChunk, None]:
+        """See :meth:`gpt2fast.GPT2.astream`; chunks are made a little ahead."""
         loop = asyncio.get_running_loop()
-        items: asyncio.Queue[T | None] = asyncio.Queue()
+        items: asyncio.Queue[StreamChunk | None] = asyncio.Queue()
         room = threading.Semaphore(_READ_AHEAD)
         closed = threading.Event()
         token = CancelToken()
 
         def work() -> None:
-            with _linked(options.cancel, token), closing(function(replace(options, cancel=token))) as made:
-                for item in made:
-                    loop.call_soon_threadsafe(items.put_nowait, item)
-                    room.acquire()
-                    if closed.is_set():
-                        return
+            with _linked(options.cancel, token):
+                own = replace(options, cancel=token)
+                with closing(outputs.stream(self._model, read_call(self._model, prompts, own))) as made:
+                    for item in made:
+                        loop.call_soon_threadsafe(items.put_nowait, item)
+                        room.acquire()
+                        if closed.is_set():
+                            return
 
         future = self._executor.submit(work)
         future.add_done_callback(lambda _: loop.call_soon_threadsafe(items.put_nowait, None))

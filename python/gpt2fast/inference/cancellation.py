@@ -1,4 +1,4 @@
-"""A handle by which another thread ends a generation."""
+"""A token with which another thread ends a generation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Protocol
 
 
 class Cancellable(Protocol):
-    """What a token can end."""
+    """Work that a token can end."""
 
     def cancel(self) -> None:
         """End within a step; from any thread, at any time."""
@@ -17,7 +17,7 @@ class Cancellable(Protocol):
 
 
 class CancelToken:
-    """Ends every generation that was given it, at once or as soon as it starts; from any thread.
+    """Ends every generation that has it, at once or as soon as it starts; from any thread.
 
     Unfinished texts keep what they have and get the finish reason ``"cancelled"``, within one layer's work,
     in the middle of a long prompt too. A token stays cancelled.
@@ -40,7 +40,7 @@ class CancelToken:
         return self._cancelled
 
     def cancel(self) -> None:
-        """End what runs with this token, and what is started with it later."""
+        """End all work that has this token, now and later."""
         with self._lock:
             self._cancelled = True
             for run in self._running:

@@ -1,4 +1,4 @@
-"""Constraints on the output (regular expression, JSON schema, grammar, choices) -> masks of allowed tokens.
+"""Turns constraints (regular expression, JSON schema, grammar, choices) into masks of allowed tokens.
 
 The only importer of the package ``llguidance``.
 """
@@ -22,11 +22,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from gpt2fast.inference.options import GenerationOptions
+    from gpt2fast.loading.loaded_model import LoadedModel
     from gpt2fast.text.tokenizer import Tokenizer
 
 _MAX_COMPILED = 64
-# As json.dumps writes, which is what models have read most; free whitespace would let a weak model emit it
-# for ever. A schema's own "x-guidance" wins over these.
+# As json.dumps writes, which models have read most; free whitespace would let a weak model emit it for
+# ever. A schema's own "x-guidance" takes precedence.
 _JSON_STYLE: JsonCompileOptions = {
     "whitespace_flexible": False,
     "item_separator": ", ",
@@ -40,7 +41,7 @@ class Constraint:
     Parameters
     ----------
     start : llguidance.LLMatcher
-        At the beginning of the grammar; it is copied, not changed.
+        The beginning of the grammar; it is copied, not changed.
     vocabulary : Vocabulary
         Of the model.
     eos_token_ids : sequence of int
@@ -60,7 +61,7 @@ class Constraint:
 
 
 class ConstraintState:
-    """One text's place in a constraint's grammar; its methods are hooks of the core's ``Request``.
+    """The position of one text in a constraint's grammar; its methods are hooks of the core's ``Request``.
 
     Tokens that end a text are allowed exactly where the output is complete: those without a text of their
     own after it, those with a text when they complete it.
@@ -120,7 +121,7 @@ class ConstraintState:
 
 
 class Vocabulary:
-    """llguidance's view of a tokenizer, and the grammars compiled for it lately.
+    """llguidance's view of a tokenizer, and the grammars last compiled for it.
 
     Parameters
     ----------
@@ -137,27 +138,27 @@ class Vocabulary:
         self._silent = frozenset(
             token for token, data in enumerate(tokenizer.token_bytes()) if not data
         ) | frozenset(range(tokenizer.vocab_size, vocab_size))
-        #: Bit set of the tokens that a grammar may ask for: all but what llguidance takes for end-of-text.
+        #: Bit set of the tokens that a grammar may contain: all but those llguidance takes for end-of-text.
         self.texts = ~self.mask_of(self._backend.eos_tokens)
         self.compiled = lru_cache(_MAX_COMPILED)(self._compile)
 
     def is_silent(self, token: int) -> bool:
-        """Whether a token stands for no text."""
+        """Whether a token has no text."""
         return token in self._silent
 
     def mask_of(self, tokens: Sequence[int]) -> NDArray[np.uint32]:
-        """The bit set, uint32 (words,), of some tokens."""
+        """The bit set, uint32 (words,), of the given tokens."""
         bits = np.zeros((self.vocab_size + 31) // 32 * 32, np.uint8)
         bits[list(tokens)] = 1
         return np.packbits(bits, bitorder="little").view("<u4").astype(np.uint32)
 
     def _compile(self, name: str, value: str | tuple[str, ...]) -> LLMatcher:
-        """The start of the grammar that an option's value stands for.
+        """Compile an option's value; returns the start of its grammar.
 
         Raises
         ------
         ValueError
-            The value is none; the message names the option.
+            The value is not a grammar; the message names the option.
         """
         llguidance = _llguidance()
         try:
@@ -172,28 +173,27 @@ class Vocabulary:
 
 
 def find_constraint(
+    model: LoadedModel,
     options: GenerationOptions,
     eos_token_ids: Sequence[int],
     forced_prefix: Sequence[int],
-    tokenizer: Tokenizer | None,
-    vocab_size: int,
 ) -> Constraint | None:
-    """The constraint that options ask for, compiled; None without one.
+    """The constraint in the options, compiled for a model; None if they have none.
 
     Raises
     ------
     ValueError
-        The constraint is broken, more than llguidance can follow, or has no place for the tokens that the
-        output must begin with; or the model has no tokenizer.
+        The constraint is broken, too much for llguidance, or contradicts the tokens that the output must
+        begin with; or the model has no tokenizer.
     ImportError
         llguidance is not installed.
     """
     name = next((name for name in CONSTRAINTS if getattr(options, name) is not None), None)
     if name is None:
         return None
-    if tokenizer is None:
+    if model.tokenizer is None:
         raise ValueError(f"{name} needs a tokenizer, and the model has none")
-    vocabulary = _vocabulary(tokenizer, vocab_size)
+    vocabulary = vocabulary_of(model.tokenizer.get(), model.config.vocab_size)
     start = vocabulary.compiled(name, getattr(options, name))
     if not start.deep_copy().consume_tokens(list(forced_prefix)):
         raise ValueError(f"forced_prefix contradicts {name}: no output that begins with it is valid")
@@ -204,8 +204,8 @@ _vocabularies: WeakKeyDictionary[Tokenizer, Vocabulary] = WeakKeyDictionary()
 _lock = threading.Lock()
 
 
-def _vocabulary(tokenizer: Tokenizer, vocab_size: int) -> Vocabulary:
-    """One for each tokenizer: building it takes a second for GPT-2's."""
+def vocabulary_of(tokenizer: Tokenizer, vocab_size: int) -> Vocabulary:
+    """The vocabulary of a tokenizer, kept: building it takes a second for GPT-2's."""
     with _lock:
         vocabulary = _vocabularies.get(tokenizer)
         if vocabulary is None or vocabulary.vocab_size != vocab_size:
@@ -221,8 +221,8 @@ def _grammar(compiler: type[LLMatcher], name: str, value: Any) -> str:
         return compiler.grammar_from_json_schema(value, defaults=_JSON_STYLE)
     if name == "grammar":
         return compiler.grammar_from_lark(value)
-    # A string of the grammar language is written like one of JSON. As one terminal they are one automaton,
-    # where alternatives of a rule would be followed one by one.
+    # The grammar language writes strings as JSON does. One terminal is one automaton; alternatives of a
+    # rule would be followed one by one.
     alternatives = " | ".join(json.dumps(choice, ensure_ascii=False) for choice in value)
     return compiler.grammar_from_lark(f"start: CHOICE\nCHOICE: {alternatives}")
 

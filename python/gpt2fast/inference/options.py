@@ -1,4 +1,4 @@
-"""What a user asks of generation: every option, its meaning, default and limits."""
+"""The options of generation: meaning, default and limits of each."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from gpt2fast._validation import (
 if TYPE_CHECKING:
     from gpt2fast.inference.cancellation import CancelToken
     from gpt2fast.inference.prefix import Prefix
-    from gpt2fast.model import GPT2
+    from gpt2fast.loading.loaded_model import ModelLike
 
-#: Limits of one request, so that none asks for unbounded work.
+#: Limits of one request, so that none requires unbounded work.
 MAX_LOGPROBS = 1024
 MAX_STOP_STRINGS = 256
 MAX_LISTED_TOKENS = 1 << 20
@@ -40,10 +40,10 @@ MAX_GRAMMAR_CHARACTERS = 1 << 20
 MAX_CHOICES = 4096
 _MAX_COUNT = 2**31 - 1
 
-#: The options that constrain the output; at most one of them is given.
+#: The options that constrain the output; at most one of them may be given.
 CONSTRAINTS = ("regex", "json_schema", "grammar", "choices")
 
-# What the search over beams has no place for: it chooses whole texts, when all steps are done.
+# A beam search has no use for these: it chooses whole texts after the last step.
 _NOT_WITH_BEAMS = (
     "stop_strings",
     "logprobs",
@@ -55,7 +55,7 @@ _NOT_WITH_BEAMS = (
     "prefix",
 )
 
-# Names that other libraries use -> ours, where the spelling alone would not lead there.
+# Names in other libraries -> ours, where the spelling alone would not suggest it.
 _ELSEWHERE = {
     "bad_words_ids": "bad_words",
     "guided_choice": "choices",
@@ -87,31 +87,31 @@ def _option(default: Any, check: Check, text: str) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationOptions:
-    """How to continue a prompt; the names are Hugging Face's where it has the option.
+    """How to continue a prompt; options that Hugging Face has keep their names.
 
     Wrong types raise ``TypeError``; values out of range and contradictions raise ``ValueError``.
     """
 
     max_new_tokens: int = _option(128, Integer(0, _MAX_COUNT), "The most tokens to generate.")
     min_new_tokens: int = _option(
-        0, Integer(0, _MAX_COUNT), "End-of-text tokens are not chosen before so many tokens."
+        0, Integer(0, _MAX_COUNT), "End-of-text tokens are not chosen before this many tokens."
     )
     do_sample: bool | None = _option(
         None,
         Flag(),
-        "Draw tokens at random (True) or take the best (False). Unset: draw when temperature, top_k, top_p, "
+        "Sample tokens (True) or take the best (False). Unset: sample when temperature, top_k, top_p, "
         "min_p, typical_p or seed is given.",
     )
     seed: int | None = _option(
         None,
         Integer(0, 2**64 - 1),
-        "Start of the random numbers; the same seed gives the same text. Unset: a new one for each text, "
+        "Seed of the random numbers; the same seed gives the same text. Unset: a new one for each text, "
         "reported in the result.",
     )
     temperature: float | None = _option(
         None,
         Real(1e-4, 1e4, zero=True),
-        "Divides the scores: below 1 bolder, above 1 wilder. 0 takes the best token.",
+        "Divides the scores: below 1 is more predictable, above 1 more random. 0 takes the best token.",
     )
     top_k: int | None = _option(
         None,
@@ -127,19 +127,19 @@ class GenerationOptions:
     typical_p: float | None = _option(
         None,
         Real(0, 1, open_low=True),
-        "Keep the tokens of most typical information that together reach this.",
+        "Keep the tokens of most typical information that together reach this probability.",
     )
     repetition_penalty: float = _option(
-        1.0, Real(0.01, 100), "Above 1 makes tokens of the prompt and of the output less likely."
+        1.0, Real(0.01, 100), "Above 1 makes tokens that occur in the prompt or the output less likely."
     )
     presence_penalty: float = _option(
-        0.0, Real(-100, 100), "Subtracted from the score of each token that the output holds."
+        0.0, Real(-100, 100), "Subtracted from the score of each token that occurs in the output."
     )
     frequency_penalty: float = _option(
-        0.0, Real(-100, 100), "Subtracted from the score of a token for each time the output holds it."
+        0.0, Real(-100, 100), "Subtracted from a token's score once for each time it occurs in the output."
     )
     no_repeat_ngram_size: int = _option(
-        0, Integer(0, _MAX_COUNT), "No run of so many tokens occurs twice; 0 allows it."
+        0, Integer(0, _MAX_COUNT), "No sequence of this many tokens occurs twice; 0: no limit."
     )
     suppress_tokens: int | Sequence[int] = _option(
         (), TokenIds(MAX_LISTED_TOKENS), "Token ids that are never chosen."
@@ -152,7 +152,7 @@ class GenerationOptions:
     logit_bias: Mapping[int, float] | None = _option(
         None,
         TokenWeights(1e6, MAX_LISTED_TOKENS),
-        "What is added to the scores of token ids.",
+        "Numbers to add to the scores of token ids.",
     )
     forced_prefix: str | Sequence[int] = _option(
         (), Text(MAX_LISTED_TOKENS), "Text (or token ids) that the output begins with."
@@ -163,7 +163,7 @@ class GenerationOptions:
         "Token ids that end a text. Unset: the model's own; an empty list: none.",
     )
     stop_strings: str | Sequence[str] = _option(
-        (), Strings(MAX_STOP_STRINGS), "Strings that end the output, wherever token borders fall."
+        (), Strings(MAX_STOP_STRINGS), "Strings that end the output, also across token boundaries."
     )
     include_stop_string: bool = _option(False, Flag(), "Keep the stop string at the end of the text.")
     max_time: float | None = _option(
@@ -174,18 +174,18 @@ class GenerationOptions:
     num_return_sequences: int | None = _option(
         None,
         Integer(1, MAX_RETURN_SEQUENCES),
-        "So many texts for each prompt, drawn with seeds seed, seed + 1, ..., or the best of num_beams or "
-        "best_of, best first; the result is then a list.",
+        "This many texts for each prompt, sampled with seeds seed, seed + 1, ..., or the best of num_beams "
+        "or best_of, best first; the result is then a list.",
     )
     best_of: int | None = _option(
         None,
         Integer(1, MAX_RETURN_SEQUENCES),
-        "Draw so many texts and keep those whose tokens are likeliest on average.",
+        "Sample this many texts and keep those whose tokens are likeliest on average.",
     )
     num_beams: int = _option(
         1,
         Integer(1, MAX_BEAMS),
-        "Search for the likeliest text with so many beams; at most the model's max_sequences.",
+        "Search for the likeliest text with this many beams; at most the model's max_sequences.",
     )
     length_penalty: float = _option(
         1.0,
@@ -202,12 +202,12 @@ class GenerationOptions:
     logprobs: int | None = _option(
         None,
         Integer(0, MAX_LOGPROBS),
-        "Report the log-probability of each chosen token and of so many of the likeliest.",
+        "Report the log-probability of each chosen token and of this many of the likeliest.",
     )
     echo: bool = _option(
         False,
         Flag(),
-        "Let the text, and the log-probabilities if asked for, begin with the prompt's.",
+        "Begin the text, and the log-probabilities if requested, with the prompt's.",
     )
     logits_processor: Callable[..., None] | Sequence[Callable[..., None]] = _option(  # noqa: RUF009 - a field
         (),
@@ -223,10 +223,12 @@ class GenerationOptions:
     json_schema: Mapping[str, Any] | str | None = _option(
         None,
         JsonSchema(MAX_GRAMMAR_CHARACTERS),
-        "Only JSON of this schema (a dict or JSON text), spaced as json.dumps does.",
+        "Only JSON that fits this schema (a dict or JSON text), spaced as json.dumps does.",
     )
     grammar: str | None = _option(
-        None, String(MAX_GRAMMAR_CHARACTERS), "Only output of this grammar, in llguidance's form of Lark."
+        None,
+        String(MAX_GRAMMAR_CHARACTERS),
+        "Only output that matches this grammar, in llguidance's form of Lark.",
     )
     choices: Sequence[str] | None = _option(None, Strings(MAX_CHOICES), "Only one of these strings.")
     overflow: Literal["error", "truncate", "slide"] = _option(
@@ -238,9 +240,9 @@ class GenerationOptions:
     prompt_lookup_num_tokens: int = _option(
         0,
         Integer(0, 64),
-        "Guess up to so many tokens from repetitions in the text and verify them in one step; 0: off.",
+        "Guess up to this many tokens from repetitions in the text and verify them in one step; 0: off.",
     )
-    assistant_model: GPT2 | None = _option(  # noqa: RUF009 - a field
+    assistant_model: ModelLike | None = _option(  # noqa: RUF009 - a field
         None,
         Instance("gpt2fast.model", "GPT2"),
         "A smaller model with the same vocabulary that guesses tokens for this one to verify in one step.",
@@ -254,7 +256,7 @@ class GenerationOptions:
         "What GPT2.prefill returned: its tokens come before each prompt, and need not be computed again.",
     )
     use_prefix_cache: bool = _option(
-        True, Flag(), "Reuse what was computed for an equal beginning of a recent prompt."
+        True, Flag(), "Reuse keys and values of a recent prompt with the same beginning."
     )
     cancel: CancelToken | None = _option(  # noqa: RUF009 - a field
         None,
@@ -274,12 +276,12 @@ class GenerationOptions:
     def make(
         cls, options: GenerationOptions | None = None, overrides: Mapping[str, Any] | None = None
     ) -> GenerationOptions:
-        """Options from an object, single values by name, or both (the values win).
+        """Options from an object, single values by name, or both (single values take precedence).
 
         Raises
         ------
         TypeError
-            A name is no option; the message has the nearest that is. Else as of the class.
+            A name is not an option; the message suggests the nearest. Other errors are those of the class.
         """
         if options is not None and not isinstance(options, GenerationOptions):
             raise TypeError(f"options must be a GenerationOptions, got {type(options).__name__}")
@@ -296,7 +298,7 @@ class GenerationOptions:
 
     @property
     def sampling(self) -> bool:
-        """Whether tokens are drawn at random, all rules applied."""
+        """Whether tokens are sampled, with all rules applied."""
         if self.temperature == 0:
             return False
         if self.do_sample is not None:

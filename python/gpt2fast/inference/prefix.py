@@ -1,8 +1,8 @@
-"""Keys and values of a text's beginning, computed once and reused; and their files.
+"""Keys and values of the beginning of texts, computed once and reused, and their files.
 
 A file holds, little-endian and without gaps: the magic bytes, the format version (uint32), the number of
-tokens (uint32), the model's hash (32 bytes), the token ids (int32), each layer's keys and values
-[2, heads, tokens, head_dim] (float32 if the model's cache has that, else float16, which gives an int8 cache
+tokens (uint32), the model's hash (32 bytes), the token ids (int32), each layer's keys and values [2, heads,
+tokens, head_dim] (float32 if the model's cache has that, otherwise float16, from which an int8 cache gets
 the same integers and scales again) and the SHA-256 of all that. Its length follows from the model and the
 number of tokens alone.
 """
@@ -13,6 +13,7 @@ import hashlib
 import os
 import struct
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -22,23 +23,26 @@ import numpy as np
 from gpt2fast._native import core
 from gpt2fast.config import ModelConfig
 from gpt2fast.errors import ModelError
-from gpt2fast.storage.files import open_regular, read_bytes
-from gpt2fast.storage.model_directory import CONFIG_NAME, METADATA_NAME, ModelDirectory
+from gpt2fast.inference.forward import forward
+from gpt2fast.loading.loaded_model import LoadedModel
+from gpt2fast.storage.files import open_regular
+from gpt2fast.text.prompts import read_prompt
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from gpt2fast.text.prompts import Prompt
 
 SNAPSHOT_VERSION = 1
 
 _MAGIC = b"gpt2fKV\0"
 _HEADER = struct.Struct("<8sII32s")
 _CHECKSUM_BYTES = 32
-_MAX_METADATA_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
 class CacheFormat:
-    """What a model's snapshots look like: their sizes come from here, never from a file.
+    """The form of a model's snapshots: their sizes come from here, never from a file.
 
     Attributes
     ----------
@@ -47,7 +51,7 @@ class CacheFormat:
     dtype : dtype
         Of keys and values.
     model_hash : bytes
-        Stands for the model, its precision, its weights and how it keeps keys and values.
+        Identifies the model, its precision, its weights and its cache's format.
     """
 
     config: ModelConfig
@@ -55,23 +59,17 @@ class CacheFormat:
     model_hash: bytes
 
     @classmethod
-    def of(cls, directory: ModelDirectory, kv_cache: str) -> CacheFormat:
+    def of(cls, model: LoadedModel) -> CacheFormat:
         """The format of a model's snapshots."""
-        digest = hashlib.sha256()
-        for name in (METADATA_NAME, CONFIG_NAME):
-            data = read_bytes(Path(os.path.realpath(directory.path / name)), _MAX_METADATA_BYTES)
-            digest.update(hashlib.sha256(data).digest())
-        digest.update(struct.pack("<Q", directory.weights_bytes))
-        digest.update(kv_cache.encode())
-        dtype = np.dtype("<f4" if kv_cache == "fp32" else "<f2")
-        return cls(directory.config, dtype, digest.digest())
+        dtype = np.dtype("<f4" if model.kv_cache == "fp32" else "<f2")
+        return cls(model.config, dtype, model.cache_hash)
 
     def layer_shape(self, tokens: int) -> tuple[int, ...]:
-        """Of the keys and values of one layer."""
+        """The shape of the keys and values of one layer."""
         return (2, 1, self.config.n_head, tokens, self.config.head_dim)
 
     def snapshot_bytes(self, tokens: int) -> int:
-        """The length of a snapshot of so many tokens."""
+        """The length of a snapshot of this many tokens."""
         elements = 2 * self.config.n_layer * self.config.n_head * self.config.head_dim * tokens
         return _HEADER.size + 4 * tokens + elements * self.dtype.itemsize + _CHECKSUM_BYTES
 
@@ -83,7 +81,7 @@ class Prefix:
     """
 
     def __init__(
-        self, cache_format: CacheFormat, token_ids: NDArray[np.int32], layers: list[NDArray[Any]]
+        self, cache_format: CacheFormat, token_ids: NDArray[np.int32], layers: Sequence[NDArray[Any]]
     ) -> None:
         self._format = cache_format
         self._token_ids = token_ids
@@ -101,7 +99,7 @@ class Prefix:
 
     @property
     def length(self) -> int:
-        """How many tokens there are."""
+        """The number of tokens."""
         return len(self._token_ids)
 
     def __len__(self) -> int:
@@ -112,13 +110,13 @@ class Prefix:
         """The keys and values as the core takes them."""
         return self._core
 
-    def check_model(self, cache_format: CacheFormat) -> None:
-        """Refuse another model than the one that made it."""
-        if cache_format.model_hash != self._format.model_hash:
+    def check_model(self, model: LoadedModel) -> None:
+        """Raise ValueError unless ``model`` is the one that made the prefix."""
+        if model.cache_hash != self._format.model_hash:
             raise ValueError("prefix was made by another model, or the same one in another precision")
 
     def to_bytes(self) -> bytes:
-        """The state as bytes, for ``GPT2.load_prefix``."""
+        """The prefix as bytes, for ``GPT2.load_prefix``."""
         parts = [_HEADER.pack(_MAGIC, SNAPSHOT_VERSION, self.length, self._format.model_hash)]
         parts.append(self._token_ids.astype("<i4").tobytes())
         parts += [layer.tobytes() for layer in self._layers]
@@ -128,7 +126,7 @@ class Prefix:
         return b"".join([*parts, digest.digest()])
 
     def save(self, file: str | os.PathLike[str] | BinaryIO) -> None:
-        """Write :meth:`to_bytes` to a path, in one go, or to an open binary file."""
+        """Write :meth:`to_bytes` to a path, atomically, or to an open binary file."""
         if not isinstance(file, (str, os.PathLike)):
             file.write(self.to_bytes())
             return
@@ -143,8 +141,16 @@ class Prefix:
                 raise
 
 
-def load_prefix(source: str | os.PathLike[str] | bytes | BinaryIO, cache_format: CacheFormat) -> Prefix:
-    """A prefix from a path, bytes or an open binary file; see ``GPT2.load_prefix``."""
+def prefill(model: LoadedModel, text: Prompt) -> Prefix:
+    """See :meth:`gpt2fast.GPT2.prefill`."""
+    ids = np.array(read_prompt(text, model.config, model.tokenizer, name="text"), np.int32)
+    _, past = forward(model, ids)
+    return Prefix(CacheFormat.of(model), ids, past)
+
+
+def load_prefix(model: LoadedModel, source: str | os.PathLike[str] | bytes | BinaryIO) -> Prefix:
+    """See :meth:`gpt2fast.GPT2.load_prefix`."""
+    cache_format = CacheFormat.of(model)
     if isinstance(source, (bytes, bytearray, memoryview)):
         return _parse(bytes(source), cache_format)
     if not isinstance(source, (str, os.PathLike)):
@@ -159,7 +165,7 @@ def load_prefix(source: str | os.PathLike[str] | bytes | BinaryIO, cache_format:
 
 
 def _read(file: BinaryIO, cache_format: CacheFormat) -> bytes:
-    """The snapshot's bytes: what header and model allow, and one more that tells whether there are more."""
+    """The snapshot's bytes, as many as header and model allow, plus one that proves a file too long."""
     header = file.read(_HEADER.size)
     tokens = _check_header(header, cache_format)
     return header + file.read(cache_format.snapshot_bytes(tokens) - len(header) + 1)
@@ -200,4 +206,4 @@ def _parse(data: bytes, cache_format: CacheFormat) -> Prefix:
     if not np.isfinite(values).all():
         raise ModelError("the saved prefix holds values that are no finite numbers")
     shape = (cache_format.config.n_layer, *cache_format.layer_shape(tokens))
-    return Prefix(cache_format, token_ids, list(values.reshape(shape)))
+    return Prefix(cache_format, token_ids, tuple(values.reshape(shape)))

@@ -1,48 +1,84 @@
-"""Generation options of a call -> one request of the core for each text: numbers only, all checks done."""
+"""Checks the prompts and options of a call, and makes one request of the core for each text."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from gpt2fast._native import core
-from gpt2fast._validation import Integer
-from gpt2fast.config import ModelConfig
+from gpt2fast._validation import MAX_PROMPTS, Integer
 from gpt2fast.inference.options import CONSTRAINTS, GenerationOptions
-from gpt2fast.text.lazy_tokenizer import LazyTokenizer
-from gpt2fast.text.prompts import MAX_PROMPTS, check_token_ids
+from gpt2fast.loading.loaded_model import LoadedModel
+from gpt2fast.text.prompts import check_token_ids, read_prompts
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from gpt2fast.inference.constraints import Constraint
-    from gpt2fast.model import GPT2
+    from gpt2fast.text.prompts import Prompt
 
 
-#: As transformers has it when it samples.
+#: The default of transformers when it samples.
 DEFAULT_TOP_K = 50
 
 
-def build_requests(
-    prompts: Sequence[list[int]],
-    options: GenerationOptions,
-    config: ModelConfig,
-    tokenizer: LazyTokenizer | None,
+@dataclass(frozen=True, eq=False)
+class Call:
+    """What one call generates.
+
+    Attributes
+    ----------
+    requests : list of core.Request
+        One for each text, the copies of a prompt one after another.
+    options : GenerationOptions
+        What they share.
+    single : bool
+        Whether the caller expects one result, not a list.
+    """
+
+    requests: list[core.Request]
+    options: GenerationOptions
+    single: bool
+
+
+def read_call(
+    model: LoadedModel,
+    prompts: Prompt | Sequence[Prompt],
+    options: GenerationOptions | None = None,
+    overrides: dict[str, Any] | None = None,
+) -> Call:
+    """Check the arguments of :meth:`gpt2fast.GPT2.generate` and make requests of them, before any work."""
+    chosen = GenerationOptions.make(options, overrides)
+    if chosen.num_beams > model.engine.max_sequences:
+        raise ValueError(
+            f"num_beams ({chosen.num_beams}) must not exceed max_sequences ({model.engine.max_sequences}), "
+            f"with which the model was loaded"
+        )
+    before = None
+    if chosen.prefix is not None:
+        chosen.prefix.check_model(model)
+        before = chosen.prefix.token_ids
+    token_ids, single = read_prompts(prompts, model.config, model.tokenizer, before=before)
+    requests = _build_requests(model, token_ids, chosen)
+    return Call(requests, chosen, single and chosen.num_return_sequences is None)
+
+
+def _build_requests(
+    model: LoadedModel, prompts: Sequence[list[int]], options: GenerationOptions
 ) -> list[core.Request]:
-    """One request for each text, the copies of a prompt one after another; raises before any work is done."""
-    copies = copies_per_prompt(options)
+    copies = _copies_per_prompt(options)
     if len(prompts) * copies > MAX_PROMPTS:
         name = "num_return_sequences" if options.best_of is None else "best_of"
         raise ValueError(
-            f"{name} ({copies}) for {len(prompts)} prompts asks for more than {MAX_PROMPTS} texts "
-            f"(MAX_PROMPTS)"
+            f"{name} ({copies}) for {len(prompts)} prompts is more than {MAX_PROMPTS} texts (MAX_PROMPTS)"
         )
-    fitted = [_fit(prompt, options, config.n_positions) for prompt in prompts]
-    shared = _shared_fields(options, config, tokenizer)
-    constraint = _constraint(options, shared, config, tokenizer)
-    assistant = _check_assistant(options, config)
+    fitted = [_fit(prompt, options, model.config.n_positions) for prompt in prompts]
+    shared = _shared_fields(model, options)
+    constraint = _constraint(model, options, shared)
+    assistant = _assistant(model, options)
     requests = []
     for prompt in fitted:
         first_seed = int.from_bytes(os.urandom(8), "little") if options.seed is None else options.seed
@@ -61,21 +97,21 @@ def build_requests(
             if options.prefix is not None:
                 request.prefix = options.prefix.core
             if assistant is not None:
-                request.assistant = assistant._engine
+                request.assistant = assistant.engine
                 request.num_assistant_tokens = options.num_assistant_tokens
             requests.append(request)
     return requests
 
 
-def copies_per_prompt(options: GenerationOptions) -> int:
-    """Requests for each prompt: a search over beams is one, whatever it returns."""
+def _copies_per_prompt(options: GenerationOptions) -> int:
+    """The number of requests for each prompt: always one for a beam search."""
     if options.num_beams > 1:
         return 1
     return options.best_of or options.num_return_sequences or 1
 
 
 def _score_hooks(options: GenerationOptions) -> dict[str, Any]:
-    """The caller's processors as one hook of the core."""
+    """The caller's processors as a single hook of the core."""
     processors = cast("tuple[Callable[..., None], ...]", options.logits_processor)
     if not processors:
         return {}
@@ -83,7 +119,8 @@ def _score_hooks(options: GenerationOptions) -> dict[str, Any]:
     def process_scores(
         prompt: NDArray[np.int32], output: NDArray[np.int32], scores: NDArray[np.float32]
     ) -> None:
-        own = scores.copy()  # the core's memory is only good during this call; a caller may keep what it gets
+        # A caller may keep the array; the core's memory is valid only during this call.
+        own = scores.copy()
         for processor in processors:
             if processor(prompt, output, own) is not None:
                 raise TypeError("logits_processor must change the scores in place and return None")
@@ -92,11 +129,13 @@ def _score_hooks(options: GenerationOptions) -> dict[str, Any]:
     return {"process_scores": process_scores}
 
 
-def _check_assistant(options: GenerationOptions, config: ModelConfig) -> GPT2 | None:
-    assistant = options.assistant_model
-    if assistant is not None and assistant.config.vocab_size != config.vocab_size:
+def _assistant(model: LoadedModel, options: GenerationOptions) -> LoadedModel | None:
+    if options.assistant_model is None:
+        return None
+    assistant = options.assistant_model.loaded
+    if assistant.config.vocab_size != model.config.vocab_size:
         raise ValueError(
-            f"assistant_model must have the model's vocabulary of {config.vocab_size} tokens, it has "
+            f"assistant_model must have the model's vocabulary of {model.config.vocab_size} tokens, it has "
             f"{assistant.config.vocab_size}"
         )
     return assistant
@@ -121,10 +160,9 @@ def _fit(prompt: list[int], options: GenerationOptions, n_positions: int) -> lis
     )
 
 
-def _shared_fields(
-    options: GenerationOptions, config: ModelConfig, tokenizer: LazyTokenizer | None
-) -> dict[str, Any]:
+def _shared_fields(model: LoadedModel, options: GenerationOptions) -> dict[str, Any]:
     """The fields of ``Request`` that all texts of a call share."""
+    config, tokenizer = model.config, model.tokenizer
     # GenerationOptions stores sequences as tuples, whatever it was given.
     suppressed = cast("tuple[int, ...]", options.suppress_tokens)
     stop_strings = cast("tuple[str, ...]", options.stop_strings)
@@ -136,7 +174,7 @@ def _shared_fields(
     logit_bias = options.logit_bias or {}
     for token in logit_bias:
         Integer(0, config.vocab_size - 1)("a key of logit_bias", token)
-    forced = _ids_of(options.forced_prefix, "forced_prefix", config, tokenizer)
+    forced = _ids_of(model, options.forced_prefix, "forced_prefix")
     if len(forced) > options.max_new_tokens:
         raise ValueError(
             f"forced_prefix has {len(forced)} tokens, more than max_new_tokens ({options.max_new_tokens})"
@@ -155,74 +193,59 @@ def _shared_fields(
         "frequency_penalty": options.frequency_penalty,
         "no_repeat_ngram_size": options.no_repeat_ngram_size,
         "suppress_tokens": list(suppressed),
-        "bad_words": _bad_words(options, config, tokenizer),
+        "bad_words": _bad_words(model, options),
         "logit_bias": list(logit_bias.items()),
         "forced_prefix": forced,
-        "eos_token_ids": _eos_token_ids(options, config),
+        "eos_token_ids": _eos_token_ids(model, options),
         "stop_strings": [text.encode() for text in stop_strings],
         "token_bytes": tokenizer.token_bytes() if stop_strings and tokenizer is not None else None,
         "include_stop_string": options.include_stop_string,
         "max_seconds": options.max_time or 0.0,
-        "logprobs": _logprobs(options, config),
+        "logprobs": _logprobs(model, options),
         "prompt_lookup_num_tokens": options.prompt_lookup_num_tokens,
         "slide": options.overflow == "slide",
         "use_prefix_cache": options.use_prefix_cache,
     }
 
 
-def _constraint(
-    options: GenerationOptions,
-    shared: dict[str, Any],
-    config: ModelConfig,
-    tokenizer: LazyTokenizer | None,
-) -> Constraint | None:
+def _constraint(model: LoadedModel, options: GenerationOptions, shared: dict[str, Any]) -> Constraint | None:
     if all(getattr(options, name) is None for name in CONSTRAINTS):
         return None
     from gpt2fast.inference.constraints import find_constraint
 
-    return find_constraint(
-        options,
-        shared["eos_token_ids"],
-        shared["forced_prefix"],
-        None if tokenizer is None else tokenizer.get(),
-        config.vocab_size,
-    )
+    return find_constraint(model, options, shared["eos_token_ids"], shared["forced_prefix"])
 
 
-def _logprobs(options: GenerationOptions, config: ModelConfig) -> int:
+def _logprobs(model: LoadedModel, options: GenerationOptions) -> int:
     """How many of the likeliest tokens to report; -1: nothing at all. ``best_of`` needs the chosen ones."""
     if options.logprobs is None:
         return -1 if options.best_of is None else 0
-    return min(options.logprobs, config.vocab_size)
+    return min(options.logprobs, model.config.vocab_size)
 
 
-def _eos_token_ids(options: GenerationOptions, config: ModelConfig) -> list[int]:
+def _eos_token_ids(model: LoadedModel, options: GenerationOptions) -> list[int]:
     if options.eos_token_id is None:
-        return list(config.eos_token_ids)
+        return list(model.config.eos_token_ids)
     ids = list(cast("tuple[int, ...]", options.eos_token_id))
-    check_token_ids(ids, "eos_token_id", config)
+    check_token_ids(ids, "eos_token_id", model.config)
     return ids
 
 
-def _bad_words(
-    options: GenerationOptions, config: ModelConfig, tokenizer: LazyTokenizer | None
-) -> list[list[int]]:
+def _bad_words(model: LoadedModel, options: GenerationOptions) -> list[list[int]]:
     words: list[list[int]] = []
     for i, word in enumerate(options.bad_words):
-        # Inside a text most words carry the space before them in their first token.
+        # Within a text, most words include the preceding space in their first token.
         forms = (word, f" {word}") if isinstance(word, str) and not word[0].isspace() else (word,)
-        words.extend(_ids_of(form, f"bad_words[{i}]", config, tokenizer) for form in forms)
+        words.extend(_ids_of(model, form, f"bad_words[{i}]") for form in forms)
     return words
 
 
-def _ids_of(
-    text: str | Sequence[int], name: str, config: ModelConfig, tokenizer: LazyTokenizer | None
-) -> list[int]:
+def _ids_of(model: LoadedModel, text: str | Sequence[int], name: str) -> list[int]:
     if isinstance(text, str):
         if not text:
             return []
-        if tokenizer is None:
+        if model.tokenizer is None:
             raise ValueError(f"{name} is text, but the model has no tokenizer; give token ids")
-        return tokenizer.get().encode(text)
-    check_token_ids(text, name, config)
+        return model.tokenizer.get().encode(text)
+    check_token_ids(text, name, model.config)
     return list(text)

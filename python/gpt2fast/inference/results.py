@@ -1,4 +1,4 @@
-"""What comes back: generated texts, chunks of a stream, scores of texts and choices."""
+"""Results: generated texts, chunks of a stream, scores of texts and choices."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _Result = TypeVar("_Result")
 
 
 class UnreadText:
-    """Stands in the field ``text`` of a result until the text is first read."""
+    """Fills the field ``text`` of a result until the text is first read."""
 
     __slots__ = ()
 
@@ -25,17 +25,17 @@ class UnreadText:
         raise NotImplementedError
 
     def at_hand(self) -> bool:
-        """Whether that takes neither file nor network; until then a ``repr`` does without text."""
+        """Whether decoding needs neither file nor network; if it does, ``repr`` shows no text."""
         raise NotImplementedError
 
 
 def changed(result: Generation, **values: Any) -> Generation:
-    """:func:`dataclasses.replace` that reads no text."""
+    """:func:`dataclasses.replace` without decoding the text."""
     return replace(result, **{"text": vars(result)["text"], **values})
 
 
 def _with_lazy_text(cls: type[_Result]) -> type[_Result]:
-    """Let the field ``text`` of a dataclass take an :class:`UnreadText`.
+    """Let the field ``text`` of a dataclass hold an :class:`UnreadText`.
 
     Copies and pickles hold the text itself.
     """
@@ -52,7 +52,7 @@ def _with_lazy_text(cls: type[_Result]) -> type[_Result]:
     def state(self: Any) -> dict[str, Any]:
         return {**self.__dict__, "text": self.text}
 
-    # Set when the dataclass is complete, which would take a property in the class for the field's default.
+    # Set after the dataclass is made, which would take a property in the class for the field's default.
     setattr(cls, "text", property(read, write))  # noqa: B010 - the type checker knows the field alone
     setattr(cls, "__getstate__", state)  # noqa: B010 - as above
     return cls
@@ -62,14 +62,14 @@ def _with_lazy_text(cls: type[_Result]) -> type[_Result]:
 class TokenLogprobs:
     """Natural-logarithm probabilities of generated tokens, before any option changed them.
 
-    With ``echo`` those of the prompt's tokens come first; its first token has none: NaN, and -1 for ids.
+    With ``echo`` those of the prompt's tokens come first; the first token has none: NaN, and -1 for ids.
 
     Attributes
     ----------
     chosen : float32 array, shape (tokens,)
         Of the tokens that were chosen.
     top_ids : int32 array, shape (tokens, k)
-        The k likeliest tokens at each place, the likeliest first.
+        The k likeliest tokens at each position, the likeliest first.
     top : float32 array, shape (tokens, k)
         Their log-probabilities.
     """
@@ -91,11 +91,11 @@ class Generation:
     Attributes
     ----------
     text : str
-        The output, without the prompt unless ``echo`` is on; it ends before a stop string, and special tokens
-        are left out. Decoded when it is first read, which may be when the model's tokenizer is loaded; `repr`
-        loads none, and shows the ids instead.
+        The output, without the prompt unless ``echo`` is on; it ends before a stop string, and special
+        tokens are left out. It is decoded when first read, which may load the model's tokenizer; `repr`
+        loads none and shows the ids instead.
     token_ids : list of int
-        Every generated token, an end-of-text token and those of a stop string included.
+        Every generated token, including an end-of-text token and those of a stop string.
     finish_reason : str
         ``"length"`` (max_new_tokens), ``"eos"``, ``"stop"`` (a stop string, or a constraint after which
         nothing can follow), ``"time"``, ``"cancelled"`` or ``"constraint"`` (the options left no token to
@@ -103,13 +103,13 @@ class Generation:
     prompt_token_ids : list of int
         The prompt that the model read, after truncation.
     seed : int or None
-        What its random numbers began with; None when nothing was drawn.
+        The seed of its random numbers; None if nothing was sampled.
     cached_tokens : int
-        Prompt tokens that the prefix cache, or ``prefix``, spared.
+        Prompt tokens taken from the prefix cache or from ``prefix``.
     logprobs : TokenLogprobs or None
-        When asked for.
+        If requested.
     score : float or None
-        What ``num_beams`` (log-probability by length) or ``best_of`` (mean log-probability) chose it by.
+        What it was chosen by: for ``num_beams`` the log-probability by length, for ``best_of`` the mean.
     """
 
     text: str
@@ -136,12 +136,12 @@ class StreamChunk:
     Attributes
     ----------
     text : str
-        The new text; whole characters, and nothing that a stop string could still take back. May be empty.
-        Decoded when it is first read, as that of :class:`Generation`.
+        The new text: whole characters, without what could be the beginning of a stop string. May be empty.
+        It is decoded when first read, like that of :class:`Generation`.
     token_ids : list of int
         The new tokens.
     index : int
-        Which text of the call it belongs to, counted as in the list that ``generate`` returns.
+        The index of its text in the list that ``generate`` would return.
     finish_reason : str or None
         Set in the last chunk of a text; see :class:`Generation`.
     """
@@ -154,7 +154,7 @@ class StreamChunk:
     def __init__(
         self, text: str, token_ids: list[int], index: int = 0, finish_reason: FinishReason | None = None
     ) -> None:
-        # What dataclass would write sets each field by a call, and takes three times as long.
+        # The generated method sets each field by a call and takes three times as long.
         values = self.__dict__
         values["text"] = text
         values["token_ids"] = token_ids
@@ -225,7 +225,7 @@ class RankedChoice:
 
 
 def _shown_output(result: Generation | StreamChunk) -> str:
-    """The beginning of the text, or of the ids where the text would wait for files; and how many tokens."""
+    """The beginning of the text, or of the ids if decoding needs files, and the number of tokens."""
     ids, unread = result.token_ids, vars(result)["text"]
     if isinstance(unread, UnreadText) and not unread.at_hand():
         shown = ", ".join([*map(str, ids[:8]), *(["..."] if len(ids) > 8 else [])])

@@ -1,9 +1,9 @@
-"""The user's cache of converted models: each made once, under a lock, then found without reading weights.
+"""The user's cache of converted models: each is made once, under a lock, then found without reading weights.
 
-Below the cache's root, ``models/NAME-PRECISION-KEY`` are model directories, ``sources/`` remembers what the
-files of a source looked like (sizes, times, inodes) when they were hashed, and ``locks/`` has a lock per
-model directory. A model's key is a hash over the source's content, so a changed source can never be served by
-an old conversion.
+In the cache's root, ``models/NAME-PRECISION-KEY`` are model directories, ``sources/`` records what the
+files of a source looked like (sizes, times, inodes) when they were hashed, and ``locks/`` has a lock for
+each model directory. A model's key is a hash of the source's content, so an old conversion never serves a
+changed source.
 """
 
 from __future__ import annotations
@@ -23,35 +23,23 @@ from typing import TYPE_CHECKING, Any
 
 from gpt2fast.checkpoints import locate
 from gpt2fast.errors import ModelError
-from gpt2fast.storage.files import read_json_object
+from gpt2fast.storage.files import CACHE_VARIABLE, cache_root, read_json_object
 from gpt2fast.storage.model_directory import FORMAT_VERSION, PRECISIONS, is_complete
 
 if TYPE_CHECKING:
     from gpt2fast.checkpoints.base import Checkpoint
     from gpt2fast.storage.progress import Progress
 
-CACHE_VARIABLE = "GPT2FAST_CACHE"
-
-# A file changed within the tick of its file system's clock after it was hashed would look unchanged. Clocks
+# A file that changes within a tick of its file system's clock after it was hashed looks unchanged. Clocks
 # tick every few milliseconds, or in whole seconds (two on FAT).
 _FINE_TICK_NS = 100_000_000
 _COARSE_TICK_NS = 2_100_000_000
 _MAX_RECORD_BYTES = 16 << 20
 _KEY_DIGITS = 24
-# A directory being written: the model's name between marks (see storage.atomic.temporary_name).
+# The name of a directory being written, with the model's name in it (see storage.atomic.temporary_name).
 _TEMPORARY = re.compile(r"\.(.+)\.tmp-[0-9a-f]+")
 
 _Snapshot = list[list[Any]]
-
-
-def cache_root() -> Path:
-    """Where converted models are kept: ``GPT2FAST_CACHE``, else the user's cache directory."""
-    override = os.environ.get(CACHE_VARIABLE)
-    if override:
-        return Path(override)
-    from platformdirs import user_cache_path
-
-    return user_cache_path("gpt2fast", appauthor=False)
 
 
 def cached_conversion(
@@ -62,16 +50,16 @@ def cached_conversion(
     revision: str | None = None,
     token: str | None = None,
 ) -> Path:
-    """The model directory that a source converts to, converted now if it has not been before.
+    """The model directory that a source converts to; converts it now if that has not been done before.
 
-    A source on this machine whose files look as they did (size, times, inode of everything beside them too)
-    is found without being read; otherwise its content is hashed. Processes that want the same model wait for
-    the one that makes it.
+    A source on this machine is found without being read if its files, and those beside them, look as they
+    did (size, times, inode); otherwise its content is hashed. Processes that need the same model wait for
+    the one that converts it.
 
     Parameters
     ----------
     source, revision, token
-        As :func:`gpt2fast.checkpoints.open_checkpoint` takes them.
+        As for :func:`gpt2fast.checkpoints.open_checkpoint`.
     precision : str
         One of :data:`gpt2fast.storage.model_directory.PRECISIONS`.
     progress : callable, optional
@@ -80,9 +68,9 @@ def cached_conversion(
     Raises
     ------
     ModelError
-        The source is not what it should be, or changed while it was being read.
+        The source is broken or not a GPT-2, or it changed while it was being read.
     OSError
-        The cache can't be written, or is full; the message says what can be done.
+        The cache can't be written, or is full; the message says what to do.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
@@ -123,7 +111,7 @@ def _source_key(path: Path) -> str:
 
 
 def _snapshot(path: Path) -> _Snapshot:
-    """What a conversion may read looks like: the files of the directory, or all those beside the file."""
+    """The state of all files that a conversion may read: those in the directory, or beside the file."""
     with os.scandir(path if path.is_dir() else path.parent) as entries:
         files = sorted((entry.name, entry.stat()) for entry in entries if entry.is_file())
     state: _Snapshot = [[path.name]]
@@ -133,7 +121,7 @@ def _snapshot(path: Path) -> _Snapshot:
 
 
 def _is_settled(snapshot: _Snapshot) -> bool:
-    """Whether every file is old enough for any change from now on to show in its times."""
+    """Whether every file is so old that any later change shows in its times."""
     now = time.time_ns()
     for _, _, modified, changed, _ in snapshot[1:]:
         newest = max(modified, changed)
@@ -143,7 +131,7 @@ def _is_settled(snapshot: _Snapshot) -> bool:
 
 
 def _recorded_fingerprint(record: Path, snapshot: _Snapshot) -> str | None:
-    """The fingerprint of a source that still looks as it did when it was hashed."""
+    """The recorded fingerprint of a source, if it looks as it did when it was hashed."""
     try:
         values = read_json_object(record, _MAX_RECORD_BYTES)
     except (OSError, ModelError):
@@ -153,7 +141,7 @@ def _recorded_fingerprint(record: Path, snapshot: _Snapshot) -> str | None:
 
 
 def _write_record(record: Path, snapshot: _Snapshot, fingerprint: str) -> None:
-    """Remember a source; without it (in a read-only cache, say) the source is hashed again next time."""
+    """Record a source; without a record (in a read-only cache) it is hashed again next time."""
     temporary = record.with_name(f"{record.name}.tmp-{secrets.token_hex(8)}")
     with suppress(OSError):
         record.parent.mkdir(parents=True, exist_ok=True)
@@ -180,7 +168,8 @@ def _convert(
     model.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(model.parent, locks)
     with FileLock(locks / f"{model.name}.lock"):
-        if is_complete(model):  # another process made it while this one waited
+        # Another process may have made it while this one waited.
+        if is_complete(model):
             return
         if model.exists():
             shutil.rmtree(model)
@@ -200,7 +189,7 @@ def _remove_leftovers(models: Path, locks: Path) -> None:
 
 @contextmanager
 def _explained(root: Path, source: str | os.PathLike[str]) -> Iterator[None]:
-    """Say of a cache that can't be written what can be done."""
+    """Add what to do to the errors of a cache that can't be written."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""From what a user names to a model directory that can be loaded."""
+"""Finds the model directory for whatever a user names; converts checkpoints first."""
 
 from __future__ import annotations
 
@@ -18,25 +18,6 @@ Precision: TypeAlias = Literal["fp32", "bf16", "int8", "int4"]
 
 DEFAULT_PRECISION: Precision = "int8"
 
-#: How keys and values may be kept, with the core's number for it.
-KV_CACHES = {"fp32": 0, "fp16": 1, "int8": 2}
-KvCache: TypeAlias = Literal["fp32", "fp16", "int8"]
-
-# As near to exact as the weights are.
-_KV_CACHE_OF_PRECISION: dict[str, KvCache] = {"fp32": "fp32", "bf16": "fp16", "int8": "int8", "int4": "int8"}
-
-
-def check_kv_cache(kv_cache: KvCache | None) -> None:
-    """Raise ValueError unless keys and values can be kept so."""
-    if kv_cache is not None:
-        Choice(tuple(KV_CACHES))("kv_cache", kv_cache)
-
-
-def choose_kv_cache(kv_cache: KvCache | None, precision: str) -> KvCache:
-    """How a model of this precision keeps keys and values, if the caller wishes nothing else."""
-    check_kv_cache(kv_cache)
-    return kv_cache or _KV_CACHE_OF_PRECISION[precision]
-
 
 def embedded_model() -> Path:
     """The checkpoint of the small model that comes with the package."""
@@ -52,7 +33,7 @@ def find_model_directory(
 ) -> ModelDirectory:
     """The model directory of a source, made in the cache first if the source is a checkpoint.
 
-    Parameters and errors as of :meth:`GPT2.from_pretrained`.
+    Parameters and errors are those of :meth:`gpt2fast.GPT2.from_pretrained`.
     """
     if precision is not None:
         Choice(PRECISIONS)("precision", precision)

@@ -19,7 +19,7 @@ def check_free(path: Path, *, overwrite: bool) -> None:
     if not os.path.lexists(path):
         return
     if path.is_dir() or not path.is_file():
-        raise FileExistsError(errno.EEXIST, "exists and is no regular file; name another", str(path))
+        raise FileExistsError(errno.EEXIST, "exists and is not a regular file; name another", str(path))
     if not overwrite:
         raise FileExistsError(errno.EEXIST, "exists; --overwrite (overwrite=True) replaces it", str(path))
 
@@ -39,7 +39,7 @@ def temporary_name(path: Path) -> Path:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """A new file that takes the place of ``path`` when the block ends without an error."""
+    """A new file that replaces ``path`` when the block ends without an error."""
     temporary = temporary_name(path)
     try:
         with temporary.open("xb") as file:
@@ -54,11 +54,11 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
-    """A new directory that takes the place of ``path`` when the block ends without an error.
+    """A new directory that replaces ``path`` when the block ends without an error.
 
-    What was at ``path`` before is removed, so the caller checks first that it may be. No system can exchange
-    two directories everywhere: the old one is set aside first, and should the process be killed before the
-    new one is in place, whoever looks for ``path`` next puts it back (:func:`restore_set_aside`).
+    What was at ``path`` before is removed, so the caller first checks that this is allowed. Not every
+    system can exchange two directories: the old one is set aside first, and if the process is killed before
+    the new one is in place, whoever looks for ``path`` next puts it back (:func:`restore_set_aside`).
     """
     temporary = temporary_name(path)
     temporary.mkdir()
@@ -75,7 +75,8 @@ def _take_place(new: Path, path: Path) -> None:
     restore_set_aside(path)
     aside = set_aside_name(path)
     if path.exists():
-        _remove_set_aside(aside)  # left by a process that was killed when the new one was in place
+        # Left by a process that was killed when the new one was in place.
+        _remove_set_aside(aside)
         os.rename(path, aside)
     try:
         os.rename(new, path)
@@ -86,7 +87,7 @@ def _take_place(new: Path, path: Path) -> None:
 
 
 def _remove_set_aside(aside: Path) -> None:
-    """Under another name first, so that nothing half removed is ever put back."""
+    """Rename it first, so that a directory that is half removed is never put back."""
     if aside.exists():
         doomed = temporary_name(aside)
         os.rename(aside, doomed)

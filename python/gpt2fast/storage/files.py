@@ -1,4 +1,4 @@
-"""Files that may come from strangers: regular, inside their folder, and read up to a limit."""
+"""Reads files that may come from strangers: regular ones only, inside their folder, up to a limit."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from gpt2fast.errors import ModelError
+
+CACHE_VARIABLE = "GPT2FAST_CACHE"
 
 #: Limits on what is read whole into memory, in bytes.
 MAX_CONFIG_BYTES = 1 << 20
@@ -26,6 +28,16 @@ _OPEN_FLAGS = (
 )
 
 
+def cache_root() -> Path:
+    """Where converted models are kept: ``GPT2FAST_CACHE``, or the user's cache directory."""
+    override = os.environ.get(CACHE_VARIABLE)
+    if override:
+        return Path(override)
+    from platformdirs import user_cache_path
+
+    return user_cache_path("gpt2fast", appauthor=False)
+
+
 def is_plain_name(name: str) -> bool:
     """Whether a name read from a file names something directly inside a folder."""
     return 0 < len(name) <= 255 and name not in (".", "..") and not set(name) & set("/\\:\0")
@@ -40,7 +52,8 @@ def find_inside(directory: Path, name: str) -> Path | None:
     Raises
     ------
     ModelError
-        The name is no plain file name, leads elsewhere, or stands for something that is no regular file.
+        The name is not a plain file name, leads elsewhere, or belongs to something that is not a regular
+        file.
     """
     if not is_plain_name(name):
         raise ModelError(f"{directory}: {name!r} is not the name of a file inside this directory")
@@ -64,7 +77,7 @@ def file_inside(directory: Path, name: str) -> Path:
     """:func:`find_inside` for a file that must be there; ModelError names it if it isn't."""
     path = find_inside(directory, name)
     if path is None:
-        raise ModelError(f"{directory}: there is no {name} in it")
+        raise ModelError(f"{directory}: has no {name} in it")
     return path
 
 
@@ -88,7 +101,7 @@ def read_bytes(path: Path, limit: int) -> bytes:
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > limit:
-            raise ModelError(f"{path}: has {size} bytes; at most {limit} are read of such a file")
+            raise ModelError(f"{path}: has {size} bytes; the limit for such a file is {limit}")
         return file.read(size)
 
 
@@ -101,29 +114,29 @@ def read_text(path: Path, limit: int) -> str:
 
 
 def set_aside_name(directory: Path) -> Path:
-    """Where a directory waits while another takes its place: beside it, under a name of its own."""
+    """Where a directory is kept while another replaces it: beside it, under a name of its own."""
     return directory.with_name(f".{directory.name}.replaced")
 
 
 def restore_set_aside(path: str | os.PathLike[str]) -> None:
-    """Put back the directory ``path`` if whoever was replacing it was stopped with neither in its place."""
+    """Put back the directory ``path`` if the process that was replacing it was killed midway."""
     if os.path.exists(path):
         return
     try:
         directory = Path(os.path.realpath(path))
-    except ValueError:  # no path at all: it holds a NUL
+    except ValueError:  # not a path: it holds a NUL
         return
     aside = set_aside_name(directory)
     if os.path.isdir(aside) and not os.path.lexists(directory):
         try:
             os.rename(aside, directory)
         except OSError:
-            if not directory.exists():  # else another process was faster
+            if not directory.exists():  # otherwise another process was faster
                 raise
 
 
 def parse_json_object(text: str | bytes, where: str | Path) -> dict[str, Any]:
-    """A JSON object from text; ModelError if it is broken, nested too deep, or has a key twice."""
+    """Parse a JSON object; ModelError if it is broken, nested too deep, or has a key twice."""
     try:
         decoded = text if isinstance(text, str) else text.decode("utf-8")
         value = json.loads(decoded, object_pairs_hook=_unique_keys)

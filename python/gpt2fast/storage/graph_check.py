@@ -1,9 +1,9 @@
-"""Checks a model.onnx before ONNX Runtime sees it: only a step graph's operators, tensors in weights.bin.
+"""Checks a model.onnx before ONNX Runtime sees it: a step graph's operators only, tensors in weights.bin.
 
-A reader for the few protobuf messages that such a file consists of
+It reads the few protobuf messages that such a file consists of
 (https://protobuf.dev/programming-guides/encoding, field numbers from
-https://github.com/onnx/onnx/blob/main/onnx/onnx.proto). Every length is checked against the message it stands
-in, so no part of a file is ever read twice.
+https://github.com/onnx/onnx/blob/main/onnx/onnx.proto). Every length is checked against the enclosing
+message, so no part of a file is ever read twice.
 """
 
 from __future__ import annotations
@@ -33,17 +33,16 @@ _ELEMENT_BYTES = {1: 4, 2: 1}
 _EXTERNAL = 1
 _MAX_NAME_BYTES = 1024
 
-# Wire types: a number, bytes with their length in front, and numbers of fixed size.
+# Wire types: a number, bytes after their length, and numbers of fixed size.
 _VARINT, _BYTES = 0, 2
 _FIXED_BYTES = {1: 8, 5: 4}
 
-# A field of a message: its number, its wire type, and its value (an integer, or where its bytes begin and
-# end).
+# A field of a message: its number, its wire type, and its value (an integer, or the bounds of its bytes).
 Field = tuple[int, int, int, int]
 
 
 class GraphError(ValueError):
-    """What is wrong with a graph, without the name of the file."""
+    """What is wrong with a graph; the message does not name the file."""
 
 
 def check_graph(data: bytes, config: ModelConfig, weights_bytes: int, *, where: str) -> None:
@@ -54,16 +53,16 @@ def check_graph(data: bytes, config: ModelConfig, weights_bytes: int, *, where: 
     data : bytes
         The file.
     config : ModelConfig
-        What the sizes in the graph must agree with.
+        The sizes that the graph must have.
     weights_bytes : int
         Size of ``weights.bin``.
     where : str
-        What to name in errors.
+        The file's name, for errors.
 
     Raises
     ------
     ModelError
-        It is no ONNX model, or holds anything that the graph of a converted model does not.
+        It is not an ONNX model, or holds anything that the graph of a converted model does not.
     """
     try:
         _check_model(data, config, weights_bytes)
@@ -113,7 +112,7 @@ def _check_graph(data: bytes, start: int, stop: int, config: ModelConfig, weight
 
 
 def _check_node(data: bytes, start: int, stop: int, config: ModelConfig) -> tuple[str, Mapping[str, int]]:
-    """Check one node; its operator and attributes."""
+    """Check one node; return its operator and attributes."""
     operator = domain = ""
     attributes: dict[str, int] = {}
     for number, wire, begin, end in _fields(data, start, stop):
@@ -137,7 +136,7 @@ def _check_node(data: bytes, start: int, stop: int, config: ModelConfig) -> tupl
 
 
 def _sizes(operator: str, config: ModelConfig) -> Mapping[str, int]:
-    """Attributes that follow from the configuration."""
+    """The attributes that the configuration determines."""
     if operator == "CachedAttention":
         return {
             "layers": config.n_layer,
@@ -159,12 +158,12 @@ def _attribute(data: bytes, start: int, stop: int) -> tuple[str, int]:
         elif number == 3 and wire == _VARINT:
             value = begin
         elif number not in (2, 13, 20):  # a float, documentation, the type
-            raise GraphError(f"the attribute {name!r} is no number")
+            raise GraphError(f"the attribute {name!r} is not a number")
     return name, value
 
 
 def _tensor_range(data: bytes, start: int, stop: int, weights_bytes: int) -> tuple[int, int, str]:
-    """Where in ``weights.bin`` a tensor lies, and its name."""
+    """The bounds of a tensor in ``weights.bin``, and its name."""
     name, elements, element_bytes, location = "", 1, 0, 0
     entries: dict[str, str] = {}
     for number, wire, begin, end in _fields(data, start, stop):
@@ -193,7 +192,7 @@ def _tensor_range(data: bytes, start: int, stop: int, weights_bytes: int) -> tup
     offset, length = _decimal(entries["offset"], name), _decimal(entries["length"], name)
     if element_bytes == 0 or elements * element_bytes != length:
         raise GraphError(
-            f"the tensor {name!r} has a length of {length} bytes, which is not its type and shape"
+            f"the tensor {name!r} has a length of {length} bytes, which its type and shape contradict"
         )
     if offset % PAGE_BYTES or offset + length > weights_bytes:
         raise GraphError(
@@ -242,7 +241,7 @@ def _fields(data: bytes, position: int, stop: int) -> list[Field]:
         else:
             raise GraphError("not an ONNX model: an unknown kind of field")
         if position > stop:
-            raise GraphError("not an ONNX model, or cut short: a field is longer than what it stands in")
+            raise GraphError("not an ONNX model, or cut short: a field is longer than its message")
         fields.append((tag >> 3, wire, begin, position))
     return fields
 

@@ -24,7 +24,7 @@ from gpt2fast.storage.files import (
 )
 from gpt2fast.storage.graph_check import WEIGHTS_NAME, check_graph
 
-#: Raised whenever the graph, the packed layouts or the reading of checkpoints change what a conversion gives.
+#: Incremented whenever a change to the graph, the packed layouts or a reader changes a conversion's result.
 FORMAT_VERSION = 7
 PRECISIONS = ("fp32", "bf16", "int8", "int4")
 
@@ -34,7 +34,7 @@ CONFIG_NAME = "config.json"
 METADATA_NAME = "gpt2fast.json"
 FILE_NAMES = (MODEL_NAME, WEIGHTS_NAME, TOKENIZER_NAME, CONFIG_NAME, METADATA_NAME)
 
-#: The graph of a model of a thousand layers has about 2 MiB; its tensors are in weights.bin.
+#: The graph of a model with a thousand layers takes about 2 MiB; its tensors are in weights.bin.
 MAX_GRAPH_BYTES = 16 << 20
 
 
@@ -55,7 +55,7 @@ class ModelDirectory:
     tokenizer_path : Path or None
         ``tokenizer.json``, if the model came with a tokenizer.
     metadata : dict
-        What ``gpt2fast.json`` says, among it ``source`` and ``fingerprint``.
+        The content of ``gpt2fast.json``, including ``source`` and ``fingerprint``.
     weights_bytes : int
         Size of ``weights.bin``.
     """
@@ -70,7 +70,7 @@ class ModelDirectory:
 
 
 def is_model_directory(path: str | os.PathLike[str]) -> bool:
-    """Whether this is (or claims to be) a converted model; one that a replacement lost is put back first."""
+    """Whether this is, or claims to be, a converted model; undoes a replacement that was interrupted."""
     restore_set_aside(path)
     return os.path.isfile(os.path.join(path, METADATA_NAME))
 
@@ -81,7 +81,7 @@ def open_model_directory(path: str | os.PathLike[str]) -> ModelDirectory:
     Raises
     ------
     ModelError
-        A file is missing, cut short or foreign; the format version is another; the graph holds anything but
+        A file is missing, cut short or foreign; the format version differs; or the graph holds anything but
         the operators of a GPT-2 step graph over the tensors in ``weights.bin``.
     """
     directory = Path(path)
@@ -113,7 +113,7 @@ def open_model_directory(path: str | os.PathLike[str]) -> ModelDirectory:
 
 
 def is_complete(path: Path) -> bool:
-    """Whether a directory that we wrote ourselves is all there; far cheaper than opening it."""
+    """Whether a directory that we wrote ourselves is complete; far cheaper than opening it."""
     try:
         metadata = read_json_object(path / METADATA_NAME)
         _check_metadata(metadata, path)
@@ -124,7 +124,7 @@ def is_complete(path: Path) -> bool:
 
 
 def _check_metadata(metadata: dict[str, Any], where: Path) -> str:
-    """The precision, when the values can be worked with."""
+    """The precision, if the values are usable."""
     version, precision, size = (metadata.get(key) for key in ("format_version", "precision", "weights_bytes"))
     if version != FORMAT_VERSION:
         raise ModelError(

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-#: Called with the bytes done so far and all bytes to do.
+#: Called with the bytes done so far and the total.
 Progress: TypeAlias = Callable[[int, int], None]
 
 
 @contextmanager
 def progress_bar(title: str) -> Iterator[Progress]:
-    """A bar on standard error while something is done; nothing where that is no terminal.
+    """A bar on standard error; nothing if that is not a terminal.
 
-    The bar, and the package that draws it, appear with the first report: what is cached needs neither.
+    The package that draws the bar is imported at the first report, which a cached model never makes.
     """
     with ExitStack() as stack:
         bars: list[tqdm[Any]] = []

@@ -1,25 +1,25 @@
-"""Token arrays and pasts as callers give them -> checked, contiguous arrays that the core takes."""
+"""Checks token arrays and pasts from callers, and makes them contiguous arrays for the core."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from numbers import Integral
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from gpt2fast._validation import is_bool, shown
+from gpt2fast._validation import MAX_PROMPTS, is_bool, shown
 from gpt2fast.config import ModelConfig
-from gpt2fast.text.prompts import MAX_PROMPTS
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from gpt2fast.text.prompts import Past
+#: Keys and values of the layers: one array [2, batch, heads, tokens, head_dim] for each.
+Past: TypeAlias = "tuple[NDArray[np.float32], ...]"
 
 
 def read_ids(prompt: Any, name: str, config: ModelConfig) -> list[int]:
-    """The ids of one prompt, from anything that NumPy takes for integers (tokens,)."""
+    """The ids of one prompt, from anything that NumPy reads as integers (tokens,)."""
     raw = _integers(prompt, name)
     if raw.ndim != 1:
         found = f"shape {raw.shape}" if raw.ndim else shown(prompt)
@@ -63,7 +63,7 @@ def read_past(past: Sequence[ArrayLike], config: ModelConfig) -> Past:
 
 
 def read_rows(rows: ArrayLike, tokens: int) -> NDArray[np.int64]:
-    """Positions of tokens, the negative ones counted from the end, as int64 [rows]."""
+    """Positions of tokens as int64 [rows]; negative ones count from the end."""
     chosen = np.atleast_1d(_integers(rows, "rows")).astype(np.int64)
     if chosen.ndim != 1 or chosen.size == 0:
         raise ValueError(f"rows must be a list of at least one position, got shape {chosen.shape}")
@@ -85,14 +85,14 @@ def _integers(values: Any, name: str) -> NDArray[np.integer[Any]]:
 
 
 def _hides_a_bool(values: Any) -> bool:
-    """Whether a list holds a bool: among integers NumPy makes it one of them."""
+    """Whether a list holds a bool, which NumPy converts among integers."""
     if hasattr(values, "dtype"):
         return False
     return any(map(is_bool, np.asarray(values, dtype=object).flat))
 
 
 def _no_integers(values: Any, array: NDArray[Any], name: str) -> TypeError | ValueError:
-    """The error for values that are not all integers: names the first that is none, or an array's type."""
+    """The error for values that are not all integers: it names the first one, or an array's type."""
     if hasattr(values, "dtype"):
         return TypeError(f"{name} must hold integers, got {array.dtype}")
     for value in np.asarray(values, dtype=object).flat:

@@ -1,4 +1,4 @@
-"""GPT-2's own tokenizer, for weights that come without one: from the hub once, then from the user's cache."""
+"""GPT-2's own tokenizer, for weights that come without one; fetched from the hub once, then cached."""
 
 from __future__ import annotations
 
@@ -9,27 +9,26 @@ from typing import TYPE_CHECKING
 
 from gpt2fast.checkpoints.base import TokenizerFiles
 from gpt2fast.checkpoints.hub import download_tokenizer
+from gpt2fast.config import GPT2_VOCAB_SIZE
 from gpt2fast.errors import ModelError
-from gpt2fast.loading.conversion_cache import cache_root
 from gpt2fast.storage.atomic import atomic_file
-from gpt2fast.storage.files import MAX_TOKENIZER_BYTES, read_text
-from gpt2fast.text.lazy_tokenizer import GPT2_VOCAB_SIZE
+from gpt2fast.storage.files import MAX_TOKENIZER_BYTES, cache_root, read_text
 from gpt2fast.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from gpt2fast.checkpoints.base import Checkpoint
 
-#: The model on the hub whose tokenizer it is.
+#: The model on the hub that has the tokenizer.
 REPOSITORY = "openai-community/gpt2"
 
 
 def gpt2_tokenizer_file(source: str) -> Path:
-    """A ``tokenizer.json`` of GPT-2; warns that ``source`` has none of its own.
+    """The path of GPT-2's ``tokenizer.json``; warns that ``source`` has none of its own.
 
     Raises
     ------
     ModelError
-        It is neither in the cache nor to be had from the hub; the message says what to give instead.
+        It is neither in the cache nor available from the hub; the message says what to give instead.
     """
     advice = "give another as tokenizer= (--tokenizer): a path, or the id of a model on the hub"
     stored = cache_root() / "tokenizers" / "gpt2.json"
@@ -37,7 +36,7 @@ def gpt2_tokenizer_file(source: str) -> Path:
         path = stored if stored.is_file() else _fetched(stored)
     except (OSError, ModelError) as error:
         raise ModelError(
-            f"{source}: has no tokenizer, and GPT-2's own is not to be had: {error}; {advice}"
+            f"{source}: has no tokenizer, and GPT-2's own can't be fetched: {error}; {advice}"
         ) from error
     warnings.warn(
         f"{source}: has no tokenizer; GPT-2's own is used, from {REPOSITORY} on the hub; {advice}",
@@ -49,7 +48,7 @@ def gpt2_tokenizer_file(source: str) -> Path:
 def with_gpt2_tokenizer(checkpoint: Checkpoint) -> Checkpoint:
     """The checkpoint with GPT-2's tokenizer, if it has none and the vocabulary is GPT-2's.
 
-    Errors as of :func:`gpt2_tokenizer_file`.
+    Raises the errors of :func:`gpt2_tokenizer_file`.
     """
     from gpt2fast.checkpoints import with_tokenizer
 
@@ -60,7 +59,7 @@ def with_gpt2_tokenizer(checkpoint: Checkpoint) -> Checkpoint:
 
 
 def _fetched(stored: Path) -> Path:
-    """The file from the hub, checked, and kept where ``stored`` says if that can be written."""
+    """The file from the hub, checked, and kept at ``stored`` if that can be written."""
     path = (download_tokenizer(REPOSITORY, only="tokenizer.json") / "tokenizer.json").resolve()
     text = read_text(path, MAX_TOKENIZER_BYTES)
     Tokenizer(text, vocab_size=GPT2_VOCAB_SIZE, where=f"{REPOSITORY}: tokenizer.json")

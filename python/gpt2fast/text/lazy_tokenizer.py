@@ -1,4 +1,4 @@
-"""A model's tokenizer, read when text first goes in or out; token ids alone need none."""
+"""A model's tokenizer, read when text first goes in or out; token ids need none."""
 
 from __future__ import annotations
 
@@ -7,15 +7,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from gpt2fast._native import core
+from gpt2fast.config import GPT2_VOCAB_SIZE
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from gpt2fast.storage.model_directory import ModelDirectory
     from gpt2fast.text.tokenizer import Tokenizer
-
-#: A model of so many tokens has GPT-2's vocabulary.
-GPT2_VOCAB_SIZE = 50257
 
 
 class LazyTokenizer:
@@ -24,7 +22,7 @@ class LazyTokenizer:
     Parameters
     ----------
     load : callable
-        Returns the tokenizer, or raises; then it is called again the next time.
+        Returns the tokenizer. After an error it is called again the next time.
     """
 
     def __init__(self, load: Callable[[], Tokenizer]) -> None:
@@ -39,7 +37,7 @@ class LazyTokenizer:
         return self._tokenizer is not None
 
     def get(self) -> Tokenizer:
-        """The tokenizer; errors as of ``load``."""
+        """The tokenizer; raises the errors of ``load``."""
         if self._tokenizer is None:
             with self._lock:
                 if self._tokenizer is None:
@@ -47,7 +45,7 @@ class LazyTokenizer:
         return self._tokenizer
 
     def token_bytes(self) -> core.TokenBytes:
-        """The bytes of every token for the core, which watches for stop strings in them."""
+        """The bytes of every token, in which the core looks for stop strings."""
         tokenizer = self.get()
         with self._lock:
             if self._token_bytes is None:
@@ -57,7 +55,7 @@ class LazyTokenizer:
 
 
 def lazy_tokenizer(directory: ModelDirectory, given: Tokenizer | None) -> LazyTokenizer | None:
-    """The tokenizer given, else the model's own, else GPT-2's where it fits; None if there is none."""
+    """The given tokenizer, or the model's own, or GPT-2's where it fits; None if there is none."""
     if given is not None:
         loaded = LazyTokenizer(lambda: given)
         loaded.get()

@@ -1,11 +1,11 @@
-"""Prompts as callers give them -> checked token ids. NumPy is imported for arrays alone: lists need none."""
+"""Reads prompts as callers give them into checked token ids; imports NumPy only for arrays."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from gpt2fast._validation import Integer
+from gpt2fast._validation import MAX_PROMPTS, Integer
 from gpt2fast.config import ModelConfig
 
 if TYPE_CHECKING:
@@ -16,11 +16,6 @@ if TYPE_CHECKING:
 
 #: One prompt: text, or token ids as a sequence of int or a 1-D integer array.
 Prompt: TypeAlias = "str | Sequence[int] | NDArray[np.integer[Any]]"
-#: Hidden layers' keys and values: one array [2, batch, heads, tokens, head_dim] for each layer.
-Past: TypeAlias = "tuple[NDArray[np.float32], ...]"
-
-#: The most texts that one call may ask for.
-MAX_PROMPTS = 1 << 16
 
 
 def read_prompts(
@@ -34,7 +29,7 @@ def read_prompts(
     """Token ids of each prompt, never empty, and whether the caller gave a single one.
 
     An empty prompt becomes the model's beginning-of-text (or end-of-text) token. With ``before``, each prompt
-    begins with these tokens. Errors call a prompt by ``name``.
+    begins with these tokens. Errors call a prompt ``name``.
     """
     single = _is_single(prompts, name)
     given = [prompts] if single else list(prompts)
@@ -57,7 +52,7 @@ def read_prompt(
     before: list[int] | None = None,
     name: str = "prompt",
 ) -> list[int]:
-    """:func:`read_prompts` where only a single one will do."""
+    """:func:`read_prompts` for exactly one prompt."""
     found, single = read_prompts(prompt, config, tokenizer, before=before, name=name)
     if not single:
         raise TypeError(f"{name} must be a single text, got a list")
@@ -65,7 +60,7 @@ def read_prompt(
 
 
 def check_token_ids(ids: Sequence[int], name: str, config: ModelConfig) -> None:
-    """Refuse ids outside the vocabulary."""
+    """Raise ValueError for ids outside the vocabulary."""
     check = Integer(0, config.vocab_size - 1)
     for position, token in enumerate(ids):
         check(f"{name}[{position}]", token)
@@ -87,7 +82,7 @@ def _is_single(prompts: Any, name: str) -> bool:
 
 
 def _axes(value: Any) -> int:
-    """How many dimensions an array of any library has; 0 for what is none."""
+    """The number of dimensions of an array of any library; 0 for anything else."""
     if not hasattr(value, "__array__"):
         return 0
     import numpy as np

@@ -1,4 +1,4 @@
-"""GPT-2's byte-level BPE: text to token ids and back, at once or as tokens arrive.
+"""GPT-2's byte-level BPE: text to token ids and back, whole or as tokens arrive.
 
 The only importer of the package ``tokenizers``.
 """
@@ -33,7 +33,7 @@ _OTHERS = [byte for byte in range(256) if byte not in set(_PRINTABLE)]
 BYTE_ALPHABET = [
     chr(byte) if byte in set(_PRINTABLE) else chr(0x100 + _OTHERS.index(byte)) for byte in range(256)
 ]
-# Alphabet character -> the byte as a Latin-1 character; characters that stand for no byte leave Latin-1.
+# Alphabet character -> the byte as a Latin-1 character; other characters map outside Latin-1.
 _TO_LATIN1 = dict.fromkeys(_OTHERS, 0xFFFF) | {ord(c): byte for byte, c in enumerate(BYTE_ALPHABET)}
 _ESCAPED_BYTES = re.compile("([\udc80-\udcff]+)")
 
@@ -49,15 +49,15 @@ class Tokenizer:
     tokenizer_json : str
         The text of a Hugging Face ``tokenizer.json``.
     vocab_size : int, optional
-        The size of the model's vocabulary. It may exceed the tokenizer's (ids beyond decode to nothing), not
-        fall short of it. Default: the tokenizer's own.
+        The size of the model's vocabulary: at least the tokenizer's (ids beyond it decode to nothing).
+        Default: the tokenizer's own.
     where : str
         What to name in errors.
 
     Raises
     ------
     ModelError
-        The file is broken, no byte-level BPE, or doesn't fit the vocabulary.
+        The file is broken, not byte-level BPE, or doesn't fit the vocabulary.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Tokenizer:
             self._backend = tokenizers.Tokenizer.from_str(tokenizer_json)
         except Exception as error:  # the package raises bare Exception
             raise ModelError(f"{where}: not a tokenizer: {error}") from None
-        # Settings of training time; they would cut or pad texts silently.
+        # Settings from training; they would silently cut or pad texts.
         self._backend.no_truncation()
         self._backend.no_padding()
         vocabulary = self._backend.get_vocab()
@@ -92,7 +92,7 @@ class Tokenizer:
         """Read a ``tokenizer.json``, a ``vocab.json`` beside its ``merges.txt``, or a directory with either.
 
         The source may also be the id of a model on the Hugging Face hub, and ``token`` an access token for
-        it. Other parameters and errors as of the class; errors of the hub as of
+        it. Other parameters and errors are those of the class; for a hub id also the errors of
         :func:`gpt2fast.checkpoints.hub.download_tokenizer`.
         """
         from gpt2fast.checkpoints.tokenizer_files import read_tokenizer_files
@@ -128,7 +128,7 @@ class Tokenizer:
         Raises
         ------
         ValueError
-            The text holds a lone surrogate, which is no Unicode character.
+            The text holds a lone surrogate, which is not a Unicode character.
         """
         check_text(text)
         return self._backend.encode(text, add_special_tokens=False).ids
@@ -153,7 +153,7 @@ class Tokenizer:
         return ids
 
     def decode_bytes(self, ids: Iterable[int], *, skip_special_tokens: bool = True) -> bytes:
-        """The bytes that token ids stand for; ids may be integers of any kind, an integer array included.
+        """The bytes of token ids; the ids may be integers of any kind, also an integer array.
 
         Raises
         ------
@@ -175,7 +175,7 @@ class Tokenizer:
         return b"".join(pieces)
 
     def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
-        """The text of token ids, with U+FFFD for invalid UTF-8; errors as of :meth:`decode_bytes`."""
+        """The text of token ids, with U+FFFD for invalid UTF-8; raises the errors of :meth:`decode_bytes`."""
         return self.decode_bytes(ids, skip_special_tokens=skip_special_tokens).decode("utf-8", "replace")
 
     def decode_batch(self, batch: Iterable[Iterable[int]], *, skip_special_tokens: bool = True) -> list[str]:
@@ -191,12 +191,12 @@ class Tokenizer:
         return table
 
     def byte_table(self) -> tuple[bytes, array[int]]:
-        """The bytes of all tokens, special ones included, and where those of each id begin.
+        """The bytes of all tokens, including special ones, and the offset of each id's.
 
         Returns
         -------
         data : bytes
-            One token's after another's, in the order of their ids.
+            The tokens' bytes in the order of their ids.
         offsets : array of int32
             Token ``i`` has ``data[offsets[i]:offsets[i + 1]]``; those beyond have none.
         """
@@ -212,9 +212,9 @@ class IncrementalDecoder:
     Parameters
     ----------
     tokenizer : Tokenizer
-        Whose ids are decoded.
+        The tokenizer of the ids.
     skip_special_tokens : bool
-        Whether special tokens stand for no text.
+        Whether special tokens decode to nothing.
     """
 
     def __init__(self, tokenizer: Tokenizer, *, skip_special_tokens: bool = True) -> None:
@@ -223,7 +223,7 @@ class IncrementalDecoder:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def feed(self, ids: Sequence[int], *, final: bool = False) -> str:
-        """The text that has become certain with these ids; with ``final`` also what was held back."""
+        """The text that these ids complete; with ``final``, also what was held back."""
         data = self._tokenizer.decode_bytes(ids, skip_special_tokens=self._skip_special_tokens)
         return self.feed_bytes(data, final=final)
 
@@ -235,7 +235,7 @@ class IncrementalDecoder:
 def _byte_table(
     vocabulary: dict[str, int], added: dict[int, str], count: int, where: str
 ) -> tuple[bytes, array[int]]:
-    """What :meth:`Tokenizer.byte_table` returns; in few operations on the whole vocabulary."""
+    """The result of :meth:`Tokenizer.byte_table`, in few operations on the whole vocabulary."""
     tokens = [""] * count
     for token, token_id in vocabulary.items():
         tokens[token_id] = token
@@ -265,7 +265,7 @@ def tokenizer_json_from_gpt2_files(vocab_json: str, merges_txt: str, *, where: s
     Raises
     ------
     ModelError
-        Vocabulary and merges are broken or don't fit each other.
+        Vocabulary or merges are broken, or they don't fit each other.
     """
     try:
         vocabulary = json.loads(vocab_json)
@@ -287,7 +287,7 @@ def check_text(text: str) -> str:
     Raises
     ------
     TypeError
-        It is no string.
+        It is not a string.
     ValueError
         It holds a lone surrogate; the message says which and where.
     """

@@ -1,4 +1,4 @@
-"""Opening checkpoints: what a source is, whose tokenizer, and what identifies the content."""
+"""Opening checkpoints: kinds of source, which tokenizer is used, and what identifies the content."""
 
 from __future__ import annotations
 
@@ -65,15 +65,15 @@ def test_what_looks_like_an_id_goes_to_the_hub(
 @pytest.mark.parametrize(
     "source", ["/absent/gpt2", "./gpt2", "../gpt2", "a/b/c", "gpt2.gguf", "org/m.onnx", "", Path("gpt2")]
 )
-def test_what_does_not_is_no_such_file(source: str | Path) -> None:
+def test_anything_else_is_a_missing_file(source: str | Path) -> None:
     with pytest.raises(FileNotFoundError):
         open_checkpoint(source)
 
 
-def test_sources_that_are_no_checkpoint(tmp_path: Path) -> None:
+def test_sources_that_are_not_checkpoints(tmp_path: Path) -> None:
     (tmp_path / "x.zip").write_bytes(b"")
     with pytest.raises(ModelError, match=r"not a known kind of model file; known are .safetensors"):
         open_checkpoint(tmp_path / "x.zip")
     (tmp_path / "gpt2fast.json").write_text("{}")
-    with pytest.raises(ModelError, match="a converted model already"):
+    with pytest.raises(ModelError, match="already a converted model"):
         open_checkpoint(tmp_path)

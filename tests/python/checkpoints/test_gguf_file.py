@@ -34,7 +34,7 @@ def test_reads_every_tensor(tmp_path: Path, kind: str) -> None:
 
 
 def test_k_quants_are_read(tmp_path: Path) -> None:
-    """The package expands Q6_K but does not write it: the blocks are made by hand."""
+    """The package expands Q6_K but does not write it, so the blocks are made by hand."""
     path = tmp_path / "model.gguf"
     generator = np.random.default_rng(1)
     rows = generator.integers(0, 256, (101, 210), dtype=np.uint8)
@@ -169,7 +169,7 @@ ARCHITECTURE = text("general.architecture") + struct.pack("<I", 8) + text("gpt2"
         (header(1, 1, ARCHITECTURE + tensor("a", [4], 0, 1)), "not aligned"),
         (header(1, 1, ARCHITECTURE + tensor("a", [4], 0, (1 << 64) - 32)), "the tensor 'a' should be at"),
         (header(1, 1, ARCHITECTURE + tensor("a", [4], 99, 0) + bytes(64)), "unsupported type 99"),
-        (header(1, 1, ARCHITECTURE + tensor("a", [33], 8, 0) + bytes(64)), "no whole blocks of 32"),
+        (header(1, 1, ARCHITECTURE + tensor("a", [33], 8, 0) + bytes(64)), "not whole blocks of 32"),
         (
             header(2, 1, ARCHITECTURE + tensor("a", [8], 0, 0) + tensor("b", [8], 0, 0) + bytes(64)),
             "'a' and 'b' overlap",

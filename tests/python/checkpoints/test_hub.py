@@ -1,4 +1,4 @@
-"""Downloads from a hub on this machine: which files, how often, after interruptions, and what errors say."""
+"""Downloads from a hub on this machine: which files, how often, interruptions, and error messages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WEIGHTS = bytes(range(256)) * 40
 
 
 def contents(*names: str) -> dict[str, bytes]:
-    """Files that all differ, because the cache keeps equal ones once; weights are large."""
+    """Files that all differ, because the cache stores equal ones once; weights are large."""
     return {name: WEIGHTS + name.encode() if "model" in name else name.encode() for name in names}
 
 
@@ -114,13 +114,15 @@ def test_an_unknown_revision_is_named_in_the_message(tmp_path: Path, hub: FakeHu
         fetch(tmp_path, revision="v9")
 
 
-def test_an_interrupted_transfer_is_taken_up_where_it_stopped(tmp_path: Path, hub: FakeHub) -> None:
+def test_an_interrupted_transfer_continues_where_it_stopped(tmp_path: Path, hub: FakeHub) -> None:
     hub.interruptions = 1
     path = fetch(tmp_path)
     content = hub.files["model.safetensors"]
     assert (path / "model.safetensors").read_bytes() == content
     ranges = [
-        asked for method, name, asked in hub.requests if method == "GET" and name == "/cdn/model.safetensors"
+        range_header
+        for method, name, range_header in hub.requests
+        if method == "GET" and name == "/cdn/model.safetensors"
     ]
     first, second = ranges
     assert first is None
@@ -161,21 +163,21 @@ def test_the_hubs_refusals_say_what_to_do(
         fetch(tmp_path)
 
 
-def test_a_hub_with_trouble_is_asked_again_later(tmp_path: Path, hub: FakeHub) -> None:
+def test_a_failing_hub_is_reported_as_temporary(tmp_path: Path, hub: FakeHub) -> None:
     hub.error = (501, {})
     with pytest.raises(ConnectionError, match=r"answers with an error \(501\); try again later"):
         fetch(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["./no/such/directory", "a/b/c", "--", "x" * 200, "model.safetensors/"])
-def test_what_can_be_no_id_is_called_a_missing_file(tmp_path: Path, hub: FakeHub, text: str) -> None:
+def test_a_name_that_cannot_be_an_id_is_a_missing_file(tmp_path: Path, hub: FakeHub, text: str) -> None:
     with pytest.raises(ModelError, match="neither a file or directory that exists nor the id of a model"):
         download_snapshot(text, cache_dir=tmp_path)
     assert not hub.requests
 
 
 @pytest.mark.parametrize("way", ["argument", "variable"])
-def test_offline_the_cache_is_used_alone(
+def test_offline_only_the_cache_is_used(
     tmp_path: Path, hub: FakeHub, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
     path = fetch(tmp_path)
@@ -187,7 +189,7 @@ def test_offline_the_cache_is_used_alone(
 
 
 def test_offline_without_a_copy_says_so(tmp_path: Path, hub: FakeHub) -> None:
-    with pytest.raises(FileNotFoundError, match="someone/gpt2: not in the cache, and not looking on the hub"):
+    with pytest.raises(FileNotFoundError, match="someone/gpt2: not in the cache, and working offline"):
         fetch(tmp_path, local_files_only=True)
 
 
@@ -241,7 +243,7 @@ def test_a_repository_without_a_tokenizer(tmp_path: Path, hub: FakeHub) -> None:
         download_tokenizer("someone/gpt2", cache_dir=tmp_path / "cache")
 
 
-def test_a_tokenizer_alone_is_no_model(tmp_path: Path, hub: FakeHub) -> None:
+def test_a_tokenizer_alone_is_not_a_model(tmp_path: Path, hub: FakeHub) -> None:
     download_tokenizer("someone/gpt2", cache_dir=tmp_path / "cache")
     with pytest.raises(FileNotFoundError, match="the cache has no weights of a known format of it"):
         fetch(tmp_path, local_files_only=True)

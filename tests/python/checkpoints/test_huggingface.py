@@ -1,4 +1,4 @@
-"""Checkpoint directories and lone weight files: names, dtypes, shards, heads, links, and what is refused."""
+"""Checkpoint directories and lone weight files: names, dtypes, shards, heads, links, and refusals."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_an_untied_head(tmp_path: Path) -> None:
 
 
 def write_shards(directory: Path, tensors: Tensors) -> dict[str, str]:
-    """Three shards and their index; the weight map."""
+    """Write three shards and their index; returns the weight map."""
     file = with_prefix(tensors, "transformer.")
     (directory / "model.safetensors").unlink()
     weight_map = {}
@@ -123,7 +123,7 @@ def test_shards(tmp_path: Path) -> None:
         ("..", "is not the name of a file"),
         ("", "is not the name of a file"),
         ("model-0.safetensors\0", "is not the name of a file"),
-        ("absent.safetensors", "there is no absent.safetensors"),
+        ("absent.safetensors", "has no absent.safetensors"),
         ("model-1.safetensors", "is not in model-1.safetensors"),
         (7, "weight_map must map"),
     ],
@@ -169,7 +169,7 @@ def test_a_link_within_the_directory_is_followed(tmp_path: Path) -> None:
 
 
 def as_hub_snapshot(directory: Path, root: Path) -> Path:
-    """The same files as the hub's cache keeps them: a snapshot of links into ``blobs``."""
+    """The same files in the form of the hub's cache: a snapshot of links into ``blobs``."""
     blobs, snapshot = root / "models--org--name/blobs", root / "models--org--name/snapshots/0123"
     blobs.mkdir(parents=True)
     snapshot.mkdir(parents=True)
@@ -228,7 +228,7 @@ def put(name: str, *shape: int) -> Callable[[Tensors], object]:
         (drop("wte.weight"), r"'wte.weight' is missing; is it a GPT-2 model\? It holds h.0"),
         (
             put("wpe.weight", 25, 64),
-            r"'wpe.weight' has shape \[25, 64\]; the configuration asks for \[24, 64\]",
+            r"'wpe.weight' has shape \[25, 64\]; the configuration requires \[24, 64\]",
         ),
         (put("h.0.attn.c_attn.weight", 192, 64), r"has shape \[192, 64\]"),
         (put("transformer.ln_f.bias", 64), r"both 'ln_f.bias' and 'transformer.ln_f.bias'"),
@@ -259,9 +259,7 @@ def test_integer_weights_are_refused(tmp_path: Path) -> None:
         ({"vocab_size": 1 << 24}, r"'wte.weight' has shape"),
     ],
 )
-def test_configurations_that_can_not_be_honoured(
-    tmp_path: Path, changes: dict[str, object], message: str
-) -> None:
+def test_unsupported_configurations(tmp_path: Path, changes: dict[str, object], message: str) -> None:
     edit_config(write_directory(tmp_path), **changes)
     tracemalloc.start()
     try:
@@ -279,7 +277,7 @@ def test_missing_files_are_named(tmp_path: Path, missing: str) -> None:
         open_checkpoint(tmp_path)
 
 
-def test_the_generation_config_has_the_last_word_on_special_tokens(tmp_path: Path) -> None:
+def test_the_generation_config_takes_precedence_for_special_tokens(tmp_path: Path) -> None:
     write_directory(tmp_path, small_config(eos_token_id=1))
     assert open_checkpoint(tmp_path).config.eos_token_ids == (1,)
     (tmp_path / "generation_config.json").write_text('{"eos_token_id": [3, 5], "bos_token_id": null}')
@@ -314,7 +312,7 @@ def test_a_lone_file_without_configuration(tmp_path: Path) -> None:
         ({"wte.weight": np.ones((2, 64), np.float32)}, "no matrix 'h.0.mlp.c_fc.weight'"),
     ],
 )
-def test_a_lone_file_that_does_not_tell_its_sizes(tmp_path: Path, tensors: Tensors, message: str) -> None:
+def test_a_lone_file_without_sizes(tmp_path: Path, tensors: Tensors, message: str) -> None:
     save_file(tensors, tmp_path / "x.safetensors")
     if "number" in message or "wte.weight" not in tensors:
         with pytest.raises(ModelError, match=message):

@@ -1,4 +1,4 @@
-"""Weights and configuration out of ONNX graphs: our own exports, PyTorch's exporters, broken files."""
+"""Weights and configuration from ONNX graphs: our own exports, PyTorch's exporters, broken files."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def float_data(model: Any) -> None:
 
 
 def typed_constants(model: Any) -> None:
-    """Constants of every type that has a field of its own, or shares one, that nothing uses."""
+    """Add unused constants of every type that has its own field or shares one."""
     types = onnx.TensorProto
     for kind in (
         types.UINT8,
@@ -187,7 +187,7 @@ def set_external(key: str, value: str) -> Callable[[Any], None]:
         ("location", "../model.onnx.data", "not the name of a file"),
         ("location", "sub/../../x", "not the name of a file"),
         ("location", "", "not the name of a file"),
-        ("location", "absent", "there is no absent"),
+        ("location", "absent", "has no absent"),
         ("location", "linked", "leads out of its directory"),
         ("location", "fifo", "not a regular file"),
         ("location", "folder", "not a regular file"),
@@ -289,7 +289,7 @@ def test_a_file_cut_short_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_wrong_weights_do_not_pass_verification(tmp_path: Path) -> None:
-    """Swapped matrices of one shape: only running both graphs can tell."""
+    """Swapped matrices of one shape: only running both graphs reveals them."""
     path = tmp_path / "model.onnx"
     export_onnx(random_checkpoint(), path)
     checkpoint = open_onnx(path)
@@ -303,7 +303,7 @@ def test_the_wrong_weights_do_not_pass_verification(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("output", ["logits", "present.1"])
-def test_outputs_that_are_no_numbers_do_not_pass_verification(tmp_path: Path, output: str) -> None:
+def test_outputs_that_are_not_finite_do_not_pass_verification(tmp_path: Path, output: str) -> None:
     path = tmp_path / "model.onnx"
     export_onnx(random_checkpoint(), path)
     model = onnx.load(path)
@@ -365,7 +365,7 @@ def test_the_zoos_model_from_the_dynamo_exporter(tmp_path: Path, with_head: bool
         ("torchscript-18", "sdpa", False),
         ("dynamo-18", "eager", True),
         ("dynamo-18", "sdpa", False),
-        # From here on attention is an operator of ONNX's own.
+        # From here on attention is one of ONNX's operators.
         ("dynamo-23", "sdpa", True),
     ],
 )

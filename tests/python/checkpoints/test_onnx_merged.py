@@ -1,4 +1,4 @@
-"""Two ONNX models merged by an If, as optimum merges a decoder with a past and the same without."""
+"""Two ONNX models merged by an If, as optimum merges a decoder with and without a past."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def edit_branch(model: Any, branch: str) -> Any:
 
 @pytest.mark.parametrize("branch", ["then_branch", "else_branch"])
 def test_a_branch_that_computes_something_else_is_noticed(tmp_path: Path, branch: str) -> None:
-    """The one that is not read too: both are run."""
+    """Also the branch that is not read: both are run."""
     path = tmp_path / "decoder_model_merged.onnx"
     model = merged(*exports(random_checkpoint(), tmp_path), shared=False)
     other = edit_branch(model, "then_branch").initializer
@@ -82,7 +82,7 @@ def _sparse(model: Any) -> None:
 @pytest.mark.parametrize(
     ("edit", "fault"),
     [
-        (_no_input, "an If that no input decides"),
+        (_no_input, "an If whose condition is not an input"),
         (_second_if, "control flow operation If"),
         (_no_else, "control flow operation If"),
         (_lost_output, "other outputs"),
@@ -101,7 +101,7 @@ def test_other_control_flow_is_refused(tmp_path: Path, edit: Callable[[Any], Non
 @pytest.mark.parity
 @pytest.mark.filterwarnings("ignore")
 def test_the_merge_of_two_exports_of_transformers(tmp_path: Path) -> None:
-    """Keys and values apart, a mask, positions: the inputs and outputs that optimum's exports have."""
+    """Separate keys and values, a mask, positions: the inputs and outputs of optimum's exports."""
     torch = pytest.importorskip("torch")
     config = small_config()
     export_with_past(tmp_path / "with.onnx", config, "eager", torch.float32, stacked=False)

@@ -1,4 +1,4 @@
-"""The NumPy forward pass: against transformers, and against itself with a past."""
+"""The NumPy forward pass, compared with transformers and, with a past, with itself."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_a_past_changes_nothing() -> None:
         np.testing.assert_allclose(layer, expected, rtol=1e-12, atol=1e-12)
 
 
-def test_the_type_is_the_one_asked_for() -> None:
+def test_the_requested_dtype_is_used() -> None:
     hidden, past = reference.forward(random_checkpoint(), IDS, dtype=np.float32)
     assert hidden.dtype == past[0].dtype == np.float32
 

@@ -1,4 +1,4 @@
-"""The safetensors reader: values of every dtype, and files that lie."""
+"""The safetensors reader: values of every dtype, and malformed files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from gpt2fast.storage.files import open_regular
 
 
 def file_of(header: Any, data: bytes = b"") -> bytes:
-    """A file with this header, given as text or as what JSON is made of."""
+    """A file with this header, given as text or as a JSON value."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return len(text).to_bytes(8, "little") + text + data
 
@@ -70,7 +70,7 @@ def test_row_ranges(tmp_path_factory: pytest.TempPathFactory, start: int, stop: 
             tensor.read_rows(start, stop)
 
 
-def test_unreadable_tensors_are_refused_when_asked_for(tmp_path: Path) -> None:
+def test_unreadable_tensors_are_refused_on_access(tmp_path: Path) -> None:
     header = {"mask": entry("BOOL", (8,)), "scalar": entry("F32", (), (8, 12)), "a": entry(offsets=(12, 20))}
     (tmp_path / "x").write_bytes(file_of(header, bytes(20)))
     tensors = SafetensorsFile(tmp_path / "x")
@@ -162,7 +162,7 @@ def test_a_file_that_shrinks_meanwhile(tmp_path: Path) -> None:
 
 
 def test_a_file_is_opened_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that header and data are of the same file, should another take its name meanwhile."""
+    """Header and data then belong to the same file, even if another takes its name meanwhile."""
     opened: list[Path] = []
 
     def counted(path: Path) -> BinaryIO:

@@ -1,4 +1,4 @@
-"""What a user adds to a source that lacks it: the number of heads, the tokenizer."""
+"""What a user can add to a source: the number of heads, the tokenizer."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CONFIG = small_config()
 
 
 def erase_heads(model: Any) -> None:
-    """Have the graph compute every shape that tells the heads, and declare no dimensions."""
+    """Let the graph compute every shape that reveals the heads, and declare no dimensions."""
     constants = {initializer.name for initializer in model.graph.initializer}
     nodes = list(model.graph.node)
     shapes = {node.input[1] for node in nodes if node.op_type == "Reshape"}
@@ -46,7 +46,7 @@ def erase_heads(model: Any) -> None:
 
 @pytest.fixture
 def headless(tmp_path: Path) -> Path:
-    """A graph that runs as ever, and from which the heads can't be told."""
+    """A graph that runs as before but does not reveal the number of heads."""
     path = tmp_path / "headless.onnx"
     export_onnx(random_checkpoint(), path)
     model = onnx.load(path)
@@ -57,7 +57,7 @@ def headless(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def lone_file(tmp_path: Path) -> Path:
-    """Weights alone, of a width that 64 does not divide."""
+    """A lone weight file, of a width that is not a multiple of 64."""
     path = tmp_path / "weights.safetensors"
     write_safetensors(path, random_tensors(small_config(n_embd=48)))
     return path
@@ -70,7 +70,7 @@ def run(*arguments: object) -> int:
     return exit_request.value.code
 
 
-def test_heads_that_a_graph_does_not_tell(headless: Path, tmp_path: Path) -> None:
+def test_heads_that_a_graph_does_not_reveal(headless: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"headless\.onnx.*gpt2fast convert --n-head N.*config\.json"):
         open_checkpoint(headless)
     assert open_checkpoint(headless, n_head=4).config == CONFIG
@@ -83,7 +83,7 @@ def test_heads_that_a_graph_does_not_tell(headless: Path, tmp_path: Path) -> Non
 def test_wrong_heads_are_noticed_by_running_the_graph(headless: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"headless\.onnx"):
         convert(headless, tmp_path / "out", n_head=8)
-    with pytest.raises(ModelError, match=r"the width 64 is no multiple of 5 heads"):
+    with pytest.raises(ModelError, match=r"the width 64 is not a multiple of 5 heads"):
         open_checkpoint(headless, n_head=5)
     assert not (tmp_path / "out").exists()
 
@@ -128,7 +128,7 @@ def vocabulary(tmp_path: Path) -> Path:
 
 
 def text_commands(directory: Path) -> list[tuple[object, ...]]:
-    """Every command that needs text, on samples of what it reads."""
+    """Every command that needs text, with sample input."""
     text, passages, questions = (directory / name for name in ("text", "passages", "questions"))
     text.write_text("ABCABC" * 20)
     passages.write_text('{"text": "AB AB"}\n')

@@ -1,4 +1,4 @@
-"""One random model in every format that is read: the same scores from each, within the format's precision."""
+"""One random model in every supported format: the same scores from each, within its precision."""
 
 from __future__ import annotations
 

@@ -28,8 +28,8 @@ CONFIG = small_config()
 
 
 @given(st.data())
-def test_any_part_of_any_view_is_what_numpy_reads(data: st.DataObject) -> None:
-    """Transposed, cut and cut again, from bytes that begin anywhere: the same numbers as of a NumPy view."""
+def test_any_part_of_any_view_equals_numpys(data: st.DataObject) -> None:
+    """Transposed, sliced and sliced again, at any offset: the same numbers as from a NumPy view."""
     dtype_name = data.draw(st.sampled_from(["U8", "F16", "F64"]))
     shape = data.draw(st.lists(st.integers(1, 40), min_size=1, max_size=4))
     offset = data.draw(st.integers(0, 9))
@@ -49,7 +49,7 @@ def test_any_part_of_any_view_is_what_numpy_reads(data: st.DataObject) -> None:
 
 @pytest.mark.parametrize("stride", [1, 3, 700, 40_000])
 def test_scattered_numbers_do_not_cost_what_lies_between(stride: int) -> None:
-    """Columns of a matrix of a megabyte, and what is read for them."""
+    """Columns of a matrix of one megabyte, and the bytes that are read for them."""
 
     class Counting(Memory):
         largest = 0

@@ -17,7 +17,7 @@ CONFIG = small_config(bos_token_id=100, eos_token_id=100)
 
 
 def test_the_checksum_is_crc32c() -> None:
-    """The check value of the algorithm's catalogue entry (CRC-32/ISCSI)."""
+    """The check value from the algorithm's catalogue entry (CRC-32/ISCSI)."""
     assert crc32c(b"123456789") == 0xE3069283
 
 
@@ -61,7 +61,7 @@ def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("key", ["n_vocab", "n_ctx", "n_embd", "n_layer"])
 def test_sizes_that_do_not_fit_are_refused(tmp_path: Path, key: str) -> None:
     write_tensorflow(tmp_path, CONFIG, **{key: 128})
-    with pytest.raises(ModelError, match=r"the configuration asks for|is missing"):
+    with pytest.raises(ModelError, match=r"the configuration requires|is missing"):
         open_tensorflow(tmp_path)
 
 

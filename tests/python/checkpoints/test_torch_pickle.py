@@ -77,14 +77,14 @@ def test_a_parameter_is_its_tensor(tmp_path: Path) -> None:
     np.testing.assert_array_equal(one(tmp_path, parameter).read(), NUMBERS.reshape(3, 4))
 
 
-def test_entries_that_are_no_tensors_are_left_out(tmp_path: Path) -> None:
+def test_entries_that_are_not_tensors_are_left_out(tmp_path: Path) -> None:
     scalar = pickled_tensor("0", 12, (), ())
     state = pickled_state({"step": b"K\x07", "scalar": scalar, "x": MATRIX})
     assert list(opened(tmp_path, torch_zip(state, {"0": NUMBERS.tobytes()}))) == ["x"]
 
 
 class Witness:
-    """Unpickled the usual way, creates a file."""
+    """Creates a file when unpickled normally."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -133,7 +133,7 @@ def test_calls_other_than_a_tensors_are_refused(tmp_path: Path, value: bytes) ->
         (pickled_tensor("0", 12, (2, 2), (1 << 40, 1)), "reaches past its storage"),
         (pickled_tensor("0", 12, (1 << 40, 4), (0, 1)), "repeats numbers"),
         (pickled_tensor("0", 12, (0, 4), (4, 1)), "is empty"),
-        (pickled_tensor("0", 12, (3, 4), (-4, 1), offset=11), "no natural number"),
+        (pickled_tensor("0", 12, (3, 4), (-4, 1), offset=11), "not a natural number"),
         (pickled_tensor("0", 12, (3, 4), (4,)), "2 axes and 1 strides"),
         (pickled_tensor("0", 12, (1,) * 9, (1,) * 9), "9 axes"),
         (pickled_tensor("0", 11, (2, 4), (4, 1)), "48 bytes instead of 44"),

@@ -232,7 +232,7 @@ def start(arguments: list[str]) -> subprocess.Popen[bytes]:
         command,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        # A shell's background job, which a test run may be, ignores interrupts, and so would its children.
+        # A shell's background job, which a test run may be, ignores interrupts, and its children would too.
         preexec_fn=None if os.name == "nt" else partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
 
@@ -250,7 +250,7 @@ def test_interrupt_ends_a_generation() -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="pipes of POSIX")
-def test_a_reader_that_has_enough_is_no_error() -> None:
+def test_a_reader_that_closes_the_pipe_is_not_an_error() -> None:
     with start(ENDLESS) as process:
         assert process.stdout is not None
         assert process.stderr is not None

@@ -1,4 +1,4 @@
-"""The commands export, verify and eval, as they are typed."""
+"""The commands export, verify and eval."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _json(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str, A
 
 @pytest.fixture
 def exported(tmp_path: Path) -> Path:
-    """A model in the Zoo's manner, with data and archive."""
+    """A model in the Zoo's layout, with data and archive."""
     path = tmp_path / "zoo" / "gpt2-10.onnx"
     options = ("--layout", "zoo", "--head", "hidden", "--opset", 10, "--test-data", 2, "--archive")
     assert _run("export", write_directory(tmp_path / "source"), path, *options) == 0
@@ -81,7 +81,7 @@ def test_export_of_a_checkpoint(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "options", [("--past", "--format", "safetensors"), ("--dtype", "fp16"), ("--head", "both")]
 )
-def test_options_that_do_not_go_together(tmp_path: Path, options: tuple[str, ...]) -> None:
+def test_contradicting_options(tmp_path: Path, options: tuple[str, ...]) -> None:
     assert _run("export", write_directory(tmp_path / "source"), tmp_path / "out", *options) == 2
     assert not (tmp_path / "out").exists()
 
@@ -132,7 +132,7 @@ def test_lambada_and_choice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert (result["accuracy"], result["accuracy_per_byte"]) == (1.0, 1.0)
 
 
-def test_text_that_is_no_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_is_not_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = tmp_path / "text.txt"
     text.write_bytes(b"caf\xe9")
     assert _run("eval", "perplexity", "--text", text) == 1

@@ -1,4 +1,4 @@
-"""``gpt2fast generate`` with the options that choose whole texts, and what text cannot express."""
+"""``gpt2fast generate`` with options that choose whole texts, and options that text cannot express."""
 
 from __future__ import annotations
 
@@ -59,5 +59,5 @@ def test_a_wrong_word_is_a_usage_error() -> None:
 
 
 @pytest.mark.parametrize("name", ["assistant-model", "prefix", "cancel", "logits-processor"])
-def test_objects_are_no_command_line_options(name: str) -> None:
+def test_objects_are_not_command_line_options(name: str) -> None:
     assert CliRunner().invoke(command, ["Once", f"--{name}", "x"]).exit_code == 2

@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from gpt2fast.errors import ModelError
@@ -27,7 +25,7 @@ from gpt2fast.evaluation import (
 from gpt2fast.evaluation.items import GROUP_TOKENS
 from gpt2fast.evaluation.language_model import log_softmax
 from gpt2fast.evaluation.multiple_choice import Question
-from gpt2fast.evaluation.perplexity import encode, windows
+from gpt2fast.evaluation.perplexity import encode
 from gpt2fast.text.tokenizer import Tokenizer
 
 TEXT = (
@@ -38,7 +36,7 @@ TEXT = (
 
 
 class MadeUpModel:
-    """Scores that depend on the token and its distance from the start of the sequence alone."""
+    """Scores that depend only on the token and its distance from the start of the sequence."""
 
     def __init__(self, n_positions: int = 64, vocab_size: int = 4096, seed: int = 0) -> None:
         generator = np.random.default_rng(seed)
@@ -71,30 +69,6 @@ class MadeUpModel:
 @pytest.fixture(scope="module")
 def tokenizer(embedded_dir: Path) -> Tokenizer:
     return Tokenizer.from_source(embedded_dir)
-
-
-@given(
-    st.integers(0, 200),
-    st.integers(2, 40).flatmap(lambda window: st.tuples(st.just(window), st.integers(1, window))),
-    st.booleans(),
-)
-def test_windows_score_each_token_once(tokens: int, sizes: tuple[int, int], drop_last: bool) -> None:
-    window, stride = sizes
-    found = windows(tokens, window, stride, drop_last=drop_last)
-    scored = [token for one in found for token in range(one.first, one.stop)]
-    assert scored == sorted(set(scored))
-    assert all(one.start < one.first < one.stop <= one.start + window for one in found)
-    if drop_last:
-        assert all(one.stop - one.start == window for one in found)
-    elif stride < window:
-        assert scored == list(range(1, tokens))
-    else:
-        assert scored == [token for token in range(tokens) if token % window]
-
-
-def test_later_windows_score_tokens_with_context() -> None:
-    found = windows(1000, 100, 30)
-    assert all(one.first - one.start == 70 for one in found[1:])
 
 
 @pytest.mark.parametrize(("window", "stride"), [(None, None), (40, 7), (16, 16), (2, 1)])
@@ -223,7 +197,7 @@ def test_comparison_with_itself_and_another(tokenizer: Tokenizer) -> None:
 
 
 class _Stopped(Exception):  # noqa: N818
-    """Stands for Ctrl-C."""
+    """Simulates Ctrl-C."""
 
 
 @pytest.mark.parametrize("cut", [0, 1, 20])
@@ -249,7 +223,7 @@ def test_resumed_measurement_equals_an_uninterrupted_one(
     with Journal(path, {"text": 1}) as journal:
         result = perplexity(resumed, tokenizer, text, run="int8", journal=journal)
     assert (result.loss, result.scored_tokens) == (expected.loss, expected.scored_tokens)
-    # All but what the first two groups gave; a cut costs one window.
+    # Everything but the first two groups; the cut line costs one window.
     assert [len(call) for call in resumed.calls] == [len(fake.calls[2]) + (cut > 0)]
     with Journal(path, {"text": 1}) as journal:
         again = perplexity(resumed, tokenizer, text, run="int8", journal=journal)
@@ -272,7 +246,7 @@ def test_journal_of_other_settings_is_refused_and_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content", [b"my thesis\n", b"[]\n", b'{"settings": 3}\n', b'{"run": 1}\n', b"\xff\n"]
 )
-def test_file_that_is_no_journal_is_refused_and_kept(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_journal_is_refused_and_kept(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "thesis.txt"
     path.write_bytes(content)
     with pytest.raises(ModelError, match=r"thesis\.txt"):

@@ -1,4 +1,4 @@
-"""Evaluation on real models: the same numbers as transformers on the same protocol, and published ones."""
+"""Evaluation on real models: the same numbers as transformers with the same protocol, and published ones."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_lambada_finds_the_models_own_continuation(model: GPT2) -> None:
 @pytest.mark.parity
 @pytest.mark.parametrize(("window", "stride"), [(512, 256), (100, 37), (64, 64)])
 def test_perplexity_equals_transformers(model: GPT2, embedded_dir: Path, window: int, stride: int) -> None:
-    """The strided protocol, with labels of -100 for the tokens that an earlier window has scored."""
+    """The strided protocol, with labels of -100 for tokens that an earlier window scored."""
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     other = transformers.GPT2LMHeadModel.from_pretrained(embedded_dir, dtype=torch.float32).eval()

@@ -1,4 +1,4 @@
-"""Files are handed over in large blocks."""
+"""Files are written in large blocks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The step graph, the layout of weights.bin, and what packing puts there."""
+"""The step graph, the layout of weights.bin, and its packed content."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hugging Face checkpoints as they are written: the same tensors back, by our reader and by transformers."""
+"""Written Hugging Face checkpoints: our reader and transformers read the same tensors back."""
 
 from __future__ import annotations
 

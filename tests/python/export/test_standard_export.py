@@ -99,7 +99,7 @@ def test_zoo_layout_has_the_zoos_names_and_shapes(tmp_path: Path, head: str, pas
         _assert_close(outputs[f"output{i + 2}"], layer)
 
 
-def test_empty_past_is_no_past(tmp_path: Path) -> None:
+def test_an_empty_past_equals_no_past(tmp_path: Path) -> None:
     checkpoint, path = random_checkpoint(), tmp_path / "model.onnx"
     export_onnx(checkpoint, path, StandardOptions(head="hidden", past=True))
     empty = np.zeros((2, 1, 4, 0, 16), np.float32)

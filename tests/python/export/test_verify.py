@@ -1,4 +1,4 @@
-"""Test data and `verify`: what is written passes, what is changed fails, what is hostile is refused."""
+"""Test data and `verify`: written data passes, changed data fails, hostile data is refused."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from support.zoo_samples import export_with_data, random_checkpoint
 
 @pytest.fixture(scope="module")
 def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model in the Zoo's layout with two sets beside it; not to be changed."""
+    """A model in the Zoo's layout with two sets beside it; tests must not change it."""
     return export_with_data(tmp_path_factory.mktemp("zoo"), layout="zoo", head="hidden", opset=10)
 
 
 @pytest.fixture
 def copied(zoo: Path, tmp_path: Path) -> Path:
-    """The same, to be changed."""
+    """A copy that tests may change."""
     shutil.copytree(zoo.parent, tmp_path / "zoo")
     return tmp_path / "zoo" / zoo.name
 
@@ -44,7 +44,7 @@ def _replace(path: Path, array: np.ndarray[Any, Any]) -> None:
 @pytest.mark.parametrize("past", [False, True])
 @pytest.mark.parametrize("head", ["lm", "hidden"])
 @pytest.mark.parametrize("layout", ["gpt2fast", "zoo"])
-def test_what_is_written_passes(tmp_path: Path, layout: str, head: str, past: bool) -> None:
+def test_written_data_passes(tmp_path: Path, layout: str, head: str, past: bool) -> None:
     path = export_with_data(tmp_path, sets=5, layout=layout, head=head, past=past)
     differences = verify_model(path)
     assert [one.data_set for one in differences[::3]] == [f"test_data_set_{i}" for i in range(5)]
@@ -122,13 +122,13 @@ _FLOAT = onnx.TensorProto.FLOAT
         (_tensor(data_type=_FLOAT, dims=[1 << 40], raw_data=b"1234"), "impossible shape"),
         (
             _tensor(data_type=_FLOAT, dims=[1 << 30, 1 << 30], raw_data=b"1234"),
-            "asks for 1152921504606846976",
+            "needs 1152921504606846976",
         ),
         (_tensor(data_type=_FLOAT, dims=[-1], raw_data=b"1234"), "impossible shape"),
         (_tensor(data_type=_FLOAT, dims=[1] * 17, raw_data=b"1234"), "impossible shape"),
-        (_tensor(data_type=_FLOAT, dims=[2], raw_data=b"1234"), "asks for 2 values; it holds 1"),
-        (_tensor(data_type=_FLOAT, dims=[1], raw_data=b"12345"), "asks for 1 values; it holds 1.25"),
-        (_tensor(data_type=_FLOAT, dims=[3], float_data=[1.0]), "asks for 3 values; it holds 1"),
+        (_tensor(data_type=_FLOAT, dims=[2], raw_data=b"1234"), "needs 2 values; it holds 1"),
+        (_tensor(data_type=_FLOAT, dims=[1], raw_data=b"12345"), "needs 1 values; it holds 1.25"),
+        (_tensor(data_type=_FLOAT, dims=[3], float_data=[1.0]), "needs 3 values; it holds 1"),
         (_tensor(data_type=onnx.TensorProto.STRING, dims=[1], string_data=[b"x"]), "unsupported data type 8"),
         (
             _tensor(
@@ -235,10 +235,10 @@ def _member(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> tarfi
         (_member("/tmp/escaped.onnx"), "leads out of it"),
         (_member("a\\b.onnx"), "leads out of it"),
         (_member("/".join("abcdefghi")), "too deep"),
-        (_member("link.onnx", tarfile.SYMTYPE, "/etc/passwd"), "no regular file"),
-        (_member("link.onnx", tarfile.LNKTYPE, "model.onnx"), "no regular file"),
-        (_member("pipe.onnx", tarfile.FIFOTYPE), "no regular file"),
-        (_member("device.onnx", tarfile.CHRTYPE), "no regular file"),
+        (_member("link.onnx", tarfile.SYMTYPE, "/etc/passwd"), "not a regular file"),
+        (_member("link.onnx", tarfile.LNKTYPE, "model.onnx"), "not a regular file"),
+        (_member("pipe.onnx", tarfile.FIFOTYPE), "not a regular file"),
+        (_member("device.onnx", tarfile.CHRTYPE), "not a regular file"),
     ],
     ids=lambda value: value.name if isinstance(value, tarfile.TarInfo) else "",
 )

@@ -1,4 +1,4 @@
-"""Writing model directories: what is in them, and that they appear whole or not at all."""
+"""Writing model directories: their content, and that they appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_model_directory(source: Path, tmp_path: Path, precision: str) -> None
     }
 
 
-def test_the_weights_are_where_the_graph_says(source: Path, tmp_path: Path) -> None:
+def test_the_weights_lie_where_the_graph_says(source: Path, tmp_path: Path) -> None:
     convert(source, tmp_path / "out", precision="int8")
     graph = onnx.load(tmp_path / "out/model.onnx").graph  # reads the external data
     read = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
@@ -153,7 +153,7 @@ def test_missing_parents_are_made(source: Path, tmp_path: Path) -> None:
     assert entries(tmp_path / "a/b") == ["out"]
 
 
-def test_what_is_no_model_directory_is_never_replaced(source: Path, tmp_path: Path) -> None:
+def test_anything_but_a_model_directory_is_never_replaced(source: Path, tmp_path: Path) -> None:
     convert(source, tmp_path / "out")
     (tmp_path / "out/notes.txt").write_text("mine")
     (tmp_path / "file").write_text("mine")
@@ -249,7 +249,7 @@ def test_a_kill_while_replacing_leaves_the_old_or_the_new(
     assert not [name for name in left if ".tmp-" not in name]
 
 
-def test_what_a_kill_set_aside_is_not_overwritten_unasked(source: Path, tmp_path: Path) -> None:
+def test_a_directory_set_aside_is_not_overwritten_unasked(source: Path, tmp_path: Path) -> None:
     convert(source, tmp_path / "out")
     (tmp_path / "out").rename(set_aside_name(tmp_path / "out"))
     with pytest.raises(FileExistsError, match="holds a converted model"):
@@ -318,7 +318,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 def peak_kilobytes(source: Path, out: Path, precision: str) -> int:
-    """The most memory that a process held which converted one model."""
+    """Peak memory of a process that converts a model."""
     command = [sys.executable, "-c", PEAK_SCRIPT, str(source), str(out), precision]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
@@ -338,7 +338,7 @@ def test_memory_stays_near_a_layer_matrix(source: Path, tmp_path: Path, precisio
 
 
 def write_zeros(path: Path, config: object) -> None:
-    """A checkpoint of zeros, which takes no room on the disk."""
+    """A checkpoint of zeros, which takes no space on disk."""
     from gpt2fast.checkpoints.base import expected_shapes
 
     header, end = {}, 0

@@ -23,7 +23,7 @@ IDS = np.random.default_rng(5).integers(0, CONFIG.vocab_size, (2, 9))
 
 @pytest.fixture(scope="module", params=[False, True], ids=["hidden", "lm-head"])
 def zoo(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
-    """A file of opset 10 with a test data set beside it, and the model that it was made from."""
+    """A file of opset 10 with a test data set beside it, and the model it was made from."""
     from onnx import numpy_helper
 
     from support.zoo_torch_model import zoo_model

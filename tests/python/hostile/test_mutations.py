@@ -53,5 +53,5 @@ def test_damaged_files_are_refused_or_loaded(tmp_path: Path, name: str) -> None:
     result = json.loads(run.stdout)
     assert result["failures"] == []
     assert result["loaded"] + result["refused"] == _MUTATIONS
-    # Most damage must be noticed, or the mutations hit nothing that matters.
+    # Most damage must be noticed; otherwise the mutations hit nothing that matters.
     assert result["refused"] > _MUTATIONS // 10

@@ -27,7 +27,7 @@ def model() -> GPT2:
 
 @pytest.fixture(scope="module", params=["same weights", "random"])
 def assistant(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> GPT2:
-    """One that is nearly always right, and a smaller one that is nearly always wrong."""
+    """An assistant that is nearly always right, and a smaller one that is nearly always wrong."""
     if request.param == "same weights":
         return GPT2.from_pretrained(precision="int4")
     sizes = SIZES["tiny"] | {"vocab_size": 4096, "n_positions": 64}

@@ -1,4 +1,4 @@
-"""asyncio: the same texts as without, a free event loop, tasks that can be cancelled."""
+"""asyncio: the same texts as without it, a free event loop, tasks that can be cancelled."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_a_stream_of_a_batch_names_its_texts(model: GPT2) -> None:
 
 
 def test_the_event_loop_stays_free(model: GPT2) -> None:
-    """A generation without end is ended by a task that the loop had to run meanwhile."""
+    """An endless generation is ended by a task that the loop had to run meanwhile."""
 
     async def main() -> None:
         task = asyncio.create_task(model.agenerate("Once", **ENDLESS))
@@ -198,8 +198,8 @@ def test_tasks_can_be_cancelled_at_any_moment() -> None:
     run(main())
 
 
-def test_a_slow_reader_holds_the_stream_up(model: GPT2) -> None:
-    """Nothing is lost, and the stream does not run away from its reader."""
+def test_a_slow_reader_pauses_the_stream(model: GPT2) -> None:
+    """Nothing is lost, and the stream stays close to its reader."""
     expected = model.generate("Once", max_new_tokens=60, eos_token_id=[]).token_ids
 
     async def main() -> list[int]:
@@ -212,7 +212,7 @@ def test_a_slow_reader_holds_the_stream_up(model: GPT2) -> None:
     assert run(main()) == expected
 
 
-def test_errors_arrive_where_the_call_was_made(model: GPT2) -> None:
+def test_errors_arrive_at_the_caller(model: GPT2) -> None:
     def fail(prompt: Any, output: Any, scores: Any) -> None:
         raise KeyError("mine")
 

@@ -87,7 +87,7 @@ def test_a_text_ends_when_nothing_can_follow_even_without_an_end_token(model: GP
 
 
 def test_the_end_token_is_allowed_exactly_where_the_output_is_complete(model: GPT2) -> None:
-    constraint = find_constraint(GenerationOptions(regex="([ab][xy])+"), [0, 5], [], model.tokenizer, 4096)
+    constraint = find_constraint(model.loaded, GenerationOptions(regex="([ab][xy])+"), [0, 5], [])
     assert constraint is not None
     a, b, x, y = (model.tokenizer.encode(letter)[0] for letter in "abxy")
     state = constraint.new_state()
@@ -102,7 +102,7 @@ def test_the_end_token_is_allowed_exactly_where_the_output_is_complete(model: GP
     assert {x, y} <= allowed(a)
     assert not {a, b, 0} & allowed(a)
     assert {a, b, 0} <= allowed(a, y)
-    assert 5 not in allowed(a, y)  # a token with a text of its own, which the grammar has no place for
+    assert 5 not in allowed(a, y)  # a token with text that the grammar does not allow
     # The state follows whatever output it is shown.
     assert 0 not in allowed(b)
     assert 0 in allowed(b, x, a, x)
@@ -186,7 +186,7 @@ def test_a_forced_prefix_must_fit(model: GPT2) -> None:
         model.generate("Once", regex="[a-z]{3}", forced_prefix="X")
 
 
-def test_the_state_goes_with_the_tokenizer() -> None:
+def test_the_compiled_vocabulary_is_freed_with_the_tokenizer() -> None:
     model = GPT2.from_pretrained()
     model.generate("Once", choices=["a"])
     tokenizer = weakref.ref(model.tokenizer)
@@ -283,10 +283,10 @@ def test_a_missing_package_is_named(model: GPT2, monkeypatch: pytest.MonkeyPatch
 
 
 def test_compiled_grammars_are_kept(model: GPT2) -> None:
-    from gpt2fast.inference.constraints import _vocabulary
+    from gpt2fast.inference.constraints import vocabulary_of
 
     model.generate("Once", regex="[k]", max_new_tokens=2)
-    vocabulary = _vocabulary(model.tokenizer, model.config.vocab_size)
+    vocabulary = vocabulary_of(model.tokenizer, model.config.vocab_size)
     before = vocabulary.compiled.cache_info()
     model.generate("Once", regex="[k]", max_new_tokens=2)
     after = vocabulary.compiled.cache_info()

@@ -1,4 +1,4 @@
-"""Decoding options by themselves: beams, best_of, processors, echo, cancel, stop strings, random sets."""
+"""Decoding options: beams, best_of, processors, echo, cancel, stop strings, random combinations."""
 
 from __future__ import annotations
 
@@ -57,14 +57,14 @@ def test_beams_of_several_prompts(model: GPT2) -> None:
     assert isinstance(model.generate("Once", max_new_tokens=3, num_beams=2), Generation)
 
 
-def test_a_search_that_is_ended_gives_what_it_has(model: GPT2) -> None:
+def test_a_search_that_is_ended_returns_what_it_found(model: GPT2) -> None:
     token = CancelToken()
     token.cancel()
     results = model.generate(PROMPTS, num_beams=3, cancel=token)
     assert [(one.finish_reason, one.token_ids) for one in results] == [("cancelled", [])] * 4
     results = model.generate(PROMPTS, num_beams=3, max_time=1e-9)
     assert [(one.finish_reason, one.token_ids) for one in results] == [("time", [])] * 4
-    # So many rounds take longer than the limit on any machine; what there is has the fewer tokens.
+    # This many rounds take longer than the limit on any machine, so the text found is shorter.
     out = model.generate("Once", num_beams=24, max_new_tokens=500, max_time=0.02, eos_token_id=[])
     assert out.finish_reason == "time"
     assert len(out.token_ids) < 500
@@ -121,7 +121,7 @@ def test_a_processor_that_does_nothing_changes_nothing(model: GPT2) -> None:
     assert model.generate(PROMPTS, logits_processor=lambda *_: None, **options) == plain
 
 
-def test_a_processors_errors_go_up(model: GPT2) -> None:
+def test_a_processors_errors_propagate(model: GPT2) -> None:
     def fail(*_: Any) -> None:
         raise LookupError("mine")
 
@@ -271,12 +271,12 @@ def test_every_option_is_in_the_documentation() -> None:
 
 
 def test_best_of_counts_towards_the_limit_of_a_call(model: GPT2) -> None:
-    with pytest.raises(ValueError, match=r"best_of \(4096\) for 17 prompts asks for more than 65536 texts"):
+    with pytest.raises(ValueError, match=r"best_of \(4096\) for 17 prompts is more than 65536 texts"):
         model.generate(["a"] * 17, best_of=4096, seed=1)
 
 
 @pytest.mark.parametrize("name", ["num_beams", "best_of"])
-def test_what_chooses_whole_texts_does_not_stream(model: GPT2, name: str) -> None:
+def test_options_that_choose_whole_texts_do_not_stream(model: GPT2, name: str) -> None:
     options: dict[str, Any] = {name: 2} | ({"seed": 1} if name == "best_of" else {})
     with pytest.raises(ValueError, match=f"{name} chooses whole texts and can't stream"):
         model.stream("Once", **options)

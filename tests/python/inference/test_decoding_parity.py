@@ -18,14 +18,14 @@ transformers = pytest.importorskip("transformers")
 from transformers.generation import logits_process as theirs  # noqa: E402 - optional, as above
 
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]
-# Small models gain nothing from several threads, and lose much where the cores are shared.
+# Small models gain nothing from several threads, and lose much when cores are shared.
 torch.set_num_threads(1)
 
 STEPS = 44
 
 
 class Pair:
-    """A model of ours and transformers' of the same weights, and prompts for both."""
+    """Our model and transformers' with the same weights, and prompts for both."""
 
     def __init__(self, directory: Path) -> None:
         self.ours = GPT2.from_pretrained(directory, precision="fp32")
@@ -35,7 +35,7 @@ class Pair:
             self.prompts[1] = np.array(self.ours.tokenizer.encode("Once upon a time there was"), np.int32)
 
     def reference(self, prompt: NDArray[np.int32], **options: Any) -> Any:
-        """What transformers generates, greedily unless told otherwise; no token ends it unless given."""
+        """What transformers generates: greedily and without an end token unless ``options`` say otherwise."""
         ids = torch.tensor(prompt[None].astype(np.int64))
         settings = {"do_sample": False, "pad_token_id": 0, "eos_token_id": None, **options}
         with torch.no_grad():
@@ -67,12 +67,12 @@ def pair(
 
 
 def with_eos(tokens: list[int], eos: list[int]) -> list[int]:
-    """The tokens up to and with the first that ends a text: transformers pads behind it."""
+    """The tokens up to and including the first that ends a text; transformers pads after it."""
     ends = [place for place, token in enumerate(tokens) if token in eos]
     return tokens[: ends[0] + 1] if ends else tokens
 
 
-# Name -> (our options, transformers' options), made of tokens that the plain output has.
+# Name -> (our options, transformers' options), made from tokens of the plain output.
 GREEDY: dict[str, Any] = {
     "plain": lambda usual: ({}, {}),
     "repetition_penalty": lambda usual: ({"repetition_penalty": 1.3},) * 2,
@@ -223,7 +223,7 @@ def assert_equal_distributions(
     if np.isnan(processed(logits, prompt, output, options, torch.float64)).any():
         assert not found.any()  # every token is forbidden
         return
-    # Where a sum of probabilities meets a limit exactly, rounding decides; one precision or the other agrees.
+    # If a sum of probabilities equals a limit, rounding decides; one precision or the other agrees.
     errors = [
         float(np.abs(found - processed(logits, prompt, output, options, dtype)).max())
         for dtype in (torch.float32, torch.float64)
@@ -254,7 +254,7 @@ SAMPLED: list[dict[str, Any]] = [
     {"temperature": 1.4, "top_k": 30, "top_p": 0.9, "repetition_penalty": 1.3},
 ]
 
-#: What both libraries assume where nothing is said.
+#: The defaults of both libraries.
 DEFAULTS: dict[str, Any] = {"do_sample": True, "eos_token_ids": [], "top_k": 50}
 
 

@@ -1,4 +1,4 @@
-"""The engine through Python: same bits whatever surrounds a sequence, slots, interruption, threads."""
+"""The engine from Python: the same bits in any company, slots, interruption, threads."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SAMPLED = {"temperature": 0.9, "top_k": 40, "repetition_penalty": 1.2, "eos_toke
 PROMPTS = ["Once", "The King said to his daughter, who was the fairest of all:", "", "A wolf"]
 
 
-# Each precision with the cache that it has by default, and some with another.
+# Each precision with its default cache, and some with another.
 KINDS = [*((precision, None) for precision in PRECISIONS), ("fp32", "int8"), ("int8", "fp16")]
 
 
@@ -81,7 +81,7 @@ def test_every_shape_keeps_its_bits_in_a_batch(shape: str, precision: str, tmp_p
         assert model.generate(prompt, max_new_tokens=12, eos_token_id=[]).token_ids == expected.token_ids
 
 
-def test_kv_caches_are_as_near_as_they_say() -> None:
+def test_kv_caches_stay_within_their_precision() -> None:
     models = {
         kind: GPT2.from_pretrained(precision="fp32", kv_cache=kind) for kind in ("fp32", "fp16", "int8")
     }
@@ -182,7 +182,7 @@ def test_many_threads_on_one_model() -> None:
 
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
 def test_ctrl_c_stops_a_long_generation() -> None:
-    # A context large enough that the generation could not end by itself in the meantime.
+    # A context so large that the generation can't end by itself meanwhile.
     model = GPT2.from_pretrained(max_sequences=1)
     done = threading.Event()
 
@@ -232,7 +232,7 @@ def test_threads_may_use_the_cores_that_they_might_before() -> None:
         assert os.sched_getaffinity(int(thread.name)) == cores
 
 
-# In a process of its own, where no other test's memory comes and goes.
+# In a process of its own, away from the memory of other tests.
 MEMORY_SCRIPT = """
 import os
 from pathlib import Path
@@ -263,4 +263,4 @@ def test_the_core_refuses_ids_out_of_range() -> None:
     request = core.Request()
     request.prompt = np.array([model.config.vocab_size], np.int32)
     with pytest.raises(ValueError, match="token ids must be from 0 to 4095, got 4096"):
-        model._engine.start([request])
+        model.loaded.engine.start([request])

@@ -1,4 +1,4 @@
-"""GenerationOptions: defaults, rules, and an error that names the option for every bad value."""
+"""GenerationOptions: defaults, rules, and for every bad value an error that names the option."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def test_numpy_numbers_are_numbers() -> None:
         ({"repetition_penalty": 1.2}, False),
     ],
 )
-def test_when_tokens_are_drawn(values: dict[str, Any], sampling: bool) -> None:
+def test_when_tokens_are_sampled(values: dict[str, Any], sampling: bool) -> None:
     assert GenerationOptions(**values).sampling is sampling
 
 

@@ -28,7 +28,7 @@ TOLERANCES = {"fp32": FP32, "bf16": 2e-2, "int8": 5e-2, "int4": 2e-1}
 
 
 class Pair:
-    """A model of ours and transformers' of the same weights."""
+    """Our model and transformers' with the same weights."""
 
     def __init__(self, directory: Path, precision: str = "fp32") -> None:
         self.ours = GPT2.from_pretrained(directory, precision=precision)
@@ -67,7 +67,7 @@ def random_pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
 
 @pytest.fixture(scope="module")
 def gpt2_sized(tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    """GPT-2 124M's shape, two of its twelve layers: the others are of the same shape."""
+    """GPT-2 124M's shape with two of its twelve layers; the others have the same shape."""
     sizes = SIZES["124M"] | {"n_layer": 2}
     return Pair(write_random_checkpoint(tmp_path_factory.mktemp("gpt2") / "model", sizes))
 

@@ -1,4 +1,4 @@
-"""Prefixes: the same text as without, snapshots that survive a round trip, and hostile ones refused."""
+"""Prefixes: the same text as without one, snapshots that survive a round trip, refused hostile ones."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_the_text_is_the_same_as_of_the_whole_prompt(precision: str, options: di
     assert streamed == whole[0].text
 
 
-def test_what_a_prefix_says(model: GPT2, prefix: Prefix) -> None:
+def test_a_prefix_reports_its_tokens(model: GPT2, prefix: Prefix) -> None:
     assert prefix.token_ids == model.tokenizer.encode(START)
     assert len(prefix) == prefix.length == len(prefix.token_ids)
     assert repr(prefix) == f"Prefix(tokens={len(prefix)})"
@@ -102,7 +102,7 @@ def test_a_prefix_belongs_to_its_model(prefix: Prefix) -> None:
 
 
 def sealed(data: bytes) -> bytes:
-    """With a checksum that is right, as one who means harm would write it."""
+    """Give damaged data a correct checksum, as an attacker would."""
     return data[:-32] + hashlib.sha256(data[:-32]).digest()
 
 
@@ -138,7 +138,7 @@ def test_every_length_but_the_right_one_is_refused(model: GPT2, prefix: Prefix) 
 def test_a_small_file_that_claims_much_costs_nothing(
     model: GPT2, prefix: Prefix, tmp_path: Path, tokens: int
 ) -> None:
-    """The number of tokens is held against the model before anything is read or allocated."""
+    """The number of tokens is compared with the model before anything is read or allocated."""
     header = bytearray(prefix.to_bytes()[:48])
     header[12:16] = struct.pack("<I", tokens)
     path = tmp_path / "claims"
@@ -164,14 +164,14 @@ def test_ids_outside_the_vocabulary(model: GPT2, prefix: Prefix, token: int) -> 
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_values_that_are_no_numbers(model: GPT2, prefix: Prefix, value: float) -> None:
+def test_values_that_are_not_finite(model: GPT2, prefix: Prefix, value: float) -> None:
     data = bytearray(prefix.to_bytes())
     data[-34:-32] = np.float16(value).tobytes()
     with pytest.raises(ModelError, match="no finite numbers"):
         model.load_prefix(sealed(bytes(data)))
 
 
-def test_a_version_to_come(model: GPT2, prefix: Prefix) -> None:
+def test_a_future_version(model: GPT2, prefix: Prefix) -> None:
     data = bytearray(prefix.to_bytes())
     data[8:12] = struct.pack("<I", 2)
     with pytest.raises(ModelError, match="format version 2"):

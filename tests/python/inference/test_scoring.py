@@ -1,4 +1,4 @@
-"""Scores, perplexity, ranked choices and embeddings: against the plain logits and hidden states."""
+"""Scores, perplexity, ranked choices and embeddings, compared with plain logits and hidden states."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from gpt2fast import GPT2
+from support.processes import imported_by
 from support.random_models import random_ids, write_shape
 
 TEXTS = ["Once upon a time there was a king.", "The", "A wolf said: “I will eat you!”"]
@@ -148,3 +149,11 @@ def test_many_texts_are_embedded_in_groups(model: GPT2) -> None:
 def test_bad_arguments_are_named(model: GPT2, call: Any, error: type[Exception], named: str) -> None:
     with pytest.raises(error, match=named):
         call(model)
+
+
+def test_scoring_ids_imports_neither_the_evaluation_nor_the_tokenizer(model: GPT2) -> None:
+    load = f"from gpt2fast import GPT2\nmodel = GPT2.from_pretrained({str(model.directory.path)!r})\n"
+    score = "assert model.score([50, 60, 70]).total < 0\nassert model.perplexity([50, 60, 70]) > 1\n"
+    modules = imported_by(load + score + "assert len(model.rank([50], [[60], [70]])) == 2")
+    assert "gpt2fast.inference.scoring" in modules
+    assert not modules & {"tokenizers", "gpt2fast.text.tokenizer", "gpt2fast.evaluation"}

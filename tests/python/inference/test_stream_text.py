@@ -1,4 +1,4 @@
-"""Text as it comes: deltas joined equal the whole, no character is split, and what is dropped lets go."""
+"""Streamed text: joined deltas equal the whole, no character is split, dropped streams free their slots."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TOKENS = st.lists(st.integers(0, TINY.vocab_size - 1), max_size=60)
 
 
 def deltas(ids: list[int], sizes: list[int]) -> list[str]:
-    """What a decoder gives when it is fed ``sizes[i]`` tokens at a time, and then the rest."""
+    """The output of a decoder that is fed ``sizes[i]`` tokens at a time, and then the rest."""
     decoder = IncrementalDecoder(TINY)
     texts = []
     for size in sizes:

@@ -1,4 +1,4 @@
-"""The cache of conversions: found again, never stale, whole or absent, whoever else is at work."""
+"""The cache of conversions: found again, never stale, whole or absent, with other processes at work."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from gpt2fast import checkpoints
 from gpt2fast.checkpoints import open_checkpoint
 from gpt2fast.errors import ModelError
 from gpt2fast.loading import conversion_cache
-from gpt2fast.loading.conversion_cache import cache_root, cached_conversion
+from gpt2fast.loading.conversion_cache import cached_conversion
+from gpt2fast.storage.files import cache_root
 from gpt2fast.storage.model_directory import open_model_directory
 from support.checkpoint_samples import random_tensors, small_config
 from support.huggingface_samples import write_directory, write_vocabulary
@@ -38,7 +39,7 @@ def source(tmp_path: Path) -> Path:
 
 
 def forbid_reading(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From now on nothing may be found but by the looks of its files."""
+    """From now on a source may be found only by its files' sizes and times."""
 
     def refuse(*args: object, **kwargs: object) -> None:
         raise AssertionError("the checkpoint was read")
@@ -226,9 +227,7 @@ def test_an_error_leaves_nothing(root: Path, tmp_path: Path) -> None:
     assert models(root) == []
 
 
-def test_a_full_cache_says_what_can_be_done(
-    root: Path, source: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_cache_says_what_to_do(root: Path, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
     with pytest.raises(OSError, match=r"only 0 MiB are free.*GPT2FAST_CACHE.*gpt2fast convert") as caught:
         cached_conversion(source, "int8")
@@ -236,7 +235,7 @@ def test_a_full_cache_says_what_can_be_done(
     assert models(root) == []
 
 
-def test_a_cache_that_can_not_be_written_says_what_can_be_done(
+def test_a_cache_that_cannot_be_written_says_what_to_do(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("")

@@ -1,4 +1,4 @@
-"""Reading model directories: what is taken, what is refused, and that it stays light."""
+"""Reading model directories: what is accepted, what is refused, and that it stays light."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def model(converted: Path, tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
-def test_a_good_one(converted: Path) -> None:
+def test_a_valid_directory(converted: Path) -> None:
     model = open_model_directory(str(converted))
     assert model.path == converted
     assert model.config == small_config()
@@ -65,7 +65,7 @@ def test_reading_imports_nothing_heavy(converted: Path) -> None:
 @pytest.mark.parametrize("name", ["model.onnx", "weights.bin", "config.json", "gpt2fast.json"])
 def test_missing_files_are_named(model: Path, name: str) -> None:
     (model / name).unlink()
-    with pytest.raises(ModelError, match=f"there is no {name} in it"):
+    with pytest.raises(ModelError, match=f"has no {name} in it"):
         open_model_directory(model)
     assert not is_complete(model)
 
@@ -192,7 +192,7 @@ BAD_GRAPHS: dict[str, tuple[Change, str]] = {
     "overlap": (lambda p: place(p.graph.initializer[1], offset="0"), "overlap in weights.bin"),
     "length of another shape": (
         lambda p: place(p.graph.initializer[2], length="8"),
-        "not its type and shape",
+        "its type and shape contradict",
     ),
     "no number": (lambda p: place(p.graph.initializer[2], length="0x100"), "impossible offset or length"),
     "two offsets": (lambda p: add_entry(p, "offset", "0"), "two values for 'offset'"),
@@ -203,7 +203,7 @@ BAD_GRAPHS: dict[str, tuple[Change, str]] = {
     "negative shape": (lambda p: p.graph.initializer[2].dims.append(-1), "is larger than weights.bin"),
     "other type": (
         lambda p: setattr(p.graph.initializer[2], "data_type", TensorProto.STRING),
-        "not its type and shape",
+        "its type and shape contradict",
     ),
     "foreign operator": (lambda p: add_operator(p, "Relu"), "holds the operator Relu"),
     "foreign domain": (lambda p: add_operator(p, "Linear", "com.evil"), r"operator com\.evil\.Linear"),
@@ -211,8 +211,8 @@ BAD_GRAPHS: dict[str, tuple[Change, str]] = {
         lambda p: p.opset_import.append(helper.make_opsetid("com.evil", 1)),
         "imports the operators of 'com.evil'",
     ),
-    "subgraph": (add_subgraph, "the attribute 'body' is no number"),
-    "tensor attribute": (add_tensor_attribute, "the attribute 'value' is no number"),
+    "subgraph": (add_subgraph, "the attribute 'body' is not a number"),
+    "tensor attribute": (add_tensor_attribute, "the attribute 'value' is not a number"),
     "function": (add_function, "functions"),
     "sparse tensor": (add_sparse, "sparse tensors"),
     "a layer less": (drop_layer, r"it has the layers \[1\]; the configuration says 2"),
@@ -231,7 +231,7 @@ BAD_GRAPHS: dict[str, tuple[Change, str]] = {
 
 
 @pytest.mark.parametrize(("change", "message"), BAD_GRAPHS.values(), ids=BAD_GRAPHS)
-def test_graphs_that_no_conversion_makes(model: Path, change: Change, message: str) -> None:
+def test_foreign_graphs_are_refused(model: Path, change: Change, message: str) -> None:
     proto = onnx.load(model / "model.onnx", load_external_data=False)
     change(proto)
     (model / "model.onnx").write_bytes(proto.SerializeToString())
@@ -268,7 +268,7 @@ def test_tiny_files_are_refused_cheaply(model: Path, content: bytes) -> None:
 
 def test_a_graph_beyond_the_limit_is_not_read(model: Path) -> None:
     os.truncate(model / "model.onnx", (16 << 20) + 1)
-    with pytest.raises(ModelError, match=r"has 16777217 bytes; at most 16777216 are read"):
+    with pytest.raises(ModelError, match=r"has 16777217 bytes; the limit for such a file is 16777216"):
         open_model_directory(model)
 
 

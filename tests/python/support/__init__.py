@@ -1,1 +1,1 @@
-"""What several test files share: small models of every format, a stand-in for the hub, processes."""
+"""Shared by several test files: small models of every format, a stand-in for the hub, processes."""

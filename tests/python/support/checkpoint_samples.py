@@ -1,4 +1,4 @@
-"""Small random GPT-2 models and writers of the formats that checkpoints come in, without PyTorch."""
+"""Small random GPT-2 models, and writers of checkpoint formats that need no PyTorch."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def small_config(**changes: Any) -> ModelConfig:
 
 
 def random_tensors(config: ModelConfig, seed: int = 0) -> Tensors:
-    """Weights by canonical name, of a size that makes every part of the model matter."""
+    """Weights by canonical name, so large that every part of the model matters."""
     generator = np.random.default_rng(seed)
     tensors = {}
     for name, shape in expected_shapes(config):

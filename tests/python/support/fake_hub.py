@@ -33,7 +33,7 @@ class FakeHub:
     token : str, optional
         Refuse requests without this token.
     interruptions : int
-        How many CDN transfers to break off in the middle.
+        How many CDN transfers to interrupt.
     requests : list of tuple
         Method, path and Range header of every request so far.
     """
@@ -48,7 +48,7 @@ class FakeHub:
     cdn: str = ""
 
     def paths(self, method: str) -> list[str]:
-        """The paths asked for with one method."""
+        """The paths requested with one method."""
         return [path for made, path, _ in self.requests if made == method]
 
     def downloaded(self) -> list[str]:
@@ -63,7 +63,7 @@ class FakeHub:
 def serve(hub: FakeHub) -> Iterator[FakeHub]:
     """Run a hub until the end of the block."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
-    # Another host name: redirects within a host are followed before their headers are looked at.
+    # Another host name: redirects within a host are followed before their headers are checked.
     hub.endpoint, hub.cdn = (
         f"http://{host}:{server.server_address[1]}" for host in ("127.0.0.1", "localhost")
     )
@@ -78,7 +78,7 @@ def serve(hub: FakeHub) -> Iterator[FakeHub]:
 
 
 def isolate(monkeypatch: pytest.MonkeyPatch, directory: Path) -> None:
-    """Nothing of the user's own: no token, no offline mode, and a cache in ``directory``."""
+    """Hide the user's settings: no token, no offline mode, and a cache in ``directory``."""
     import huggingface_hub.constants
 
     for name in ("HF_HUB_OFFLINE", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):

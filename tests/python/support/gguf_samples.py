@@ -1,4 +1,4 @@
-"""A small random model as a GGUF file, and the numbers that the file stands for."""
+"""A small random model as a GGUF file, and the numbers that reading it must give."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NORMAL, CONTROL = 1, 3
 
 
 def write_gguf(path: Path, *, kind: str = "F32", head: str | None = None, **metadata: Any) -> dict[str, Any]:
-    """Write CONFIG's random model as llama.cpp's converter does; the numbers that the file stands for."""
+    """Write CONFIG's random model as llama.cpp's converter does; returns the numbers that the file holds."""
     writer = gguf.GGUFWriter(path, metadata.pop("architecture", "gpt2"))
     writer.add_block_count(CONFIG.n_layer)
     writer.add_context_length(CONFIG.n_positions)

@@ -1,4 +1,4 @@
-"""Opens damaged files one after another, in a process of its own that is watched: memory, time, files.
+"""Opens damaged files one after another in a process of its own, and watches memory, time and files.
 
 Run as ``python hostile_worker.py FORMAT FIRST_SEED COUNT DIRECTORY``; prints one JSON object.
 """
@@ -18,11 +18,11 @@ from gpt2fast.errors import ModelError
 from support.hostile_samples import SAMPLES, Sample
 from support.mutations import mutate
 
-#: What opening a file may take beyond the file's own size.
+#: Memory that opening a file may take beyond the file's own size.
 MEMORY_ALLOWANCE = 32 << 20
 ADDRESS_SPACE_ALLOWANCE = 1 << 30
-#: Far beyond what any takes: an opening that computes, or waits, so long is held to hang. Other work on the
-#: machine makes every opening wait.
+#: Far more than any file takes: an opening that computes or waits longer counts as hanging. Other load on
+# the machine makes every opening wait.
 PROCESSOR_SECONDS_ALLOWED, SECONDS_ALLOWED = 20, 600
 #: Audit events that reading a model never causes.
 FORBIDDEN_EVENTS = (
@@ -33,7 +33,7 @@ MODULE_SUFFIXES = (".py", ".pyc", ".so", ".pyd")
 
 
 class Watch:
-    """Notes what the process does while a damaged file is open."""
+    """Records what the process does while a damaged file is open."""
 
     def __init__(self, directory: Path) -> None:
         self.active = False
@@ -55,7 +55,7 @@ class Watch:
 
 
 def limit_address_space() -> None:
-    """Make a runaway allocation fail, also where Python does not count it."""
+    """Make a runaway allocation fail, even one that Python does not count."""
     status = Path("/proc/self/statm")
     if not status.exists():
         return

@@ -1,4 +1,4 @@
-"""Small checkpoint directories as `save_pretrained` writes them."""
+"""Small checkpoint directories in the form that `save_pretrained` writes."""
 
 from __future__ import annotations
 

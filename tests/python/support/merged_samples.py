@@ -1,4 +1,4 @@
-"""Writes two ONNX models merged by an If, as optimum merges a decoder with a past and the same without."""
+"""Writes two ONNX models merged by an If, as optimum merges a decoder with and without a past."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Damages a file in the ways that break readers: numbers at their limits, cuts, repetitions, moved pieces."""
+"""Damages a file in ways that break readers: numbers at their limits, cuts, repetitions, moved pieces."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _LARGEST_PIECE = 64
 
 
 def mutate(data: bytes, seed: int) -> bytes:
-    """The data with one to four of these damages, the same for the same seed."""
+    """The data with one to four kinds of damage; the same seed gives the same result."""
     generator = random.Random(seed)
     for _ in range(generator.choice((1, 1, 2, 4))):
         operation = generator.choice(_OPERATIONS)

@@ -1,4 +1,4 @@
-"""ONNX files as exporters of others write them, and what reading one must give back."""
+"""ONNX files from other exporters, and a check of what is read from one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CLOSE = 1e-4
 
 
 def check(path: Path, config: ModelConfig, *, exact: bool = True) -> Checkpoint:
-    """The file must give back this configuration, and its random weights, and agree with what it computes."""
+    """The file must yield this configuration and its random weights, and compute the same as they do."""
     checkpoint = open_onnx(path)
     assert checkpoint.config == config
     wanted = random_tensors(config)
@@ -44,7 +44,7 @@ def transformers_model(config: ModelConfig, *, with_head: bool, attention: str) 
 
 
 def export_with_past(path: Path, config: ModelConfig, attention: str, dtype: Any, *, stacked: bool) -> None:
-    """Positions, a mask, and a past: stacked as ONNX Runtime's helpers have it, or apart as optimum does."""
+    """Export with positions, a mask and a past: stacked as ONNX Runtime has them, or apart as optimum has."""
     torch = pytest.importorskip("torch")
     from transformers.cache_utils import DynamicCache
 

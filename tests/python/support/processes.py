@@ -1,4 +1,4 @@
-"""Code run in a fresh interpreter."""
+"""Runs code in a fresh interpreter."""
 
 from __future__ import annotations
 

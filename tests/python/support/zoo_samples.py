@@ -32,7 +32,7 @@ def export_with_data(directory: Path, sets: int = 2, **options: Any) -> Path:
 
 def run(path: Path, feeds: dict[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
     """The outputs of a model, by name, from ONNX Runtime's own Python session."""
-    from gpt2fast.export.verify import open_session
+    from gpt2fast.checkpoints.onnx_session import open_session
 
     session = open_session(path)
     names = [output.name for output in session.get_outputs()]

@@ -1,4 +1,4 @@
-"""GPT-2 in PyTorch as it was written in 2019, whose export gives the graph of the ONNX Model Zoo's files."""
+"""GPT-2 in PyTorch as written in 2019; its export gives the graph of the ONNX Model Zoo's files."""
 
 from __future__ import annotations
 

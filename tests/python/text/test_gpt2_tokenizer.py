@@ -1,4 +1,4 @@
-"""GPT-2's own tokenizer for bare weights: fetched once, cached, never for ids alone; what errors say."""
+"""GPT-2's own tokenizer for bare weights: fetched once, cached, never for ids alone; error messages."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from support.fake_hub import FakeHub, isolate, serve
 from support.huggingface_samples import write_directory
 from support.zoo_samples import random_checkpoint
 
-# A tokenizer that stands for GPT-2's, and a model of GPT-2's vocabulary.
+# A tokenizer in place of GPT-2's, and a model with GPT-2's vocabulary.
 TOKENIZER = (embedded_model() / "tokenizer.json").read_bytes()
 SIZES = {"n_layer": 1, "n_head": 2, "n_embd": 16, "vocab_size": 50257}
 IDS = [5, 6, 7]
@@ -25,7 +25,7 @@ IDS = [5, 6, 7]
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The package's cache, of this test alone."""
+    """The package's cache, for this test only."""
     monkeypatch.setenv("GPT2FAST_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
@@ -42,7 +42,7 @@ def hub(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A lone weight file; its configuration is all that lies beside it."""
+    """A lone weight file with nothing but its configuration beside it."""
     directory = tmp_path_factory.mktemp("bare")
     config = small_config(**SIZES)
     return (
@@ -97,7 +97,7 @@ def test_a_lone_onnx_file(tmp_path: Path, hub: FakeHub) -> None:
     [
         ((404, {"X-Error-Code": "RepoNotFound"}), "no such model on"),
         ((501, {}), r"answers with an error \(501\)"),
-        (None, "not in the cache, and not looking on the hub"),
+        (None, "not in the cache, and working offline"),
     ],
 )
 def test_without_it_ids_work_and_text_says_what_to_give(
@@ -114,7 +114,7 @@ def test_without_it_ids_work_and_text_says_what_to_give(
     result = model.generate(IDS, max_new_tokens=3)
     assert len(result.token_ids) == 3
     assert "text" not in repr(result)
-    message = rf"has no tokenizer, and GPT-2's own is not to be had: .*{reason}.*; give another as tokenizer="
+    message = rf"has no tokenizer, and GPT-2's own can't be fetched: .*{reason}.*; give another as tokenizer="
     for needs_text in (
         lambda: result.text,
         lambda: model.tokenizer,
@@ -125,7 +125,7 @@ def test_without_it_ids_work_and_text_says_what_to_give(
             needs_text()
 
 
-def test_a_file_from_the_hub_that_is_no_tokenizer_is_not_kept(
+def test_a_file_from_the_hub_that_is_not_a_tokenizer_is_not_kept(
     weights: Path, hub: FakeHub, cache: Path
 ) -> None:
     hub.files["tokenizer.json"] = b"<html>" * 400
@@ -167,17 +167,17 @@ def test_convert_writes_it_into_the_directory(tmp_path: Path, weights: Path, hub
     assert hub.requests == []
 
 
-def test_convert_goes_on_without_it(
+def test_convert_continues_without_it(
     tmp_path: Path, weights: Path, hub: FakeHub, capsys: pytest.CaptureFixture[str]
 ) -> None:
     hub.error = (501, {})
     convert(str(weights), str(tmp_path / "out"))
     assert "note: " in (shown := capsys.readouterr().err)
-    assert "GPT-2's own is not to be had" in shown
+    assert "GPT-2's own can't be fetched" in shown
     assert not (tmp_path / "out" / "tokenizer.json").exists()
 
 
-def test_a_cache_that_cannot_be_written_is_done_without(
+def test_a_cache_that_cannot_be_written_is_not_needed(
     tmp_path: Path, weights: Path, hub: FakeHub, cache: Path
 ) -> None:
     model = GPT2.from_pretrained(weights)

@@ -34,7 +34,7 @@ def model() -> GPT2:
 
 @pytest.fixture
 def broken(model: GPT2, tmp_path: Path) -> Path:
-    """A model directory whose tokenizer.json holds no tokenizer."""
+    """A model directory whose tokenizer.json is not a tokenizer."""
     directory = tmp_path / "broken"
     shutil.copytree(model.directory.path, directory)
     (directory / "tokenizer.json").write_text('{"model": 5}')
@@ -134,7 +134,7 @@ def test_threads_load_once(model: GPT2) -> None:
     assert len({id(table) for _, table in found}) == 1
 
 
-def test_a_load_that_failed_is_tried_again(model: GPT2) -> None:
+def test_a_failed_load_is_retried(model: GPT2) -> None:
     answers = iter([ModelError("not yet"), model.tokenizer])
 
     def load() -> Tokenizer:
@@ -303,19 +303,19 @@ def test_the_core_refuses_a_table_that_does_not_fit(offsets: list[int], silent: 
         core.TokenBytes(b"ab", array("i", offsets), silent)
 
 
-def test_the_core_takes_offsets_of_int32_alone() -> None:
+def test_the_core_takes_only_int32_offsets() -> None:
     with pytest.raises(ValueError, match="offsets must be contiguous int32"):
         core.TokenBytes(b"ab", array("q", [0, 2]), [])
 
 
-def test_the_core_wants_the_table_for_stop_strings_alone(model: GPT2) -> None:
+def test_the_core_needs_the_table_for_stop_strings_only(model: GPT2) -> None:
     request = core.Request()
     request.prompt = IDS
     request.max_new_tokens = 3
-    run = model._engine.start([request])
+    run = model.loaded.engine.start([request])
     run.finish()
     assert run.safe_bytes(0) is None
     assert len(run.token_ids(0)) == 3
     request.stop_strings = [b"zzz"]
     with pytest.raises(ValueError, match="stop_strings need token_bytes"):
-        model._engine.start([request])
+        model.loaded.engine.start([request])

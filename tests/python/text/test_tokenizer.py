@@ -20,7 +20,7 @@ UNICODE_TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 
 @pytest.fixture(scope="module")
 def gpt2_data(shared_dir: Path) -> Path:
-    """The folder of OpenAI's vocabulary and of the reference cases."""
+    """The folder with OpenAI's vocabulary and the reference cases."""
     return shared_dir / "data" / "gpt2-tokenizer"
 
 
@@ -151,7 +151,7 @@ def test_ids_outside_the_vocabulary(token: int) -> None:
         TINY.decode([5, token])
 
 
-def test_ids_that_are_no_integers() -> None:
+def test_ids_that_are_not_integers() -> None:
     with pytest.raises(TypeError):
         TINY.decode([1.5])  # type: ignore[list-item]
 
@@ -163,7 +163,7 @@ def test_lone_surrogates_are_refused(encode: object) -> None:
         encode("ab\ud83dc")
 
 
-def test_bytes_are_no_text() -> None:
+def test_bytes_are_not_text() -> None:
     with pytest.raises(TypeError, match="must be a str, got bytes"):
         TINY.encode(b"abc")  # type: ignore[arg-type]
 

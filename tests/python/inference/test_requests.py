@@ -1,4 +1,4 @@
-"""What the model takes: forms of prompts and arrays, what fits it, and a named error for the rest."""
+"""Prompts and options of a call: the forms that prompts take, what fits the model, an error for the rest."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpt2fast import GPT2, ModelError
+from gpt2fast import GPT2
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_copies_of_a_prompt_stay_together(model: GPT2) -> None:
     assert len(model.generate("Once", num_return_sequences=1, **GREEDY)) == 1
 
 
-def test_without_a_seed_texts_differ_and_tell_theirs(model: GPT2) -> None:
+def test_without_a_seed_texts_differ_and_report_theirs(model: GPT2) -> None:
     first, second = model.generate(["Once", "Once"], max_new_tokens=20, temperature=2.0)
     assert first.seed != second.seed
     assert model.generate("Once", max_new_tokens=20, temperature=2.0, seed=first.seed).text == first.text
@@ -153,130 +153,3 @@ def test_options_that_do_not_fit_the_model(model: GPT2, options: dict[str, Any],
 def test_unknown_options(model: GPT2) -> None:
     with pytest.raises(TypeError, match="unknown generation option 'temprature'; did you mean 'temperature'"):
         model.generate("Once", temprature=0.5)
-
-
-def test_shapes_of_forward_and_logits(model: GPT2) -> None:
-    hidden, past = model.forward(IDS)
-    assert hidden.shape == (1, 3, 256)
-    assert hidden.dtype == np.float32
-    assert len(past) == 6
-    assert {layer.shape for layer in past} == {(2, 1, 4, 3, 64)}
-    assert {layer.dtype for layer in past} == {np.dtype(np.float32)}
-    hidden, past = model.forward(np.array([IDS, IDS]))
-    assert hidden.shape == (2, 3, 256)
-    more, longer = model.forward([[80], [80]], past=past)
-    assert more.shape == (2, 1, 256)
-    assert longer[0].shape == (2, 2, 4, 4, 64)
-    assert model.logits(IDS).shape == (1, 3, 4096)
-    assert model.logits([IDS, IDS], rows=-1).shape == (2, 1, 4096)
-
-
-def test_a_past_continues_exactly(model: GPT2) -> None:
-    ids = np.array([[*IDS, 80, 90], [5, 6, 7, 8, 9]])
-    whole, whole_past = model.forward(ids)
-    first, past = model.forward(ids[:, :2])
-    rest, rest_past = model.forward(ids[:, 2:], past=past)
-    np.testing.assert_array_equal(np.concatenate([first, rest], axis=1), whole)
-    for one, other in zip(rest_past, whole_past, strict=True):
-        np.testing.assert_array_equal(one, other)
-
-
-def test_chosen_rows_are_those_of_all_logits(model: GPT2) -> None:
-    everything = model.logits([IDS, [5, 6, 7]])
-    np.testing.assert_array_equal(model.logits([IDS, [5, 6, 7]], rows=[2, 0, -1]), everything[:, [2, 0, 2]])
-
-
-@pytest.mark.parametrize(
-    ("ids", "error", "message"),
-    [
-        ([], ValueError, "input_ids must hold at least one token"),
-        ([[], []], ValueError, "input_ids must hold at least one token"),
-        ([[1, 2], [3]], ValueError, "input_ids must be a rectangular array of integers"),
-        ([[[1]]], ValueError, r"input_ids must have shape \(tokens,\) or \(batch, tokens\), got \(1, 1, 1\)"),
-        (5, ValueError, r"got \(\)"),
-        ("abc", TypeError, r"input_ids must hold integers, got 'abc' \(str\)"),
-        ([[1, True]], TypeError, r"input_ids must hold integers, got True \(bool\)"),
-        ([[1, 2.0]], TypeError, r"input_ids must hold integers, got 2\.0 \(float\)"),
-        ([[1], [4096]], ValueError, r"input_ids\[1, 0\]: token id 4096 is outside the vocabulary"),
-        (list(range(513)), ValueError, "input_ids holds 513 tokens; the model has n_positions = 512"),
-    ],
-)
-@pytest.mark.parametrize("method", ["forward", "logits"])
-def test_arrays_that_are_refused(
-    model: GPT2, method: str, ids: Any, error: type[Exception], message: str
-) -> None:
-    with pytest.raises(error, match=message):
-        getattr(model, method)(ids)
-
-
-def test_pasts_that_are_refused(model: GPT2) -> None:
-    _, past = model.forward([IDS])
-    with pytest.raises(ValueError, match="past must have one array for each of 6 layers, got 5"):
-        model.forward([IDS], past=past[:-1])
-    with pytest.raises(ValueError, match=r"past\[0\] must have shape \(2, batch, 4, tokens, 64\)"):
-        model.forward([IDS], past=[layer[:, :, :2] for layer in past])
-    with pytest.raises(ValueError, match=r"past\[1\] must have shape .* the same in every layer"):
-        model.forward([IDS], past=[past[0], past[1][:, :, :, :1], *past[2:]])
-    with pytest.raises(ValueError, match="past has a batch of 1, input_ids of 2"):
-        model.forward([IDS, IDS], past=past)
-    with pytest.raises(
-        ValueError, match="input_ids holds 510 tokens after a past of 3; the model has n_positions"
-    ):
-        model.forward([[1] * 510], past=past)
-
-
-@pytest.mark.parametrize("rows", [3, [0, -4], []])
-def test_rows_that_are_refused(model: GPT2, rows: Any) -> None:
-    with pytest.raises(ValueError, match="rows must be"):
-        model.logits(IDS, rows=rows)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"precision": "int2"}, "precision must be one of 'fp32', 'bf16', 'int8', 'int4', got 'int2'"),
-        ({"threads": 0}, "threads must be from 1 to 1024, got 0"),
-        ({"max_sequences": 0}, "max_sequences must be from 1 to 4096, got 0"),
-        ({"prefix_cache_bytes": -1}, "prefix_cache_bytes must be from 0"),
-        ({"source": ""}, "source must name a directory, a file or a model of the hub"),
-    ],
-)
-def test_load_arguments_that_are_refused(arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        GPT2.from_pretrained(**{"source": "no/such/model", **arguments})
-
-
-def test_a_source_of_another_type_is_refused() -> None:
-    with pytest.raises(TypeError, match=r"source must be a path, the id of a model on the hub.*, got 5"):
-        GPT2.from_pretrained(5)  # type: ignore[arg-type]
-
-
-def test_a_model_directory_keeps_its_precision(model: GPT2) -> None:
-    path = model.directory.path
-    assert GPT2.from_pretrained(path).precision == "fp32"
-    with pytest.raises(ValueError, match=r"precision='int8', but the model directory .* holds 'fp32'"):
-        GPT2.from_pretrained(path, precision="int8")
-
-
-def test_a_model_without_a_tokenizer(model: GPT2) -> None:
-    from dataclasses import replace
-
-    bare = GPT2(replace(model.directory, tokenizer_path=None))
-    assert not bare.has_tokenizer
-    with pytest.raises(ModelError, match="has no tokenizer; give one"):
-        bare.tokenizer  # noqa: B018
-    with pytest.raises(ValueError, match="prompt is text, but the model has no tokenizer"):
-        bare.generate("Once")
-    with pytest.raises(ValueError, match="stop_strings needs a tokenizer"):
-        bare.generate(IDS, stop_strings="a")
-    result = bare.generate(IDS, **GREEDY)
-    assert result.text == ""
-    assert result.token_ids == model.generate(IDS, **GREEDY).token_ids
-    assert [chunk.text for chunk in bare.stream(IDS, **GREEDY)] == [""] * 4
-
-
-def test_a_tokenizer_of_ones_own(model: GPT2) -> None:
-    path = model.directory.path
-    assert GPT2.from_pretrained(path, tokenizer=model.tokenizer).tokenizer is model.tokenizer
-    loaded = GPT2.from_pretrained(path, tokenizer=path / "tokenizer.json")
-    assert loaded.tokenizer.encode("Once") == model.tokenizer.encode("Once")

@@ -1,4 +1,4 @@
-"""Measuring: what timings mean, ``gpt2fast bench``, and the comparison with other programs."""
+"""The comparison with other programs in benchmarks/: targets, tables, runners, limits."""
 
 from __future__ import annotations
 
@@ -13,17 +13,9 @@ import numpy as np
 import pytest
 
 from gpt2fast import GPT2, Tokenizer
-from gpt2fast.cli import main
 from gpt2fast.evaluation.speed import (
     Case,
     Timing,
-    draft_step_ms,
-    fresh_prompts,
-    resident_bytes,
-    run_cases,
-    summarize,
-    timing,
-    token_arrivals,
     usual_cases,
 )
 
@@ -37,70 +29,10 @@ from benchmarks.limits import Limits, build_probe, measure_limits, median_limits
 from benchmarks.runners import NAMES, contrib_graph, runner_module
 from benchmarks.systems import System, all_systems, convert_all, missing_package
 from benchmarks.targets import Model, Target, all_targets
+from benchmarks.worker import resident_bytes
 
 POSITIONS = 1024
 USUAL, LONG, MIDDLE = "1 x 128", "1 x 990", "1 x 512"
-
-
-@pytest.fixture(scope="module")
-def model() -> GPT2:
-    return GPT2.from_pretrained(prefix_cache_bytes=0)
-
-
-def test_timing_of_one_text() -> None:
-    found = timing([[0.5, 0.6, 0.8, 0.9]])
-    assert found.first_token_ms == pytest.approx(500)
-    assert found.step_ms == pytest.approx(100)
-    assert found.tokens_per_second == pytest.approx(3 / 0.4)
-
-
-def test_timing_counts_texts_only_while_all_are_under_way() -> None:
-    # Between 2.0 and 4.0 the first text has tokens at 3 and 4, the second at 3, 4.
-    found = timing([[1.0, 2.0, 3.0, 4.0], [2.0, 3.0, 4.0, 5.0, 6.0]])
-    assert found == Timing(first_token_ms=2000, step_ms=1000, tokens_per_second=2)
-
-
-def test_timing_of_texts_one_after_another_is_refused() -> None:
-    with pytest.raises(ValueError, match="generate more tokens"):
-        timing([[1.0, 2.0], [3.0, 4.0]])
-
-
-def test_summary_is_median_and_quartiles() -> None:
-    summary = summarize([5.0, 1.0, 2.0, 4.0, 3.0])
-    assert (summary.low, summary.median, summary.high) == (2, 3, 4)
-    assert summarize([7.0]).high == 7
-
-
-@pytest.mark.parametrize(("positions", "lengths"), [(1024, [10, 128, 512, 990]), (64, [8, 10, 30])])
-def test_usual_cases_fit_the_positions(positions: int, lengths: list[int]) -> None:
-    cases = usual_cases(positions, texts=(8,))
-    assert [case.prompt_tokens for case in cases if case.texts == 1] == lengths
-    assert cases[-1].name == f"8 x {positions // 8}"
-    assert all(case.prompt_tokens + case.new_tokens <= positions for case in cases)
-
-
-def test_fresh_prompts_differ_and_spare_the_end_of_text() -> None:
-    generator = np.random.default_rng(1)
-    prompts = fresh_prompts(generator, Case("", 2, 500, 1), 8)
-    assert prompts[0] != prompts[1]
-    assert {token for prompt in prompts for token in prompt} == set(range(7))
-
-
-def test_every_token_arrives_in_order(model: GPT2) -> None:
-    arrivals = token_arrivals(model, [[1, 2, 3], [4, 5, 6]], 7)
-    assert [len(times) for times in arrivals] == [7, 7]
-    assert all(times == sorted(times) and times[0] > 0 for times in arrivals)
-
-
-def test_cases_are_run_and_warmed_up(model: GPT2) -> None:
-    seen: list[str] = []
-    [(case, timings)] = run_cases(model, [Case("mine", 2, 5, 4)], 3, seen.append)
-    assert (case.name, len(timings), seen) == ("mine", 3, ["mine"])
-
-
-@pytest.mark.parametrize("drafts", [0, 4])
-def test_draft_steps_take_time(model: GPT2, drafts: int) -> None:
-    assert draft_step_ms(model, context=40, drafts=drafts, steps=3) > 0
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -109,30 +41,12 @@ def test_resident_bytes_hold_the_anonymous_ones() -> None:
     assert used["total"] >= used["anonymous"] > 1 << 20
 
 
-def test_bench_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as exit_info:
-        main(["bench", "--repeats", "1", "--batch", "2", "--threads", "1", "--json"])
-    assert exit_info.value.code == 0
-    out = json.loads(capsys.readouterr().out)
-    assert (out["precision"], out["threads"]) == ("int8", 1)
-    assert out["cases"][-1]["texts"] == 2
-    assert all(item["timings"][0]["step_ms"] > 0 for item in out["cases"])
-    assert set(out["draft_step_ms"]) == {"0", "4", "8"}
-
-
-def test_bench_refuses_more_texts_than_share_a_step(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as exit_info:
-        main(["bench", "--batch", "33"])
-    assert exit_info.value.code == 2
-    assert "--batch 33: at most 32 texts" in capsys.readouterr().err
-
-
 def _timings(step: float, first: float, rate: float) -> list[Timing]:
     return [Timing(first, step, rate)]
 
 
 def _results() -> tuple[Results, list[System], Model]:
-    """Ours twice as fast as a peer of 8 bits; a contributed graph faster than both is no peer."""
+    """Ours is twice as fast as an 8-bit peer; a contributed graph that is faster than both is not a peer."""
     ours, peer = System("gpt2fast", "int8", 8, 2), System("ctranslate2", "int8", 8, 2)
     graph, single = System("contrib_graph", "int8", 8, 2), replace(ours, threads=1)
     results = Results(limits=Limits({100: 2.0}, 0.0))
@@ -180,6 +94,8 @@ def test_tables_show_every_system_and_target() -> None:
     text = report.tables(results, systems, usual_cases(POSITIONS), model, targets)
     assert "ctranslate2 int8 " in text
     assert "2.50 ±0%" in text
+    summary = next(line for line in text.splitlines() if line.startswith("| gpt2fast int8 "))
+    assert summary.split("|")[2].strip() == "2.50"
     assert "torch is not installed" in text
     assert text.count("falls short") == sum(target.verdict == "falls short" for target in targets)
     values = json.loads(report.as_json(results, model, targets, {"size": "124M"}))

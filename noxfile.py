@@ -1,0 +1,78 @@
+"""The commands of development, each in an environment of its own; ``nox -l`` lists them.
+
+``bash .ci/run`` does all of it and more, from scratch, before a change lands.
+"""
+
+from __future__ import annotations
+
+import nox
+
+nox.options.sessions = ["lint", "types", "tests"]
+nox.options.reuse_existing_virtualenvs = True
+
+FIND_LIBRARY = "from gpt2fast._native import find_library; print(find_library())"
+# The tests of code that threads share; the others would only take longer under the thread sanitizer.
+THREADED = ("attention_test", "engine_test", "linear_test", "shards_test", "slot_pool_test")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Install the package and run the Python tests; arguments after ``--`` go to pytest."""
+    session.install(".[test]")
+    session.run("python", "-m", "pytest", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and format of Python and C++."""
+    session.install("clang-format>=18", "ruff>=0.6")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    sources = session.run("git", "ls-files", "*.cpp", "*.h", external=True, silent=True)
+    session.run("clang-format", "--dry-run", "--Werror", *str(sources).split(), log=False)
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check types of the package, of the extension's stubs and of the examples."""
+    session.install(".[test,lint]")
+    session.run("mypy")
+    stubs = ["gpt2fast._core", "--allowlist", "tests/core_stub_allowlist.txt"]
+    session.run("python", "-m", "mypy.stubtest", *stubs)
+    examples = session.run("git", "ls-files", "examples/*.py", external=True, silent=True)
+    session.run("mypy", "--strict", *str(examples).split(), env={"MYPYPATH": "python:examples"})
+
+
+@nox.session
+def cpp(session: nox.Session) -> None:
+    """Build the core with warnings as errors and run its tests; arguments after ``--`` go to ctest."""
+    _ctest(session, "dev", *session.posargs)
+
+
+@nox.session
+def sanitize(session: nox.Session) -> None:
+    """Run the C++ tests under the address, undefined-behaviour and thread sanitizers."""
+    _ctest(session, "asan", env={"ASAN_OPTIONS": "detect_leaks=0"})
+    _ctest(session, "tsan", "-R", f"^({'|'.join(THREADED)})$", targets=THREADED)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Run the documentation's Python blocks and check the files that it names."""
+    session.install(".[test]")
+    session.run("python", "-m", "pytest", "tests/python/test_docs.py", *session.posargs)
+
+
+def _ctest(
+    session: nox.Session,
+    preset: str,
+    *arguments: str,
+    targets: tuple[str, ...] = (),
+    env: dict[str, str] | None = None,
+) -> None:
+    """Build a preset of CMakePresets.json and run its tests."""
+    session.install("cmake", "ninja", ".")
+    library = str(session.run("python", "-c", FIND_LIBRARY, silent=True)).strip()
+    session.run("cmake", "--preset", preset)
+    session.run("cmake", "--build", "--preset", preset, *(["--target", *targets] if targets else []))
+    session.run("ctest", "--preset", preset, *arguments, env={"GPT2FAST_ORT_LIBRARY": library, **(env or {})})

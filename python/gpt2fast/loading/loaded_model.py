@@ -1,0 +1,168 @@
+"""A model in memory: its files, its tokenizer and the engine that runs it."""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+
+from gpt2fast._native import core, load_runtime
+from gpt2fast._validation import Choice, Integer
+from gpt2fast.errors import ModelError
+from gpt2fast.loading.sources import Precision, find_model_directory
+from gpt2fast.storage.files import read_bytes
+from gpt2fast.storage.model_directory import CONFIG_NAME, METADATA_NAME, ModelDirectory
+from gpt2fast.text.lazy_tokenizer import lazy_tokenizer
+
+if TYPE_CHECKING:
+    from gpt2fast.config import ModelConfig
+    from gpt2fast.text.tokenizer import Tokenizer
+
+#: The formats of the KV cache, with the core's number for each.
+KV_CACHES = {"fp32": 0, "fp16": 1, "int8": 2}
+KvCache: TypeAlias = Literal["fp32", "fp16", "int8"]
+
+MAX_THREADS = 1024
+MAX_SEQUENCES = 4096
+DEFAULT_PREFIX_CACHE_BYTES = 256 << 20
+
+# The default: about as exact as the weights.
+_KV_CACHE_OF_PRECISION: dict[str, KvCache] = {"fp32": "fp32", "bf16": "fp16", "int8": "int8", "int4": "int8"}
+# Longer prompts are cut into steps of this many tokens: enough for the matrix kernels to run at full speed,
+# and few enough for a step's activations to stay in the caches.
+_MAX_STEP_TOKENS = 128
+_MAX_METADATA_BYTES = 16 << 20
+
+
+class LoadedModel:
+    """The parts of a model in memory; immutable, and shared by any number of threads.
+
+    Parameters
+    ----------
+    directory : ModelDirectory
+        The files.
+    tokenizer : Tokenizer, optional
+        Replaces the model's own.
+    threads, kv_cache, max_sequences, prefix_cache_bytes
+        As for :meth:`gpt2fast.GPT2.from_pretrained`, with the same errors.
+
+    Attributes
+    ----------
+    directory : ModelDirectory
+        The files.
+    config : ModelConfig
+        Sizes and conventions.
+    tokenizer : LazyTokenizer or None
+        It is read when text first goes in or out. None if the model has none.
+    kv_cache : {"fp32", "fp16", "int8"}
+        How keys and values are kept.
+    runtime : Runtime
+        The ONNX Runtime in use.
+    engine : core.Engine
+        What runs the model.
+    """
+
+    def __init__(
+        self,
+        directory: ModelDirectory,
+        *,
+        tokenizer: Tokenizer | None = None,
+        threads: int | None = None,
+        kv_cache: KvCache | None = None,
+        max_sequences: int = 32,
+        prefix_cache_bytes: int = DEFAULT_PREFIX_CACHE_BYTES,
+    ) -> None:
+        check_settings(threads, kv_cache, max_sequences, prefix_cache_bytes)
+        config = directory.config
+        if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
+            raise ModelError(
+                f"the tokenizer does not fit the model: it has {tokenizer.vocab_size} tokens, the model's "
+                f"vocabulary {config.vocab_size}"
+            )
+        self.directory = directory
+        self.config: ModelConfig = config
+        self.tokenizer = lazy_tokenizer(directory, tokenizer)
+        self.kv_cache: KvCache = kv_cache or _KV_CACHE_OF_PRECISION[directory.precision]
+        self.runtime = load_runtime()
+        self.engine = core.Engine(
+            str(directory.model_path),
+            n_layer=config.n_layer,
+            n_head=config.n_head,
+            head_dim=config.head_dim,
+            n_positions=config.n_positions,
+            vocab_size=config.vocab_size,
+            cache_format=KV_CACHES[self.kv_cache],
+            threads=core.usable_cores() if threads is None else threads,
+            max_sequences=max_sequences,
+            max_step_tokens=max(_MAX_STEP_TOKENS, max_sequences),
+            prefix_cache_bytes=prefix_cache_bytes,
+        )
+
+    def read_tokenizer(self) -> Tokenizer:
+        """The tokenizer, read at the first call; raises the errors of :attr:`gpt2fast.GPT2.tokenizer`."""
+        if self.tokenizer is None:
+            raise ModelError(
+                f"{self.directory.path} has no tokenizer; give one to from_pretrained(tokenizer=...)"
+            )
+        return self.tokenizer.get()
+
+    @cached_property
+    def cache_hash(self) -> bytes:
+        """Identifies the keys and values of this model: 32 bytes, from its files and ``kv_cache``."""
+        # Imported here because hashlib is slow to import and only prefixes need it.
+        import hashlib
+        import struct
+
+        digest = hashlib.sha256()
+        for name in (METADATA_NAME, CONFIG_NAME):
+            data = read_bytes(Path(os.path.realpath(self.directory.path / name)), _MAX_METADATA_BYTES)
+            digest.update(hashlib.sha256(data).digest())
+        digest.update(struct.pack("<Q", self.directory.weights_bytes))
+        digest.update(self.kv_cache.encode())
+        return digest.digest()
+
+
+class ModelLike(Protocol):
+    """Anything that holds a loaded model, such as :class:`gpt2fast.GPT2`."""
+
+    @property
+    def loaded(self) -> LoadedModel:
+        """The model."""
+        ...
+
+
+def check_settings(
+    threads: int | None, kv_cache: KvCache | None, max_sequences: int, prefix_cache_bytes: int
+) -> None:
+    """Raise TypeError or ValueError unless these are settings of an engine."""
+    if threads is not None:
+        Integer(1, MAX_THREADS)("threads", threads)
+    if kv_cache is not None:
+        Choice(tuple(KV_CACHES))("kv_cache", kv_cache)
+    Integer(1, MAX_SEQUENCES)("max_sequences", max_sequences)
+    Integer(0, 2**62)("prefix_cache_bytes", prefix_cache_bytes)
+
+
+def find_model(
+    source: str | os.PathLike[str] | None,
+    precision: Precision | None,
+    tokenizer: Tokenizer | str | os.PathLike[str] | None,
+    *,
+    revision: str | None,
+    token: str | None,
+) -> tuple[ModelDirectory, Tokenizer | None]:
+    """The files of a model, converted first if necessary, and the tokenizer given for it, if any.
+
+    Parameters and errors are those of :meth:`gpt2fast.GPT2.from_pretrained`.
+    """
+    # A missing library is reported before a long conversion.
+    load_runtime()
+    directory = find_model_directory(source, precision, revision=revision, token=token)
+    if tokenizer is None:
+        return directory, None
+    from gpt2fast.text.tokenizer import Tokenizer
+
+    if not isinstance(tokenizer, Tokenizer):
+        tokenizer = Tokenizer.from_source(tokenizer, vocab_size=directory.config.vocab_size, token=token)
+    return directory, tokenizer
