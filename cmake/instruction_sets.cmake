@@ -1,5 +1,5 @@
-# Kernels come in one translation unit per instruction set, named by a suffix; only those get the set's flags,
-# and which of them runs is decided when the library is loaded.
+# Kernels are compiled once per instruction set, in a file of its name (or with its name at the end); only those
+# files get the set's flags, and which of them runs is decided when the library is loaded.
 include(CheckCXXCompilerFlag)
 
 function(gpt2fast_set_instruction_sets target)
@@ -28,7 +28,7 @@ function(gpt2fast_set_instruction_sets target)
   get_target_property(sources ${target} SOURCES)
   foreach(isa avx2 avx_vnni avx512 amx neon)
     set(matching ${sources})
-    list(FILTER matching INCLUDE REGEX "_${isa}\\.cpp$")
+    list(FILTER matching INCLUDE REGEX "[_/]${isa}\\.cpp$")
     if(isa IN_LIST carried)
       set_source_files_properties(${matching} PROPERTIES COMPILE_OPTIONS "${flags_${isa}}")
       string(TOUPPER ${isa} upper)

@@ -116,7 +116,7 @@ struct Measurement {
 };
 
 Measurement measure(const Setup& setup, const Parallel& parallel, const Bytes& large, double seconds) {
-  const WorkspaceSize size = attention_workspace(setup.arguments(0), parallel.threads());
+  const WorkspaceSize size = attention_workspace(setup.arguments(0), parallel.threads(), kernels());
   const Bytes memory(static_cast<size_t>(size.parts) * size.bytes);
   const WorkspaceParts workspace = {reinterpret_cast<uint8_t*>(memory.data()), size.bytes};
   std::vector<double> times;
@@ -126,7 +126,7 @@ Measurement measure(const Setup& setup, const Parallel& parallel, const Bytes& l
     result.bandwidth = std::max(result.bandwidth, evict(large, parallel));
     const double start = now();
     for (int64_t layer = 0; layer < kLayers; ++layer) {
-      cached_attention(setup.arguments(layer), parallel, workspace);
+      cached_attention(setup.arguments(layer), parallel, workspace, kernels());
     }
     times.push_back(now() - start);
   }

@@ -130,7 +130,7 @@ void bench_format(const char* name, WeightFormat format, Sizes sizes, const std:
     for (const int64_t rows : row_counts) {
       const std::vector<float> x = random(rows * sizes.in_features, 1.0f);
       std::vector<float> y(static_cast<size_t>(rows * sizes.out_features));
-      const WorkspaceSize size = linear_workspace(format, rows, sizes.in_features, threads);
+      const WorkspaceSize size = linear_workspace(format, rows, sizes.in_features, threads, kernels());
       const Buffer memory(static_cast<size_t>(size.parts) * size.bytes);
       LinearArguments a;
       a.rows = rows;
@@ -143,7 +143,7 @@ void bench_format(const char* name, WeightFormat format, Sizes sizes, const std:
       const int calls = rows >= 128 ? repeats : repeats * 10;
       const Timing timing = measure(calls, [&] {
         a.weight = weights.data + next++ % copies * bytes;
-        linear(a, parallel, {memory.data, size.bytes});
+        linear(a, parallel, {memory.data, size.bytes}, kernels());
       });
       const double operations = 2.0 * static_cast<double>(rows * sizes.in_features * sizes.out_features);
       std::printf("%-5s threads %d  rows %4lld  best %9.1f  median %9.1f us  %6.1f GB/s  %7.1f GOP/s\n", name,

@@ -37,7 +37,7 @@ constexpr int64_t kSortable = 128;  // keys that are sorted rather than divided 
 
 }  // namespace
 
-Candidates::Candidates(int64_t vocab_size, const VocabularyKernels& kernels) : kernels_(kernels) {
+Candidates::Candidates(int64_t vocab_size, const VocabularyKernels& vocabulary) : kernels_(vocabulary) {
   const auto room = static_cast<size_t>(vocab_size + kVocabularyPadding);
   ids_ = std::make_unique_for_overwrite<int32_t[]>(room);
   for (Floats* buffer : {&scores_, &weights_, &band_keys_, &band_weights_}) {

@@ -8,7 +8,7 @@
 #include <memory>
 #include <span>
 
-#include "kernels/vocabulary.h"
+#include "kernels/kernel_table.h"
 
 namespace gpt2fast {
 
@@ -17,7 +17,7 @@ namespace gpt2fast {
 class Candidates {
  public:
   // Buffers that an option set does not touch cost address space only.
-  explicit Candidates(int64_t vocab_size, const VocabularyKernels& kernels = vocabulary_kernels());
+  explicit Candidates(int64_t vocab_size, const VocabularyKernels& vocabulary = kernels().vocabulary);
 
   // All tokens of `scores` [vocab_size], whose maximum is `max`, finite. `scores` must outlive the filtering.
   void reset(std::span<const float> scores, float max);

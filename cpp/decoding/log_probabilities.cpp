@@ -28,16 +28,16 @@ double natural_log(double x) {
 }  // namespace
 
 double log_sum_exp(std::span<const float> logits) {
-  const VocabularyKernels& kernels = vocabulary_kernels();
+  const VocabularyKernels& vocabulary = kernels().vocabulary;
   const auto count = static_cast<int64_t>(logits.size());
-  const Extremum best = kernels.find_max(logits.data(), count);
+  const Extremum best = vocabulary.find_max(logits.data(), count);
   if (!best.is_regular) throw std::runtime_error("the model produced a logit that is NaN or infinite");
   if (best.value < -FLT_MAX) throw std::runtime_error("the model produced no logit above -infinity");
-  return static_cast<double>(best.value) + natural_log(kernels.exp_sum(logits.data(), count, best.value));
+  return static_cast<double>(best.value) + natural_log(vocabulary.exp_sum(logits.data(), count, best.value));
 }
 
 void log_softmax(std::span<const float> logits, std::span<float> log_probabilities) {
-  vocabulary_kernels().subtract(logits.data(), static_cast<int64_t>(logits.size()), log_sum_exp(logits),
+  kernels().vocabulary.subtract(logits.data(), static_cast<int64_t>(logits.size()), log_sum_exp(logits),
                                 log_probabilities.data());
 }
 

@@ -7,7 +7,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "kernels/vocabulary.h"
+#include "kernels/kernel_table.h"
 
 namespace gpt2fast {
 namespace {
@@ -206,7 +206,7 @@ LogitsProcessors::LogitsProcessors(const SamplingOptions& options, std::span<con
 void LogitsProcessors::apply(std::span<float> scores, const TokenHistory& history, const uint32_t* allowed) {
   for (const auto& processor : processors_) processor->apply(scores, history);
   if (allowed != nullptr) {
-    vocabulary_kernels().forbid(scores.data(), static_cast<int64_t>(scores.size()), allowed);
+    kernels().vocabulary.forbid(scores.data(), static_cast<int64_t>(scores.size()), allowed);
   }
   const size_t position = history.output.size();
   if (position < forced_prefix_.size()) {

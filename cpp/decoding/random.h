@@ -8,8 +8,7 @@
 namespace gpt2fast {
 
 // Philox4x32-10 (Salmon, Moraes, Dror, Shaw: Parallel random numbers: as easy as 1, 2, 3; SC 2011).
-class Philox {
- public:
+struct Philox {
   using Block = std::array<uint32_t, 4>;
 
   static constexpr Block block(Block counter, std::array<uint32_t, 2> key) {
@@ -23,26 +22,15 @@ class Philox {
     }
     return counter;
   }
-
-  static constexpr Block block(uint64_t seed, uint64_t step, uint64_t stream) {
-    return block({static_cast<uint32_t>(step), static_cast<uint32_t>(step >> 32),
-                  static_cast<uint32_t>(stream), static_cast<uint32_t>(stream >> 32)},
-                 {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)});
-  }
 };
 
 // Uniform in [0, 1), a multiple of 2^-53.
 constexpr double uniform_draw(uint64_t seed, uint64_t step) {
-  const Philox::Block words = Philox::block(seed, step, 0);
+  const Philox::Block words =
+      Philox::block({static_cast<uint32_t>(step), static_cast<uint32_t>(step >> 32), 0, 0},
+                    {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)});
   const uint64_t bits = (uint64_t{words[1]} << 32 | words[0]) >> 11;
   return static_cast<double>(bits) * 0x1p-53;
-}
-
-// The seed of the index-th of several sequences that one request asks for; the first keeps the request's own.
-constexpr uint64_t sequence_seed(uint64_t seed, uint64_t index) {
-  if (index == 0) return seed;
-  const Philox::Block words = Philox::block(seed, index, 1);
-  return uint64_t{words[1]} << 32 | words[0];
 }
 
 }  // namespace gpt2fast

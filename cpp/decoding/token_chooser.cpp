@@ -34,7 +34,7 @@ const SamplingOptions& checked(const SamplingOptions& options) {
 // The largest of `scores`, of which `maxima` tells as LinearArguments::maxima does, or is empty.
 Extremum find_max(std::span<const float> scores, std::span<const float> maxima) {
   const auto of = [](std::span<const float> x) {
-    return vocabulary_kernels().find_max(x.data(), static_cast<int64_t>(x.size()));
+    return kernels().vocabulary.find_max(x.data(), static_cast<int64_t>(x.size()));
   };
   const Extremum largest = of(maxima);
   if (maxima.empty() || !largest.is_regular) return of(scores);

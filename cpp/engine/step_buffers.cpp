@@ -88,6 +88,7 @@ void StepBuffers::bind_shapes(const Counts& counts) {
     binding_.bind_output(name, values.back());
   };
   bind_output("logits", logits_, counts.logits_rows, limits_.vocabulary);
+  bind_output("logits_maxima", maxima_, counts.logits_rows, maxima_floats(limits_.vocabulary));
   bind_output("hidden", hidden_, counts.hidden_rows, limits_.width);
   step_values_ = std::move(values);
   bound_ = counts;

@@ -39,9 +39,7 @@ class StepBuffers {
   std::span<const float> logits(int64_t row) const {
     return {logits_.as<float>() + row * limits_.vocabulary, static_cast<size_t>(limits_.vocabulary)};
   }
-  // Where the maxima of all rows go.
-  float* maxima_data() { return maxima_.as<float>(); }
-  // What LinearArguments::maxima tells of the row.
+  // The largest of them, see LinearArguments::maxima.
   std::span<const float> maxima(int64_t row) const {
     const int64_t floats = maxima_floats(limits_.vocabulary);
     return {maxima_.as<float>() + row * floats, static_cast<size_t>(floats)};

@@ -41,6 +41,7 @@ Session& checked(Session& session, const EngineOptions& options) {
                      std::to_string(size) + " as the configuration says");
   };
   expect(find(session.outputs(), "logits"), 1, options.vocab_size);
+  expect(find(session.outputs(), "logits_maxima"), 1, maxima_floats(options.vocab_size));
   expect(find(session.outputs(), "hidden"), 1, options.n_head * options.head_dim);
   const CacheShape shape = cache_shape(options);
   const TensorInfo& cache = find(session.inputs(), "kv_cache");
@@ -57,15 +58,11 @@ Stepper::Stepper(const EngineOptions& options)
       operators_(context_),
       cache_(cache_shape(options), options.max_sequences),
       session_(options.model_path, {.threads = options.threads}, operators_.domain()),
-      buffers_(checked(session_, options), cache_, buffer_limits(options)) {
-  context_.logits = buffers_.logits(0).data();
-  context_.maxima = buffers_.maxima_data();
-}
+      buffers_(checked(session_, options), cache_, buffer_limits(options)) {}
 
 void Stepper::step(std::span<const StepPart> parts, const StopCheck& stop) {
   buffers_.fill(parts);
   context_.poll = stop ? &stop : nullptr;
-  context_.maxima_rows = 0;
   session_.run(buffers_.binding());
 }
 

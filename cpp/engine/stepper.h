@@ -24,9 +24,7 @@ class Stepper final : public StepRunner {
   void step(std::span<const StepPart> parts, const StopCheck& stop) override;
 
   std::span<const float> logits(int64_t row) const override { return buffers_.logits(row); }
-  std::span<const float> maxima(int64_t row) const override {
-    return row < context_.maxima_rows ? buffers_.maxima(row) : std::span<const float>();
-  }
+  std::span<const float> maxima(int64_t row) const override { return buffers_.maxima(row); }
   std::span<const float> hidden(int64_t row) const override { return buffers_.hidden(row); }
 
  private:

@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-#include "kernels/attention_tile.h"
+#include "kernels/kernel_table.h"
 #include "kernels/shards.h"
 
 namespace gpt2fast {
@@ -15,6 +15,10 @@ constexpr int64_t kSharesPerThread = 2;
 // Rows of several heads that are computed together, so that their blocks are read in the order in which they
 // lie: as many as leave their running state in the first-level cache.
 constexpr int64_t kRowsTogether = 32;
+
+const AttentionKernel& kernel_of(const KernelTable& table, CacheFormat format) {
+  return table.attention[static_cast<size_t>(format)];
+}
 
 int64_t longest_sequence(const AttentionArguments& arguments) {
   int64_t longest = 0;
@@ -147,38 +151,15 @@ AttentionTile make_tile(const AttentionArguments& arguments, int64_t sequence, R
 
 }  // namespace
 
-AttentionKernel attention_kernel(Isa isa, CacheFormat format) {
-  switch (isa) {
-#if defined(GPT2FAST_HAVE_AVX512)
-    case Isa::kAmxInt8:
-    case Isa::kAvx512Vnni:
-      return attention_kernel_avx512(format);
-#endif
-#if defined(GPT2FAST_HAVE_AVX2)
-    case Isa::kAvx2:
-      return attention_kernel_avx2(format);
-#endif
-#if defined(GPT2FAST_HAVE_AVX_VNNI)
-    case Isa::kAvxVnni:
-      return attention_kernel_avx_vnni(format);
-#endif
-#if defined(GPT2FAST_HAVE_NEON)
-    case Isa::kNeonDot:
-      return attention_kernel_neon(format);
-#endif
-    default:
-      return attention_kernel_portable(format);
-  }
-}
-
-WorkspaceSize attention_workspace(const AttentionArguments& arguments, int64_t threads, Isa isa) {
-  const AttentionKernel kernel = attention_kernel(isa, arguments.shape.format);
+WorkspaceSize attention_workspace(const AttentionArguments& arguments, int64_t threads,
+                                  const KernelTable& table) {
+  const AttentionKernel& kernel = kernel_of(table, arguments.shape.format);
   return {threads, static_cast<size_t>(kSharesPerThread) * scratch_bytes(arguments, kernel)};
 }
 
 void cached_attention(const AttentionArguments& arguments, const Parallel& parallel,
-                      const WorkspaceParts& workspace, Isa isa) {
-  const AttentionKernel kernel = attention_kernel(isa, arguments.shape.format);
+                      const WorkspaceParts& workspace, const KernelTable& table) {
+  const AttentionKernel& kernel = kernel_of(table, arguments.shape.format);
   const size_t scratch = scratch_bytes(arguments, kernel);
   // A tile reads what earlier tiles of its sequence append; with one tile each, a unit appends what it alone
   // reads.

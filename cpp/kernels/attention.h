@@ -77,14 +77,14 @@ struct AttentionArguments {
 
 // The scratch that cached_attention() needs for these sequence_starts and this shape.
 WorkspaceSize attention_workspace(const AttentionArguments& arguments, int64_t threads,
-                                  Isa isa = active_isa());
+                                  const KernelTable& table);
 
 // Writes this step's keys and values into the slots, then attends. A token's result is the same bits whatever
 // shares the step, however its prompt is cut into steps, for any number of threads and any instruction set. A
 // NaN or infinity reaches only the tokens that see it. With an int8 cache queries are rounded like keys, and
 // softmax weights to 15 bits.
 void cached_attention(const AttentionArguments& arguments, const Parallel& parallel,
-                      const WorkspaceParts& workspace, Isa isa = active_isa());
+                      const WorkspaceParts& workspace, const KernelTable& table);
 
 // Copies `length` positions of one slot, all layers, to another slot (beam search, shared prefixes).
 void copy_slot(const CacheShape& shape, const void* from, void* to, int64_t length);

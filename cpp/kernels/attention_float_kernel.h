@@ -15,7 +15,7 @@
 
 namespace gpt2fast {
 
-static int64_t float_scratch_bytes(int64_t rows, int64_t padded_head_dim) {
+static inline int64_t float_scratch_bytes(int64_t rows, int64_t padded_head_dim) {
   const int64_t floats = 2 * kKeyBlock * padded_head_dim + rows * (2 * padded_head_dim + kKeyBlock + kLanes) +
                          2 * (rows + kLanes);
   return floats * static_cast<int64_t>(sizeof(float));

@@ -36,7 +36,7 @@ struct Int8TileState {
   char* append_scratch;
 };
 
-static int64_t int8_scratch_bytes(int64_t rows, int64_t padded_head_dim) {
+static inline int64_t int8_scratch_bytes(int64_t rows, int64_t padded_head_dim) {
   return rows * (5 * padded_head_dim + 6 * kKeyBlock + 4 * kLanes + 7 * 4) +
          append_int8_scratch_bytes(padded_head_dim);
 }

@@ -3,7 +3,6 @@
 #pragma once
 
 #include "gpt2fast/cache_format.h"
-#include "kernels/isa.h"
 #include "kernels/simd.h"
 
 namespace gpt2fast {
@@ -45,19 +44,12 @@ struct AttentionTile {
   char* values_at(int64_t head, int64_t position) const { return keys_at(head, position) + block_bytes; }
 };
 
+// One instruction set's way with one cache format.
 struct AttentionKernel {
   int64_t (*scratch_bytes)(int64_t rows, int64_t padded_head_dim);
   void (*append)(const AttentionTile& tile);  // writes the new keys and values into the cache
   void (*attend)(const AttentionTile& tile);
 };
-
-AttentionKernel attention_kernel(Isa isa, CacheFormat format);
-
-AttentionKernel attention_kernel_portable(CacheFormat format);
-AttentionKernel attention_kernel_avx2(CacheFormat format);
-AttentionKernel attention_kernel_avx_vnni(CacheFormat format);
-AttentionKernel attention_kernel_avx512(CacheFormat format);
-AttentionKernel attention_kernel_neon(CacheFormat format);
 
 // Into the second-level cache. Streams of a few kilobytes end before the processor has recognised them.
 GPT2FAST_INLINE void prefetch(const void* p) {

@@ -75,6 +75,15 @@ Isa best_isa() {
   return best;
 }
 
+std::string all_names() {
+  std::string names;
+  for (const Isa isa : kAllIsas) {
+    if (isa != kAllIsas.front()) names += isa == kAllIsas.back() ? " or " : ", ";
+    names += isa_name(isa);
+  }
+  return names;
+}
+
 Isa chosen_isa() {
   const char* name = std::getenv("GPT2FAST_ISA");
   if (name == nullptr || *name == '\0') return best_isa();
@@ -84,9 +93,7 @@ Isa chosen_isa() {
     throw std::invalid_argument(std::string("GPT2FAST_ISA: this processor or build does not run ") + name +
                                 "; the best it runs is " + std::string(isa_name(best_isa())));
   }
-  throw std::invalid_argument(
-      std::string("GPT2FAST_ISA must be portable, neon_dot, avx2, avx_vnni, avx512_vnni or amx_int8, got ") +
-      name);
+  throw std::invalid_argument("GPT2FAST_ISA must be " + all_names() + ", got " + name);
 }
 
 }  // namespace

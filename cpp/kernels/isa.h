@@ -13,12 +13,17 @@ inline constexpr std::array kAllIsas = {Isa::kPortable, Isa::kNeonDot,    Isa::k
                                         Isa::kAvxVnni,  Isa::kAvx512Vnni, Isa::kAmxInt8};
 
 // The best variant that this binary carries and this processor runs.
-// The environment variable GPT2FAST_ISA (portable, neon_dot, avx2, avx_vnni, avx512_vnni, amx_int8) overrides
-// it; throws std::invalid_argument for a name that is unknown or that this processor can't run. Read once, at
-// the first call.
+// The environment variable GPT2FAST_ISA overrides it with one of isa_name()'s names; throws
+// std::invalid_argument for a name that is unknown or that this processor can't run. Read once, at the first
+// call.
 Isa active_isa();
 
 bool isa_is_available(Isa isa);
 std::string_view isa_name(Isa isa);
+
+// An instruction set's kernels, see kernel_table.h: of an available one, and of active_isa().
+struct KernelTable;
+const KernelTable& kernels(Isa isa);
+const KernelTable& kernels();
 
 }  // namespace gpt2fast

@@ -4,6 +4,7 @@
 
 #include "kernels/attention.h"
 #include "kernels/attention_tile.h"
+#include "kernels/kernel_table.h"
 
 namespace gpt2fast {
 namespace {
@@ -107,7 +108,7 @@ void read_slot(const CacheShape& shape, const void* slot, int64_t first, int64_t
 
 void write_slot(const CacheShape& shape, const float* keys, const float* values, int64_t first,
                 int64_t length, void* slot) {
-  const AttentionKernel kernel = attention_kernel(active_isa(), shape.format);
+  const AttentionKernel& kernel = kernels().attention[static_cast<size_t>(shape.format)];
   std::vector<char> scratch(static_cast<size_t>(kernel.scratch_bytes(1, shape.padded_head_dim())));
   for (int64_t head = 0; head < shape.heads; ++head) {
     AttentionTile tile;

@@ -49,16 +49,4 @@ GPT2FAST_INLINE void layer_norm_row(const float* x, int64_t width, const float* 
   }
 }
 
-// layer_norm_row() as a plain function, one per instruction set.
-using LayerNormRow = void (*)(const float* x, int64_t width, const float* gamma, const float* beta,
-                              float epsilon, float* y);
-void layer_norm_row_portable(const float* x, int64_t width, const float* gamma, const float* beta,
-                             float epsilon, float* y);
-void layer_norm_row_avx2(const float* x, int64_t width, const float* gamma, const float* beta, float epsilon,
-                         float* y);
-void layer_norm_row_avx512(const float* x, int64_t width, const float* gamma, const float* beta,
-                           float epsilon, float* y);
-void layer_norm_row_neon(const float* x, int64_t width, const float* gamma, const float* beta, float epsilon,
-                         float* y);
-
 }  // namespace gpt2fast

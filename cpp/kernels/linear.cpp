@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "kernels/linear_variants.h"
+#include "kernels/kernel_table.h"
 #include "kernels/packing.h"
 #include "kernels/shards.h"
 
@@ -52,8 +52,12 @@ struct RowGroups {
   bool owned() const { return count > 1; }
 };
 
-int64_t group_count(const LinearVariant& variant, WeightFormat format, int64_t rows, int64_t threads) {
-  return rows >= variant.own_rows[static_cast<int>(format)] * threads ? threads : 1;
+const LinearKernel& kernel_of(const KernelTable& table, WeightFormat format) {
+  return table.linear[static_cast<size_t>(format)];
+}
+
+int64_t group_count(const LinearKernel& kernel, int64_t rows, int64_t threads) {
+  return rows >= kernel.own_rows * threads ? threads : 1;
 }
 
 RowGroups make_groups(int64_t rows, int64_t max_tile_rows, int64_t count) {
@@ -93,38 +97,11 @@ Range panel_range(const LinearTask& task, int64_t index, int64_t parts) {
   return {groups.begin * group, std::min(groups.end * group, task.panels)};
 }
 
-LinearVariant make_variant(Isa isa) {
-  switch (isa) {
-#if defined(GPT2FAST_HAVE_AVX512)
-    case Isa::kAvx512Vnni:
-      return linear_avx512();
-#endif
-#if defined(GPT2FAST_HAVE_AMX)
-    case Isa::kAmxInt8:
-      return linear_amx();
-#endif
-#if defined(GPT2FAST_HAVE_AVX_VNNI)
-    case Isa::kAvxVnni:
-      return linear_avx_vnni();
-#endif
-#if defined(GPT2FAST_HAVE_AVX2)
-    case Isa::kAvx2:
-      return linear_avx2();
-#endif
-#if defined(GPT2FAST_HAVE_NEON)
-    case Isa::kNeonDot:
-      return linear_neon();
-#endif
-    default:
-      return linear_portable();
-  }
-}
-
 }  // namespace
 
 WorkspaceSize linear_workspace(WeightFormat format, int64_t rows, int64_t in_features, int64_t threads,
-                               Isa isa) {
-  const int64_t groups = group_count(make_variant(isa), format, rows, threads);
+                               const KernelTable& table) {
+  const int64_t groups = group_count(kernel_of(table, format), rows, threads);
   const int64_t group_rows = divide_up(rows, groups);
   return {groups,
           prepared_bytes(format, group_rows, in_features) +
@@ -132,13 +109,12 @@ WorkspaceSize linear_workspace(WeightFormat format, int64_t rows, int64_t in_fea
 }
 
 void linear(const LinearArguments& arguments, const Parallel& parallel, const WorkspaceParts& workspace,
-            Isa isa) {
+            const KernelTable& table) {
   const LinearArguments& a = arguments;
   if (a.rows == 0) return;
-  const LinearVariant variant = make_variant(isa);
-  const auto format = static_cast<int>(a.format);
-  const RowGroups groups = make_groups(a.rows, variant.max_tile_rows[format],
-                                       group_count(variant, a.format, a.rows, parallel.threads()));
+  const LinearKernel& kernel = kernel_of(table, a.format);
+  const RowGroups groups =
+      make_groups(a.rows, kernel.max_tile_rows, group_count(kernel, a.rows, parallel.threads()));
   const bool ready = a.rows == 1 && a.gamma == nullptr && !is_quantized(a.format);
   LinearTask task = {};
   task.arguments = a;
@@ -164,13 +140,13 @@ void linear(const LinearArguments& arguments, const Parallel& parallel, const Wo
                             task.tiles.begin(group * groups.tiles + tiles.end)};
         uint8_t* prepared = workspace.part(group);
         void* scratch = prepared + scratch_begin + own * scratch_bytes(a.format, a.in_features);
-        variant.prepare_rows[format](group_task(group), rows, static_cast<float*>(scratch), prepared);
+        kernel.prepare_rows(group_task(group), rows, static_cast<float*>(scratch), prepared);
       },
       [&](int64_t index) noexcept {
         const int64_t tile_part = index / tasks.panels;
-        variant.multiply[format](group_task(groups.owned() ? tile_part : 0),
-                                 part(task.tiles.count, tile_part, tasks.tiles),
-                                 panel_range(task, index % tasks.panels, tasks.panels));
+        kernel.multiply(group_task(groups.owned() ? tile_part : 0),
+                        part(task.tiles.count, tile_part, tasks.tiles),
+                        panel_range(task, index % tasks.panels, tasks.panels));
       });
 }
 

@@ -50,13 +50,13 @@ struct LinearArguments {
 
 // The scratch that linear() needs for these sizes.
 WorkspaceSize linear_workspace(WeightFormat format, int64_t rows, int64_t in_features, int64_t threads,
-                               Isa isa = active_isa());
+                               const KernelTable& table);
 
 // Each output element is the same bits whatever the other rows, `parallel.threads()` and the instruction set:
 // sums over in_features run in one fixed order. Integer formats round each row to int8, for int8 weights in
 // blocks of 128 along in_features, for int4 of 64; a row that holds a NaN or an infinity then gives NaN
 // outputs, and no other row does.
 void linear(const LinearArguments& arguments, const Parallel& parallel, const WorkspaceParts& workspace,
-            Isa isa = active_isa());
+            const KernelTable& table);
 
 }  // namespace gpt2fast

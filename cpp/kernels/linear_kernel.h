@@ -1,11 +1,11 @@
 // The parts of linear() that all weight formats share: cutting work into register tiles, writing outputs.
 //
-// Templates over Ops, one instruction set's vectors and dot products (see linear_portable.cpp for the
+// Templates over Ops, one instruction set's vectors and dot products (see integer_ops_portable.h for the
 // plainest). Each translation unit brings an Ops of its own, so that no two share an instantiation.
 #pragma once
 
 #include "kernels/linear_rows_kernel.h"
-#include "kernels/linear_variants.h"
+#include "kernels/linear_task.h"
 #include "kernels/math.h"
 #include "kernels/simd.h"
 

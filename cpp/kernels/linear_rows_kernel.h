@@ -5,7 +5,7 @@
 #include <limits>
 
 #include "kernels/layer_norm_kernel.h"
-#include "kernels/linear_variants.h"
+#include "kernels/linear_task.h"
 #include "kernels/simd.h"
 
 namespace gpt2fast {

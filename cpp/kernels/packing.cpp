@@ -128,8 +128,8 @@ void pack_int4_panel(const PanelColumns& w, uint8_t* panel) {
     std::memcpy(panel + c * 4, &column_scale, 4);
     uint8_t* out = panel + kColumnScalesBytes;
     for (int64_t k = 0; k < w.rows(); k += kBlockRows, out += kInt4BlockBytes) {
-      const Int4Group low = quantize_int4_group(w.column(c) + k, column_scale);
-      const Int4Group high = quantize_int4_group(w.column(c) + k + kInt4GroupRows, column_scale);
+      const Int4Group low = quantize_int4_group(w.column(c) + k, column_scale, kernels());
+      const Int4Group high = quantize_int4_group(w.column(c) + k + kInt4GroupRows, column_scale, kernels());
       out[c] = low.scale;
       out[16 + c] = high.scale;
       out[32 + c] = low.zero;

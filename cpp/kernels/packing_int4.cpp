@@ -6,6 +6,7 @@
 #include <array>
 #include <cmath>
 
+#include "kernels/kernel_table.h"
 #include "kernels/packing_int4_kernel.h"
 
 namespace gpt2fast {
@@ -15,7 +16,7 @@ constexpr int kCodesBelow = 10;  // down to 0.65 of the spanning scale: clipping
 constexpr int kCodesAbove = 1;
 static_assert(kCodesBelow + 1 + kCodesAbove <= kLanes);
 
-struct Range {
+struct WeightRange {
   double low = 0;
   double high = 0;
 
@@ -24,7 +25,7 @@ struct Range {
 };
 
 // The range is widened to hold zero, which every zero point can then represent exactly or nearly.
-Range range_of(const float* w) {
+WeightRange range_of(const float* w) {
   constexpr int64_t kParts = 8;  // independent, so that none waits for the one before
   float low[kParts] = {}, high[kParts] = {};
   for (int64_t k = 0; k < kInt4GroupRows; k += kParts) {
@@ -53,27 +54,6 @@ constexpr std::array<float, 256> minifloats() {
   return values;
 }
 
-TryInt4Scales search_function(Isa isa) {
-  switch (isa) {
-#if defined(GPT2FAST_HAVE_AVX512)
-    case Isa::kAmxInt8:
-    case Isa::kAvx512Vnni:
-      return try_int4_scales_avx512;
-#endif
-#if defined(GPT2FAST_HAVE_AVX2)
-    case Isa::kAvxVnni:
-    case Isa::kAvx2:
-      return try_int4_scales_avx2;
-#endif
-#if defined(GPT2FAST_HAVE_NEON)
-    case Isa::kNeonDot:
-      return try_int4_scales_neon;
-#endif
-    default:
-      return try_int4_scales_portable;
-  }
-}
-
 }  // namespace
 
 float int4_minifloat(uint8_t code) {
@@ -87,9 +67,9 @@ float int4_column_scale(const float* column, int64_t count) {
   return static_cast<float>(widest / static_cast<double>(int4_minifloat(0xf0)));
 }
 
-Int4Group quantize_int4_group(const float* w, float column_scale, Isa isa) {
+Int4Group quantize_int4_group(const float* w, float column_scale, const KernelTable& table) {
   Int4Group group;
-  const Range range = range_of(w);
+  const WeightRange range = range_of(w);
   const double step = range.step();
   if (!(step > 0) || !(column_scale > 0)) return group;  // zeros, or too small for a float's scale
 
@@ -113,7 +93,7 @@ Int4Group quantize_int4_group(const float* w, float column_scale, Isa isa) {
     std::fill_n(group.values, kInt4GroupRows, static_cast<uint8_t>(kInt4MaxValue));
     return group;
   }
-  search_function(isa)(w, trials);
+  table.try_int4_scales(w, trials);
 
   int best = 0;
   for (int lane = 1; lane < trials.count; ++lane) {

@@ -23,6 +23,6 @@ float int4_column_scale(const float* column, int64_t count);
 
 // The group that comes near the least squared error that any scale, zero and values reach for `w`
 // [kInt4GroupRows]; the same bits for every instruction set.
-Int4Group quantize_int4_group(const float* w, float column_scale, Isa isa = active_isa());
+Int4Group quantize_int4_group(const float* w, float column_scale, const KernelTable& table);
 
 }  // namespace gpt2fast

@@ -102,11 +102,4 @@ GPT2FAST_INLINE void try_int4_scales(const float* w, Int4Trials& trials) {
   }
 }
 
-// try_int4_scales() as a plain function, one per instruction set.
-using TryInt4Scales = void (*)(const float* w, Int4Trials& trials);
-void try_int4_scales_portable(const float* w, Int4Trials& trials);
-void try_int4_scales_avx2(const float* w, Int4Trials& trials);
-void try_int4_scales_avx512(const float* w, Int4Trials& trials);
-void try_int4_scales_neon(const float* w, Int4Trials& trials);
-
 }  // namespace gpt2fast

@@ -3,8 +3,6 @@
 
 #include <cstdint>
 
-#include "kernels/isa.h"
-
 namespace gpt2fast {
 
 // Floats that may be written beyond an output's last element: outputs of compact() need this much room.
@@ -70,7 +68,5 @@ struct VocabularyKernels {
   // Sets scores[i] to -infinity where bit i % 32 of allowed[i / 32] is 0.
   void (*forbid)(float* scores, int64_t count, const uint32_t* allowed);
 };
-
-const VocabularyKernels& vocabulary_kernels(Isa isa = active_isa());
 
 }  // namespace gpt2fast

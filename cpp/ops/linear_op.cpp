@@ -11,6 +11,7 @@ namespace gpt2fast {
 namespace {
 
 enum InputIndex : size_t { kX, kWeight, kBias, kGamma, kBeta, kResidual };
+enum OutputIndex : size_t { kY, kMaxima };
 
 const float* optional_vector(const NodeInfo& node, size_t index, const char* name, int64_t size) {
   if (!node.has_input(index)) return nullptr;
@@ -42,6 +43,7 @@ LinearOp::LinearOp(const NodeInfo& node, StepContext& context) : context_(contex
   }
   if (arguments_.gamma != nullptr) arguments_.epsilon = layer_norm_epsilon(node);
   has_residual_ = node.has_input(kResidual);
+  has_maxima_ = node.has_output(kMaxima);
 }
 
 void LinearOp::compute(const NodeContext& node) {
@@ -55,15 +57,15 @@ void LinearOp::compute(const NodeContext& node) {
     residual.require_elements(shape[0] * shape[1]);
     arguments.residual = residual.as<float>();
   }
-  arguments.y = static_cast<float*>(node.output(0, shape));
-  if (arguments.rows == 0) return;
-  if (context_.logits != nullptr && arguments.y == context_.logits) {
-    arguments.maxima = context_.maxima;
-    context_.maxima_rows = arguments.rows;
+  arguments.y = static_cast<float*>(node.output(kY, shape));
+  if (has_maxima_) {
+    const std::array<int64_t, 2> maxima_shape = {arguments.rows, maxima_floats(arguments.out_features)};
+    arguments.maxima = static_cast<float*>(node.output(kMaxima, maxima_shape));
   }
-  const WorkspaceParts workspace = context_.workspace.reserve(
-      linear_workspace(arguments.format, arguments.rows, arguments.in_features, context_.threads));
-  linear(arguments, SessionParallel(node, context_.threads), workspace);
+  if (arguments.rows == 0) return;
+  const WorkspaceParts workspace = context_.workspace.reserve(linear_workspace(
+      arguments.format, arguments.rows, arguments.in_features, context_.threads, context_.kernels));
+  linear(arguments, SessionParallel(node, context_.threads), workspace, context_.kernels);
 }
 
 }  // namespace gpt2fast

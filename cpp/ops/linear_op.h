@@ -1,4 +1,5 @@
-// Linear(x, weight, bias?, gamma?, beta?, residual?): linear() as a graph operator.
+// Linear(x, weight, bias?, gamma?, beta?, residual?) -> (y, maxima?): linear() as a graph operator. For
+// `maxima`, the largest of every 256 outputs of a row, see LinearArguments::maxima.
 #pragma once
 
 #include "kernels/linear.h"
@@ -9,6 +10,7 @@ namespace gpt2fast {
 class LinearOp final : public Kernel {
  public:
   static std::vector<InputSpec> inputs();
+  static constexpr size_t kOptionalOutputs = 1;
 
   LinearOp(const NodeInfo& node, StepContext& context);
   void compute(const NodeContext& node) override;
@@ -17,6 +19,7 @@ class LinearOp final : public Kernel {
   StepContext& context_;
   LinearArguments arguments_;  // all but what changes from run to run
   bool has_residual_;
+  bool has_maxima_;
 };
 
 }  // namespace gpt2fast

@@ -16,8 +16,8 @@ namespace {
 constexpr std::align_val_t kWorkspaceAlignment{64};
 
 template <typename Op>
-std::unique_ptr<CustomOp> make_op(const char* name, StepContext& context) {
-  return std::make_unique<CustomOp>(name, Op::inputs(),
+std::unique_ptr<CustomOp> make_op(const char* name, StepContext& context, size_t optional_outputs = 0) {
+  return std::make_unique<CustomOp>(name, Op::inputs(), optional_outputs,
                                     [&context](const NodeInfo& node) -> std::unique_ptr<Kernel> {
                                       return std::make_unique<Op>(node, context);
                                     });
@@ -42,7 +42,7 @@ void Workspace::Free::operator()(void* memory) const { ::operator delete(memory,
 
 OpRegistry::OpRegistry(StepContext& context) : domain_("gpt2fast") {
   domain_.add(make_op<EmbedOp>("Embed", context));
-  domain_.add(make_op<LinearOp>("Linear", context));
+  domain_.add(make_op<LinearOp>("Linear", context, LinearOp::kOptionalOutputs));
   domain_.add(make_op<AttentionOp>("CachedAttention", context));
   domain_.add(make_op<LayerNormOp>("LayerNorm", context));
 }

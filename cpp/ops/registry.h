@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "gpt2fast/cache_format.h"
+#include "kernels/isa.h"
 #include "kernels/workspace.h"
 #include "ort/custom_op.h"
 
@@ -33,12 +34,8 @@ struct StepContext {
       nullptr;      // asked once per layer; true makes Session::run throw Interrupted
   int threads = 1;  // of the session
   CacheFormat cache_format = CacheFormat::kFloat32;
+  const KernelTable& kernels = gpt2fast::kernels();
   Workspace workspace{};
-  // Where a step's logits go, and beside them what LinearArguments::maxima tells of so many rows: an operator
-  // whose output goes there sets it.
-  const float* logits = nullptr;
-  float* maxima = nullptr;
-  int64_t maxima_rows = 0;
 };
 
 // `context` must outlive the registry, and the registry the sessions that use its domain.

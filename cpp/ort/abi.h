@@ -142,9 +142,9 @@ struct Api {
   Status* (*SessionOptionsSetCustomJoinThreadFn)(SessionOptions* options, void (*join)(ThreadHandle thread));
   void* unused_199[31];
   Status* (*KernelInfo_GetInputCount)(const KernelInfo* info, size_t* out);
-  void* unused_231[1];
+  Status* (*KernelInfo_GetOutputCount)(const KernelInfo* info, size_t* out);
   Status* (*KernelInfo_GetInputName)(const KernelInfo* info, size_t index, char* out, size_t* size);
-  void* unused_233[1];
+  Status* (*KernelInfo_GetOutputName)(const KernelInfo* info, size_t index, char* out, size_t* size);
   Status* (*KernelInfo_GetInputTypeInfo)(const KernelInfo* info, size_t index, TypeInfo** out);
   void* unused_235[9];
   Status* (*KernelInfo_GetNodeName)(const KernelInfo* info, char* out, size_t* size);

@@ -140,6 +140,16 @@ bool NodeInfo::has_input(size_t index) const {
           }).empty();
 }
 
+bool NodeInfo::has_output(size_t index) const {
+  const abi::Api& api = ort_api();
+  size_t count = 0;
+  check(api.KernelInfo_GetOutputCount(info_, &count));
+  if (index >= count) return false;
+  return !read_text([&](char* out, size_t* size) {
+            return api.KernelInfo_GetOutputName(info_, index, out, size);
+          }).empty();
+}
+
 bool NodeInfo::is_constant(size_t index) const {
   int constant = 0;
   const abi::Value* value = nullptr;
@@ -211,8 +221,11 @@ void SessionParallel::run_tasks(int64_t count, TaskFunction function, const void
   check(ort_api().KernelContext_ParallelFor(context_, task, static_cast<size_t>(count), 0, &call));
 }
 
-CustomOp::CustomOp(std::string name, std::vector<InputSpec> inputs, Factory factory)
-    : name_(std::move(name)), inputs_(std::move(inputs)), factory_(std::move(factory)) {
+CustomOp::CustomOp(std::string name, std::vector<InputSpec> inputs, size_t optional_outputs, Factory factory)
+    : name_(std::move(name)),
+      inputs_(std::move(inputs)),
+      optional_outputs_(optional_outputs),
+      factory_(std::move(factory)) {
   set_description_callbacks();
   set_kernel_callbacks();
 }
@@ -230,9 +243,13 @@ void CustomOp::set_description_callbacks() {
     return static_cast<const CustomOp*>(op)->inputs_[index].optional ? abi::kOptional : abi::kRequired;
   };
   GetInputMemoryType = [](const abi::CustomOp*, size_t) { return abi::kDefaultMemory; };
-  GetOutputTypeCount = [](const abi::CustomOp*) -> size_t { return 1; };
+  GetOutputTypeCount = [](const abi::CustomOp* op) {
+    return 1 + static_cast<const CustomOp*>(op)->optional_outputs_;
+  };
   GetOutputType = [](const abi::CustomOp*, size_t) { return abi::kFloat32; };
-  GetOutputCharacteristic = [](const abi::CustomOp*, size_t) { return abi::kRequired; };
+  GetOutputCharacteristic = [](const abi::CustomOp*, size_t index) {
+    return index == 0 ? abi::kRequired : abi::kOptional;
+  };
   // The library asks for these whether or not anything is variadic.
   GetVariadicInputMinArity = [](const abi::CustomOp*) { return 1; };
   GetVariadicInputHomogeneity = [](const abi::CustomOp*) { return 1; };

@@ -57,6 +57,7 @@ class NodeInfo {
   float number(const char* name) const;
 
   bool has_input(size_t index) const;
+  bool has_output(size_t index) const;
   bool is_constant(size_t index) const;
   // A weight of the model, valid as long as the session. Throws ModelError unless it is a constant of this
   // type whose first byte is at a multiple of `alignment`.
@@ -107,12 +108,13 @@ struct InputSpec {
   bool optional = false;
 };
 
-// An operator type with one float32 output. Its address is known to the library: it stays where it is.
+// An operator type with float32 outputs: one, and some more that a node may leave out. Its address is known
+// to the library: it stays where it is.
 class CustomOp : public abi::CustomOp {
  public:
   using Factory = std::function<std::unique_ptr<Kernel>(const NodeInfo& node)>;
 
-  CustomOp(std::string name, std::vector<InputSpec> inputs, Factory factory);
+  CustomOp(std::string name, std::vector<InputSpec> inputs, size_t optional_outputs, Factory factory);
 
   const std::string& name() const { return name_; }
 
@@ -125,6 +127,7 @@ class CustomOp : public abi::CustomOp {
 
   std::string name_;
   std::vector<InputSpec> inputs_;
+  size_t optional_outputs_;
   Factory factory_;
 };
 

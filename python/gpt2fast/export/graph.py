@@ -4,9 +4,10 @@ Inputs, for T tokens, S sequences, H hidden states and R rows of logits: ``input
 [T], ``sequence_starts`` [S + 1], ``slots`` [S], ``cached_lengths`` [S], ``hidden_rows`` [H] (indices of
 tokens), ``logits_rows`` [R] (indices into ``hidden_rows``), all int32, and ``kv_cache`` [slots, blocks,
 layers, heads, 2, block_bytes] uint8: blocks of 64 positions, for each head the keys and then the values.
-Their format, and so ``block_bytes``, is chosen when the model is loaded. Outputs: ``logits`` [R,
-vocab_size] and ``hidden`` [H, n_embd], float32. Once the last layer's keys and values are written, no token
-needs another's results: from there on only the rows of ``hidden_rows`` are computed.
+Their format, and so ``block_bytes``, is chosen when the model is loaded. Outputs, all float32: ``logits`` [R,
+vocab_size]; ``logits_maxima`` [R, 16 ceil(vocab_size / 256)], 16 floats for every 256 logits, the largest of
+which is the largest of these logits; ``hidden`` [H, n_embd]. Once the last layer's keys and values are
+written, no token needs another's results: from there on only the rows of ``hidden_rows`` are computed.
 """
 
 from __future__ import annotations
@@ -36,6 +37,9 @@ DOMAIN_VERSION = 1
 _NO_ACTIVATION = 0
 _ACTIVATIONS = {"gelu_new": 1, "gelu_pytorch_tanh": 1, "gelu_fast": 1, "gelu": 2, "relu": 3}
 _CACHE_BLOCK = 64
+# Logits whose largest are found together, and the floats that hold them, as in the kernels.
+_MAXIMA_COLUMNS = 256
+_MAXIMA_LANES = 16
 
 
 def build_graph(config: ModelConfig, tensors: Sequence[PackedTensor]) -> ModelProto:
@@ -55,6 +59,7 @@ def build_graph(config: ModelConfig, tensors: Sequence[PackedTensor]) -> ModelPr
         _inputs(config),
         [
             helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["R", config.vocab_size]),
+            helper.make_tensor_value_info("logits_maxima", TensorProto.FLOAT, ["R", _maxima_width(config)]),
             helper.make_tensor_value_info("hidden", TensorProto.FLOAT, ["H", config.n_embd]),
         ],
         [_initializer(tensor) for tensor in tensors],
@@ -69,6 +74,10 @@ def _model(graph: GraphProto) -> ModelProto:
         ir_version=IR_VERSION,
         opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, DOMAIN_VERSION)],
     )
+
+
+def _maxima_width(config: ModelConfig) -> int:
+    return -(-config.vocab_size // _MAXIMA_COLUMNS) * _MAXIMA_LANES
 
 
 def _inputs(config: ModelConfig) -> list[ValueInfoProto]:
@@ -120,7 +129,7 @@ def _nodes(config: ModelConfig, stored: Mapping[str, PackedTensor]) -> list[Node
         helper.make_node(
             "Linear",
             ["wanted", head.name],
-            ["logits"],
+            ["logits", "logits_maxima"],
             name="lm_head",
             domain=DOMAIN,
             in_features=config.n_embd,

@@ -33,7 +33,7 @@ template <typename Filter>
 Ids filtered(const Floats& scores, Filter filter) {
   Ids first;
   for (Isa isa : available_isas()) {
-    Candidates candidates(static_cast<int64_t>(scores.size()), vocabulary_kernels(isa));
+    Candidates candidates(static_cast<int64_t>(scores.size()), kernels(isa).vocabulary);
     candidates.reset(scores, max_of(scores));
     filter(candidates);
     if (isa == Isa::kPortable) first = ids_of(candidates);

@@ -1,8 +1,6 @@
 // The random generator: published vectors, uniformity, and independence of order.
 #include "decoding/random.h"
 
-#include <set>
-
 #include "support/testing.h"
 
 using namespace gpt2fast;
@@ -45,13 +43,4 @@ TEST(draws_are_uniform_in_the_half_open_interval) {
   for (int count : bins)
     chi_squared += (count - kDraws / kBins) * (count - kDraws / kBins) / double{kDraws / kBins};
   CHECK(chi_squared > 60 && chi_squared < 150);  // 99 degrees of freedom
-}
-
-TEST(sequence_seeds_differ_and_the_first_is_the_requests_own) {
-  CHECK_EQ(sequence_seed(7, 0), 7u);
-  std::set<uint64_t> seeds;
-  for (uint64_t seed = 0; seed < 50; ++seed) {
-    for (uint64_t index = 1; index < 50; ++index) seeds.insert(sequence_seed(seed, index));
-  }
-  CHECK_EQ(seeds.size(), size_t{50 * 49});
 }

@@ -70,8 +70,8 @@ class Cache {
     arguments.wanted_ends = ends.data();
     arguments.cache = bytes_.data() + layer * shape_.layer_stride();
     arguments.y = y.data();
-    const TestWorkspace workspace(attention_workspace(arguments, machine.threads, machine.isa));
-    cached_attention(arguments, ThreadParallel(machine.threads), workspace.parts(), machine.isa);
+    const TestWorkspace workspace(attention_workspace(arguments, machine.threads, kernels(machine.isa)));
+    cached_attention(arguments, ThreadParallel(machine.threads), workspace.parts(), kernels(machine.isa));
     return y;
   }
 

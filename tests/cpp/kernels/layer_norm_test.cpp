@@ -24,7 +24,7 @@ std::vector<float> run(const std::vector<float>& x, int64_t width, const Affine&
                        int threads = 1) {
   std::vector<float> y(x.size());
   layer_norm(x.data(), static_cast<int64_t>(x.size()) / width, width, affine.gamma.data(), affine.beta.data(),
-             kEpsilon, y.data(), ThreadParallel(threads), isa);
+             kEpsilon, y.data(), ThreadParallel(threads), kernels(isa));
   return y;
 }
 
@@ -83,7 +83,8 @@ TEST(works_in_place) {
   const std::vector<float> x = random_normal(500, 1.0f, 6);
   for (Isa isa : available_isas()) {
     std::vector<float> y = x;
-    layer_norm(y.data(), 5, 100, affine.gamma.data(), affine.beta.data(), kEpsilon, y.data(), Serial(), isa);
+    layer_norm(y.data(), 5, 100, affine.gamma.data(), affine.beta.data(), kEpsilon, y.data(), Serial(),
+               kernels(isa));
     CHECK_EQ(count_different(run(x, 100, affine, isa), y), 0);
   }
 }

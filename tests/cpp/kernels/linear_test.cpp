@@ -79,9 +79,10 @@ struct Problem {
 
 std::vector<float> run(LinearArguments a, Isa isa, const Parallel& parallel = Serial()) {
   std::vector<float> y(static_cast<size_t>(a.rows * a.out_features), -7.0f);
-  const TestWorkspace workspace(linear_workspace(a.format, a.rows, a.in_features, parallel.threads(), isa));
+  const TestWorkspace workspace(
+      linear_workspace(a.format, a.rows, a.in_features, parallel.threads(), kernels(isa)));
   a.y = y.data();
-  linear(a, parallel, workspace.parts(), isa);
+  linear(a, parallel, workspace.parts(), kernels(isa));
   return y;
 }
 
@@ -335,8 +336,8 @@ TEST(residual_may_be_the_output) {
   std::vector<float> y = residual;
   LinearArguments a = problem.fused(x, y);
   a.y = y.data();
-  const TestWorkspace workspace(linear_workspace(a.format, a.rows, a.in_features, 1));
-  linear(a, Serial(), workspace.parts());
+  const TestWorkspace workspace(linear_workspace(a.format, a.rows, a.in_features, 1, kernels()));
+  linear(a, Serial(), workspace.parts(), kernels());
   CHECK_EQ(count_different(y, expected), 0);
 }
 

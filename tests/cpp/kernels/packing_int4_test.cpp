@@ -93,7 +93,7 @@ int64_t count_different_groups(const std::vector<float>& w) {
       if (own * wider > std::numeric_limits<float>::max()) continue;
       const Int4Group expected = plain_search(&w[first], own * wider);
       for (Isa isa : available_isas()) {
-        different += same_group(quantize_int4_group(&w[first], own * wider, isa), expected) ? 0 : 1;
+        different += same_group(quantize_int4_group(&w[first], own * wider, kernels(isa)), expected) ? 0 : 1;
       }
     }
   }
@@ -147,7 +147,7 @@ TEST(hard_groups_have_the_plain_searchs_bits) {
 TEST(zeros_have_no_scale) {
   const std::vector<float> zeros(kRows, 0.0f), ones(kRows, 1.0f);
   for (Isa isa : available_isas()) {
-    CHECK(same_group(quantize_int4_group(zeros.data(), 1.0f, isa), Int4Group()));
-    CHECK(same_group(quantize_int4_group(ones.data(), 0.0f, isa), Int4Group()));
+    CHECK(same_group(quantize_int4_group(zeros.data(), 1.0f, kernels(isa)), Int4Group()));
+    CHECK(same_group(quantize_int4_group(ones.data(), 0.0f, kernels(isa)), Int4Group()));
   }
 }

@@ -120,7 +120,7 @@ TEST(int4_beats_rounding_to_the_range) {
     const float* x = w.data() + 32 * group;
     const double low = *std::min_element(x, x + 32), step = (*std::max_element(x, x + 32) - low) / 15;
     const float column_scale = int4_column_scale(x, 32);
-    const Int4Group packed = quantize_int4_group(x, column_scale);
+    const Int4Group packed = quantize_int4_group(x, column_scale, kernels());
     const double scale =
         static_cast<double>(column_scale) * static_cast<double>(int4_minifloat(packed.scale));
     for (int k = 0; k < 32; ++k) {

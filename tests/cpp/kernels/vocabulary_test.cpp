@@ -7,6 +7,7 @@
 #include <numeric>
 #include <vector>
 
+#include "kernels/kernel_table.h"
 #include "support/kernel_testing.h"
 #include "support/testing.h"
 
@@ -28,45 +29,45 @@ template <typename Check>
 void for_all(Check check) {
   for (int64_t count : kSizes) {
     const Floats x = random_normal(count, 3.0f, static_cast<uint32_t>(count));
-    for (Isa isa : available_isas()) check(vocabulary_kernels(isa), x, count);
+    for (Isa isa : available_isas()) check(kernels(isa).vocabulary, x, count);
   }
 }
 
 }  // namespace
 
 TEST(find_max_gives_the_first_greatest) {
-  for_all([](const VocabularyKernels& kernels, const Floats& x, int64_t count) {
+  for_all([](const VocabularyKernels& passes, const Floats& x, int64_t count) {
     const auto expected = std::max_element(x.begin(), x.end());
-    const Extremum found = kernels.find_max(x.data(), count);
+    const Extremum found = passes.find_max(x.data(), count);
     CHECK(found.is_regular);
     CHECK_EQ(found.value, *expected);
     CHECK_EQ(found.index, expected - x.begin());
     Floats ties = x;
     ties[static_cast<size_t>(count / 2)] = ties.back() = 100;
-    CHECK_EQ(kernels.find_max(ties.data(), count).index, count / 2);
+    CHECK_EQ(passes.find_max(ties.data(), count).index, count / 2);
   });
 }
 
 TEST(find_max_reports_nan_and_infinity_anywhere) {
-  for_all([](const VocabularyKernels& kernels, const Floats& x, int64_t count) {
+  for_all([](const VocabularyKernels& passes, const Floats& x, int64_t count) {
     for (size_t place : {size_t{0}, static_cast<size_t>(count / 2), static_cast<size_t>(count - 1)}) {
       for (float value : {std::numeric_limits<float>::quiet_NaN(), kInfinity}) {
         Floats irregular = x;
         irregular[place] = value;
-        CHECK(!kernels.find_max(irregular.data(), count).is_regular);
+        CHECK(!passes.find_max(irregular.data(), count).is_regular);
       }
     }
     const Floats lowest(x.size(), -kInfinity);
-    const Extremum found = kernels.find_max(lowest.data(), count);
+    const Extremum found = passes.find_max(lowest.data(), count);
     CHECK(found.is_regular && found.value == -kInfinity && found.index == 0);
   });
 }
 
 TEST(column_maxima_partition_the_array) {
-  for_all([](const VocabularyKernels& kernels, const Floats& x, int64_t count) {
+  for_all([](const VocabularyKernels& passes, const Floats& x, int64_t count) {
     for (int64_t length : {1, 3, 64}) {
       Floats maxima = padded(count);
-      const auto columns = static_cast<size_t>(kernels.column_maxima(x.data(), count, length, maxima.data()));
+      const auto columns = static_cast<size_t>(passes.column_maxima(x.data(), count, length, maxima.data()));
       Floats expected(columns, -kInfinity);
       for (size_t i = 0; i < x.size(); ++i) {
         float& column = expected[i / (16 * static_cast<size_t>(length)) * 16 + i % 16];
@@ -80,10 +81,10 @@ TEST(column_maxima_partition_the_array) {
 }
 
 TEST(exponentials_and_sums_are_near_those_in_double) {
-  for_all([](const VocabularyKernels& kernels, const Floats& x, int64_t count) {
+  for_all([](const VocabularyKernels& passes, const Floats& x, int64_t count) {
     const float max = *std::max_element(x.begin(), x.end());
     Floats weights = x, sums(x.size());
-    kernels.exp_weights(x.data(), count, max, 0.7f, weights.data());
+    passes.exp_weights(x.data(), count, max, 0.7f, weights.data());
     double total = 0, plain = 0, logs = 0;
     for (size_t i = 0; i < x.size(); ++i) {
       const double s = (static_cast<double>(x[i]) - static_cast<double>(max)) / static_cast<double>(0.7f);
@@ -93,25 +94,25 @@ TEST(exponentials_and_sums_are_near_those_in_double) {
       plain += std::exp(static_cast<double>(x[i]) - static_cast<double>(max));
     }
     CHECK_EQ(*std::max_element(weights.begin(), weights.end()), 1.0f);
-    CHECK_NEAR(kernels.sum_blocks(weights.data(), count, sums.data()), total, 1e-6 * total);
-    CHECK_NEAR(kernels.exp_sum(x.data(), count, max), plain, 1e-6 * plain);
-    CHECK_NEAR(kernels.weighted_log(x.data(), weights.data(), count, max, 0.7f), logs, 1e-5 - 1e-6 * logs);
+    CHECK_NEAR(passes.sum_blocks(weights.data(), count, sums.data()), total, 1e-6 * total);
+    CHECK_NEAR(passes.exp_sum(x.data(), count, max), plain, 1e-6 * plain);
+    CHECK_NEAR(passes.weighted_log(x.data(), weights.data(), count, max, 0.7f), logs, 1e-5 - 1e-6 * logs);
   });
 }
 
 TEST(weights_of_minus_infinity_are_zero) {
   for (Isa isa : available_isas()) {
-    const VocabularyKernels& kernels = vocabulary_kernels(isa);
+    const VocabularyKernels& passes = kernels(isa).vocabulary;
     const Floats x = {0, -kInfinity, -1000};
     Floats weights(3);
-    kernels.exp_weights(x.data(), 3, 0, 1, weights.data());
+    passes.exp_weights(x.data(), 3, 0, 1, weights.data());
     CHECK(weights == (Floats{1, 0, 0}));
-    CHECK_EQ(kernels.weighted_log(x.data(), weights.data(), 3, 0, 1), 0.0);
+    CHECK_EQ(passes.weighted_log(x.data(), weights.data(), 3, 0, 1), 0.0);
   }
 }
 
 TEST(compact_keeps_what_lies_between) {
-  for_all([](const VocabularyKernels& kernels, const Floats& x, int64_t count) {
+  for_all([](const VocabularyKernels& passes, const Floats& x, int64_t count) {
     const Floats y = random_normal(count, 1.0f, 7);
     for (auto [low, high] :
          {std::pair{-1.0f, 2.0f}, {-kInfinity, kInfinity}, {50.0f, 60.0f}, {x[0], kInfinity}}) {
@@ -122,15 +123,15 @@ TEST(compact_keeps_what_lies_between) {
       std::vector<int32_t> ids(x.size() + kVocabularyPadding);
       Floats first = padded(count), second = padded(count);
       std::copy(x.begin(), x.end(), first.begin());  // compacted in place
-      const auto kept = static_cast<size_t>(kernels.compact({.keys = first.data(),
-                                                             .count = count,
-                                                             .low = low,
-                                                             .high = high,
-                                                             .ids_out = ids.data(),
-                                                             .first = first.data(),
-                                                             .first_out = first.data(),
-                                                             .second = y.data(),
-                                                             .second_out = second.data()}));
+      const auto kept = static_cast<size_t>(passes.compact({.keys = first.data(),
+                                                            .count = count,
+                                                            .low = low,
+                                                            .high = high,
+                                                            .ids_out = ids.data(),
+                                                            .first = first.data(),
+                                                            .first_out = first.data(),
+                                                            .second = y.data(),
+                                                            .second_out = second.data()}));
       CHECK_EQ(kept, expected.size());
       int wrong = 0;
       for (size_t i = 0; i < kept; ++i) {
@@ -147,7 +148,7 @@ TEST(compact_takes_given_ids) {
     const Floats keys(20, 1.0f);
     std::vector<int32_t> ids(20 + kVocabularyPadding);
     std::iota(ids.begin(), ids.end(), 100);
-    CHECK_EQ(vocabulary_kernels(isa).compact({.keys = keys.data(),
+    CHECK_EQ(kernels(isa).vocabulary.compact({.keys = keys.data(),
                                               .count = 20,
                                               .low = 1,
                                               .high = 2,
@@ -159,12 +160,12 @@ TEST(compact_takes_given_ids) {
 }
 
 TEST(weigh_above_sums_from_each_threshold_up) {
-  for_all([](const VocabularyKernels& kernels, const Floats& x, int64_t count) {
+  for_all([](const VocabularyKernels& passes, const Floats& x, int64_t count) {
     Floats weights(x.size());
-    kernels.exp_weights(x.data(), count, 10, 1, weights.data());
+    passes.exp_weights(x.data(), count, 10, 1, weights.data());
     const float thresholds[kVocabularyThresholds] = {-kInfinity, -4, -1, x[0], 1, 6, kInfinity};
     double totals[kVocabularyThresholds];
-    kernels.weigh_above(x.data(), weights.data(), count, thresholds, totals);
+    passes.weigh_above(x.data(), weights.data(), count, thresholds, totals);
     for (int t = 0; t < kVocabularyThresholds; ++t) {
       double expected = 0;
       for (size_t i = 0; i < x.size(); ++i)
@@ -175,11 +176,11 @@ TEST(weigh_above_sums_from_each_threshold_up) {
 }
 
 TEST(forbid_follows_the_bits) {
-  for_all([](const VocabularyKernels& kernels, const Floats& x, int64_t count) {
+  for_all([](const VocabularyKernels& passes, const Floats& x, int64_t count) {
     std::vector<uint32_t> allowed(static_cast<size_t>((count + 31) / 32));
     for (size_t i = 0; i < allowed.size(); ++i) allowed[i] = static_cast<uint32_t>(i + 1) * 0x9E3779B9u;
     Floats scores = x;
-    kernels.forbid(scores.data(), count, allowed.data());
+    passes.forbid(scores.data(), count, allowed.data());
     int wrong = 0;
     for (size_t i = 0; i < x.size(); ++i) {
       const bool bit = (allowed[i / 32] >> (i % 32) & 1u) != 0;
@@ -193,17 +194,17 @@ TEST(every_instruction_set_gives_the_same_bits) {
   for (int64_t count : kSizes) {
     const Floats x = random_normal(count, 3.0f, 1);
     const auto results = [&](Isa isa) {
-      const VocabularyKernels& kernels = vocabulary_kernels(isa);
+      const VocabularyKernels& passes = kernels(isa).vocabulary;
       Floats weights(x.size()), distances(x.size()), lowered(x.size()), sums(x.size());
-      kernels.exp_weights(x.data(), count, 12, 0.9f, weights.data());
-      kernels.negative_distance(x.data(), count, 12, 0.9f, -3, distances.data());
-      kernels.subtract(x.data(), count, 1.0 / 3, lowered.data());
+      passes.exp_weights(x.data(), count, 12, 0.9f, weights.data());
+      passes.negative_distance(x.data(), count, 12, 0.9f, -3, distances.data());
+      passes.subtract(x.data(), count, 1.0 / 3, lowered.data());
       const float thresholds[kVocabularyThresholds] = {-3, -2, -1, 0, 1, 2, 3};
       std::vector<double> totals(kVocabularyThresholds);
-      kernels.weigh_above(x.data(), weights.data(), count, thresholds, totals.data());
-      totals.push_back(kernels.sum_blocks(weights.data(), count, sums.data()));
-      totals.push_back(kernels.exp_sum(x.data(), count, 12));
-      totals.push_back(kernels.weighted_log(x.data(), weights.data(), count, 12, 0.9f));
+      passes.weigh_above(x.data(), weights.data(), count, thresholds, totals.data());
+      totals.push_back(passes.sum_blocks(weights.data(), count, sums.data()));
+      totals.push_back(passes.exp_sum(x.data(), count, 12));
+      totals.push_back(passes.weighted_log(x.data(), weights.data(), count, 12, 0.9f));
       Floats all;
       for (const Floats* part : {&weights, &distances, &lowered, &sums})
         all.insert(all.end(), part->begin(), part->end());

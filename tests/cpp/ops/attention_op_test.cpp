@@ -106,7 +106,8 @@ ORT_TEST(attention_equals_its_kernel_and_writes_in_place) {
                                      .y = expected.data()};
   const std::vector<float> before = cache;
   Workspace workspace;
-  cached_attention(arguments, Serial(), workspace.reserve(attention_workspace(arguments, 1)));
+  cached_attention(arguments, Serial(), workspace.reserve(attention_workspace(arguments, 1, kernels())),
+                   kernels());
   CHECK(run.y() == expected);
   CHECK(run.cache() == cache);
   CHECK(cache != before);

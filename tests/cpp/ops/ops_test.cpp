@@ -1,5 +1,6 @@
 // Linear, LayerNorm and Embed give what their kernels give, and refuse graphs that would read outside their
 // tensors.
+#include <algorithm>
 #include <array>
 #include <cstring>
 #include <functional>
@@ -113,7 +114,7 @@ ORT_TEST(linear_equals_its_kernel) {
             .beta = beta.data(),
             .residual = residual.data(),
             .y = expected.data()},
-           Serial(), workspace.reserve(linear_workspace(format, rows, 70, 1)));
+           Serial(), workspace.reserve(linear_workspace(format, rows, 70, 1, kernels())), kernels());
     CHECK(y == expected);
   }
 }
@@ -125,6 +126,38 @@ ORT_TEST(linear_takes_no_rows) {
   model.input("residual", nothing, kFloat, {0, 20});
   model.output("y", nothing, {0, 20});
   model.run();
+}
+
+ORT_TEST(linear_gives_the_largest_of_every_256_outputs) {
+  const std::vector<uint8_t> weight = packed(WeightFormat::kInt8, 70, 300);
+  Model graph;
+  graph.input("x", kFloat, {Model::kAny, 70})
+      .weight<uint8_t>("weight", kByte, {static_cast<int64_t>(weight.size())}, weight)
+      .node(Node("Linear", {"x", "weight"}, std::vector<std::string>{"y", "maxima"})
+                .set("in_features", int64_t{70})
+                .set("out_features", int64_t{300})
+                .set("format", int64_t{2})
+                .set("activation", int64_t{0})
+                .set("epsilon", 0.0f))
+      .output("y", kFloat, {Model::kAny, 300})
+      .output("maxima", kFloat, {Model::kAny, 2 * kMaximaLanes});
+  LoadedModel model(graph, 2);
+  for (const int64_t rows : {3, 1, 0}) {
+    std::vector<float> x = ramp(static_cast<size_t>(rows * 70), 1);
+    std::vector<float> y(static_cast<size_t>(rows * 300)),
+        maxima(static_cast<size_t>(rows * 2 * kMaximaLanes));
+    model.input("x", x, kFloat, {rows, 70});
+    model.output("y", y, {rows, 300});
+    model.output("maxima", maxima, {rows, 2 * kMaximaLanes});
+    model.run();
+    for (int64_t row = 0; row < rows; ++row) {
+      const float* outputs = y.data() + row * 300;
+      const float* largest = maxima.data() + row * 2 * kMaximaLanes;
+      CHECK_EQ(*std::max_element(largest, largest + kMaximaLanes), *std::max_element(outputs, outputs + 256));
+      CHECK_EQ(*std::max_element(largest + kMaximaLanes, largest + 2 * kMaximaLanes),
+               *std::max_element(outputs + 256, outputs + 300));
+    }
+  }
 }
 
 ORT_TEST(linear_refuses_hostile_graphs) {
@@ -214,7 +247,7 @@ ORT_TEST(layer_norm_equals_its_kernel) {
   model.output("y", y, {3, 24});
   model.run();
   std::vector<float> expected(3 * 24);
-  layer_norm(x.data(), 3, 24, gamma.data(), beta.data(), 1e-5f, expected.data(), Serial());
+  layer_norm(x.data(), 3, 24, gamma.data(), beta.data(), 1e-5f, expected.data(), Serial(), kernels());
   CHECK(y == expected);
 }
 

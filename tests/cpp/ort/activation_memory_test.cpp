@@ -69,9 +69,9 @@ ORT_TEST(a_sessions_tensors_stay_in_place_whatever_the_rows) {
   std::vector<const void*> places;
   CustomOpDomain domain("gpt2fast");
   const auto add_op = [&](const char* name, int64_t width) {
-    domain.add(std::make_unique<CustomOp>(name, std::vector<InputSpec>(1), [&places, width](const NodeInfo&) {
-      return std::make_unique<Zeros>(width, places);
-    }));
+    domain.add(std::make_unique<CustomOp>(
+        name, std::vector<InputSpec>(1), 0,
+        [&places, width](const NodeInfo&) { return std::make_unique<Zeros>(width, places); }));
   };
   add_op("Wide", 5);
   add_op("Narrow", 2);

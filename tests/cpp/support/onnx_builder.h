@@ -50,9 +50,13 @@ class Message {
 class Node {
  public:
   Node(std::string_view type, const std::vector<std::string>& inputs, std::string_view output,
+       std::string_view domain = "gpt2fast")
+      : Node(type, inputs, std::vector{std::string(output)}, domain) {}
+  Node(std::string_view type, const std::vector<std::string>& inputs, const std::vector<std::string>& outputs,
        std::string_view domain = "gpt2fast") {
     for (const std::string& input : inputs) message_.bytes(1, input);
-    message_.bytes(2, output).bytes(3, std::string(output) + "_node").bytes(4, type).bytes(7, domain);
+    for (const std::string& output : outputs) message_.bytes(2, output);
+    message_.bytes(3, outputs.front() + "_node").bytes(4, type).bytes(7, domain);
   }
   Node& set(std::string_view name, int64_t value) {
     message_.message(5, Message().bytes(1, name).integer(3, value).integer(20, 2));

@@ -73,6 +73,7 @@ def test_inputs_and_outputs() -> None:
     }
     assert shapes(graph_of(config, "fp32").graph.output) == {
         "logits": (TensorProto.FLOAT, ["R", 101]),
+        "logits_maxima": (TensorProto.FLOAT, ["R", 16]),
         "hidden": (TensorProto.FLOAT, ["H", 51]),
     }
 

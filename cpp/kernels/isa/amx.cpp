@@ -3,7 +3,7 @@
 #include <immintrin.h>
 
 #include "kernels/integer_ops_avx512.h"
-#include "kernels/linear_table.h"
+#include "kernels/isa/make_table.h"
 
 namespace gpt2fast {
 
@@ -293,13 +293,17 @@ void multiply_int8(const LinearTask& task, Range tiles, Range panels) {
 
 }  // namespace
 
-LinearVariant linear_amx() {
-  LinearVariant variant = make_linear_variant<AmxOps>();
-  constexpr auto kInt8 = static_cast<int>(WeightFormat::kInt8);
-  variant.prepare_rows[kInt8] = quantize_int8;
-  variant.multiply[kInt8] = multiply_int8;
-  variant.own_rows[kInt8] = 32;  // tiles multiply so fast that weights count for more still
-  return variant;
+const KernelTable& kernels_amx() {
+  static const KernelTable kTable = [] {
+    KernelTable table = kernels_avx512();
+    set_linear_integers<AmxOps>(table);
+    LinearKernel& int8 = table.linear[static_cast<size_t>(WeightFormat::kInt8)];
+    int8.prepare_rows = quantize_int8;
+    int8.multiply = multiply_int8;
+    int8.own_rows = 32;  // tiles multiply so fast that weights count for more still
+    return table;
+  }();
+  return kTable;
 }
 
 }  // namespace gpt2fast

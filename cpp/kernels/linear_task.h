@@ -1,5 +1,5 @@
-// What linear() asks of each instruction set: a table of functions, filled from the templates in
-// linear_kernel.h.
+// What linear() hands to an instruction set's kernels: a call's rows and panels, and the functions that
+// prepare and multiply them.
 #pragma once
 
 #include <cstddef>
@@ -60,23 +60,17 @@ GPT2FAST_INLINE constexpr int64_t scratch_row_floats(int64_t in_features) {
   return (in_features + 15) / 16 * 16;
 }
 
-struct LinearVariant {
-  // Prepares the rows of some tiles into `prepared`, where task.first_row starts; by WeightFormat. scratch:
-  // see scratch_row_floats().
-  void (*prepare_rows[4])(const LinearTask& task, Range rows, float* scratch, uint8_t* prepared);
-  // Outputs of some tiles of rows and some panels; by WeightFormat.
-  void (*multiply[4])(const LinearTask& task, Range tiles, Range panels);
-  int64_t max_tile_rows[4];  // by WeightFormat
+// One instruction set's way with one weight format.
+struct LinearKernel {
+  // Prepares the rows of some tiles into `prepared`, where task.first_row starts. scratch: see
+  // scratch_row_floats().
+  void (*prepare_rows)(const LinearTask& task, Range rows, float* scratch, uint8_t* prepared);
+  // Outputs of some tiles of rows and some panels.
+  void (*multiply)(const LinearTask& task, Range tiles, Range panels);
+  int64_t max_tile_rows;
   // From so many rows a thread on, each thread takes its rows and all columns: it reads all weights then, but
-  // what the operators pass on stays in its caches. With fewer rows weights count for more. By WeightFormat.
-  int64_t own_rows[4];
+  // what the operators pass on stays in its caches. With fewer rows weights count for more.
+  int64_t own_rows;
 };
-
-LinearVariant linear_portable();
-LinearVariant linear_neon();
-LinearVariant linear_avx2();
-LinearVariant linear_avx_vnni();
-LinearVariant linear_avx512();
-LinearVariant linear_amx();
 
 }  // namespace gpt2fast

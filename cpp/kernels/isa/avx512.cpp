@@ -1,0 +1,22 @@
+// The kernels for AVX-512 with VNNI.
+#include "kernels/integer_ops_avx512.h"
+#include "kernels/isa/make_table.h"
+
+namespace gpt2fast {
+
+const KernelTable& kernels_avx512() {
+  static const KernelTable kTable = [] {
+    KernelTable table = {};
+    set_linear_floats<Avx512Ops>(table);
+    set_linear_integers<Avx512Ops>(table);
+    set_attention_floats<Avx512>(table);
+    set_attention_integers<Avx512Ops>(table);
+    set_layer_norm<Avx512>(table);
+    set_int4_search<Avx512>(table);
+    table.vocabulary = Vocabulary<Avx512>::table();
+    return table;
+  }();
+  return kTable;
+}
+
+}  // namespace gpt2fast
