@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <array>
-#include <chrono>
 #include <stdexcept>
 #include <utility>
 
@@ -12,16 +11,10 @@
 #include <unistd.h>
 #endif
 
+#include "engine/interrupt_guard.h"
 #include "gpt2fast/errors.h"
 
 namespace gpt2fast {
-
-namespace {
-
-// How often a thread that waits looks for signals.
-constexpr auto kInterruptInterval = std::chrono::milliseconds(10);
-
-}  // namespace
 
 std::shared_ptr<ReadyQueue> ReadyQueue::create() { return std::make_shared<PipeQueue>(); }
 

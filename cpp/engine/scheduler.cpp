@@ -3,24 +3,14 @@
 
 #include <algorithm>
 #include <ranges>
-#include <string>
 #include <utility>
 
 #include "engine/admission.h"
-#include "engine/engine_thread.h"
-#include "engine/host_code.h"
 #include "gpt2fast/errors.h"
 
 namespace gpt2fast {
 
 namespace {
-
-// How often a waiting caller's InterruptCheck is asked at most: it may have to take the host's lock.
-constexpr auto kInterruptInterval = std::chrono::milliseconds(10);
-
-// After so many turns for a caller who could make them itself, the loop's thread leaves them to it: not
-// earlier, as calls that come one soon after another would have the thread change all the time.
-constexpr int64_t kLoneTurns = 16;
 
 // Texts that wait until they can share what others are computing are looked at this often in a turn at most.
 constexpr int64_t kMaxDeferred = 64;
@@ -29,53 +19,6 @@ constexpr int64_t kMaxDeferred = 64;
 constexpr int64_t kSpareTokens = 16;
 
 }  // namespace
-
-// Asks a caller's InterruptCheck at most every few milliseconds, and remembers whether it said yes.
-class Scheduler::InterruptGuard {
- public:
-  InterruptGuard(const InterruptCheck& check, const void* engine) : check_(check), engine_(engine) {}
-
-  bool operator()() {
-    if (!check_) return false;
-    const Clock::time_point now = Clock::now();
-    if (now - last_ < kInterruptInterval) return false;
-    last_ = now;
-    const HostCode scope(engine_);
-    fired_ = check_();
-    return fired_;
-  }
-  bool fired() const { return fired_; }
-
- private:
-  const InterruptCheck& check_;
-  const void* engine_;
-  Clock::time_point last_ = Clock::now();
-  bool fired_ = false;
-};
-
-Scheduler::Scheduler(StepRunner& runner, const EngineOptions& options)
-    : runner_(runner),
-      options_(options),
-      slots_(runner.cache(), options.prefix_cache_bytes),
-      budget_(runner.max_tokens(), options.decode_slowdown),
-      plan_(runner.max_tokens(), runner.max_logits_rows(), slots_.size()),
-      waker_(std::make_shared<Waker>([this] { wake(); })),
-      hooks_(options.with_host_lock, this, [this] { wake(); }) {
-  const auto slots = static_cast<size_t>(slots_.size());
-  live_.reserve(slots);
-  holders_.reserve(slots);
-  planned_.reserve(slots);
-  prompts_.reserve(slots);
-  counters_.slots.set(slots_.size());
-  counters_.free_slots.set(slots_.free());
-}
-
-Scheduler::~Scheduler() {
-  close();
-  waker_->disconnect();
-}
-
-// ---- The loop.
 
 bool Scheduler::turn(InterruptGuard* guard) {
   changed_ = false;
@@ -378,174 +321,6 @@ void Scheduler::find_next_deadline() {
   for (const auto& call : calls_) {
     if (call->deadline > now_) next_deadline_ = std::min(next_deadline_, call->deadline);
   }
-}
-
-// ---- Callers.
-
-void Scheduler::submit(std::shared_ptr<Call> call, bool bounded) {
-  HostCode::refuse(this);
-  const std::lock_guard lock(mutex_);
-  if (closed_) throw ClosedError("the model is closed");
-  if (bounded) check_room_locked();
-  counters_.calls.add(1);
-  counters_.waiting.add(static_cast<int64_t>(call->participants.size()));
-  incoming_.push_back(call);
-  active_.push_back(std::move(call));
-  if (!loop_has_work_locked()) return;
-  woken_ = true;
-  start_loop_locked();
-  loop_changed_.notify_one();
-}
-
-void Scheduler::check_room_locked() {
-  if (options_.max_waiting < 0) return;
-  const int64_t waiting = counters_.waiting.get();
-  const int64_t queued = waiting - counters_.free_slots.get();
-  if (queued < 0 || queued < options_.max_waiting) return;
-  counters_.refused.add(1);
-  throw BusyError(std::to_string(std::max<int64_t>(0, queued)) +
-                  " texts wait for a slot already, and max_waiting is " +
-                  std::to_string(options_.max_waiting) +
-                  ": try again later, or load the model with a larger max_waiting or max_sequences");
-}
-
-void Scheduler::wait(Call& call, bool or_progress, const InterruptCheck& interrupted) {
-  struct Awaited {
-    Call& call;
-    ~Awaited() { call.awaited = false; }
-  } const awaited{call};
-  call.awaited = true;
-  InterruptGuard guard(interrupted, this);
-  for (;;) {
-    const uint64_t seen = call.mailbox.nudges();
-    if (call.mailbox.finished() || (or_progress && call.mailbox.has_progress())) return;
-    if (run_hooks(call, options_.with_host_lock, this)) {
-      wake();
-      continue;
-    }
-    if (guard()) throw Interrupted();
-    Clock::time_point until = kNever;
-    if (try_drive(call)) {
-      bool advanced = false;
-      try {
-        advanced = turn(&guard);
-      } catch (...) {
-        stop_driving();
-        throw;
-      }
-      stop_driving();
-      if (advanced) continue;
-      until = next_deadline_;
-    }
-    if (interrupted) until = std::min(until, Clock::now() + kInterruptInterval);
-    call.mailbox.wait_until(until, seen);
-  }
-}
-
-void Scheduler::settle(Call& call) { wait(call, false, {}); }
-
-void Scheduler::wake() {
-  look_at_waiting_ = true;
-  const std::lock_guard lock(mutex_);
-  woken_ = true;
-  if (is_lone_locked()) active_.front()->mailbox.nudge();
-  loop_changed_.notify_one();
-}
-
-void Scheduler::clear_prefix_cache() {
-  HostCode::refuse(this);
-  {
-    std::unique_lock lock(mutex_);
-    driver_changed_.wait(lock, [this] { return !driving_; });
-    driving_ = true;
-  }
-  slots_.clear_idle();
-  stop_driving();
-}
-
-// ---- Who drives.
-
-// Whether there is one call, and its own thread runs the loop.
-bool Scheduler::is_lone_locked() const { return active_.size() == 1 && active_.front()->attended; }
-
-bool Scheduler::loop_has_work_locked() const {
-  if (closed_) return !active_.empty();
-  return !active_.empty() && (!is_lone_locked() || (loop_.joinable() && lone_turns_ < kLoneTurns));
-}
-
-bool Scheduler::try_drive(const Call& call) {
-  const std::lock_guard lock(mutex_);
-  if (driving_ || loop_has_work_locked() || active_.empty() || active_.front().get() != &call) return false;
-  driving_ = true;
-  return true;
-}
-
-void Scheduler::stop_driving() {
-  const std::lock_guard lock(mutex_);
-  driving_ = false;
-  if (loop_has_work_locked()) {
-    woken_ = true;
-    start_loop_locked();
-    loop_changed_.notify_one();
-  }
-  driver_changed_.notify_all();
-}
-
-void Scheduler::start_loop_locked() {
-  if (!loop_.joinable()) loop_ = std::thread([this] { run_loop(); });
-}
-
-void Scheduler::run_loop() {
-  const EngineThread mark;
-  std::unique_lock lock(mutex_);
-  Clock::time_point deadline = kNever;
-  for (;;) {
-    const auto ready = [this] {
-      return (closed_ && active_.empty()) || (!driving_ && woken_ && loop_has_work_locked());
-    };
-    if (deadline == kNever) {
-      loop_changed_.wait(lock, ready);
-    } else {
-      loop_changed_.wait_until(lock, deadline, ready);
-    }
-    if (closed_ && active_.empty()) return;
-    if (driving_ || !loop_has_work_locked()) {
-      deadline = kNever;
-      continue;
-    }
-    woken_ = false;
-    driving_ = true;
-    lock.unlock();
-    bool advanced = true;
-    try {
-      advanced = turn(nullptr);
-    } catch (...) {
-      for (const auto& call : calls_) call->fail(std::current_exception());
-    }
-    deadline = advanced ? kNever : next_deadline_;
-    lock.lock();
-    driving_ = false;
-    woken_ = woken_ || advanced;
-    lone_turns_ = is_lone_locked() ? lone_turns_ + 1 : 0;
-    if (is_lone_locked() && !loop_has_work_locked()) active_.front()->mailbox.nudge();
-    driver_changed_.notify_all();
-  }
-}
-
-void Scheduler::close() {
-  {
-    const std::lock_guard lock(mutex_);
-    if (!closed_) {
-      closed_ = true;
-      const auto error = std::make_exception_ptr(ClosedError("the model was closed"));
-      for (const auto& call : active_) call->fail(error);
-      woken_ = true;
-      if (!active_.empty()) start_loop_locked();
-    }
-    loop_changed_.notify_one();
-  }
-  if (loop_.joinable()) loop_.join();
-  hooks_.close();
 }
 
 }  // namespace gpt2fast

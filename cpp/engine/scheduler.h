@@ -4,7 +4,6 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -14,6 +13,7 @@
 #include "engine/call.h"
 #include "engine/engine_counters.h"
 #include "engine/hook_thread.h"
+#include "engine/interrupt_guard.h"
 #include "engine/participant.h"
 #include "engine/slot_pool.h"
 #include "engine/step_budget.h"
@@ -67,7 +67,6 @@ class Scheduler {
     // When its prompt last had the first share of a step.
     uint64_t served = 0;
   };
-  class InterruptGuard;
 
   // One turn of the loop. Returns whether anything was done. Throws Interrupted when `guard` (null: nobody)
   // says so.
