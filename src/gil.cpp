@@ -6,6 +6,7 @@
 
 #include "gpt2fast/engine.h"
 #include "gpt2fast/errors.h"
+#include "gpt2fast/process_local.h"
 
 namespace gpt2fast::bindings {
 
@@ -20,13 +21,13 @@ struct Calls {
 };
 
 Calls& calls() {
-  static Calls* const one = new Calls;
-  return *one;
+  static auto* const all = new ProcessLocal<Calls>;
+  return all->get();
 }
 
 }  // namespace
 
-Unlocked::Unlocked() {
+Unlocked::Unlocked() : process_(process_generation()) {
   Calls& all = calls();
   {
     const std::lock_guard lock(all.mutex);
@@ -38,6 +39,7 @@ Unlocked::Unlocked() {
 
 Unlocked::~Unlocked() {
   release_.reset();
+  if (process_ != process_generation()) return;  // a hook has forked: in the child nobody was inside
   Calls& all = calls();
   {
     const std::lock_guard lock(all.mutex);

@@ -3,6 +3,7 @@
 
 #include <pybind11/pybind11.h>
 
+#include <cstdint>
 #include <optional>
 
 namespace gpt2fast::bindings {
@@ -18,6 +19,7 @@ class Unlocked {
   Unlocked& operator=(const Unlocked&) = delete;
 
  private:
+  const uint64_t process_;
   std::optional<pybind11::gil_scoped_release> release_;
 };
 

@@ -17,7 +17,7 @@
 #include "engine/live_sequence.h"
 #include "engine/text_reader.h"
 #include "gpt2fast/errors.h"
-#include "system/forks.h"
+#include "gpt2fast/process_local.h"
 
 namespace gpt2fast {
 

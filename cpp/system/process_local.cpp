@@ -1,5 +1,5 @@
 // Counts the forks that lead to this process.
-#include "system/forks.h"
+#include "gpt2fast/process_local.h"
 
 #ifndef _WIN32
 #include <pthread.h>
