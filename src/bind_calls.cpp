@@ -22,7 +22,7 @@ py::object as_tuples(std::vector<std::vector<TextResult>> results) {
     }
     all.append(std::move(texts));
   }
-  return std::move(all);
+  return all;
 }
 
 py::list as_tuples(const std::vector<Progress>& progress) {

@@ -115,7 +115,7 @@ py::object make_new_past(const Engine& engine, const Sequences& sequences, Forwa
     request.new_past.push_back(array.mutable_data());
     arrays.append(std::move(array));
   }
-  return std::move(arrays);
+  return arrays;
 }
 
 // Sequences must be equally long when the past is wanted or given.
@@ -162,7 +162,7 @@ std::unique_ptr<PythonCall> as_python(std::unique_ptr<ScoreCall> call) {
   return std::make_unique<PythonCall>(std::move(call), [scores]() -> py::object {
     py::list values;
     for (const Logprobs& one : scores->results()) values.append(as_arrays(one));
-    return std::move(values);
+    return values;
   });
 }
 

@@ -1,8 +1,10 @@
 // Python's lock around long calls.
 #include "gil.h"
 
+#include <chrono>
 #include <condition_variable>
 #include <mutex>
+#include <thread>
 
 #include "gpt2fast/engine.h"
 #include "gpt2fast/errors.h"
@@ -18,7 +20,13 @@ struct Calls {
   std::condition_variable changed;
   int inside = 0;
   bool ending = false;
+  std::thread::id ender;
 };
+
+// Of threads that the interpreter does not wait for: daemons.
+[[noreturn]] void rest_for_ever() {
+  for (;;) std::this_thread::sleep_for(std::chrono::hours(1));
+}
 
 Calls& calls() {
   static auto* const all = new ProcessLocal<Calls>;
@@ -29,23 +37,29 @@ Calls& calls() {
 
 Unlocked::Unlocked() : process_(process_generation()) {
   Calls& all = calls();
-  {
-    const std::lock_guard lock(all.mutex);
-    if (all.ending) throw ClosedError("the program is ending: no model can be used any more");
-    ++all.inside;
+  std::unique_lock lock(all.mutex);
+  if (all.ending && all.ender == std::this_thread::get_id()) {
+    throw ClosedError("the program is ending: no model can be used any more");
   }
+  const bool too_late = all.ending;
+  if (!too_late) ++all.inside;
+  lock.unlock();
   release_.emplace();
+  if (too_late) rest_for_ever();
 }
 
 Unlocked::~Unlocked() {
-  release_.reset();
-  if (process_ != process_generation()) return;  // a hook has forked: in the child nobody was inside
-  Calls& all = calls();
-  {
-    const std::lock_guard lock(all.mutex);
+  // Where a hook has forked, nobody was inside in the child.
+  if (process_ == process_generation()) {
+    Calls& all = calls();
+    std::unique_lock lock(all.mutex);
     --all.inside;
+    all.changed.notify_all();
+    const bool too_late = all.ending;
+    lock.unlock();
+    if (too_late) rest_for_ever();
   }
-  all.changed.notify_all();
+  release_.reset();
 }
 
 void end_all_calls() {
@@ -54,6 +68,7 @@ void end_all_calls() {
   {
     const std::lock_guard lock(all.mutex);
     all.ending = true;
+    all.ender = std::this_thread::get_id();
   }
   close_all_engines();
   std::unique_lock lock(all.mutex);

@@ -8,9 +8,9 @@
 
 namespace gpt2fast::bindings {
 
-// Gives Python's lock up while it lives. Calls inside are counted: the interpreter must not end while a
-// thread is on its way back to the lock, which it would never get. Throws ClosedError once the interpreter
-// ends.
+// Gives Python's lock up while it lives. Once the interpreter ends, a thread does not come back to the lock,
+// which would take the process down with it: it stays here until the process is gone. The thread that ends
+// the interpreter gets ClosedError.
 class Unlocked {
  public:
   Unlocked();
@@ -42,7 +42,8 @@ void reset_unlocked(Pointer& pointer) {
   pointer.reset();
 }
 
-// For the end of the interpreter: ends all calls of all models, and returns when no thread is inside one.
+// For the end of the interpreter: ends all calls of all models, and returns when the threads inside them have
+// come to rest.
 void end_all_calls();
 
 }  // namespace gpt2fast::bindings

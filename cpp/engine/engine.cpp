@@ -279,7 +279,7 @@ void close_all_engines() {
       if (auto held = state.lock()) states.push_back(std::move(held));
     }
   }
-  for (const auto& state : states) state->scheduler().close();
+  for (const auto& state : states) state->scheduler().close(true);
 }
 
 int64_t Engine::cache_bytes_per_sequence() const { return state()->stepper().cache().bytes_per_slot(); }

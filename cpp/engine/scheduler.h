@@ -50,8 +50,8 @@ class Scheduler {
   void clear_prefix_cache();
   EngineStats stats() const { return counters_.read(); }
 
-  // Ends every call and the scheduler's threads.
-  void close();
+  // Ends every call, with an error or `quietly` as if it had been cancelled, and the scheduler's threads.
+  void close(bool quietly = false);
 
  private:
   // A participant in the loop.

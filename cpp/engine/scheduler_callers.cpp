@@ -188,13 +188,13 @@ void Scheduler::run_loop() {
   }
 }
 
-void Scheduler::close() {
+void Scheduler::close(bool quietly) {
   {
     const std::lock_guard lock(mutex_);
     if (!closed_) {
       closed_ = true;
       const auto error = std::make_exception_ptr(ClosedError("the model was closed"));
-      for (const auto& call : active_) call->fail(error);
+      for (const auto& call : active_) quietly ? call->cancel() : call->fail(error);
       woken_ = true;
       if (!active_.empty()) start_loop_locked();
     }
