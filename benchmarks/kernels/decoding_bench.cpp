@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
+#include <memory>
 #include <random>
 #include <string>
 #include <string_view>
@@ -91,7 +92,7 @@ void time_choices(const std::vector<float>& logits) {
   std::mt19937 engine(2);
   const auto prompt = random_tokens(kPromptLength, engine), output = random_tokens(kOutputLength, engine);
   for (const Variant& variant : variants()) {
-    TokenChooser chooser(variant.options, {}, kVocabulary, 1024);
+    TokenChooser chooser(std::make_shared<const SamplingOptions>(variant.options), 0, {}, kVocabulary, 1024);
     const double time =
         microseconds([&] { chooser.choose(logits, {prompt, output}, nullptr, variant.logprob); });
     std::printf("  %-48s %7.1f\n", variant.name.data(), time);

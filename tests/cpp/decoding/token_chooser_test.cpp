@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <memory>
 #include <span>
 #include <stdexcept>
 #include <vector>
@@ -31,8 +32,13 @@ SamplingOptions with(Change change) {
   return options;
 }
 
-TokenChooser chooser(const SamplingOptions& options, size_t vocab_size) {
-  return {options, {}, static_cast<int64_t>(vocab_size), 1000};
+TokenChooser chooser(const SamplingOptions& options, size_t vocab_size, uint64_t seed = 0,
+                     int64_t max_length = 1000) {
+  return {std::make_shared<const SamplingOptions>(options),
+          seed,
+          {},
+          static_cast<int64_t>(vocab_size),
+          max_length};
 }
 
 int32_t chosen(const SamplingOptions& options, const Floats& logits, const Tokens& output = {},
@@ -47,8 +53,8 @@ Floats distribution(const SamplingOptions& options, const Floats& logits) {
 }
 
 // How often each token is drawn at `draws` different positions.
-std::vector<int> frequencies(const SamplingOptions& options, const Floats& logits, int draws) {
-  TokenChooser tokens(options, {}, static_cast<int64_t>(logits.size()), draws);
+std::vector<int> frequencies(const SamplingOptions& options, uint64_t seed, const Floats& logits, int draws) {
+  TokenChooser tokens = chooser(options, logits.size(), seed, draws);
   std::vector<int> counts(logits.size());
   Tokens output;
   for (int i = 0; i < draws; ++i) {
@@ -173,14 +179,15 @@ TEST(filters_come_in_the_order_temperature_top_k_top_p_min_p) {
 TEST(frequencies_follow_the_distribution) {
   const Floats logits = random_normal(40, 1.5f, 2);
   const SamplingOptions variants[] = {
-      with([](auto& o) { o.do_sample = true, o.seed = 3; }),
-      with([](auto& o) { o.do_sample = true, o.seed = 4, o.temperature = 0.7f, o.top_k = 10; }),
-      with([](auto& o) { o.do_sample = true, o.seed = 5, o.top_p = 0.8, o.min_p = 0.05; }),
+      with([](auto& o) { o.do_sample = true; }),
+      with([](auto& o) { o.do_sample = true, o.temperature = 0.7f, o.top_k = 10; }),
+      with([](auto& o) { o.do_sample = true, o.top_p = 0.8, o.min_p = 0.05; }),
   };
   constexpr int kDraws = 20000;
+  uint64_t seed = 3;
   for (const SamplingOptions& options : variants) {
     const Floats probabilities = distribution(options, logits);
-    const std::vector<int> counts = frequencies(options, logits, kDraws);
+    const std::vector<int> counts = frequencies(options, seed++, logits, kDraws);
     double chi_squared = 0;
     int kept = 0;
     for (size_t i = 0; i < logits.size(); ++i) {
@@ -196,19 +203,18 @@ TEST(frequencies_follow_the_distribution) {
 
 TEST(a_draw_depends_on_seed_and_position_alone) {
   const Floats logits = random_normal(5000, 1, 6);
-  const auto options = with([](auto& o) { o.do_sample = true, o.seed = 9; });
+  const auto options = with([](auto& o) { o.do_sample = true; });
   Tokens in_order;
-  TokenChooser first = chooser(options, logits.size());
+  TokenChooser first = chooser(options, logits.size(), 9);
   for (size_t i = 0; i < 20; ++i)
     in_order.push_back(first.choose(logits, {{}, in_order}, nullptr, false).token);
-  TokenChooser second = chooser(options, logits.size());
+  TokenChooser second = chooser(options, logits.size(), 9);
   for (size_t i = 20; i-- > 0;) {  // backwards, with another prompt
     const Tokens prompt = {1, 2, 3};
     const TokenHistory history{prompt, std::span(in_order).first(i)};
     CHECK_EQ(second.choose(logits, history, nullptr, false).token, in_order[i]);
   }
-  const auto other_seed = with([](auto& o) { o.do_sample = true, o.seed = 10; });
-  TokenChooser third = chooser(other_seed, logits.size());
+  TokenChooser third = chooser(options, logits.size(), 10);
   Tokens different;
   for (size_t i = 0; i < 20; ++i)
     different.push_back(third.choose(logits, {{}, different}, nullptr, false).token);
@@ -219,9 +225,8 @@ TEST(logprobs_are_those_of_the_raw_logits) {
   const Floats logits = random_normal(50257, 3, 8);
   double total = 0;
   for (float logit : logits) total += std::exp(static_cast<double>(logit));
-  const auto options =
-      with([](auto& o) { o.do_sample = true, o.temperature = 0.3f, o.top_k = 4, o.seed = 1; });
-  const auto choice = chooser(options, logits.size()).choose(logits, {}, nullptr, true);
+  const auto options = with([](auto& o) { o.do_sample = true, o.temperature = 0.3f, o.top_k = 4; });
+  const auto choice = chooser(options, logits.size(), 1).choose(logits, {}, nullptr, true);
   const double expected = static_cast<double>(logits[static_cast<size_t>(choice.token)]) - std::log(total);
   CHECK_NEAR(choice.logprob, expected, 1e-5);
   Floats all(logits.size());
@@ -272,7 +277,7 @@ TEST(choosing_never_allocates) {
   });
   const Tokens prompt(100, 17), eos = {50256};
   for (const SamplingOptions& options : {SamplingOptions{}, everything}) {
-    TokenChooser tokens(options, eos, 50257, 200);
+    TokenChooser tokens(std::make_shared<const SamplingOptions>(options), 0, eos, 50257, 200);
     TopLogprobs top(50257, 5);
     Tokens output;
     output.reserve(kSteps);

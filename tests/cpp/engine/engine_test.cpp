@@ -3,13 +3,14 @@
 #include "gpt2fast/engine.h"
 
 #include <algorithm>
-#include <atomic>
 #include <bit>
 #include <memory>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "engine/live_sequence.h"
+#include "engine/scheduler.h"
 #include "engine/stepper.h"
 #include "gpt2fast/weights.h"
 #include "support/counted_allocations.h"
@@ -123,8 +124,11 @@ EngineOptions options_of(const testing::TemporaryFolder& folder, int64_t max_seq
           .threads = 1,
           .max_sequences = max_sequences,
           .max_step_tokens = max_step_tokens,
-          .prefix_cache_bytes = 1 << 20};
+          .prefix_cache_bytes = 1 << 20,
+          .with_host_lock = {}};
 }
+
+using Tokens = std::vector<int32_t>;
 
 class LoadedEngine {
  public:
@@ -133,11 +137,30 @@ class LoadedEngine {
   Engine* operator->() const { return engine_.get(); }
   std::shared_ptr<Engine> get() const { return engine_; }
 
-  std::vector<int32_t> generate(Request request, const InterruptCheck& interrupted = {}) const {
-    std::vector<Request> requests{std::move(request)};
-    const auto run = engine_->start(std::move(requests));
-    run->finish(interrupted);
-    return run->output(0);
+  std::unique_ptr<GenerationCall> start(const std::vector<Tokens>& prompts, const GenerationOptions& options,
+                                        bool streamed = false, uint64_t seed = 0) const {
+    std::vector<Request> requests;
+    for (const Tokens& prompt : prompts)
+      requests.push_back({.prompt = prompt, .seed = seed, .hook = nullptr});
+    CallOptions call;
+    call.streamed = streamed;
+    return engine_->generate(std::move(requests), std::make_shared<const GenerationOptions>(options), call);
+  }
+
+  TextResult result(const Tokens& prompt, const GenerationOptions& options,
+                    const InterruptCheck& interrupted = {}, uint64_t seed = 0) const {
+    const auto call = start({prompt}, options, false, seed);
+    call->wait(interrupted);
+    return call->results()[0][0];
+  }
+  Tokens generate(const Tokens& prompt, const GenerationOptions& options, uint64_t seed = 0) const {
+    return result(prompt, options, {}, seed).tokens;
+  }
+  // Log-probabilities of the tokens from `first` on.
+  std::vector<float> scores(const Tokens& text, int64_t first) const {
+    const auto call = engine_->score({.sequences = {text}, .first = {first}, .top = 0}, {});
+    call->wait({});
+    return call->results()[0].chosen;
   }
 
  private:
@@ -145,11 +168,16 @@ class LoadedEngine {
   std::shared_ptr<Engine> engine_;
 };
 
-Request request(std::vector<int32_t> prompt, int64_t max_new_tokens) {
-  Request made;
-  made.prompt = std::move(prompt);
-  made.stop.max_new_tokens = max_new_tokens;
-  return made;
+GenerationOptions length(int64_t max_new_tokens) {
+  GenerationOptions options;
+  options.stop.max_new_tokens = max_new_tokens;
+  return options;
+}
+
+GenerationOptions endless() {
+  GenerationOptions options = length(1'000'000'000);
+  options.slide = true;
+  return options;
 }
 
 // Each token is one letter.
@@ -163,46 +191,118 @@ std::shared_ptr<const TokenBytes> letters() {
   return std::make_shared<TokenBytes>(data, offsets, std::vector<int32_t>{});
 }
 
-std::vector<int32_t> long_prompt() {
-  std::vector<int32_t> prompt;
+std::string spelled(const Tokens& tokens) {
+  std::string text;
+  for (const int32_t token : tokens) text.push_back(static_cast<char>('A' + token));
+  return text;
+}
+
+Tokens long_prompt() {
+  Tokens prompt;
   for (int32_t i = 0; i < 30; ++i) prompt.push_back((i * 7) % kVocabulary);
   return prompt;
 }
 
-ORT_TEST(the_decode_loop_allocates_nothing) {
-  const LoadedEngine engine;
-  Request sampled = request({1, 2, 3}, 40);
-  sampled.sampling.do_sample = true;
-  sampled.sampling.top_k = 10;
-  sampled.sampling.top_p = 0.9;
-  sampled.sampling.repetition_penalty = 1.2f;
-  sampled.stop.stop_strings = {"never that"};
-  sampled.stop.token_bytes = letters();
-  std::vector<Request> requests{request({1, 2, 3}, 40), request({4}, 40), sampled};
-  const auto run = engine->start(std::move(requests));
-  // The first steps read the prompts and bind buffers of their shapes.
-  for (int i = 0; i < 3; ++i) run->advance({});
-  const int64_t before = allocations();
-  CHECK(before > 0);  // the count works
-  run->finish({});
-  // Each sequence that ends changes the shapes of the steps that follow: two changes, at most, of 8 small
-  // values.
-  CHECK_EQ(run->output(0).size(), size_t{40});
-  CHECK_EQ(allocations() - before - 1, int64_t{0});
+// Notes how many allocations there have been when each step begins and ends.
+class CountedStepper final : public StepRunner {
+ public:
+  explicit CountedStepper(const EngineOptions& options) : stepper_(options) { counts_.reserve(1000); }
+
+  KvCache& cache() override { return stepper_.cache(); }
+  int64_t max_tokens() const override { return stepper_.max_tokens(); }
+  int64_t max_logits_rows() const override { return stepper_.max_logits_rows(); }
+  void step(std::span<const StepPart> parts, const StopCheck& stop) override {
+    counts_.push_back(allocations());
+    stepper_.step(parts, stop);
+    counts_.push_back(allocations());
+  }
+  std::span<const float> logits(int64_t row) const override { return stepper_.logits(row); }
+  std::span<const float> maxima(int64_t row) const override { return stepper_.maxima(row); }
+  std::span<const float> hidden(int64_t row) const override { return stepper_.hidden(row); }
+
+  int64_t steps() const { return static_cast<int64_t>(counts_.size()) / 2; }
+  // Between the beginning of one step and the end of the last.
+  int64_t allocations_from(int64_t step) const {
+    return counts_.back() - counts_[2 * static_cast<size_t>(step)];
+  }
+
+ private:
+  Stepper stepper_;
+  std::vector<int64_t> counts_;
+};
+
+GenerationOptions everything() {
+  GenerationOptions options = length(40);
+  options.sampling.do_sample = true;
+  options.sampling.top_k = 10;
+  options.sampling.top_p = 0.9;
+  options.sampling.repetition_penalty = 1.2f;
+  options.stop.stop_strings = {"never that"};
+  options.stop.token_bytes = letters();
+  options.logprobs = 3;
+  return options;
 }
 
-ORT_TEST(advance_reports_each_token_once_and_how_it_ended) {
+// What texts of 40 tokens allocate from their fourth step on: the first ones read the prompts and bind
+// buffers of their shapes.
+int64_t allocations_of(bool attended, bool streamed) {
+  const testing::TemporaryFolder folder;
+  EngineOptions options = options_of(folder);
+  options.read_ahead = 100;  // nobody reads along
+  CountedStepper stepper(options);
+  Scheduler scheduler(stepper, options);
+  const auto submit = [&](const GenerationOptions& generation, bool own_thread) {
+    const auto shared = std::make_shared<const GenerationOptions>(generation);
+    std::vector<std::unique_ptr<Participant>> texts;
+    for (const Tokens& prompt : {Tokens{1, 2, 3}, Tokens{4}}) {
+      texts.push_back(std::make_unique<LiveSequence>(Request{.prompt = prompt, .seed = 1, .hook = nullptr},
+                                                     shared, options, streamed, scheduler.waker()));
+    }
+    CallOptions call;
+    call.streamed = streamed;
+    auto made = std::make_shared<Call>(std::move(texts), call, own_thread);
+    scheduler.submit(made, true);
+    return made;
+  };
+  GenerationOptions sampled = everything();
+  if (streamed) sampled.logprobs = -1;  // of which the mailbox keeps no count beforehand
+  std::vector<std::shared_ptr<Call>> calls;
+  calls.reserve(2);
+  calls.push_back(submit(sampled, true));
+  // With a second call, which nobody attends, the scheduler's thread makes the steps of both.
+  if (!attended) calls.push_back(submit(length(40), false));
+  for (const auto& call : calls) {
+    while (!call->mailbox.finished()) scheduler.wait(*call, false, {});
+    for (const auto& text : call->participants) {
+      CHECK_EQ(static_cast<LiveSequence&>(*text).result().tokens.size(), size_t{40});
+    }
+  }
+  CHECK_EQ(stepper.steps(), int64_t{40});
+  CHECK(allocations() > 0);  // the count works
+  return stepper.allocations_from(3);
+}
+
+ORT_TEST(the_decode_loop_allocates_nothing) {
+  CHECK_EQ(allocations_of(true, false), int64_t{0});
+  CHECK_EQ(allocations_of(false, false), int64_t{0});
+  CHECK_EQ(allocations_of(true, true), int64_t{0});
+  CHECK_EQ(allocations_of(false, true), int64_t{0});
+}
+
+ORT_TEST(next_reports_each_token_once_and_how_it_ended) {
   const LoadedEngine engine(4, 7);  // the long prompt takes several steps
-  Request drafted = request(long_prompt(), 25);
-  drafted.prompt_lookup_num_tokens = 6;  // several tokens in a step
-  Request at_eos = request({5, 6}, 10);
-  at_eos.stop.eos_token_ids = {engine.generate(at_eos)[3]};
-  const std::vector<Request> requests{drafted, at_eos, request({1, 2, 3}, 9)};
-  const std::vector expected{FinishReason::kLength, FinishReason::kEos, FinishReason::kLength};
-  const auto run = engine->start(requests);
-  std::vector<std::vector<int32_t>> reported(requests.size());
-  std::vector<FinishReason> reasons(requests.size(), FinishReason::kNone);
-  for (auto progress = run->advance({}); !progress.empty(); progress = run->advance({})) {
+  const std::vector<Tokens> prompts{long_prompt(), {5, 6}, {1, 2, 3}};
+  GenerationOptions options = length(25);
+  options.stop.eos_token_ids = {engine.generate({5, 6}, length(10))[3]};
+  options.prompt_lookup_num_tokens = 6;  // several tokens in a step
+  std::vector<TextResult> expected;
+  for (const Tokens& prompt : prompts) expected.push_back(engine.result(prompt, options));
+  CHECK(expected[1].finish_reason == FinishReason::kEos);
+
+  const auto call = engine.start(prompts, options, true);
+  std::vector<Tokens> reported(prompts.size());
+  std::vector<FinishReason> reasons(prompts.size(), FinishReason::kNone);
+  for (auto progress = call->next({}); !progress.empty(); progress = call->next({})) {
     for (const Progress& one : progress) {
       const auto i = static_cast<size_t>(one.index);
       CHECK(!one.new_tokens.empty());
@@ -211,188 +311,182 @@ ORT_TEST(advance_reports_each_token_once_and_how_it_ended) {
       reasons[i] = one.finish_reason;
     }
   }
-  for (size_t i = 0; i < requests.size(); ++i) CHECK(reported[i] == run->output(static_cast<int64_t>(i)));
-  CHECK(reasons == expected);
+  const auto results = call->results();
+  for (size_t i = 0; i < prompts.size(); ++i) {
+    CHECK(reported[i] == expected[i].tokens);
+    CHECK(results[i][0].tokens == expected[i].tokens);
+    CHECK(reasons[i] == expected[i].finish_reason);
+  }
 }
 
-ORT_TEST(a_prompt_of_several_steps_is_read_in_one_call) {
+ORT_TEST(a_prompt_of_several_steps_is_read_before_next_returns) {
   const LoadedEngine engine(4, 7);
-  const auto run = engine->start({request(long_prompt(), 5)});
-  const std::vector<Progress> progress = run->advance({});
+  const auto call = engine.start({long_prompt()}, length(5), true);
+  const std::vector<Progress> progress = call->next({});
   CHECK_EQ(progress.size(), size_t{1});
-  CHECK(progress[0].new_tokens == run->output(0));
-  CHECK_EQ(run->output(0).size(), size_t{1});
+  CHECK_EQ(progress[0].new_tokens.size(), size_t{1});
+  CHECK_EQ(progress[0].new_tokens[0], engine.generate(long_prompt(), length(1))[0]);
 }
 
 ORT_TEST(cutting_the_prompt_does_not_change_the_output) {
   const LoadedEngine whole(4, 64);
   const LoadedEngine cut(4, 7);
-  const auto expected = whole.generate(request(long_prompt(), 20));
+  const Tokens expected = whole.generate(long_prompt(), length(20));
   CHECK_EQ(expected.size(), size_t{20});
-  CHECK(cut.generate(request(long_prompt(), 20)) == expected);
+  CHECK(cut.generate(long_prompt(), length(20)) == expected);
 }
 
 ORT_TEST(drafts_and_prefixes_do_not_change_the_output) {
   const LoadedEngine engine;
   const LoadedEngine assistant(2, 5);
-  const auto expected = engine.generate(request(long_prompt(), 25));
-  Request looked_up = request(long_prompt(), 25);
+  const Tokens prompt = long_prompt();
+  const Tokens expected = engine.generate(prompt, length(25));
+  GenerationOptions looked_up = length(25);
   looked_up.prompt_lookup_num_tokens = 6;
-  CHECK(engine.generate(looked_up) == expected);
-  Request assisted = request(long_prompt(), 25);
+  CHECK(engine.generate(prompt, looked_up) == expected);
+  GenerationOptions assisted = length(25);
   assisted.assistant = assistant.get();
   assisted.num_assistant_tokens = 5;
-  CHECK(engine.generate(assisted) == expected);
+  CHECK(engine.generate(prompt, assisted) == expected);
+  CHECK(engine->stats().accepted_tokens > 0);
 
   auto prefix = std::make_shared<Prefix>();
-  const auto prompt = long_prompt();
   prefix->tokens.assign(prompt.begin(), prompt.begin() + 12);
   prefix->layers.assign(kLayers, std::vector<float>(2 * 12 * kWidth));
   std::vector<float> hidden(12 * kWidth);
-  ForwardRequest forward{.sequences = {prefix->tokens}, .past = {}, .hidden = {}, .new_past = {}};
-  forward.hidden = [&](int64_t) { return hidden.data(); };
+  ForwardRequest forward{
+      .sequences = {prefix->tokens}, .past = {}, .hidden = {hidden.data()}, .new_past = {}};
   for (auto& layer : prefix->layers) forward.new_past.push_back(layer.data());
-  engine->forward(forward, {});
-  Request continued = request(prompt, 25);
+  engine->forward(forward, {})->wait({});
+  GenerationOptions continued = length(25);
   continued.prefix = prefix;
   continued.use_prefix_cache = false;
-  CHECK(engine.generate(continued) == expected);
+  const TextResult result = engine.result(prompt, continued);
+  CHECK(result.tokens == expected);
+  CHECK_EQ(result.cached_tokens, int64_t{12});
 }
 
 ORT_TEST(eos_stop_strings_and_length_end_a_sequence) {
   const LoadedEngine engine;
-  const auto free = engine.generate(request({5, 6}, 10));
-  const auto finish = [&](Request made) {
-    std::vector<Request> requests{std::move(made)};
-    auto run = engine->start(std::move(requests));
-    run->finish({});
-    return run;
-  };
-  CHECK(finish(request({5, 6}, 10))->finish_reason(0) == FinishReason::kLength);
-  Request at_eos = request({5, 6}, 10);
-  at_eos.stop.eos_token_ids = {free[3]};
-  const auto ended = finish(at_eos);
-  CHECK(ended->finish_reason(0) == FinishReason::kEos);
-  CHECK(ended->output(0).back() == free[3]);
-  Request at_string = request({5, 6}, 10);
-  at_string.stop.stop_strings = {
-      std::string{static_cast<char>('A' + free[2]), static_cast<char>('A' + free[3])}};
+  const TextResult free = engine.result({5, 6}, length(10));
+  CHECK(free.finish_reason == FinishReason::kLength);
+  GenerationOptions at_eos = length(10);
+  at_eos.stop.eos_token_ids = {free.tokens[3]};
+  const TextResult ended = engine.result({5, 6}, at_eos);
+  CHECK(ended.finish_reason == FinishReason::kEos);
+  const auto first = std::ranges::find(free.tokens, free.tokens[3]);
+  CHECK(ended.tokens == Tokens(free.tokens.begin(), first + 1));
+  GenerationOptions at_string = length(10);
+  const std::string stop = spelled({free.tokens[2], free.tokens[3]});
+  at_string.stop.stop_strings = {stop};
   at_string.stop.token_bytes = letters();
-  const auto stopped = finish(at_string);
-  CHECK(stopped->finish_reason(0) == FinishReason::kStop);
-  CHECK(stopped->safe_bytes(0) <= 2);
+  const TextResult stopped = engine.result({5, 6}, at_string);
+  CHECK(stopped.finish_reason == FinishReason::kStop);
+  CHECK_EQ(stopped.kept_bytes.value(), static_cast<int64_t>(spelled(free.tokens).find(stop)));
 }
 
 ORT_TEST(safe_bytes_are_counted_where_a_stop_string_could_take_some_back) {
   const LoadedEngine engine;
-  const auto free = engine.generate(request({5, 6}, 4));
-  Request watched = request({5, 6}, 4);
+  const Tokens free = engine.generate({5, 6}, length(4));
+  GenerationOptions watched = length(4);
   // Begins with the second token, and goes on with what is not in the vocabulary.
-  watched.stop.stop_strings = {std::string{static_cast<char>('A' + free[1]), '!'}};
+  watched.stop.stop_strings = {spelled({free[1]}) + "!"};
   watched.stop.token_bytes = letters();
-  std::vector<Request> requests{request({5, 6}, 4), watched};
-  const auto run = engine->start(std::move(requests));
-  run->advance({});
-  const std::vector<Progress> progress = run->advance({});
-  CHECK(!progress[0].safe_bytes.has_value());
-  CHECK_EQ(progress[1].safe_bytes.value(), int64_t{1});
-  run->finish({});
-  CHECK(!run->safe_bytes(0).has_value());
-  CHECK_EQ(run->safe_bytes(1).value(), int64_t{4});
+  const auto call = engine.start({{5, 6}}, watched, true);
+  call->next({});
+  CHECK_EQ(call->next({})[0].safe_bytes.value(), int64_t{1});
+  call->wait({});
+  CHECK_EQ(call->results()[0][0].kept_bytes.value(), int64_t{4});
+  const auto unwatched = engine.start({{5, 6}}, length(4), true);
+  CHECK(!unwatched->next({})[0].safe_bytes.has_value());
+  unwatched->wait({});
+  CHECK(!unwatched->results()[0][0].kept_bytes.has_value());
 }
 
 ORT_TEST(cancelling_ends_what_runs) {
   const LoadedEngine engine;
-  std::vector<Request> requests{request({1}, 60), request({2}, 60)};
-  const auto run = engine->start(std::move(requests));
-  run->advance({});
-  run->cancel();
-  run->finish({});
-  CHECK(run->finish_reason(0) == FinishReason::kCancelled);
-  CHECK_EQ(run->output(0).size(), size_t{1});
-}
-
-ORT_TEST(advance_reports_what_was_cancelled) {
-  const LoadedEngine engine;
-  const auto run = engine->start({request({1}, 60), request({2}, 1)});
-  CHECK_EQ(run->advance({}).size(), size_t{2});
-  run->cancel();
-  const std::vector<Progress> progress = run->advance({});
-  CHECK_EQ(progress.size(), size_t{1});
-  CHECK_EQ(progress[0].index, int64_t{0});
+  const auto call = engine.start({{1}, {2}}, length(60), true);
+  CHECK_EQ(call->next({}).size(), size_t{2});
+  call->cancel();
+  const std::vector<Progress> progress = call->next({});
+  CHECK_EQ(progress.size(), size_t{2});
   CHECK(progress[0].new_tokens.empty());
   CHECK(progress[0].finish_reason == FinishReason::kCancelled);
-  CHECK(run->advance({}).empty());
+  CHECK(call->next({}).empty());
+  const auto results = call->results();
+  CHECK(results[0][0].finish_reason == FinishReason::kCancelled);
+  CHECK_EQ(results[0][0].tokens.size(), size_t{1});
+  CHECK_EQ(engine->stats().cancelled, int64_t{2});
 }
 
 ORT_TEST(an_interrupt_goes_up_and_the_engine_lives_on) {
   const LoadedEngine engine;
-  const auto expected = engine.generate(request({1, 2}, 30));
-  Request endless = request({1, 2}, 1'000'000'000);
-  endless.slide = true;
+  const Tokens expected = engine.generate({1, 2}, length(30));
   // Asked every few milliseconds only, over steps that take microseconds.
   int asked = 0;
   const InterruptCheck at_the_third = [&asked] { return ++asked == 3; };
-  CHECK_THROWS(engine.generate(endless, at_the_third), Interrupted);
-  CHECK(engine.generate(request({1, 2}, 30)) == expected);
+  CHECK_THROWS(engine.result({1, 2}, endless(), at_the_third), Interrupted);
+  CHECK(engine.generate({1, 2}, length(30)) == expected);
 }
 
 ORT_TEST(bad_requests_are_refused) {
   const LoadedEngine engine;
-  const auto start = [&](Request made) {
-    std::vector<Request> requests{std::move(made)};
-    return engine->start(std::move(requests));
-  };
-  CHECK_THROWS(start(request({}, 1)), std::invalid_argument);
-  CHECK_THROWS(start(request({kVocabulary}, 1)), std::invalid_argument);
-  CHECK_THROWS(start(request({-1}, 1)), std::invalid_argument);
-  CHECK_THROWS(start(request({1}, -1)), std::invalid_argument);
-  CHECK_THROWS(start(request(std::vector<int32_t>(kPositions + 1, 1), 1)), std::invalid_argument);
-  Request without_bytes = request({1, 2}, 3);
+  CHECK_THROWS(engine.start({Tokens{}}, length(1)), std::invalid_argument);
+  CHECK_THROWS(engine.start({Tokens{kVocabulary}}, length(1)), std::invalid_argument);
+  CHECK_THROWS(engine.start({Tokens{-1}}, length(1)), std::invalid_argument);
+  CHECK_THROWS(engine.start({Tokens{1}}, length(-1)), std::invalid_argument);
+  CHECK_THROWS(engine.start({Tokens(kPositions + 1, 1)}, length(1)), std::invalid_argument);
+  GenerationOptions without_bytes = length(3);
   without_bytes.stop.stop_strings = {"A"};
-  CHECK_THROWS(start(without_bytes), std::invalid_argument);
-  Request strange = request({1, 2}, 3);
+  CHECK_THROWS(engine.start({{1, 2}}, without_bytes), std::invalid_argument);
+  GenerationOptions cold = length(3);
+  cold.sampling.temperature = 0;
+  CHECK_THROWS(engine.start({{1, 2}}, cold), std::invalid_argument);
+  GenerationOptions strange = length(3);
   auto prefix = std::make_shared<Prefix>();
   prefix->tokens = {1};
   prefix->layers.assign(kLayers, std::vector<float>(3));
   strange.prefix = prefix;
-  CHECK_THROWS(start(strange), std::invalid_argument);
+  CHECK_THROWS(engine.start({{1, 2}}, strange), std::invalid_argument);
+  CHECK_EQ(engine->stats().calls, int64_t{0});
 }
 
-ORT_TEST(beams_of_one_are_greedy) {
+ORT_TEST(a_beams_score_is_that_of_its_tokens) {
   const LoadedEngine engine;
-  BeamRequest beams;
-  beams.prompt = {3, 1, 4};
-  beams.stop.max_new_tokens = 12;
-  const auto results = engine->beam_search(beams, {});
-  CHECK_EQ(results.size(), size_t{1});
-  CHECK(results[0].tokens == engine.generate(request({3, 1, 4}, 12)));
+  GenerationOptions beams = length(10);
+  beams.num_beams = 3;
+  beams.num_return_sequences = 2;
+  const auto call = engine.start({{3, 1, 4}}, beams);
+  call->wait({});
+  const std::vector<TextResult> best = call->results()[0];
+  CHECK_EQ(best.size(), size_t{2});
+  CHECK(best[0].score >= best[1].score);
+  for (const TextResult& one : best) {
+    Tokens text{3, 1, 4};
+    text.insert(text.end(), one.tokens.begin(), one.tokens.end());
+    double total = 0;
+    for (const float chosen : engine.scores(text, 3)) total += static_cast<double>(chosen);
+    CHECK_NEAR(one.score, total / 10, 1e-5);
+  }
 }
 
 // One of four kinds of work, as integers to compare.
-std::vector<int32_t> work(const LoadedEngine& engine, int kind) {
-  std::vector<int32_t> prompt = long_prompt();
+Tokens work(const LoadedEngine& engine, int kind) {
+  Tokens prompt = long_prompt();
   prompt.resize(static_cast<size_t>(9 + kind));
+  GenerationOptions options = length(20);
   switch (kind % 4) {
     case 0:
-      return engine.generate(request(prompt, 20));
-    case 1: {
-      Request sampled = request(prompt, 20);
-      sampled.sampling.do_sample = true;
-      sampled.sampling.seed = static_cast<uint64_t>(kind);
-      return engine.generate(sampled);
-    }
-    case 2: {
-      BeamRequest beams;
-      beams.prompt = prompt;
-      beams.stop.max_new_tokens = 10;
-      beams.num_beams = 2;
-      return engine->beam_search(beams, {})[0].tokens;
-    }
+      return engine.generate(prompt, options);
+    case 1:
+      options.sampling.do_sample = true;
+      return engine.generate(prompt, options, static_cast<uint64_t>(kind));
+    case 2:
+      options.num_beams = 2;
+      return engine.generate(prompt, options);
     default: {
-      const std::vector<Logprobs> scores = engine->score({prompt}, {1}, 0, {});
-      std::vector<int32_t> bits;
-      for (const float score : scores[0].chosen) bits.push_back(std::bit_cast<int32_t>(score));
+      Tokens bits;
+      for (const float score : engine.scores(prompt, 1)) bits.push_back(std::bit_cast<int32_t>(score));
       return bits;
     }
   }
@@ -402,11 +496,11 @@ ORT_TEST(threads_that_share_an_engine_get_what_each_gets_alone) {
   constexpr int kThreads = 8;
   constexpr int kRounds = 3;
   const LoadedEngine alone;
-  std::vector<std::vector<int32_t>> expected;
+  std::vector<Tokens> expected;
   for (int i = 0; i < kThreads; ++i) expected.push_back(work(alone, i));
 
   const LoadedEngine shared(3, 7);  // fewer slots than threads, which wait for one another
-  std::vector<std::vector<int32_t>> found(kThreads * kRounds);
+  std::vector<Tokens> found(kThreads * kRounds);
   std::vector<std::thread> threads;
   for (int i = 0; i < kThreads; ++i) {
     threads.emplace_back([&, i] {
@@ -423,19 +517,14 @@ ORT_TEST(threads_that_share_an_engine_get_what_each_gets_alone) {
 
 ORT_TEST(another_thread_cancels) {
   const LoadedEngine engine;
-  Request endless = request({1, 2}, 1'000'000'000);
-  endless.slide = true;
-  std::vector<Request> requests{endless, endless};
-  const auto run = engine->start(std::move(requests));
-  std::atomic<int> layers = 0;  // begun: the check is asked at most once in each
-  std::thread other([&] {
-    while (layers <= kLayers) std::this_thread::yield();
-    run->cancel();
-  });
-  run->finish([&] { return ++layers, false; });
+  const auto call = engine.start({{1, 2}, {3}}, endless(), true);
+  CHECK(!call->next({}).empty());
+  std::thread other([&] { call->cancel(); });
+  call->wait({});
   other.join();
-  CHECK(run->finish_reason(1) == FinishReason::kCancelled);
-  CHECK(!run->output(0).empty());
+  const auto results = call->results();
+  CHECK(results[1][0].finish_reason == FinishReason::kCancelled);
+  CHECK(!results[0][0].tokens.empty());
 }
 
 ORT_TEST(a_step_gives_the_largest_of_its_logits) {

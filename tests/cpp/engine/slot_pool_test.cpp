@@ -2,12 +2,9 @@
 #include "engine/slot_pool.h"
 
 #include <algorithm>
-#include <atomic>
-#include <thread>
+#include <stdexcept>
 #include <vector>
 
-#include "engine/fair_mutex.h"
-#include "gpt2fast/errors.h"
 #include "support/testing.h"
 
 namespace gpt2fast {
@@ -47,72 +44,73 @@ TEST(grants_each_slot_once) {
   KvCache cache = small_cache(2);
   SlotPool pool(cache, 0);
   const auto prompt = range(0, 4);
-  const auto first = pool.try_acquire(prompt, true);
-  const auto second = pool.try_acquire(prompt, true);
+  const auto first = pool.acquire(prompt, true);
+  const auto second = pool.acquire(prompt, true);
   CHECK(first.slot >= 0 && second.slot >= 0 && first.slot != second.slot);
-  CHECK_EQ(pool.try_acquire(prompt, true).slot, -1);
+  CHECK_EQ(pool.acquire(prompt, true).slot, -1);
   pool.release(first.slot, {});
-  CHECK_EQ(pool.try_acquire(prompt, true).slot, first.slot);
+  CHECK_EQ(pool.acquire(prompt, true).slot, first.slot);
 }
 
-TEST(waiting_without_anyone_at_work_is_refused) {
-  KvCache cache = small_cache(1);
-  SlotPool pool(cache, 0, std::chrono::milliseconds(0));
-  const auto prompt = range(0, 4);
-  CHECK(pool.try_acquire(prompt, true).slot >= 0);
-  const SlotPool::Working working(pool);
-  CHECK_THROWS(pool.acquire(prompt, true, {}), BusyError);
+TEST(slots_are_counted) {
+  KvCache cache = small_cache(2);
+  SlotPool pool(cache, 0);
+  CHECK_EQ(pool.size(), 2);
+  CHECK_EQ(pool.free(), 2);
+  const int64_t slot = pool.acquire({}, false).slot;
+  CHECK_EQ(pool.free(), 1);
+  pool.release(slot, {});
+  CHECK_EQ(pool.free(), 2);
 }
 
-TEST(waiting_can_be_interrupted) {
+TEST(a_slot_is_given_back_once) {
   KvCache cache = small_cache(1);
   SlotPool pool(cache, 0);
-  const auto prompt = range(0, 4);
-  CHECK(pool.try_acquire(prompt, true).slot >= 0);
-  const SlotPool::Working other(pool);
-  const SlotPool::Working working(pool);
-  CHECK_THROWS(pool.acquire(prompt, true, [] { return true; }), Interrupted);
+  const int64_t slot = pool.acquire({}, false).slot;
+  pool.release(slot, {});
+  CHECK_THROWS(pool.release(slot, {}), std::logic_error);
+  CHECK_EQ(pool.free(), 1);
 }
 
 TEST(a_common_prefix_is_taken_over) {
   KvCache cache = small_cache(1);
   SlotPool pool(cache, 1 << 20);
   const auto tokens = range(0, 10);
-  const auto first = pool.try_acquire(tokens, true);
+  const auto first = pool.acquire(tokens, true);
   CHECK_EQ(first.cached_length, 0);
   pool.release(first.slot, tokens);
   auto longer = range(0, 20);
-  const auto second = pool.try_acquire(longer, true);
+  const auto second = pool.acquire(longer, true);
   CHECK_EQ(second.cached_length, 10);
   pool.release(second.slot, tokens);
-  CHECK_EQ(pool.try_acquire(longer, false).cached_length, 0);
+  CHECK_EQ(pool.acquire(longer, false).cached_length, 0);
 }
 
 TEST(the_last_prompt_token_is_always_left_to_compute) {
   KvCache cache = small_cache(1);
   SlotPool pool(cache, 1 << 20);
   const auto tokens = range(0, 10);
-  pool.release(pool.try_acquire(tokens, true).slot, tokens);
-  CHECK_EQ(pool.try_acquire(tokens, true).cached_length, 9);
+  pool.release(pool.acquire(tokens, true).slot, tokens);
+  CHECK_EQ(pool.acquire(tokens, true).cached_length, 9);
 }
 
 TEST(a_long_sequence_keeps_its_slot_and_lends_a_copy) {
   KvCache cache = small_cache(2);
   SlotPool pool(cache, 1 << 20);
   const auto tokens = range(0, 40);
-  const auto first = pool.try_acquire(tokens, true);
+  const auto first = pool.acquire(tokens, true);
   fill(cache, first.slot, 40, 7.0f);
   pool.release(first.slot, tokens);
   auto branch = range(0, 10);
   branch.push_back(99);
-  const auto second = pool.try_acquire(branch, true);
+  const auto second = pool.acquire(branch, true);
   CHECK(second.slot != first.slot);
   CHECK_EQ(second.cached_length, 10);
   for (int64_t layer = 0; layer < 2; ++layer) {
     CHECK(keys_of(cache, layer, second.slot, 10) == keys_of(cache, layer, first.slot, 10));
   }
   pool.release(second.slot, {});
-  CHECK_EQ(pool.try_acquire(tokens, true).cached_length, 39);
+  CHECK_EQ(pool.acquire(tokens, true).cached_length, 39);
 }
 
 TEST(the_budget_forgets_the_least_recently_used) {
@@ -120,12 +118,12 @@ TEST(the_budget_forgets_the_least_recently_used) {
   SlotPool pool(cache, 15 * cache.bytes_per_position());
   const auto a = range(0, 10);
   const auto b = range(100, 10);
-  const auto slot_a = pool.try_acquire(a, true).slot;
-  const auto slot_b = pool.try_acquire(b, true).slot;
+  const auto slot_a = pool.acquire(a, true).slot;
+  const auto slot_b = pool.acquire(b, true).slot;
   pool.release(slot_a, a);
   pool.release(slot_b, b);
-  CHECK_EQ(pool.try_acquire(b, true).cached_length, 9);
-  CHECK_EQ(pool.try_acquire(a, true).cached_length, 0);
+  CHECK_EQ(pool.acquire(b, true).cached_length, 9);
+  CHECK_EQ(pool.acquire(a, true).cached_length, 0);
 }
 
 // Whether a slot's memory still holds what was written there: memory that was given back reads as zeros.
@@ -143,14 +141,14 @@ TEST(one_empty_slot_keeps_its_memory) {
     cache.write(0, slot, 0, 64, ones.data(), ones.data());
     pool.release(slot, prompt);
   };
-  const int64_t first = pool.try_acquire(prompt, true).slot;
-  const int64_t second = pool.try_acquire(prompt, true).slot;
+  const int64_t first = pool.acquire(prompt, true).slot;
+  const int64_t second = pool.acquire(prompt, true).slot;
   used(first);
   CHECK(holds_something(cache, first));
   used(second);
   CHECK(!holds_something(cache, first));
   CHECK(holds_something(cache, second));
-  CHECK_EQ(pool.try_acquire(prompt, true).slot, second);  // rather than one without memory
+  CHECK_EQ(pool.acquire(prompt, true).slot, second);  // rather than one without memory
   used(second);
   CHECK(holds_something(cache, second));
   pool.clear_idle();
@@ -162,8 +160,8 @@ TEST(the_slot_with_most_memory_keeps_it) {
   SlotPool pool(cache, 0);
   const auto long_text = range(0, 128), short_text = range(0, 64);
   const std::vector<float> ones(2 * 128 * 64, 1.0f);
-  const int64_t first = pool.try_acquire(long_text, true).slot;
-  const int64_t second = pool.try_acquire(short_text, true).slot;
+  const int64_t first = pool.acquire(long_text, true).slot;
+  const int64_t second = pool.acquire(short_text, true).slot;
   cache.write(0, first, 0, 128, ones.data(), ones.data());
   cache.write(0, second, 0, 64, ones.data(), ones.data());
   pool.release(first, long_text);
@@ -171,8 +169,8 @@ TEST(the_slot_with_most_memory_keeps_it) {
   CHECK(holds_something(cache, first));
   CHECK(!holds_something(cache, second));
   // A short text in the slot does not make it forget how much memory it has.
-  CHECK_EQ(pool.try_acquire(short_text, true).slot, first);
-  CHECK_EQ(pool.try_acquire(short_text, true).slot, second);
+  CHECK_EQ(pool.acquire(short_text, true).slot, first);
+  CHECK_EQ(pool.acquire(short_text, true).slot, second);
   cache.write(0, second, 0, 64, ones.data(), ones.data());
   pool.release(first, short_text);
   pool.release(second, short_text);
@@ -184,49 +182,9 @@ TEST(clearing_forgets_everything_idle) {
   KvCache cache = small_cache(1);
   SlotPool pool(cache, 1 << 20);
   const auto tokens = range(0, 10);
-  pool.release(pool.try_acquire(tokens, true).slot, tokens);
+  pool.release(pool.acquire(tokens, true).slot, tokens);
   pool.clear_idle();
-  CHECK_EQ(pool.try_acquire(tokens, true).cached_length, 0);
-}
-
-TEST(threads_never_share_a_slot) {
-  constexpr int kThreads = 6;
-  KvCache cache = small_cache(2);
-  SlotPool pool(cache, 1 << 20);
-  std::vector<std::atomic<int>> owners(2);
-  std::atomic<int> shared = 0;
-  std::vector<std::thread> threads;
-  for (int i = 0; i < kThreads; ++i) {
-    threads.emplace_back([&, i] {
-      const SlotPool::Working working(pool);
-      for (int round = 0; round < 50; ++round) {
-        const auto prompt = range(i, 12);
-        const int64_t slot = pool.acquire(prompt, true, {}).slot;
-        if (++owners[static_cast<size_t>(slot)] != 1) ++shared;
-        fill(cache, slot, 12, static_cast<float>(i));
-        --owners[static_cast<size_t>(slot)];
-        pool.release(slot, prompt);
-      }
-    });
-  }
-  for (std::thread& thread : threads) thread.join();
-  CHECK_EQ(shared.load(), 0);
-}
-
-TEST(a_fair_mutex_admits_one_thread_at_a_time) {
-  FairMutex mutex;
-  int64_t count = 0;  // unsynchronised but for the mutex
-  std::vector<std::thread> threads;
-  for (int i = 0; i < 4; ++i) {
-    threads.emplace_back([&] {
-      for (int round = 0; round < 500; ++round) {
-        const std::lock_guard lock(mutex);
-        ++count;
-      }
-    });
-  }
-  for (std::thread& thread : threads) thread.join();
-  CHECK_EQ(count, int64_t{2000});
+  CHECK_EQ(pool.acquire(tokens, true).cached_length, 0);
 }
 
 }  // namespace
