@@ -25,7 +25,7 @@ NOT_RUN = {
     ("docs/getting_started.md", 'model = GPT2.from_pretrained("openai-community/gpt2")'),
     ("docs/getting_started.md", 'model = GPT2.from_pretrained("./my-finetune")'),
 }
-MAPS = ["cpp/README.md", "CONTRIBUTING.md"]  # pages whose names are checked
+MAPS = ["docs/architecture.md", "cpp/README.md", "CONTRIBUTING.md"]  # pages whose names are checked
 SOURCES = (".py", ".pyi", ".cpp", ".h", ".cmake", ".toml", ".json", ".yaml", "CMakeLists.txt")
 FILE = r"[\w.\-]+(/[\w.\-]*)+|[\w\-]+\.(py|cpp|h|md|ya?ml)"
 NAME = r"\w+((::|\.)\w+)*(\(\))?"
