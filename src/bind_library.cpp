@@ -1,6 +1,5 @@
 // ONNX Runtime's library, build and machine facts.
 #include "bindings.h"
-#include "gpt2fast/engine.h"
 #include "gpt2fast/library.h"
 
 namespace gpt2fast::bindings {

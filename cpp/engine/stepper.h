@@ -16,7 +16,7 @@ namespace gpt2fast {
 // One sequence's share of a step.
 struct StepPart {
   int64_t slot = 0;
-  int64_t cached_length = 0;        // positions of the slot that are filled already
+  int64_t cached_length = 0;        // positions of the slot that are already filled
   std::span<const int32_t> tokens;  // at least one
   std::span<const int32_t> wanted;  // ascending indices into `tokens` whose logits are wanted; may be empty
   bool all_hidden = false;          // every token's hidden state is wanted, else those of `wanted`
@@ -33,16 +33,16 @@ class Stepper {
   int64_t max_logits_rows() const { return buffers_.max_rows(); }
   int64_t width() const { return buffers_.width(); }
 
-  // Runs the graph. `stop` is asked once per layer; true abandons the step with Interrupted, and the slots
-  // then hold nothing new that counts. The parts must fit max_tokens(), max_logits_rows() and the cache.
+  // Runs the graph. `stop` is called once per layer; if it returns true, the step ends with Interrupted, and
+  // what it wrote into the slots does not count. The parts must fit max_tokens(), max_logits_rows() and the
+  // cache.
   void step(std::span<const StepPart> parts, const InterruptCheck& stop);
 
   // Scores [vocab_size] of the row-th wanted token of the last step, counted over all parts.
   std::span<float> logits(int64_t row) { return buffers_.logits(row); }
-  // The largest of them, see LinearArguments::maxima.
+  // The largest of these scores, see LinearArguments::maxima.
   std::span<const float> maxima(int64_t row) const { return buffers_.maxima(row); }
-  // Hidden state [n_embd] of the row-th token whose hidden state the last step was to give, counted over all
-  // parts.
+  // Hidden state [n_embd] of the row-th token whose hidden state was wanted, counted over all parts.
   std::span<const float> hidden(int64_t row) const { return buffers_.hidden(row); }
 
  private:

@@ -178,7 +178,4 @@ class Engine {
   virtual void clear_prefix_cache() = 0;
 };
 
-// Cores that this process may use: its affinity mask and its cgroup's quota.
-int usable_cores();
-
 }  // namespace gpt2fast
