@@ -1,10 +1,9 @@
-// Engine and Run: one crossing into C++ per call, Python's lock released in between.
+// The engine: everything that it is asked becomes a call.
 #include <stdexcept>
 #include <string>
 #include <utility>
 
-#include "bindings.h"
-#include "gpt2fast/engine.h"
+#include "calls.h"
 
 namespace gpt2fast::bindings {
 
@@ -13,14 +12,7 @@ namespace {
 using Sequences = std::vector<Int32Array>;
 // One array per layer, [2, batch, heads, tokens, head_dim].
 using PastArrays = std::vector<FloatArray>;
-
-// Calls the core without Python's lock: it may have to wait for a step on another thread, which may be
-// waiting for that lock.
-template <typename Function>
-auto unlocked(const Function& function) {
-  const py::gil_scoped_release release;
-  return function();
-}
+using Queue = std::shared_ptr<ReadyQueue>;
 
 std::vector<std::span<const int32_t>> as_spans(const Sequences& sequences) {
   std::vector<std::span<const int32_t>> spans;
@@ -29,52 +21,62 @@ std::vector<std::span<const int32_t>> as_spans(const Sequences& sequences) {
   return spans;
 }
 
+std::vector<std::vector<int32_t>> as_vectors(const Sequences& sequences) {
+  std::vector<std::vector<int32_t>> vectors;
+  vectors.reserve(sequences.size());
+  for (const Int32Array& one : sequences) vectors.emplace_back(one.data(), one.data() + one.size());
+  return vectors;
+}
+
+CallOptions call_options(Queue queue, uint64_t key) {
+  CallOptions options;
+  options.ready_queue = std::move(queue);
+  options.key = key;
+  return options;
+}
+
 std::shared_ptr<Engine> make_engine(const std::string& model_path, int64_t n_layer, int64_t n_head,
                                     int64_t head_dim, int64_t n_positions, int64_t vocab_size,
-                                    int cache_format, int threads, int64_t max_sequences,
-                                    int64_t max_step_tokens, int64_t prefix_cache_bytes) {
+                                    CacheFormat cache_format, int threads, int64_t max_sequences,
+                                    int64_t max_step_tokens, int64_t prefix_cache_bytes, int64_t max_waiting,
+                                    int64_t read_ahead, double decode_slowdown) {
   const EngineOptions options{.model_path = model_path,
                               .n_layer = n_layer,
                               .n_head = n_head,
                               .head_dim = head_dim,
                               .n_positions = n_positions,
                               .vocab_size = vocab_size,
-                              .cache_format = static_cast<CacheFormat>(cache_format),
+                              .cache_format = cache_format,
                               .threads = threads,
                               .max_sequences = max_sequences,
                               .max_step_tokens = max_step_tokens,
-                              .prefix_cache_bytes = prefix_cache_bytes};
-  const py::gil_scoped_release release;
-  return Engine::create(options);
+                              .prefix_cache_bytes = prefix_cache_bytes,
+                              .max_waiting = max_waiting,
+                              .read_ahead = read_ahead,
+                              .decode_slowdown = decode_slowdown,
+                              .with_host_lock = [](const std::function<void()>& function) {
+                                const py::gil_scoped_acquire acquire;
+                                function();
+                              }};
+  std::shared_ptr<Engine> engine = unlocked([&] { return Engine::create(options); });
+  // The last reference may go while Python's lock is held, which the engine's threads may be waiting for.
+  Engine* const pointer = engine.get();
+  return {pointer, [engine = std::move(engine)](Engine*) mutable { reset_unlocked(engine); }};
 }
 
-std::unique_ptr<Run> start(Engine& engine, const std::vector<std::shared_ptr<Request>>& requests) {
+std::unique_ptr<PythonGeneration> generate(Engine& engine,
+                                           const std::vector<std::shared_ptr<Request>>& requests,
+                                           std::shared_ptr<GenerationOptions> options, int32_t priority,
+                                           double max_seconds, bool streamed, Queue queue, uint64_t key) {
   std::vector<Request> copies;
   copies.reserve(requests.size());
   for (const auto& request : requests) copies.push_back(*request);
-  const py::gil_scoped_release release;
-  return engine.start(std::move(copies));
-}
-
-// The hypotheses, best first, each (token_ids, score, finish_reason).
-py::list beam_search(Engine& engine, const Request& request, int32_t num_beams, int32_t num_return_sequences,
-                     double length_penalty, int32_t early_stopping,
-                     const std::shared_ptr<CancelFlag>& cancel) {
-  const BeamRequest beams{.prompt = request.prompt,
-                          .sampling = request.sampling,
-                          .stop = request.stop,
-                          .num_beams = num_beams,
-                          .num_return_sequences = num_return_sequences,
-                          .length_penalty = length_penalty,
-                          .early_stopping = early_stopping,
-                          .cancel = cancel};
-  const SignalCheck check;
-  const std::vector<BeamResult> results = unlocked([&] { return engine.beam_search(beams, check); });
-  py::list out;
-  for (const BeamResult& one : results) {
-    out.append(py::make_tuple(one.tokens, one.score, static_cast<int>(one.finish_reason)));
-  }
-  return out;
+  CallOptions call = call_options(std::move(queue), key);
+  call.priority = priority;
+  call.max_seconds = max_seconds;
+  call.streamed = streamed;
+  return std::make_unique<PythonGeneration>(
+      unlocked([&] { return engine.generate(std::move(copies), std::move(options), call); }));
 }
 
 Past as_past(const Engine& engine, const PastArrays& arrays, int64_t batch) {
@@ -99,176 +101,153 @@ Past as_past(const Engine& engine, const PastArrays& arrays, int64_t batch) {
   return past;
 }
 
-// Sequences must be equally long when the past is wanted or given.
-py::tuple forward(Engine& engine, const Sequences& sequences, const std::optional<PastArrays>& past_arrays,
-                  bool want_past) {
+// New arrays for the keys and values of equally long sequences, and where the core writes them.
+py::object make_new_past(const Engine& engine, const Sequences& sequences, ForwardRequest& request) {
   const EngineOptions& options = engine.options();
-  const auto batch = static_cast<int64_t>(sequences.size());
-  ForwardRequest request{.sequences = as_spans(sequences), .past = {}, .hidden = {}, .new_past = {}};
-  if (past_arrays) request.past = as_past(engine, *past_arrays, batch);
-
-  std::vector<FloatArray> hidden;
-  std::vector<float*> hidden_data;
   for (const Int32Array& one : sequences) {
-    hidden.emplace_back(std::vector<py::ssize_t>{one.size(), static_cast<py::ssize_t>(engine.n_embd())});
-    hidden_data.push_back(hidden.back().mutable_data());
+    if (one.size() != sequences[0].size()) throw std::invalid_argument("a past needs equally long sequences");
   }
-  request.hidden = [&](int64_t sequence) { return hidden_data[static_cast<size_t>(sequence)]; };
-
-  py::object new_past = py::none();
-  if (want_past) {
-    for (const Int32Array& one : sequences) {
-      if (one.size() != sequences[0].size())
-        throw std::invalid_argument("a past needs equally long sequences");
-    }
-    const int64_t tokens = (request.past ? request.past->tokens : 0) + (batch > 0 ? sequences[0].size() : 0);
-    py::list arrays;
-    for (int64_t layer = 0; layer < options.n_layer; ++layer) {
-      FloatArray array(std::vector<py::ssize_t>{2, batch, options.n_head, tokens, options.head_dim});
-      request.new_past.push_back(array.mutable_data());
-      arrays.append(std::move(array));
-    }
-    new_past = std::move(arrays);
+  const auto batch = static_cast<int64_t>(sequences.size());
+  const int64_t tokens = (request.past ? request.past->tokens : 0) + (batch > 0 ? sequences[0].size() : 0);
+  py::list arrays;
+  for (int64_t layer = 0; layer < options.n_layer; ++layer) {
+    FloatArray array(std::vector<py::ssize_t>{2, batch, options.n_head, tokens, options.head_dim});
+    request.new_past.push_back(array.mutable_data());
+    arrays.append(std::move(array));
   }
-  const SignalCheck check;
-  {
-    const py::gil_scoped_release release;
-    engine.forward(request, check);
-  }
-  return py::make_tuple(py::cast(hidden), new_past);
+  return std::move(arrays);
 }
 
-std::vector<FloatArray> logits(Engine& engine, const Sequences& sequences,
-                               const std::optional<std::vector<Int64Array>>& rows) {
-  LogitsRequest request{.sequences = as_spans(sequences), .rows = {}, .take = {}};
-  std::vector<FloatArray> out;
-  std::vector<float*> next;
+// Sequences must be equally long when the past is wanted or given.
+std::unique_ptr<PythonCall> forward(Engine& engine, const Sequences& sequences,
+                                    const std::optional<PastArrays>& past_arrays, bool want_past, Queue queue,
+                                    uint64_t key) {
+  ForwardRequest request{.sequences = as_spans(sequences), .past = {}, .hidden = {}, .new_past = {}};
+  if (past_arrays) request.past = as_past(engine, *past_arrays, static_cast<int64_t>(sequences.size()));
+  std::vector<FloatArray> hidden;
+  for (const Int32Array& one : sequences) {
+    hidden.emplace_back(std::vector<py::ssize_t>{one.size(), static_cast<py::ssize_t>(engine.n_embd())});
+    request.hidden.push_back(hidden.back().mutable_data());
+  }
+  const py::object new_past = want_past ? make_new_past(engine, sequences, request) : py::none();
+  const py::tuple results = py::make_tuple(py::cast(hidden), new_past);
+  auto call = unlocked([&] { return engine.forward(request, call_options(std::move(queue), key)); });
+  return std::make_unique<PythonCall>(
+      std::move(call), [results]() -> py::object { return results; },
+      py::make_tuple(sequences, past_arrays, results));
+}
+
+std::unique_ptr<PythonCall> logits(Engine& engine, const Sequences& sequences,
+                                   const std::optional<std::vector<Int64Array>>& rows, Queue queue,
+                                   uint64_t key) {
+  LogitsRequest request{.sequences = as_spans(sequences), .rows = {}, .logits = {}};
   const auto vocabulary = static_cast<py::ssize_t>(engine.options().vocab_size);
   if (rows && rows->size() != sequences.size())
     throw std::invalid_argument("rows must have one array per sequence");
+  py::list arrays;
   for (size_t i = 0; i < sequences.size(); ++i) {
     if (rows) request.rows.push_back(as_span((*rows)[i]));
-    out.emplace_back(std::vector<py::ssize_t>{rows ? (*rows)[i].size() : sequences[i].size(), vocabulary});
-    next.push_back(out.back().mutable_data());
+    FloatArray array(std::vector<py::ssize_t>{rows ? (*rows)[i].size() : sequences[i].size(), vocabulary});
+    request.logits.push_back(array.mutable_data());
+    arrays.append(std::move(array));
   }
-  request.take = [&](int64_t sequence, int64_t, std::span<const float> scores) {
-    float*& target = next[static_cast<size_t>(sequence)];
-    target = std::copy(scores.begin(), scores.end(), target);
-  };
-  const SignalCheck check;
-  const py::gil_scoped_release release;
-  engine.logits(request, check);
-  return out;
+  auto call = unlocked([&] { return engine.logits(request, call_options(std::move(queue), key)); });
+  return std::make_unique<PythonCall>(
+      std::move(call), [arrays]() -> py::object { return arrays; }, py::make_tuple(sequences, rows, arrays));
 }
 
-std::vector<Logprobs> score_all(Engine& engine, const Sequences& sequences, const std::vector<int64_t>& first,
-                                int32_t top) {
-  if (first.size() != sequences.size()) throw std::invalid_argument("first must have one index per sequence");
-  const auto spans = as_spans(sequences);
-  const SignalCheck check;
-  return unlocked([&] { return engine.score(spans, first, top, check); });
+// Each sequence's values as as_arrays() gives them.
+std::unique_ptr<PythonCall> as_python(std::unique_ptr<ScoreCall> call) {
+  ScoreCall* const scores = call.get();
+  return std::make_unique<PythonCall>(std::move(call), [scores]() -> py::object {
+    py::list values;
+    for (const Logprobs& one : scores->results()) values.append(as_arrays(one));
+    return std::move(values);
+  });
 }
 
-py::list score(Engine& engine, const Sequences& sequences, const std::vector<int64_t>& first) {
-  py::list arrays;
-  for (const Logprobs& one : score_all(engine, sequences, first, 0)) arrays.append(to_array(one.chosen));
-  return arrays;
+std::unique_ptr<PythonCall> score(Engine& engine, const Sequences& sequences, std::vector<int64_t> first,
+                                  int32_t top, Queue queue, uint64_t key) {
+  ScoreRequest request{.sequences = as_vectors(sequences), .first = std::move(first), .top = top};
+  return as_python(
+      unlocked([&] { return engine.score(std::move(request), call_options(std::move(queue), key)); }));
 }
 
-py::list score_continuations(Engine& engine, const Int32Array& prompt, const Sequences& continuations,
-                             const std::shared_ptr<Prefix>& prefix) {
-  const auto spans = as_spans(continuations);
-  const auto tokens = as_span(prompt);
-  const SignalCheck check;
-  py::list arrays;
-  for (const auto& one :
-       unlocked([&] { return engine.score_continuations(tokens, spans, prefix.get(), check); })) {
-    arrays.append(to_array(one));
-  }
-  return arrays;
+std::unique_ptr<PythonCall> score_continuations(Engine& engine, const Int32Array& prompt,
+                                                const Sequences& continuations,
+                                                std::shared_ptr<Prefix> prefix, Queue queue, uint64_t key) {
+  ContinuationsRequest request{.prompt = {prompt.data(), prompt.data() + prompt.size()},
+                               .continuations = as_vectors(continuations),
+                               .prefix = std::move(prefix)};
+  return as_python(unlocked(
+      [&] { return engine.score_continuations(std::move(request), call_options(std::move(queue), key)); }));
 }
 
-// Chosen [tokens], the likeliest ids [tokens, k], theirs [tokens, k].
-py::tuple as_arrays(const Logprobs& values) {
-  const auto tokens = static_cast<py::ssize_t>(values.chosen.size());
-  const auto k = tokens > 0 ? static_cast<py::ssize_t>(values.top_ids.size()) / tokens : 0;
-  return py::make_tuple(to_array(values.chosen), to_array(values.top_ids).reshape({tokens, k}),
-                        to_array(values.top_values).reshape({tokens, k}));
+py::dict stats(const Engine& engine) {
+  const EngineStats values = engine.stats();
+  py::dict all;
+  all["running"] = values.running;
+  all["waiting"] = values.waiting;
+  all["slots"] = values.slots;
+  all["slots_used"] = values.slots_used;
+  all["calls"] = values.calls;
+  all["finished"] = values.finished;
+  all["cancelled"] = values.cancelled;
+  all["timed_out"] = values.timed_out;
+  all["failed"] = values.failed;
+  all["refused"] = values.refused;
+  all["recomputed"] = values.recomputed;
+  all["prompt_tokens"] = values.prompt_tokens;
+  all["generated_tokens"] = values.generated_tokens;
+  all["prefix_queries"] = values.prefix_queries;
+  all["prefix_hits"] = values.prefix_hits;
+  all["drafted_tokens"] = values.drafted_tokens;
+  all["accepted_tokens"] = values.accepted_tokens;
+  all["steps"] = values.steps;
+  all["step_rows"] = values.step_rows;
+  all["step_seconds"] = values.step_seconds;
+  return all;
 }
 
-py::tuple logprobs(const Run& run, int64_t index) {
-  return as_arrays(unlocked([&] { return run.logprobs(index); }));
-}
-
-py::list token_logprobs(Engine& engine, const Sequences& sequences, const std::vector<int64_t>& first,
-                        int32_t top) {
-  py::list values;
-  for (const Logprobs& one : score_all(engine, sequences, first, top)) values.append(as_arrays(one));
-  return values;
-}
-
-// Tuples of Progress's fields.
-py::list advance(Run& run) {
-  const SignalCheck check;
-  const std::vector<Progress> progress = unlocked([&] { return run.advance(check); });
-  py::list out(progress.size());
-  for (size_t i = 0; i < progress.size(); ++i) {
-    const Progress& one = progress[i];
-    out[i] = py::make_tuple(one.index, one.new_tokens, static_cast<int>(one.finish_reason), one.safe_bytes);
-  }
-  return out;
-}
-
-void register_run(py::module_& module) {
-  using Release = py::call_guard<py::gil_scoped_release>;
-  const auto finish = [](Run& run) {
-    const SignalCheck check;
-    unlocked([&] { run.finish(check); });
-  };
-  const auto finish_reason = [](const Run& run, int64_t index) {
-    return static_cast<int>(unlocked([&] { return run.finish_reason(index); }));
-  };
-  py::class_<Run>(module, "Run")
-      .def("__len__", &Run::size)
-      .def("advance", &advance)
-      .def("finish", finish)
-      .def("cancel", &Run::cancel)
-      .def("close", &Run::close, Release())
-      .def("token_ids", &Run::output, py::arg("index"), Release())
-      .def("finish_reason", finish_reason, py::arg("index"))
-      .def("safe_bytes", &Run::safe_bytes, py::arg("index"), Release())
-      .def("cached_tokens", &Run::cached_tokens, py::arg("index"), Release())
-      .def("logprobs", &logprobs, py::arg("index"));
+void register_work(py::class_<Engine, std::shared_ptr<Engine>>& type) {
+  const auto queue = py::arg("queue") = py::none();
+  const auto key = py::arg("key") = 0;
+  type.def("generate", &generate, py::arg("requests"), py::arg("options"), py::kw_only(),
+           py::arg("priority") = 0, py::arg("max_seconds") = 0.0, py::arg("streamed") = false, queue, key)
+      .def("forward", &forward, py::arg("sequences"), py::arg("past") = py::none(),
+           py::arg("want_past") = true, py::kw_only(), queue, key)
+      .def("logits", &logits, py::arg("sequences"), py::arg("rows") = py::none(), py::kw_only(), queue, key)
+      .def("score", &score, py::arg("sequences"), py::arg("first"), py::arg("top") = 0, py::kw_only(), queue,
+           key)
+      .def("score_continuations", &score_continuations, py::arg("prompt"), py::arg("continuations"),
+           py::arg("prefix") = py::none(), py::kw_only(), queue, key);
 }
 
 }  // namespace
 
 void register_engine(py::module_& module) {
-  register_run(module);
-  py::class_<CancelFlag, std::shared_ptr<CancelFlag>>(module, "CancelFlag")
-      .def(py::init<>())
-      .def("cancel", &CancelFlag::cancel);
-  py::class_<Engine, std::shared_ptr<Engine>>(module, "Engine")
-      .def(py::init(&make_engine), py::arg("model_path"), py::kw_only(), py::arg("n_layer"),
+  register_calls(module);
+  py::enum_<CacheFormat>(module, "CacheFormat")
+      .value("FLOAT32", CacheFormat::kFloat32)
+      .value("FLOAT16", CacheFormat::kFloat16)
+      .value("INT8", CacheFormat::kInt8);
+  py::class_<Engine, std::shared_ptr<Engine>> type(module, "Engine");
+  type.def(py::init(&make_engine), py::arg("model_path"), py::kw_only(), py::arg("n_layer"),
            py::arg("n_head"), py::arg("head_dim"), py::arg("n_positions"), py::arg("vocab_size"),
            py::arg("cache_format"), py::arg("threads"), py::arg("max_sequences"), py::arg("max_step_tokens"),
-           py::arg("prefix_cache_bytes") = 0)
+           py::arg("prefix_cache_bytes") = 0, py::arg("max_waiting") = -1, py::arg("read_ahead") = 16,
+           py::arg("decode_slowdown") = 2.0)
       .def_property_readonly("threads", [](const Engine& engine) { return engine.options().threads; })
       .def_property_readonly("max_sequences",
                              [](const Engine& engine) { return engine.options().max_sequences; })
-      .def_property_readonly("cache_bytes_per_sequence", &Engine::cache_bytes_per_sequence)
-      .def("start", &start, py::arg("requests"))
-      .def("beam_search", &beam_search, py::arg("request"), py::kw_only(), py::arg("num_beams"),
-           py::arg("num_return_sequences") = 1, py::arg("length_penalty") = 1.0,
-           py::arg("early_stopping") = 0, py::arg("cancel") = py::none())
-      .def("forward", &forward, py::arg("sequences"), py::arg("past") = py::none(),
-           py::arg("want_past") = true)
-      .def("logits", &logits, py::arg("sequences"), py::arg("rows") = py::none())
-      .def("score", &score, py::arg("sequences"), py::arg("first"))
-      .def("token_logprobs", &token_logprobs, py::arg("sequences"), py::arg("first"), py::arg("top"))
-      .def("score_continuations", &score_continuations, py::arg("prompt"), py::arg("continuations"),
-           py::arg("prefix") = py::none())
-      .def("clear_prefix_cache", &Engine::clear_prefix_cache, py::call_guard<py::gil_scoped_release>());
+      .def_property_readonly(
+          "cache_bytes_per_sequence",
+          [](const Engine& engine) { return unlocked([&] { return engine.cache_bytes_per_sequence(); }); })
+      .def("clear_prefix_cache", &Engine::clear_prefix_cache, py::call_guard<Unlocked>())
+      .def("stats", &stats)
+      .def("close", &Engine::close, py::call_guard<Unlocked>());
+  register_work(type);
+  module.def("end_all_calls", &end_all_calls);
 }
 
 }  // namespace gpt2fast::bindings

@@ -1,11 +1,12 @@
 // ONNX Runtime's library, build and machine facts.
 #include "bindings.h"
+#include "gil.h"
 #include "gpt2fast/library.h"
 
 namespace gpt2fast::bindings {
 
 void register_library(py::module_& module) {
-  module.def("load_library", &load_onnxruntime, py::arg("path"), py::call_guard<py::gil_scoped_release>());
+  module.def("load_library", &load_onnxruntime, py::arg("path"), py::call_guard<Unlocked>());
   module.def("available_isas", &available_instruction_sets);
   module.def("active_isa", &active_instruction_set);
   module.def("usable_cores", &usable_cores);

@@ -3,6 +3,7 @@
 #include <string>
 
 #include "bindings.h"
+#include "gil.h"
 #include "gpt2fast/weights.h"
 
 namespace gpt2fast::bindings {
@@ -24,7 +25,7 @@ ByteArray pack_linear(const FloatArray& weight, int32_t format, bool transposed,
   uint8_t* target = packed.mutable_data();
   const int64_t stride_in = transposed ? 1 : columns;
   const int64_t stride_out = transposed ? columns : 1;
-  const py::gil_scoped_release release;
+  const Unlocked scope;
   pack_weight(kind, source, stride_in, stride_out, in_features, out_features, threads, target);
   return packed;
 }
@@ -42,7 +43,7 @@ FloatArray unpack_linear(const ByteArray& packed, int32_t format, int64_t in_fea
   }
   FloatArray out({columns, in_features});
   float* target = out.mutable_data();
-  const py::gil_scoped_release release;
+  const Unlocked scope;
   for (int64_t i = 0; i < columns; ++i) {
     unpack_column(kind, packed.data(), in_features, first_column + i, target + i * in_features);
   }

@@ -1,4 +1,4 @@
-// The options of one sequence, and the numbers that stand for finish reasons.
+// What a call wants: options that its texts share, requests, and what both refer to.
 #include <memory>
 #include <utility>
 #include <vector>
@@ -11,31 +11,37 @@ namespace gpt2fast::bindings {
 
 namespace {
 
-// A binding for `request.member.field`.
-template <typename Class, typename Part, typename Field>
-void field(py::class_<Class, std::shared_ptr<Class>>& type, const char* name, Part Class::* part,
-           Field Part::* member) {
+using OptionsClass = py::class_<GenerationOptions, std::shared_ptr<GenerationOptions>>;
+
+// A binding for `options.part.member`.
+template <typename Part, typename Field>
+void field(OptionsClass& type, const char* name, Part GenerationOptions::* part, Field Part::* member) {
   type.def_property(
-      name, [part, member](const Class& self) { return self.*part.*member; },
-      [part, member](Class& self, const Field& value) { self.*part.*member = value; });
+      name, [part, member](const GenerationOptions& self) { return self.*part.*member; },
+      [part, member](GenerationOptions& self, const Field& value) { self.*part.*member = value; });
 }
 
-std::vector<py::bytes> stop_strings(const Request& request) {
-  return {request.stop.stop_strings.begin(), request.stop.stop_strings.end()};
+std::vector<py::bytes> stop_strings(const GenerationOptions& options) {
+  return {options.stop.stop_strings.begin(), options.stop.stop_strings.end()};
 }
 
-void set_stop_strings(Request& request, const std::vector<py::bytes>& strings) {
-  request.stop.stop_strings.assign(strings.begin(), strings.end());
+void set_stop_strings(GenerationOptions& options, const std::vector<py::bytes>& strings) {
+  options.stop.stop_strings.assign(strings.begin(), strings.end());
 }
 
-void register_finish_reasons(py::module_& module) {
-  module.attr("FINISH_NONE") = static_cast<int>(FinishReason::kNone);
-  module.attr("FINISH_LENGTH") = static_cast<int>(FinishReason::kLength);
-  module.attr("FINISH_STOP") = static_cast<int>(FinishReason::kStop);
-  module.attr("FINISH_EOS") = static_cast<int>(FinishReason::kEos);
-  module.attr("FINISH_TIME") = static_cast<int>(FinishReason::kTime);
-  module.attr("FINISH_CANCELLED") = static_cast<int>(FinishReason::kCancelled);
-  module.attr("FINISH_CONSTRAINT") = static_cast<int>(FinishReason::kConstraint);
+void register_enumerations(py::module_& module) {
+  py::enum_<FinishReason>(module, "FinishReason")
+      .value("NONE", FinishReason::kNone)
+      .value("LENGTH", FinishReason::kLength)
+      .value("STOP", FinishReason::kStop)
+      .value("EOS", FinishReason::kEos)
+      .value("TIME", FinishReason::kTime)
+      .value("CANCELLED", FinishReason::kCancelled)
+      .value("CONSTRAINT", FinishReason::kConstraint);
+  py::enum_<EarlyStopping>(module, "EarlyStopping")
+      .value("FALSE", EarlyStopping::kFalse)
+      .value("TRUE", EarlyStopping::kTrue)
+      .value("NEVER", EarlyStopping::kNever);
 }
 
 std::shared_ptr<Prefix> make_prefix(const Int32Array& tokens, const std::vector<FloatArray>& layers) {
@@ -59,29 +65,13 @@ std::shared_ptr<TokenBytes> make_token_bytes(std::string data, const py::buffer&
                                       silent);
 }
 
-}  // namespace
-
-void register_request(py::module_& module) {
-  register_finish_reasons(module);
-  module.def(
-      "next_token_distribution",
-      [](const Request& request, const Int32Array& output, const FloatArray& logits) {
-        return to_array(next_token_distribution(request, as_span(output), as_span(logits)));
-      },
-      py::arg("request"), py::arg("output"), py::arg("logits"));
-  py::class_<Prefix, std::shared_ptr<Prefix>>(module, "Prefix")
-      .def(py::init(&make_prefix), py::arg("tokens"), py::arg("layers"));
-  py::class_<TokenBytes, std::shared_ptr<TokenBytes>>(module, "TokenBytes")
-      .def(py::init([](const py::bytes& data, const py::buffer& offsets, const std::vector<int32_t>& silent) {
-             return make_token_bytes(data, offsets, silent);
-           }),
-           py::arg("data"), py::arg("offsets"), py::arg("silent"));
-  py::class_<Request, std::shared_ptr<Request>> type(module, "Request");
+void register_options(py::module_& module) {
+  OptionsClass type(module, "GenerationOptions");
   type.def(py::init<>());
-  type.def_readwrite("prompt", &Request::prompt);
-  const auto sampling = [&](const char* name, auto member) { field(type, name, &Request::sampling, member); };
+  const auto sampling = [&](const char* name, auto member) {
+    field(type, name, &GenerationOptions::sampling, member);
+  };
   sampling("do_sample", &SamplingOptions::do_sample);
-  sampling("seed", &SamplingOptions::seed);
   sampling("temperature", &SamplingOptions::temperature);
   sampling("top_k", &SamplingOptions::top_k);
   sampling("top_p", &SamplingOptions::top_p);
@@ -96,33 +86,68 @@ void register_request(py::module_& module) {
   sampling("bad_words", &SamplingOptions::bad_words);
   sampling("logit_bias", &SamplingOptions::logit_bias);
   sampling("forced_prefix", &SamplingOptions::forced_prefix);
-  const auto stopping = [&](const char* name, auto member) { field(type, name, &Request::stop, member); };
+  const auto stopping = [&](const char* name, auto member) {
+    field(type, name, &GenerationOptions::stop, member);
+  };
   stopping("max_new_tokens", &StopOptions::max_new_tokens);
   stopping("eos_token_ids", &StopOptions::eos_token_ids);
   stopping("include_stop_string", &StopOptions::include_stop_string);
-  stopping("max_seconds", &StopOptions::max_seconds);
   type.def_property("stop_strings", &stop_strings, &set_stop_strings);
-  type.def_property("token_bytes", nullptr, [](Request& self, std::shared_ptr<TokenBytes> token_bytes) {
-    self.stop.token_bytes = std::move(token_bytes);
-  });
-  type.def_readwrite("logprobs", &Request::logprobs);
-  type.def_readwrite("prompt_lookup_num_tokens", &Request::prompt_lookup_num_tokens);
-  type.def_readwrite("slide", &Request::slide);
-  type.def_readwrite("num_assistant_tokens", &Request::num_assistant_tokens);
-  type.def_property("assistant", nullptr, [](Request& self, std::shared_ptr<Engine> engine) {
+  type.def_property("token_bytes", nullptr,
+                    [](GenerationOptions& self, std::shared_ptr<TokenBytes> token_bytes) {
+                      self.stop.token_bytes = std::move(token_bytes);
+                    });
+  type.def_property("assistant", nullptr, [](GenerationOptions& self, std::shared_ptr<Engine> engine) {
     self.assistant = std::move(engine);
   });
-  type.def_property("prefix", nullptr,
-                    [](Request& self, std::shared_ptr<Prefix> prefix) { self.prefix = std::move(prefix); });
-  type.def_readwrite("use_prefix_cache", &Request::use_prefix_cache);
-  type.def(
-      "set_hooks",
-      [](Request& self, const py::object& allowed_tokens, const py::object& process_scores,
-         const py::object& is_complete) {
-        self.hook = make_choice_hook(allowed_tokens, process_scores, is_complete);
+  type.def_property("prefix", nullptr, [](GenerationOptions& self, std::shared_ptr<Prefix> prefix) {
+    self.prefix = std::move(prefix);
+  });
+  type.def_readwrite("logprobs", &GenerationOptions::logprobs)
+      .def_readwrite("prompt_lookup_num_tokens", &GenerationOptions::prompt_lookup_num_tokens)
+      .def_readwrite("slide", &GenerationOptions::slide)
+      .def_readwrite("use_prefix_cache", &GenerationOptions::use_prefix_cache)
+      .def_readwrite("num_assistant_tokens", &GenerationOptions::num_assistant_tokens)
+      .def_readwrite("num_beams", &GenerationOptions::num_beams)
+      .def_readwrite("num_return_sequences", &GenerationOptions::num_return_sequences)
+      .def_readwrite("length_penalty", &GenerationOptions::length_penalty)
+      .def_readwrite("early_stopping", &GenerationOptions::early_stopping);
+}
+
+}  // namespace
+
+void register_request(py::module_& module) {
+  register_enumerations(module);
+  py::class_<Prefix, std::shared_ptr<Prefix>>(module, "Prefix")
+      .def(py::init(&make_prefix), py::arg("tokens"), py::arg("layers"));
+  py::class_<TokenBytes, std::shared_ptr<TokenBytes>>(module, "TokenBytes")
+      .def(py::init([](const py::bytes& data, const py::buffer& offsets, const std::vector<int32_t>& silent) {
+             return make_token_bytes(data, offsets, silent);
+           }),
+           py::arg("data"), py::arg("offsets"), py::arg("silent"));
+  register_options(module);
+  py::class_<Request, std::shared_ptr<Request>>(module, "Request")
+      .def(py::init([](std::vector<int32_t> prompt, uint64_t seed) {
+             return Request{.prompt = std::move(prompt), .seed = seed, .hook = nullptr};
+           }),
+           py::arg("prompt"), py::arg("seed") = 0)
+      .def_readonly("prompt", &Request::prompt)
+      .def_readonly("seed", &Request::seed)
+      .def(
+          "set_hooks",
+          [](Request& self, const py::object& allowed_tokens, const py::object& process_scores,
+             const py::object& is_complete) {
+            self.hook = make_choice_hook(allowed_tokens, process_scores, is_complete);
+          },
+          py::kw_only(), py::arg("allowed_tokens") = py::none(), py::arg("process_scores") = py::none(),
+          py::arg("is_complete") = py::none());
+  module.def(
+      "next_token_distribution",
+      [](const Request& request, const GenerationOptions& options, const Int32Array& output,
+         const FloatArray& logits) {
+        return to_array(next_token_distribution(request, options, as_span(output), as_span(logits)));
       },
-      py::kw_only(), py::arg("allowed_tokens") = py::none(), py::arg("process_scores") = py::none(),
-      py::arg("is_complete") = py::none());
+      py::arg("request"), py::arg("options"), py::arg("output"), py::arg("logits"));
 }
 
 }  // namespace gpt2fast::bindings

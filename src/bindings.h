@@ -10,6 +10,8 @@
 #include <span>
 #include <vector>
 
+#include "gpt2fast/engine.h"
+
 namespace gpt2fast::bindings {
 
 namespace py = pybind11;
@@ -30,16 +32,9 @@ py::array_t<T> to_array(const std::vector<T>& values) {
   return py::array_t<T>(static_cast<py::ssize_t>(values.size()), values.data());
 }
 
-// True when Python signal handlers want the call to stop. On threads other than the main one Python runs
-// none, so the check there is empty, and costs no lock.
-class SignalCheck {
- public:
-  SignalCheck();
-  bool operator()() const;
-
- private:
-  bool on_main_thread_;
-};
+// True when Python signal handlers want the call to stop. Empty on threads other than the main one, where
+// Python runs none.
+InterruptCheck interrupt_check();
 
 void register_library(py::module_& module);
 void register_packing(py::module_& module);

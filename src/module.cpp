@@ -20,6 +20,8 @@ void translate(std::exception_ptr pointer) {
     PyErr_SetString(PyExc_ImportError, error.what());
   } catch (const ModelError& error) {
     set_error("gpt2fast.errors", "ModelError", error.what());
+  } catch (const ClosedError& error) {
+    PyErr_SetString(PyExc_RuntimeError, error.what());
   } catch (const BusyError& error) {
     set_error("gpt2fast.errors", "BusyError", error.what());
   } catch (const Interrupted&) {

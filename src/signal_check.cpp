@@ -12,12 +12,12 @@ bool is_main_thread() {
 
 }  // namespace
 
-SignalCheck::SignalCheck() : on_main_thread_(is_main_thread()) {}
-
-bool SignalCheck::operator()() const {
-  if (!on_main_thread_) return false;
-  const py::gil_scoped_acquire acquire;
-  return PyErr_CheckSignals() != 0;
+InterruptCheck interrupt_check() {
+  if (!is_main_thread()) return {};
+  return [] {
+    const py::gil_scoped_acquire acquire;
+    return PyErr_CheckSignals() != 0;
+  };
 }
 
 }  // namespace gpt2fast::bindings

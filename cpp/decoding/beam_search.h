@@ -7,16 +7,9 @@
 #include <vector>
 
 #include "decoding/candidates.h"
+#include "gpt2fast/generation_options.h"
 
 namespace gpt2fast {
-
-// When to stop although live beams are left and better hypotheses could still replace finished ones.
-enum class EarlyStopping : int32_t {
-  kFalse =
-      0,  // when the best live beam, scored at its present length, is worse than every finished hypothesis
-  kTrue = 1,   // as soon as num_beams hypotheses are finished
-  kNever = 2,  // when no live beam can become better, scored at the greatest possible length
-};
 
 struct BeamSearchOptions {
   int32_t num_beams = 1;

@@ -29,7 +29,7 @@ void forbid_all(std::span<float> scores, std::span<const int32_t> tokens) {
 
 class LogitBias final : public LogitsProcessor {
  public:
-  LogitBias(const std::vector<std::pair<int32_t, float>>& biases, int64_t vocab_size) : biases_(biases) {
+  LogitBias(std::span<const std::pair<int32_t, float>> biases, int64_t vocab_size) : biases_(biases) {
     for (const auto& [token, bias] : biases_) {
       require_token("logit_bias", token, vocab_size);
       if (!(bias < -kForbidden)) {
@@ -43,7 +43,7 @@ class LogitBias final : public LogitsProcessor {
   }
 
  private:
-  std::vector<std::pair<int32_t, float>> biases_;
+  std::span<const std::pair<int32_t, float>> biases_;
 };
 
 // Divides positive and multiplies negative scores of all tokens that occurred (Keskar et al., CTRL, 2019).
@@ -102,21 +102,20 @@ class NoRepeatNgram final : public LogitsProcessor {
 
 class SuppressTokens final : public LogitsProcessor {
  public:
-  explicit SuppressTokens(std::vector<int32_t> tokens) : tokens_(std::move(tokens)) {}
+  explicit SuppressTokens(std::span<const int32_t> tokens) : tokens_(tokens) {}
   void apply(std::span<float> scores, const TokenHistory&) override { forbid_all(scores, tokens_); }
 
  private:
-  std::vector<int32_t> tokens_;
+  std::span<const int32_t> tokens_;
 };
 
 // Forbids the last token of each sequence whose other tokens the history ends with.
 class BadWords final : public LogitsProcessor {
  public:
-  explicit BadWords(std::vector<std::vector<int32_t>> words) : words_(std::move(words)) {}
+  explicit BadWords(std::vector<std::span<const int32_t>> words) : words_(std::move(words)) {}
   void apply(std::span<float> scores, const TokenHistory& history) override {
     for (const auto& word : words_) {
-      if (ends_with(history, std::span(word).first(word.size() - 1)))
-        score_of(scores, word.back()) = kForbidden;
+      if (ends_with(history, word.first(word.size() - 1))) score_of(scores, word.back()) = kForbidden;
     }
   }
 
@@ -130,20 +129,20 @@ class BadWords final : public LogitsProcessor {
     return true;
   }
 
-  std::vector<std::vector<int32_t>> words_;  // none empty
+  std::vector<std::span<const int32_t>> words_;  // none empty
 };
 
 class MinNewTokens final : public LogitsProcessor {
  public:
   MinNewTokens(int64_t min_new_tokens, std::span<const int32_t> eos_token_ids)
-      : min_new_tokens_(min_new_tokens), eos_token_ids_(eos_token_ids.begin(), eos_token_ids.end()) {}
+      : min_new_tokens_(min_new_tokens), eos_token_ids_(eos_token_ids) {}
   void apply(std::span<float> scores, const TokenHistory& history) override {
     if (static_cast<int64_t>(history.output.size()) < min_new_tokens_) forbid_all(scores, eos_token_ids_);
   }
 
  private:
   int64_t min_new_tokens_;
-  std::vector<int32_t> eos_token_ids_;
+  std::span<const int32_t> eos_token_ids_;
 };
 
 void check_penalties(const SamplingOptions& options) {
@@ -164,12 +163,12 @@ void check_penalties(const SamplingOptions& options) {
 // Like transformers, ignores a bad word that is just an end-of-text token.
 std::unique_ptr<LogitsProcessor> make_bad_words(const std::vector<std::vector<int32_t>>& words,
                                                 std::span<const int32_t> eos_token_ids, int64_t vocab_size) {
-  std::vector<std::vector<int32_t>> kept;
+  std::vector<std::span<const int32_t>> kept;
   for (const auto& word : words) {
     if (word.empty()) throw std::invalid_argument("bad_words must not hold an empty sequence");
     for (int32_t token : word) require_token("bad_words", token, vocab_size);
     const bool is_eos = std::find(eos_token_ids.begin(), eos_token_ids.end(), word[0]) != eos_token_ids.end();
-    if (word.size() > 1 || !is_eos) kept.push_back(word);
+    if (word.size() > 1 || !is_eos) kept.emplace_back(word);
   }
   return kept.empty() ? nullptr : std::make_unique<BadWords>(std::move(kept));
 }

@@ -24,7 +24,8 @@ class LogitsProcessor {
 // has its own.
 class LogitsProcessors {
  public:
-  // Prompt and output have at most max_length tokens together.
+  // Prompt and output have at most max_length tokens together. The options and the ids must outlive the
+  // processors, which refer to them.
   LogitsProcessors(const SamplingOptions& options, std::span<const int32_t> eos_token_ids, int64_t vocab_size,
                    int64_t max_length);
 
@@ -37,7 +38,7 @@ class LogitsProcessors {
 
  private:
   std::vector<std::unique_ptr<LogitsProcessor>> processors_;
-  std::vector<int32_t> forced_prefix_;
+  std::span<const int32_t> forced_prefix_;
 };
 
 }  // namespace gpt2fast

@@ -6,6 +6,7 @@
 #include <sstream>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #include "decoding/log_probabilities.h"
 #include "decoding/random.h"
@@ -46,10 +47,11 @@ Extremum find_max(std::span<const float> scores, std::span<const float> maxima) 
 
 }  // namespace
 
-TokenChooser::TokenChooser(const SamplingOptions& options, std::span<const int32_t> eos_token_ids,
-                           int64_t vocab_size, int64_t max_length)
-    : options_(checked(options)),
-      processors_(options, eos_token_ids, vocab_size, max_length),
+TokenChooser::TokenChooser(std::shared_ptr<const SamplingOptions> options, uint64_t seed,
+                           std::span<const int32_t> eos_token_ids, int64_t vocab_size, int64_t max_length)
+    : options_(std::move(options)),
+      seed_(seed),
+      processors_(checked(*options_), eos_token_ids, vocab_size, max_length),
       scores_(std::make_unique_for_overwrite<float[]>(static_cast<size_t>(vocab_size))),
       candidates_(vocab_size) {}
 
@@ -62,9 +64,9 @@ TokenChooser::Choice TokenChooser::choose(std::span<const float> logits, const T
   const Extremum best = find_best(scores, maxima, history);
   if (best.value < -FLT_MAX) return choice;
   choice.token = static_cast<int32_t>(best.index);
-  if (options_.do_sample) {
+  if (options_->do_sample) {
     filter(scores, best.value);
-    choice.token = candidates_.pick(uniform_draw(options_.seed, history.output.size()));
+    choice.token = candidates_.pick(uniform_draw(seed_, history.output.size()));
   }
   if (want_logprob) choice.logprob = log_probability(logits, choice.token);
   return choice;
@@ -106,15 +108,15 @@ Extremum TokenChooser::find_best(std::span<const float> scores, std::span<const 
 
 void TokenChooser::filter(std::span<const float> scores, float best) {
   candidates_.reset(scores, best);
-  if (!options_.do_sample) {
+  if (!options_->do_sample) {
     candidates_.weigh(1.0f);
     return;
   }
-  if (options_.top_k > 0) candidates_.keep_top_k(options_.top_k);
-  candidates_.weigh(options_.temperature);
-  if (options_.top_p < 1) candidates_.keep_top_p(options_.top_p);
-  if (options_.min_p > 0) candidates_.keep_min_p(options_.min_p);
-  if (options_.typical_p < 1) candidates_.keep_typical(options_.typical_p);
+  if (options_->top_k > 0) candidates_.keep_top_k(options_->top_k);
+  candidates_.weigh(options_->temperature);
+  if (options_->top_p < 1) candidates_.keep_top_p(options_->top_p);
+  if (options_->min_p > 0) candidates_.keep_min_p(options_->min_p);
+  if (options_->typical_p < 1) candidates_.keep_typical(options_->typical_p);
 }
 
 }  // namespace gpt2fast

@@ -19,9 +19,10 @@ namespace gpt2fast {
 // choose() returns for its position, and the output, sampled or greedy, is the same as without drafts.
 class TokenChooser {
  public:
-  // Prompt and output have at most max_length tokens together.
-  TokenChooser(const SamplingOptions& options, std::span<const int32_t> eos_token_ids, int64_t vocab_size,
-               int64_t max_length);
+  // Prompt and output have at most max_length tokens together. The ids must outlive the chooser; a call's
+  // texts share the options. Throws std::invalid_argument when an option is out of range.
+  TokenChooser(std::shared_ptr<const SamplingOptions> options, uint64_t seed,
+               std::span<const int32_t> eos_token_ids, int64_t vocab_size, int64_t max_length);
 
   static constexpr int32_t kNoToken = -1;
   struct Choice {
@@ -51,7 +52,8 @@ class TokenChooser {
   // Reduces `scores`, whose maximum is `best`, to the weighted candidates of a draw.
   void filter(std::span<const float> scores, float best);
 
-  SamplingOptions options_;
+  const std::shared_ptr<const SamplingOptions> options_;
+  const uint64_t seed_;
   LogitsProcessors processors_;
   std::unique_ptr<float[]> scores_;  // [vocab_size]
   Candidates candidates_;

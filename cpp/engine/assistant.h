@@ -1,4 +1,4 @@
-// A smaller model that drafts one sequence's next tokens.
+// A smaller model that drafts one text's next tokens, in steps of its own engine.
 #pragma once
 
 #include <cstdint>
@@ -6,43 +6,41 @@
 #include <span>
 #include <vector>
 
-#include "decoding/token_chooser.h"
-#include "engine/stepper.h"
+#include "engine/waker.h"
 #include "gpt2fast/engine.h"
 
 namespace gpt2fast {
 
-class EngineImpl;
+class DraftExchange;
+class EngineState;
 
-// Drafts with the sequence's own options and seed: as the draw at a position is the same for both models, a
+// Drafts with the text's own options and seed: as the draw at a position is the same for both models, a
 // sampled draft is right wherever the two distributions agree about it.
 class Assistant {
  public:
-  // Throws std::invalid_argument when the vocabularies differ.
-  Assistant(const Request& request, const EngineOptions& options, int64_t max_length);
+  // Throws std::invalid_argument when the vocabularies differ. `waker` is told when a draft has come.
+  Assistant(const GenerationOptions& options, uint64_t seed, const EngineOptions& model, int64_t max_length,
+            std::shared_ptr<Waker> waker);
   ~Assistant();
   Assistant(const Assistant&) = delete;
   Assistant& operator=(const Assistant&) = delete;
 
-  // At most `limit` tokens to follow the history; none when the assistant has no free slot or its context is
-  // full. Valid until the next call.
-  std::span<const int32_t> propose(const TokenHistory& history, int64_t limit, const InterruptCheck& stop);
-  // How many tokens of the last proposal turned out right: the draft grows when all were and shrinks when few
+  // Asks for at most `limit` tokens to follow the history. They are none when the assistant has no free slot
+  // or its context is full.
+  void ask(const TokenHistory& history, int64_t limit);
+  bool is_drafting() const;
+  // At most `limit` tokens of what came of the last question.
+  void take_draft(std::vector<int32_t>& draft, int64_t limit);
+  // How many tokens of the last draft turned out right: the draft grows when all were and shrinks when few
   // were.
   void accept(int64_t count);
-  void release_slot();
 
  private:
-  int32_t draft_one(const TokenHistory& history, const InterruptCheck& stop);
-  void keep_agreeing(const TokenHistory& history);
-
-  std::shared_ptr<EngineImpl> engine_;
-  TokenChooser chooser_;
+  std::shared_ptr<EngineState> state_;
+  std::shared_ptr<DraftExchange> exchange_;
+  std::unique_ptr<CallHandle> call_;
   int64_t max_draft_;
   int64_t draft_length_;
-  int64_t slot_ = -1;
-  std::vector<int32_t> cached_;  // tokens whose keys and values the slot holds
-  std::vector<int32_t> output_;  // the sequence's output, then the draft
   int64_t drafted_ = 0;
 };
 

@@ -1,159 +1,141 @@
-// Beam search over slots: which beam's keys and values live where, round after round.
+// A search with beams over slots.
+#include "engine/beam_generation.h"
+
 #include <algorithm>
-#include <chrono>
 #include <stdexcept>
 #include <string>
 #include <utility>
-#include <vector>
 
-#include "decoding/beam_search.h"
 #include "decoding/log_probabilities.h"
-#include "decoding/logits_processors.h"
-#include "engine/engine.h"
-#include "engine/prompt_reader.h"
-#include "gpt2fast/errors.h"
+#include "engine/admission.h"
+#include "engine/live_sequence.h"
 
 namespace gpt2fast {
 
 namespace {
 
-class BeamRun {
- public:
-  BeamRun(EngineImpl& engine, const BeamRequest& request, const InterruptCheck& interrupted)
-      : engine_(engine),
-        request_(request),
-        check_(interrupted),
-        deadline_(request.stop.max_seconds > 0
-                      ? Clock::now() + std::chrono::duration_cast<Clock::duration>(
-                                           std::chrono::duration<double>(request.stop.max_seconds))
-                      : Clock::time_point::max()),
-        stop_([this] { return end_reason() != FinishReason::kLength || check_(); }),
-        vocabulary_(static_cast<size_t>(engine.options().vocab_size)),
-        processors_(request.sampling, request.stop.eos_token_ids, engine.options().vocab_size,
-                    static_cast<int64_t>(request.prompt.size()) + request.stop.max_new_tokens),
-        search_({.num_beams = request.num_beams,
-                 .num_return_sequences = request.num_return_sequences,
-                 .length_penalty = request.length_penalty,
-                 .early_stopping = static_cast<EarlyStopping>(request.early_stopping),
-                 .max_new_tokens = request.stop.max_new_tokens},
-                request.stop.eos_token_ids, engine.options().vocab_size),
-        working_(engine.pool()) {}
-
-  ~BeamRun() {
-    for (const int64_t slot : slots_) engine_.pool().release(slot, {});
+const Request& checked(const Request& request, const GenerationOptions& generation,
+                       const EngineOptions& options) {
+  check_token_ids(request.prompt, options.vocab_size);
+  const int64_t wanted = generation.stop.max_new_tokens;
+  if (wanted < 1) throw std::invalid_argument("max_new_tokens must be at least 1 for beams");
+  const int64_t total = static_cast<int64_t>(request.prompt.size()) + wanted;
+  if (total > options.n_positions) {
+    throw std::invalid_argument("prompt and max_new_tokens together (" + std::to_string(total) +
+                                ") exceed the model's context window of " +
+                                std::to_string(options.n_positions));
   }
-  BeamRun(const BeamRun&) = delete;
-  BeamRun& operator=(const BeamRun&) = delete;
-
-  std::vector<BeamResult> run() {
-    FinishReason reason = FinishReason::kLength;
-    try {
-      search();
-    } catch (const Interrupted&) {
-      if (check_.fired()) throw;
-      reason = end_reason();
-      search_.end();
-    }
-    std::vector<BeamResult> results;
-    for (BeamSearch::Hypothesis& best : search_.results()) {
-      results.push_back({std::move(best.tokens), best.score, best.ended ? FinishReason::kEos : reason});
-    }
-    return results;
+  if (generation.num_beams > options.max_sequences) {
+    throw std::invalid_argument("num_beams (" + std::to_string(generation.num_beams) +
+                                ") must not exceed max_sequences (" + std::to_string(options.max_sequences) +
+                                "), with which the model was loaded");
   }
-
- private:
-  // Why the search ends before its time; kLength: it does not.
-  FinishReason end_reason() const {
-    if (request_.cancel && request_.cancel->cancelled()) return FinishReason::kCancelled;
-    return Clock::now() >= deadline_ ? FinishReason::kTime : FinishReason::kLength;
-  }
-
-  void search() {
-    slots_ = engine_.pool().acquire_many(request_.num_beams, stop_);
-    read_prompt(engine_.stepper(), slots_[0], request_.prompt, 0, stop_,
-                [this](std::span<const float>) { use_logits(1); });
-    length_ = static_cast<int64_t>(request_.prompt.size());
-    while (!search_.done()) {
-      const auto extensions = search_.advance(log_probabilities_);
-      if (search_.done()) break;
-      move_beams(extensions);
-      read_extensions(extensions);
-    }
-  }
-
-  // Lets slots_[i] hold what beam i continues. A beam's first continuation stays in its slot; only further
-  // ones are copied, to the slots of beams that nothing continues.
-  void move_beams(std::span<const BeamSearch::Extension> extensions) {
-    std::vector<int64_t> free = slots_;
-    std::vector<int64_t> moved(extensions.size(), -1);
-    std::vector<bool> taken(slots_.size(), false);
-    for (size_t i = 0; i < extensions.size(); ++i) {
-      const auto parent = static_cast<size_t>(extensions[i].parent);
-      if (taken[parent]) continue;
-      taken[parent] = true;
-      moved[i] = slots_[parent];
-      std::erase(free, moved[i]);
-    }
-    for (size_t i = 0; i < extensions.size(); ++i) {
-      if (moved[i] >= 0) continue;
-      moved[i] = free.back();
-      free.pop_back();
-      engine_.stepper().cache().copy(slots_[static_cast<size_t>(extensions[i].parent)], moved[i], length_);
-    }
-    moved.insert(moved.end(), free.begin(), free.end());
-    slots_ = std::move(moved);
-  }
-
-  void read_extensions(std::span<const BeamSearch::Extension> extensions) {
-    static constexpr int32_t kFirst = 0;
-    std::vector<StepPart> parts;
-    for (size_t i = 0; i < extensions.size(); ++i) {
-      parts.push_back({slots_[i], length_, {&extensions[i].token, 1}, {&kFirst, 1}});
-    }
-    const std::lock_guard lock(engine_.stepper().mutex());
-    engine_.stepper().step(parts, stop_);
-    ++length_;
-    use_logits(parts.size());
-  }
-
-  // The step's logits as processed log-probabilities, in the order that transformers has.
-  void use_logits(size_t beams) {
-    log_probabilities_.resize(beams * vocabulary_);
-    for (size_t i = 0; i < beams; ++i) {
-      const std::span scores = std::span(log_probabilities_).subspan(i * vocabulary_, vocabulary_);
-      log_softmax(engine_.stepper().logits(static_cast<int64_t>(i)), scores);
-      processors_.apply(scores, {request_.prompt, search_.tokens(static_cast<int32_t>(i))}, nullptr);
-    }
-  }
-
-  EngineImpl& engine_;
-  const BeamRequest& request_;
-  RateLimitedCheck check_;
-  const Clock::time_point deadline_;
-  const InterruptCheck stop_;
-  size_t vocabulary_;
-  LogitsProcessors processors_;
-  BeamSearch search_;
-  SlotPool::Working working_;
-  std::vector<int64_t> slots_;            // of beam i; those beyond the live beams are spare
-  int64_t length_ = 0;                    // positions that every live beam's slot holds
-  std::vector<float> log_probabilities_;  // [live beams, vocabulary]
-};
+  return request;
+}
 
 }  // namespace
 
-std::vector<BeamResult> EngineImpl::beam_search(const BeamRequest& request,
-                                                const InterruptCheck& interrupted) {
-  check_token_ids(request.prompt, options_.vocab_size);
-  const int64_t total = static_cast<int64_t>(request.prompt.size()) + request.stop.max_new_tokens;
-  if (total > options_.n_positions) {
-    throw std::invalid_argument("prompt and max_new_tokens together (" + std::to_string(total) +
-                                ") exceed the model's context window of " +
-                                std::to_string(options_.n_positions));
+BeamGeneration::BeamGeneration(Request request, std::shared_ptr<const GenerationOptions> generation,
+                               const EngineOptions& options)
+    : request_(checked(request, *generation, options)),
+      generation_(std::move(generation)),
+      vocabulary_(static_cast<size_t>(options.vocab_size)),
+      processors_(generation_->sampling, generation_->stop.eos_token_ids, options.vocab_size,
+                  static_cast<int64_t>(request_.prompt.size()) + generation_->stop.max_new_tokens),
+      search_({.num_beams = generation_->num_beams,
+               .num_return_sequences = generation_->num_return_sequences,
+               .length_penalty = generation_->length_penalty,
+               .early_stopping = generation_->early_stopping,
+               .max_new_tokens = generation_->stop.max_new_tokens},
+              generation_->stop.eos_token_ids, options.vocab_size) {}
+
+Admitted BeamGeneration::admit(Admission& admission) {
+  if (admission.free_slots() < slots_needed()) return Admitted::kNoSlot;
+  cache_ = &admission.cache();
+  while (static_cast<int64_t>(slots_.size()) < slots_needed()) slots_.push_back(admission.acquire_empty());
+  return Admitted::kYes;
+}
+
+void BeamGeneration::release(SlotPool& slots) {
+  for (const int64_t slot : std::exchange(slots_, {})) slots.release(slot, {});
+  log_probabilities_ = {};
+}
+
+int64_t BeamGeneration::pending() {
+  return reads_prompt() ? static_cast<int64_t>(request_.prompt.size()) - length_ : 1;
+}
+
+void BeamGeneration::plan(StepPlan& plan) {
+  if (reads_prompt()) {
+    std::span<const int32_t> tokens = std::span(request_.prompt).subspan(static_cast<size_t>(length_));
+    const bool reaches_end = static_cast<int64_t>(tokens.size()) <= plan.room();
+    if (plan.room() <= 0 || (reaches_end && plan.rows() <= 0)) return;
+    if (!reaches_end) tokens = tokens.first(static_cast<size_t>(plan.room()));
+    plan.add(slots_[0], length_, tokens, reaches_end ? 1 : 0);
+    return;
   }
-  if (request.stop.max_new_tokens < 1)
-    throw std::invalid_argument("max_new_tokens must be at least 1 for beams");
-  return BeamRun(*this, request, interrupted).run();
+  const auto beams = static_cast<int64_t>(extensions_.size());
+  if (std::min({plan.room(), plan.rows(), plan.parts_left()}) < beams) return;
+  for (size_t i = 0; i < extensions_.size(); ++i) {
+    plan.add(slots_[i], length_, {&extensions_[i].token, 1}, 1);
+  }
+}
+
+// The step's logits become processed log-probabilities, in the order that transformers has.
+void BeamGeneration::use(const StepResults& results) {
+  const std::span<const PlannedPart> parts = results.parts();
+  length_ += parts[0].tokens;
+  if (parts[0].wanted == 0) return;
+  log_probabilities_.resize(parts.size() * vocabulary_);
+  for (size_t i = 0; i < parts.size(); ++i) {
+    const std::span scores = std::span(log_probabilities_).subspan(i * vocabulary_, vocabulary_);
+    log_softmax(results.logits(parts[i].first_row), scores);
+    processors_.apply(scores, {request_.prompt, search_.tokens(static_cast<int32_t>(i))}, nullptr);
+  }
+  const std::span<const BeamSearch::Extension> extensions = search_.advance(log_probabilities_);
+  if (search_.done()) return;
+  extensions_.assign(extensions.begin(), extensions.end());
+  move_beams();
+}
+
+// Lets slots_[i] hold what beam i continues. A beam's first continuation stays in its slot; only further ones
+// are copied, to the slots of beams that nothing continues.
+void BeamGeneration::move_beams() {
+  std::vector<int64_t> free = slots_;
+  std::vector<int64_t> moved(extensions_.size(), -1);
+  std::vector<bool> taken(slots_.size(), false);
+  for (size_t i = 0; i < extensions_.size(); ++i) {
+    const auto parent = static_cast<size_t>(extensions_[i].parent);
+    if (taken[parent]) continue;
+    taken[parent] = true;
+    moved[i] = slots_[parent];
+    std::erase(free, moved[i]);
+  }
+  for (size_t i = 0; i < extensions_.size(); ++i) {
+    if (moved[i] >= 0) continue;
+    moved[i] = free.back();
+    free.pop_back();
+    cache_->copy(slots_[static_cast<size_t>(extensions_[i].parent)], moved[i], length_);
+  }
+  moved.insert(moved.end(), free.begin(), free.end());
+  slots_ = std::move(moved);
+}
+
+void BeamGeneration::end(FinishReason reason) {
+  end_reason_ = reason;
+  search_.end();
+}
+
+std::vector<TextResult> BeamGeneration::results() const {
+  std::vector<TextResult> results;
+  for (BeamSearch::Hypothesis& best : search_.results()) {
+    TextResult result;
+    result.tokens = std::move(best.tokens);
+    result.finish_reason = best.ended ? FinishReason::kEos : end_reason_;
+    result.score = best.score;
+    results.push_back(std::move(result));
+  }
+  return results;
 }
 
 }  // namespace gpt2fast

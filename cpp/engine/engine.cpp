@@ -1,332 +1,367 @@
-// THE HOT LOOP: plan a step over the live sequences, run it, choose a token for each.
-#include "engine/engine.h"
+// The engine behind the public interface: checks what callers give, and turns it into participants of the
+// loop.
+#include "gpt2fast/engine.h"
 
 #include <algorithm>
+#include <atomic>
+#include <mutex>
+#include <numeric>
 #include <stdexcept>
-#include <string>
+#include <thread>
 #include <utility>
 
-#include "engine/common_prefix.h"
+#include "engine/beam_generation.h"
+#include "engine/continuation_reader.h"
+#include "engine/engine_state.h"
+#include "engine/engine_thread.h"
+#include "engine/live_sequence.h"
+#include "engine/text_reader.h"
 #include "gpt2fast/errors.h"
+#include "system/forks.h"
 
 namespace gpt2fast {
 
 namespace {
 
-// How often a caller's InterruptCheck is asked at most.
-constexpr auto kInterruptInterval = std::chrono::milliseconds(10);
+using Participants = std::vector<std::unique_ptr<Participant>>;
 
-// A prefix shared with a sequence that is still reading its prompt is worth waiting for from this length on.
-constexpr int64_t kMinSharedPrefix = 16;
+// A caller's hold on a call: gives it up when it goes.
+class Handle {
+ public:
+  Handle(std::shared_ptr<EngineState> state, std::shared_ptr<Call> call)
+      : state_(std::move(state)), call_(std::move(call)), process_(process_generation()) {}
+  ~Handle() {
+    if (in_other_process()) {
+      // Locks may be held for ever here, and threads do not exist: nothing can be taken apart.
+      new std::shared_ptr<EngineState>(std::move(state_));
+      new std::shared_ptr<Call>(std::move(call_));
+      return;
+    }
+    cancel();
+  }
+  Handle(const Handle&) = delete;
+  Handle& operator=(const Handle&) = delete;
 
-}  // namespace
+  Call& call() {
+    if (in_other_process()) {
+      throw ClosedError("the call belongs to the parent process: make a new one in this process");
+    }
+    return *call_;
+  }
+  Scheduler& scheduler() { return state_->scheduler(); }
 
-bool RateLimitedCheck::operator()() {
-  const Clock::time_point now = Clock::now();
-  if (!check_ || now - last_ < kInterruptInterval) return false;
-  last_ = now;
-  fired_ = check_();
-  return fired_;
+  void wait(bool or_progress, const InterruptCheck& interrupted) {
+    try {
+      scheduler().wait(call(), or_progress, interrupted);
+    } catch (const Interrupted&) {
+      close();
+      throw;
+    }
+    if (call_->mailbox.finished()) call_->mailbox.rethrow();
+  }
+  bool done() {
+    if (!call().mailbox.finished()) return false;
+    call_->mailbox.rethrow();
+    return true;
+  }
+  void cancel() noexcept {
+    if (in_other_process() || call_->mailbox.finished()) return;
+    call_->cancel();
+    scheduler().wake();
+  }
+  void close() noexcept {
+    if (in_other_process()) return;
+    cancel();
+    scheduler().settle(*call_);
+  }
+
+ private:
+  bool in_other_process() const { return process_ != process_generation(); }
+
+  std::shared_ptr<EngineState> state_;
+  std::shared_ptr<Call> call_;
+  const uint64_t process_;
+};
+
+// What every kind of call does alike.
+template <typename Interface>
+class BasicCall : public Interface {
+ public:
+  BasicCall(std::shared_ptr<EngineState> state, std::shared_ptr<Call> call)
+      : handle_(std::move(state), std::move(call)) {}
+
+  void wait(const InterruptCheck& interrupted) override { handle_.wait(false, interrupted); }
+  bool done() override { return handle_.done(); }
+  void cancel() noexcept override { handle_.cancel(); }
+  void close() noexcept override { handle_.close(); }
+
+ protected:
+  void require_done() {
+    if (!handle_.done()) throw std::logic_error("the call is not done");
+  }
+
+  Handle handle_;
+};
+
+class GenerationCallImpl final : public BasicCall<GenerationCall> {
+ public:
+  using BasicCall::BasicCall;
+
+  std::vector<Progress> take() override {
+    Call& call = handle_.call();
+    std::vector<Progress> progress = call.mailbox.take();
+    bool awaited = false;
+    for (const Progress& one : progress) {
+      auto& sequence = static_cast<LiveSequence&>(*call.participants[static_cast<size_t>(one.index)]);
+      awaited = sequence.took(static_cast<int64_t>(one.new_tokens.size())) || awaited;
+    }
+    if (awaited) handle_.scheduler().wake();
+    return progress;
+  }
+
+  std::vector<Progress> next(const InterruptCheck& interrupted) override {
+    std::vector<Progress> progress = take();
+    if (!progress.empty()) return progress;
+    handle_.wait(true, interrupted);
+    return take();
+  }
+
+  std::vector<std::vector<TextResult>> results() override {
+    require_done();
+    std::vector<std::vector<TextResult>> results;
+    for (const auto& participant : handle_.call().participants) {
+      if (const auto* beams = dynamic_cast<const BeamGeneration*>(participant.get())) {
+        results.push_back(beams->results());
+      } else {
+        results.push_back({static_cast<const LiveSequence&>(*participant).result()});
+      }
+    }
+    return results;
+  }
+};
+
+using PlainCall = BasicCall<CallHandle>;
+
+class TextScores final : public BasicCall<ScoreCall> {
+ public:
+  using BasicCall::BasicCall;
+
+  std::vector<Logprobs> results() override {
+    require_done();
+    std::vector<Logprobs> scores;
+    for (const auto& participant : handle_.call().participants) {
+      scores.push_back(std::move(static_cast<ScoreReader&>(*participant).scores()));
+    }
+    return scores;
+  }
+};
+
+class ContinuationScores final : public BasicCall<ScoreCall> {
+ public:
+  ContinuationScores(std::shared_ptr<EngineState> state, std::shared_ptr<Call> call,
+                     std::shared_ptr<ContinuationWork> work)
+      : BasicCall(std::move(state), std::move(call)), work_(std::move(work)) {}
+
+  std::vector<Logprobs> results() override {
+    require_done();
+    return work_->scores;
+  }
+
+ private:
+  std::shared_ptr<ContinuationWork> work_;
+};
+
+std::shared_ptr<Call> submit(EngineState& state, Participants participants, const CallOptions& options) {
+  const bool attended = options.ready_queue == nullptr;
+  auto call = std::make_shared<Call>(std::move(participants), options, attended);
+  state.scheduler().submit(call, true);
+  return call;
 }
 
-std::shared_ptr<Engine> Engine::create(const EngineOptions& options) {
-  return std::make_shared<EngineImpl>(options);
-}
-
-EngineImpl::EngineImpl(const EngineOptions& options)
-    : options_(options), stepper_(options_), pool_(stepper_.cache(), options_.prefix_cache_bytes) {}
-
-int64_t EngineImpl::cache_bytes_per_sequence() const { return stepper_.cache().bytes_per_slot(); }
-
-void EngineImpl::check_prefix(const Prefix& prefix) const {
-  check_token_ids(prefix.tokens, options_.vocab_size);
-  const size_t elements = 2 * prefix.tokens.size() * static_cast<size_t>(stepper_.width());
+void check_prefix(const Prefix& prefix, const EngineOptions& options) {
+  check_token_ids(prefix.tokens, options.vocab_size);
+  const auto width = static_cast<size_t>(options.n_head * options.head_dim);
+  const size_t elements = 2 * prefix.tokens.size() * width;
   const auto fits = [elements](const std::vector<float>& layer) { return layer.size() == elements; };
-  if (static_cast<int64_t>(prefix.tokens.size()) > options_.n_positions ||
-      static_cast<int64_t>(prefix.layers.size()) != options_.n_layer ||
-      !std::all_of(prefix.layers.begin(), prefix.layers.end(), fits)) {
+  if (static_cast<int64_t>(prefix.tokens.size()) > options.n_positions ||
+      static_cast<int64_t>(prefix.layers.size()) != options.n_layer ||
+      !std::ranges::all_of(prefix.layers, fits)) {
     throw std::invalid_argument("the prefix does not have this model's sizes");
   }
 }
 
-int64_t EngineImpl::restore_prefix(const Prefix* prefix, std::span<const int32_t> prompt, int64_t slot,
-                                   int64_t cached_length) {
-  if (prefix == nullptr) return cached_length;
-  const int64_t length =
-      std::min(common_prefix(prefix->tokens, prompt), static_cast<int64_t>(prompt.size()) - 1);
-  if (length <= cached_length) return cached_length;
-  KvCache& cache = stepper_.cache();
-  const auto stored = static_cast<int64_t>(prefix->tokens.size());
-  for (int64_t layer = 0; layer < cache.layers(); ++layer) {
-    const float* keys = prefix->layers[static_cast<size_t>(layer)].data();
-    cache.restore(layer, slot, length, stored, keys, keys + stored * n_embd());
-  }
-  return length;
+// The states of all engines, for the end of the program.
+struct Registry {
+  std::mutex mutex;
+  std::vector<std::weak_ptr<EngineState>> states;
+  bool closed = false;
+};
+
+Registry& registry() {
+  static ProcessLocal<Registry> one;
+  return one.get();
 }
 
-std::unique_ptr<Run> EngineImpl::start(std::vector<Request> requests) {
-  return std::make_unique<GenerationRun>(shared_from_this(), std::move(requests));
-}
+}  // namespace
 
-GenerationRun::GenerationRun(std::shared_ptr<EngineImpl> engine, std::vector<Request> requests)
-    : engine_(std::move(engine)) {
-  const EngineOptions& options = engine_->options();
-  int64_t drafts = 0;
-  for (Request& request : requests) {
-    drafts = std::max<int64_t>({drafts, request.prompt_lookup_num_tokens, request.num_assistant_tokens});
-    if (request.prefix) engine_->check_prefix(*request.prefix);
-    has_deadlines_ = has_deadlines_ || request.stop.max_seconds > 0;
-    sequences_.push_back(std::make_unique<LiveSequence>(std::move(request), options));
-  }
-  const auto live = static_cast<size_t>(options.max_sequences);
-  wanted_.reserve(static_cast<size_t>(engine_->stepper().max_logits_rows()));
-  changed_.reserve(sequences_.size());
-  parts_.reserve(live);
-  places_.reserve(live);
-  draft_tokens_.reserve(live * static_cast<size_t>(drafts + 1));
-}
-
-GenerationRun::~GenerationRun() { close(); }
-
-void GenerationRun::close() {
-  const std::lock_guard lock(mutex_);
-  end_unfinished(FinishReason::kCancelled);
-}
-
-bool GenerationRun::done() const {
-  return std::all_of(sequences_.begin(), sequences_.end(),
-                     [](const auto& sequence) { return sequence->finished(); });
-}
-
-std::vector<Progress> GenerationRun::advance(const InterruptCheck& interrupted) {
-  const std::lock_guard lock(mutex_);
-  const SlotPool::Working working(engine_->pool());
-  std::vector<Progress> progress;
-  // A step that reads prompts alone changes nothing that a caller sees.
-  while (progress.empty() && !done()) {
-    step(interrupted);
-    progress.reserve(changed_.size());
-    for (const int64_t index : changed_) {
-      LiveSequence& sequence = *sequences_[static_cast<size_t>(index)];
-      const std::span<const int32_t> tokens = sequence.take_new_output();
-      progress.push_back(
-          {index, {tokens.begin(), tokens.end()}, sequence.finish_reason(), sequence.safe_bytes()});
-    }
-  }
-  return progress;
-}
-
-void GenerationRun::finish(const InterruptCheck& interrupted) {
-  const std::lock_guard lock(mutex_);
-  const SlotPool::Working working(engine_->pool());
-  while (!done()) step(interrupted);
-}
-
-void GenerationRun::step(const InterruptCheck& interrupted) {
-  changed_.clear();
-  RateLimitedCheck caller_interrupts(interrupted, last_interrupt_check_);
-  const auto expired = [this] {
-    const Clock::time_point now = Clock::now();
-    const auto is_late = [now](const auto& one) { return !one->finished() && one->out_of_time(now); };
-    return has_deadlines_ && std::any_of(sequences_.begin(), sequences_.end(), is_late);
-  };
-  // Captures little enough to be held without an allocation.
-  const InterruptCheck stop = [&expired, &caller_interrupts] { return caller_interrupts() || expired(); };
-  const InterruptCheck cancelled_or_stop = [this, &stop] { return cancelled_ || stop(); };
-  try {
-    if (cancelled_) throw Interrupted();
-    end_expired();
-    run_step(cancelled_or_stop);
-  } catch (const Interrupted&) {
-    // A cancelled or expired run ends here, with what it has; the caller's own interrupt goes up.
-    if (caller_interrupts.fired()) throw;
-    if (cancelled_) {
-      end_unfinished(FinishReason::kCancelled);
-    } else if (expired()) {
-      end_expired();
+std::shared_ptr<EngineState> EngineState::create(const EngineOptions& options) {
+  const auto take_apart = [](EngineState* state) {
+    if (EngineThread::is_current()) {
+      std::thread([state] { delete state; }).detach();
     } else {
-      throw;
+      delete state;
     }
-  } catch (...) {
-    end_unfinished(FinishReason::kCancelled);
-    throw;
-  }
+  };
+  return {new EngineState(options), take_apart};
 }
 
-void GenerationRun::run_step(const InterruptCheck& stop) {
-  admit(stop);
-  plan(stop);
-  if (parts_.empty()) return;
-  const std::lock_guard step_lock(engine_->stepper().mutex());
-  engine_->stepper().step(parts_, stop);
-  use_results();
+std::unique_ptr<CallHandle> EngineState::submit_unattended(const std::shared_ptr<EngineState>& state,
+                                                           Participants participants,
+                                                           const CallOptions& options) {
+  auto call = std::make_shared<Call>(std::move(participants), options, false);
+  state->scheduler().submit(call, false);
+  return std::make_unique<PlainCall>(state, std::move(call));
 }
 
-void GenerationRun::admit(const InterruptCheck& interrupted) {
-  for (const auto& sequence : sequences_) {
-    if (sequence->finished() || sequence->has_slot()) continue;
-    if (!admit_one(*sequence, interrupted)) return;
-  }
+// What an engine has in each process. A child process finds it empty, and makes a state of its own.
+struct Engine::Shared {
+  struct Local {
+    std::mutex mutex;
+    std::shared_ptr<EngineState> state;
+    bool closed = false;
+  };
+  ProcessLocal<Local> local;
+};
+
+std::shared_ptr<Engine> Engine::create(const EngineOptions& options) {
+  std::shared_ptr<Engine> engine(new Engine(options));
+  engine->state();  // so that a model that cannot be loaded is found now
+  return engine;
 }
 
-bool GenerationRun::admit_one(LiveSequence& sequence, const InterruptCheck& interrupted) {
-  const std::span<const int32_t> prompt = sequence.window();
-  const LiveSequence* donor = nullptr;
-  int64_t donated = 0;
-  bool any_live = false;
-  for (const auto& other : sequences_) {
-    if (!other->has_slot()) continue;
-    any_live = true;
-    if (!sequence.use_prefix_cache()) continue;
-    const int64_t shared =
-        std::min(common_prefix(other->window(), prompt), static_cast<int64_t>(prompt.size()) - 1);
-    if (shared >= kMinSharedPrefix && other->cached_length() < shared) return true;  // its turn comes
-    if (shared > donated) {
-      donor = other.get();
-      donated = shared;
-    }
+Engine::Engine(const EngineOptions& options) : options_(options), shared_(std::make_unique<Shared>()) {}
+
+Engine::~Engine() = default;
+
+std::shared_ptr<EngineState> Engine::state() const {
+  Shared::Local& local = shared_->local.get();
+  const std::lock_guard lock(local.mutex);
+  if (local.closed) throw ClosedError("the model is closed");
+  if (!local.state) {
+    Registry& all = registry();
+    const std::lock_guard registered(all.mutex);
+    if (all.closed) throw ClosedError("the program is ending: no model can be used any more");
+    local.state = EngineState::create(options_);
+    std::erase_if(all.states, [](const auto& state) { return state.expired(); });
+    all.states.push_back(local.state);
   }
-  SlotPool& pool = engine_->pool();
-  const bool use_prefix_cache = sequence.use_prefix_cache();
-  // A run that has live sequences never waits: callers that hold slots and wait for more could block each
-  // other.
-  SlotPool::Grant grant = any_live ? pool.try_acquire(prompt, use_prefix_cache)
-                                   : pool.acquire(prompt, use_prefix_cache, interrupted);
-  if (grant.slot < 0) return false;
-  donated = donor != nullptr ? std::min(donated, donor->cached_length()) : 0;
-  if (donated > grant.cached_length) {
-    engine_->stepper().cache().copy(donor->slot(), grant.slot, donated);
-    grant.cached_length = donated;
-  }
-  grant.cached_length = engine_->restore_prefix(sequence.prefix(), prompt, grant.slot, grant.cached_length);
-  sequence.give_slot(grant.slot, grant.cached_length);
-  return true;
+  return local.state;
 }
 
-void GenerationRun::plan(const InterruptCheck& stop) {
-  parts_.clear();
-  places_.clear();
-  draft_tokens_.clear();
-  wanted_.clear();
-  int64_t room = engine_->stepper().max_tokens();
-  int64_t rows = engine_->stepper().max_logits_rows();
-  // Sequences that only want their next token go first: a long prompt beside them is cut, never they.
-  for (const bool decoding : {true, false}) {
-    for (size_t i = 0; i < sequences_.size(); ++i) {
-      LiveSequence& sequence = *sequences_[i];
-      if (sequence.finished() || !sequence.has_slot()) continue;
-      if ((sequence.pending_tokens().size() == 1) == decoding) plan_sequence(i, room, rows, stop);
+void Engine::close() {
+  std::shared_ptr<EngineState> state;
+  {
+    Shared::Local& local = shared_->local.get();
+    const std::lock_guard lock(local.mutex);
+    local.closed = true;
+    state = std::exchange(local.state, nullptr);
+  }
+  if (state) state->scheduler().close();
+}
+
+void close_all_engines() {
+  std::vector<std::shared_ptr<EngineState>> states;
+  {
+    Registry& all = registry();
+    const std::lock_guard lock(all.mutex);
+    all.closed = true;
+    for (const auto& state : all.states) {
+      if (auto held = state.lock()) states.push_back(std::move(held));
     }
   }
+  for (const auto& state : states) state->scheduler().close();
 }
 
-void GenerationRun::plan_sequence(size_t index, int64_t& room, int64_t& rows, const InterruptCheck& stop) {
-  if (room == 0 || rows == 0) return;
-  LiveSequence& sequence = *sequences_[index];
-  std::span<const int32_t> tokens = sequence.pending_tokens();
-  Place place{.sequence = index, .drafts = 0, .first_row = -1};
-  if (static_cast<int64_t>(tokens.size()) > room) tokens = tokens.first(static_cast<size_t>(room));
-  const bool reaches_end = tokens.size() == sequence.pending_tokens().size();
-  if (reaches_end && tokens.size() == 1) {
-    const std::span<const int32_t> drafts = sequence.propose_drafts(std::min(room, rows) - 1, stop);
-    if (!drafts.empty()) {
-      const size_t start = draft_tokens_.size();
-      draft_tokens_.push_back(tokens[0]);
-      draft_tokens_.insert(draft_tokens_.end(), drafts.begin(), drafts.end());
-      tokens = std::span(draft_tokens_).subspan(start);
-      place.drafts = static_cast<int64_t>(drafts.size());
+int64_t Engine::cache_bytes_per_sequence() const { return state()->stepper().cache().bytes_per_slot(); }
+
+void Engine::clear_prefix_cache() { state()->scheduler().clear_prefix_cache(); }
+
+EngineStats Engine::stats() const { return state()->scheduler().stats(); }
+
+std::unique_ptr<GenerationCall> Engine::generate(std::vector<Request> requests,
+                                                 std::shared_ptr<const GenerationOptions> options,
+                                                 const CallOptions& call) {
+  const std::shared_ptr<EngineState> state = this->state();
+  if (options->prefix) check_prefix(*options->prefix, state->options());
+  Participants participants;
+  participants.reserve(requests.size());
+  for (Request& request : requests) {
+    if (options->num_beams > 1) {
+      participants.push_back(std::make_unique<BeamGeneration>(std::move(request), options, state->options()));
+      continue;
     }
+    auto sequence = std::make_unique<LiveSequence>(std::move(request), options, state->options(),
+                                                   call.streamed, state->scheduler().waker());
+    if (participants.empty()) sequence->prepare();  // which checks the options
+    participants.push_back(std::move(sequence));
   }
-  const size_t first_wanted = wanted_.size();
-  if (reaches_end) {
-    place.first_row = static_cast<int64_t>(first_wanted);
-    const auto count = static_cast<int32_t>(tokens.size());
-    for (auto i = count - 1 - static_cast<int32_t>(place.drafts); i < count; ++i) wanted_.push_back(i);
-    rows -= place.drafts + 1;
+  return std::make_unique<GenerationCallImpl>(state, submit(*state, std::move(participants), call));
+}
+
+std::unique_ptr<CallHandle> Engine::forward(const ForwardRequest& request, const CallOptions& call) {
+  const std::shared_ptr<EngineState> state = this->state();
+  const auto shared = std::make_shared<const ForwardRequest>(request);
+  Participants participants;
+  for (size_t i = 0; i < request.sequences.size(); ++i) {
+    check_text(request.sequences[i], request.past ? request.past->tokens : 0, state->options());
+    participants.push_back(std::make_unique<HiddenReader>(shared, static_cast<int64_t>(i), n_embd()));
   }
-  room -= static_cast<int64_t>(tokens.size());
-  parts_.push_back(
-      {sequence.slot(), sequence.cached_length(), tokens, std::span(wanted_).subspan(first_wanted)});
-  places_.push_back(place);
+  return std::make_unique<PlainCall>(state, submit(*state, std::move(participants), call));
 }
 
-void GenerationRun::use_results() {
-  for (size_t i = 0; i < places_.size(); ++i) {
-    const Place& place = places_[i];
-    const std::span<const int32_t> fed = parts_[i].tokens;
-    LiveSequence& sequence = *sequences_[place.sequence];
-    sequence.advance_cache(static_cast<int64_t>(fed.size()) - place.drafts);
-    if (place.first_row < 0) continue;
-    // A draft is right exactly when it is the token that would have been chosen without it: see TokenChooser.
-    const auto drafts = fed.last(static_cast<size_t>(place.drafts));
-    int64_t accepted = 0;
-    for (;;) {
-      Stepper& stepper = engine_->stepper();
-      const int64_t row = place.first_row + accepted;
-      const int32_t token = sequence.choose_next(stepper.logits(row), stepper.maxima(row));
-      if (sequence.finished() || accepted == place.drafts || token != drafts[static_cast<size_t>(accepted)])
-        break;
-      ++accepted;
-    }
-    sequence.advance_cache(accepted);
-    sequence.report_drafts(place.drafts, accepted);
-    changed_.push_back(static_cast<int64_t>(place.sequence));
-    if (sequence.finished()) release(sequence);
+std::unique_ptr<CallHandle> Engine::logits(const LogitsRequest& request, const CallOptions& call) {
+  const std::shared_ptr<EngineState> state = this->state();
+  Participants participants;
+  for (size_t i = 0; i < request.sequences.size(); ++i) {
+    check_text(request.sequences[i], 0, state->options());
+    std::optional<std::span<const int64_t>> rows;
+    if (!request.rows.empty()) rows = request.rows[i];
+    participants.push_back(std::make_unique<LogitsReader>(request.sequences[i], rows, request.logits[i]));
   }
+  return std::make_unique<PlainCall>(state, submit(*state, std::move(participants), call));
 }
 
-void GenerationRun::end_expired() {
-  const Clock::time_point now = Clock::now();
-  for (size_t i = 0; i < sequences_.size(); ++i) {
-    LiveSequence& sequence = *sequences_[i];
-    if (sequence.finished() || !sequence.out_of_time(now)) continue;
-    sequence.finish(FinishReason::kTime);
-    release(sequence);
-    changed_.push_back(static_cast<int64_t>(i));
+std::unique_ptr<ScoreCall> Engine::score(ScoreRequest request, const CallOptions& call) {
+  const std::shared_ptr<EngineState> state = this->state();
+  if (request.first.size() != request.sequences.size()) {
+    throw std::invalid_argument("first must have one index per sequence");
   }
-}
-
-void GenerationRun::end_unfinished(FinishReason reason) {
-  for (size_t i = 0; i < sequences_.size(); ++i) {
-    LiveSequence& sequence = *sequences_[i];
-    if (!sequence.finished()) {
-      sequence.finish(reason);
-      changed_.push_back(static_cast<int64_t>(i));
-    }
-    release(sequence);
+  Participants participants;
+  for (size_t i = 0; i < request.sequences.size(); ++i) {
+    check_text(request.sequences[i], 0, state->options());
+    participants.push_back(std::make_unique<ScoreReader>(request.sequences[i], request.first[i], request.top,
+                                                         state->options().vocab_size));
   }
+  return std::make_unique<TextScores>(state, submit(*state, std::move(participants), call));
 }
 
-void GenerationRun::release(LiveSequence& sequence) {
-  if (!sequence.has_slot()) return;
-  const std::span<const int32_t> cached = sequence.cached_tokens();
-  engine_->pool().release(sequence.take_slot(), cached);
-}
-
-std::vector<int32_t> GenerationRun::output(int64_t index) const {
-  const std::lock_guard lock(mutex_);
-  const auto output = sequences_.at(static_cast<size_t>(index))->output();
-  return {output.begin(), output.end()};
-}
-
-FinishReason GenerationRun::finish_reason(int64_t index) const {
-  const std::lock_guard lock(mutex_);
-  return sequences_.at(static_cast<size_t>(index))->finish_reason();
-}
-
-std::optional<int64_t> GenerationRun::safe_bytes(int64_t index) const {
-  const std::lock_guard lock(mutex_);
-  return sequences_.at(static_cast<size_t>(index))->safe_bytes();
-}
-
-int64_t GenerationRun::cached_tokens(int64_t index) const {
-  const std::lock_guard lock(mutex_);
-  return sequences_.at(static_cast<size_t>(index))->reused_tokens();
-}
-
-Logprobs GenerationRun::logprobs(int64_t index) const {
-  const std::lock_guard lock(mutex_);
-  return sequences_.at(static_cast<size_t>(index))->logprobs();
+std::unique_ptr<ScoreCall> Engine::score_continuations(ContinuationsRequest request,
+                                                       const CallOptions& call) {
+  const std::shared_ptr<EngineState> state = this->state();
+  check_text(request.prompt, 0, state->options());
+  for (const std::vector<int32_t>& one : request.continuations) {
+    check_text(one, static_cast<int64_t>(request.prompt.size()), state->options());
+  }
+  if (request.prefix) check_prefix(*request.prefix, state->options());
+  const auto readers =
+      std::min(static_cast<int64_t>(request.continuations.size()), state->options().max_sequences);
+  auto work = std::make_shared<ContinuationWork>(std::move(request));
+  Participants participants;
+  for (int64_t i = 0; i < readers; ++i) {
+    participants.push_back(std::make_unique<ContinuationReader>(work, i == 0));
+  }
+  auto submitted = submit(*state, std::move(participants), call);
+  return std::make_unique<ContinuationScores>(state, std::move(submitted), std::move(work));
 }
 
 }  // namespace gpt2fast

@@ -1,7 +1,7 @@
-// One request in flight: its tokens, its slot, its choice of tokens and its reasons to stop.
+// A text being generated: its tokens, its slot, its choice of tokens and its reasons to stop.
 #pragma once
 
-#include <chrono>
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -13,82 +13,107 @@
 #include "decoding/stop_matcher.h"
 #include "decoding/token_chooser.h"
 #include "engine/assistant.h"
+#include "engine/participant.h"
 #include "gpt2fast/engine.h"
 
 namespace gpt2fast {
 
-using Clock = std::chrono::steady_clock;
-
 // Throws std::invalid_argument unless there is a token and every one is in the vocabulary.
 void check_token_ids(std::span<const int32_t> tokens, int64_t vocab_size);
 
-class LiveSequence {
+class LiveSequence final : public Participant, public HookWork {
  public:
-  LiveSequence(Request request, const EngineOptions& options);
+  // `waker` is told when a draft of the options' assistant has come.
+  LiveSequence(Request request, std::shared_ptr<const GenerationOptions> generation,
+               const EngineOptions& options, bool streamed, std::shared_ptr<Waker> waker);
 
-  // Tokens are numbered over prompt and output; the window is the part that the model sees, from window_start
-  // on.
+  // Makes what choosing tokens needs, and checks the options by it. admit() does it otherwise: texts that
+  // wait for a slot need little memory.
+  void prepare();
+
+  Admitted admit(Admission& admission) override;
+  bool has_slot() const override { return slot_ >= 0; }
+  void release(SlotPool& slots) override;
+  SlotContents contents() const override { return {slot_, window(), cached_length_}; }
+  Readiness readiness() override;
+  bool decodes() override { return pending() == 1; }
+  int64_t pending() override { return static_cast<int64_t>(pending_tokens().size()); }
+  void plan(StepPlan& plan) override;
+  void use(const StepResults& results) override;
+  HookWork* hook() override { return away_ ? this : nullptr; }
+  void drop_hook() override;
+  bool done() const override { return finished(); }
+  void end(FinishReason reason) override { finish(reason); }
+  TokenGains take_gains() override;
+  bool report(Mailbox& mailbox, int64_t index) override;
+
+  void run_hook() override;
+
+  // For the reader of a stream, from any thread: so many reported tokens have been taken. Returns whether
+  // the text waits for that.
+  bool took(int64_t tokens);
+
+  // When done.
+  TextResult result() const;
+
+ private:
+  // Tokens are numbered over prompt and output; the window is the part that the model sees, from
+  // window_start_ on.
   std::span<const int32_t> tokens() const { return tokens_; }
   std::span<const int32_t> window() const { return tokens().subspan(window_start_); }
   std::span<const int32_t> prompt() const { return tokens().first(prompt_length_); }
   std::span<const int32_t> output() const { return tokens().subspan(prompt_length_); }
-  // What has been added to the output since this was last called.
-  std::span<const int32_t> take_new_output();
   TokenHistory history() const { return {prompt(), output()}; }
-
-  bool has_slot() const { return slot_ >= 0; }
-  int64_t slot() const { return slot_; }
-  int64_t cached_length() const { return cached_length_; }  // positions of the window
-  void give_slot(int64_t slot, int64_t cached_length);
-  int64_t take_slot();
-  // Tokens whose keys and values the slot holds.
-  std::span<const int32_t> cached_tokens() const {
-    return window().first(static_cast<size_t>(cached_length_));
-  }
+  bool window_is_full() const;
   // Where the next step starts; at a full context window with `slide`, first drops the older half of it.
   std::span<const int32_t> pending_tokens();
-  void advance_cache(int64_t tokens) { cached_length_ += tokens; }
 
   // Draft tokens to verify beside the last token, at most `limit`.
-  std::span<const int32_t> propose_drafts(int64_t limit, const InterruptCheck& stop);
-  void report_drafts(int64_t proposed, int64_t accepted);
-
-  // Chooses the next token from its scores [vocab_size], appends it and sees whether that ends the sequence.
-  // `maxima`: see TokenChooser::choose().
+  std::span<const int32_t> drafts(int64_t limit);
+  void ask_assistant();
+  // Chooses tokens from the rows of logits of the last token and its drafts, as far as the drafts are right.
+  template <typename Rows>
+  void choose_all(const Rows& rows);
+  // Chooses the next token from its scores [vocab_size], appends it and sees whether that ends the text.
   int32_t choose_next(std::span<const float> scores, std::span<const float> maxima);
-
-  bool finished() const { return finish_reason_ != FinishReason::kNone; }
-  FinishReason finish_reason() const { return finish_reason_; }
-  void finish(FinishReason reason) { finish_reason_ = reason; }
-  bool out_of_time(Clock::time_point now) const { return deadline_ && now >= *deadline_; }
-
-  const Prefix* prefix() const { return request_.prefix.get(); }
-  bool use_prefix_cache() const { return request_.use_prefix_cache; }
-  // As Run has it.
-  std::optional<int64_t> safe_bytes() const;
-  int64_t reused_tokens() const { return reused_tokens_; }
-  const Logprobs& logprobs() const { return logprobs_; }
-
- private:
   void append(int32_t token);
   void record_logprobs(std::span<const float> scores, float chosen);
-  bool window_is_full() const;
+  void hold_rows(const StepResults& results);
+  bool finished() const { return finish_reason_ != FinishReason::kNone; }
+  void finish(FinishReason reason) { finish_reason_ = reason; }
+  std::optional<int64_t> safe_bytes() const;
 
-  Request request_;
+  const Request request_;
+  const std::shared_ptr<const GenerationOptions> generation_;
   const EngineOptions& options_;
+  const bool streamed_;
+  std::shared_ptr<Waker> waker_;
   std::vector<int32_t> tokens_;
   size_t prompt_length_;
   size_t window_start_ = 0;
-  size_t taken_output_ = 0;  // tokens that take_new_output() has given
   int64_t slot_ = -1;
-  int64_t cached_length_ = 0;
-  int64_t reused_tokens_ = 0;
-  TokenChooser chooser_;
+  int64_t cached_length_ = 0;  // positions of the window
+  int64_t reused_tokens_ = -1;
+
+  std::optional<TokenChooser> chooser_;
+  std::optional<TopLogprobs> top_logprobs_;
   std::optional<StopMatcher> stop_matcher_;
   std::optional<PromptLookup> prompt_lookup_;
   std::unique_ptr<Assistant> assistant_;
-  std::optional<TopLogprobs> top_logprobs_;
-  std::optional<Clock::time_point> deadline_;
+  std::vector<int32_t> drafts_;  // those in the step, or before it those that the assistant gave
+  TokenGains gains_;
+
+  // Logits [rows, vocab_size] and their maxima, kept for a hook that runs on another thread.
+  std::vector<float> held_logits_;
+  std::vector<float> held_maxima_;
+  std::atomic<bool> away_ = false;
+
+  size_t reported_tokens_ = 0;
+  size_t reported_likeliest_ = 0;
+  bool reported_end_ = false;
+  std::atomic<int64_t> unread_tokens_ = 0;
+  std::atomic<bool> paused_ = false;
+
   FinishReason finish_reason_ = FinishReason::kNone;
   Logprobs logprobs_;
 };

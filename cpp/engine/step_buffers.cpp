@@ -5,8 +5,6 @@
 #include <stdexcept>
 #include <string>
 
-#include "engine/stepper.h"
-
 namespace gpt2fast {
 
 StepBuffers::StepBuffers(Session& session, const KvCache& cache, const Limits& limits)

@@ -8,14 +8,13 @@
 #include <vector>
 
 #include "engine/kv_cache.h"
+#include "engine/step_runner.h"
 #include "kernels/linear.h"
 #include "ort/session.h"
 #include "ort/value.h"
 #include "system/reserved_memory.h"
 
 namespace gpt2fast {
-
-struct StepPart;
 
 class StepBuffers {
  public:
@@ -37,7 +36,7 @@ class StepBuffers {
   int64_t max_tokens() const { return limits_.tokens; }
   int64_t max_rows() const { return limits_.rows; }
   int64_t width() const { return limits_.width; }
-  std::span<float> logits(int64_t row) {
+  std::span<const float> logits(int64_t row) const {
     return {logits_.as<float>() + row * limits_.vocabulary, static_cast<size_t>(limits_.vocabulary)};
   }
   // The largest logits of a row, see LinearArguments::maxima.

@@ -60,7 +60,7 @@ Stepper::Stepper(const EngineOptions& options)
       session_(options.model_path, {.threads = options.threads}, operators_.domain()),
       buffers_(checked(session_, options), cache_, buffer_limits(options)) {}
 
-void Stepper::step(std::span<const StepPart> parts, const InterruptCheck& stop) {
+void Stepper::step(std::span<const StepPart> parts, const StopCheck& stop) {
   buffers_.fill(parts);
   context_.poll = stop ? &stop : nullptr;
   session_.run(buffers_.binding());

@@ -2,18 +2,44 @@
 
 from array import array
 from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-# Values of FinishReason, in C++ order.
-FINISH_NONE: int
-FINISH_LENGTH: int
-FINISH_STOP: int
-FINISH_EOS: int
-FINISH_TIME: int
-FINISH_CANCELLED: int
-FINISH_CONSTRAINT: int
+class FinishReason:
+    """Why a text ended; NONE: it has not."""
+
+    NONE: ClassVar[FinishReason]
+    LENGTH: ClassVar[FinishReason]
+    STOP: ClassVar[FinishReason]
+    EOS: ClassVar[FinishReason]
+    TIME: ClassVar[FinishReason]
+    CANCELLED: ClassVar[FinishReason]
+    CONSTRAINT: ClassVar[FinishReason]
+
+class EarlyStopping:
+    """When a search over beams ends; see transformers' option ``early_stopping``."""
+
+    FALSE: ClassVar[EarlyStopping]
+    TRUE: ClassVar[EarlyStopping]
+    NEVER: ClassVar[EarlyStopping]
+
+class CacheFormat:
+    """How keys and values are kept."""
+
+    FLOAT32: ClassVar[CacheFormat]
+    FLOAT16: ClassVar[CacheFormat]
+    INT8: ClassVar[CacheFormat]
+
+#: Chosen log-probabilities [tokens], the likeliest ids [tokens, k], their log-probabilities [tokens, k].
+LogprobArrays: TypeAlias = tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.float32]]
+#: What a text has gained: its index, its new tokens, its finish reason, the bytes of output that no stop
+#: string can take back (None without stop strings), and the new tokens' log-probabilities if wanted.
+Progress: TypeAlias = tuple[int, list[int], FinishReason, int | None, LogprobArrays | None]
+#: A whole text: its tokens, finish reason, bytes to keep (None: all), prompt tokens that were at hand,
+#: log-probabilities if wanted, and the score of a search over beams.
+Text: TypeAlias = tuple[list[int], FinishReason, int | None, int, LogprobArrays | None, float]
 
 # WeightFormat
 FORMAT_FLOAT32: int
@@ -61,16 +87,11 @@ class TokenBytes:
         self, data: bytes, offsets: array[int] | NDArray[np.int32], silent: Sequence[int]
     ) -> None: ...
 
-class Request:
-    """One sequence's prompt and options; fields mirror SamplingOptions and StopOptions by name."""
+class GenerationOptions:
+    """What the texts of a call share. Not to be changed once a call has it."""
 
-    @property
-    def prompt(self) -> list[int]: ...
-    @prompt.setter
-    def prompt(self, ids: Sequence[int] | NDArray[np.int32]) -> None: ...
     max_new_tokens: int
     do_sample: bool
-    seed: int
     temperature: float
     top_k: int
     top_p: float
@@ -89,15 +110,27 @@ class Request:
     stop_strings: list[bytes]  # they need token_bytes
     token_bytes: TokenBytes | None  # write only
     include_stop_string: bool
-    max_seconds: float
     logprobs: int  # -1: none; k >= 0: the chosen token's and the k best
     prompt_lookup_num_tokens: int  # 0: off
-    slide: bool  # past the context window: drop the older half and prefill the rest again
+    slide: bool  # past the context window: drop the older half and read the rest again
     use_prefix_cache: bool
     prefix: Prefix | None  # write only
     assistant: Engine | None  # write only
     num_assistant_tokens: int
+    num_beams: int
+    num_return_sequences: int  # of a search over beams
+    length_penalty: float
+    early_stopping: EarlyStopping
     def __init__(self) -> None: ...
+
+class Request:
+    """One text to generate, or one search over beams."""
+
+    def __init__(self, prompt: Sequence[int] | NDArray[np.int32], seed: int = 0) -> None: ...
+    @property
+    def prompt(self) -> list[int]: ...
+    @property
+    def seed(self) -> int: ...
     def set_hooks(
         self,
         *,
@@ -108,52 +141,65 @@ class Request:
     ) -> None:
         """Called for every token: `allowed_tokens(output)` returns a bit set of (vocab_size + 31) // 32 words
         or None; `process_scores(prompt, output, scores)` changes the scores [vocab_size] in place;
-        `is_complete(output)`, called after each token, ends the text with FINISH_STOP when it is true."""
+        `is_complete(output)`, called after each token, ends the text with STOP when it is true."""
 
 def next_token_distribution(
-    request: Request, output: NDArray[np.int32], logits: NDArray[np.float32]
+    request: Request, options: GenerationOptions, output: NDArray[np.int32], logits: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     """Probabilities [vocab_size] that the next token is drawn from, after processors and filters."""
 
-class Run:
-    """Requests being generated; their slots are given back when it is finished, closed or collected."""
-
-    def __len__(self) -> int: ...
-    def advance(self) -> list[tuple[int, list[int], int, int | None]]:
-        """Steps until a request gains tokens or finishes; for each that did: its index, its tokens since the
-        last call, its finish reason and its safe bytes. Empty only when all are finished."""
-
-    def finish(self) -> None:
-        """Steps until all requests are finished; one crossing."""
-
-    def cancel(self) -> None:
-        """From any thread: finish what runs with FINISH_CANCELLED within one step."""
-
-    def close(self) -> None: ...
-    def token_ids(self, index: int) -> list[int]:
-        """The tokens generated so far, eos included when it ended the sequence."""
-
-    def finish_reason(self, index: int) -> int: ...
-    def safe_bytes(self, index: int) -> int | None:
-        """Bytes of output that no stop string can take back; at the end, all that are kept.
-
-        None where there are no stop strings: all of them.
-        """
-
-    def cached_tokens(self, index: int) -> int:
-        """Prompt tokens that were taken from the prefix cache."""
-
-    def logprobs(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.float32]]:
-        """Chosen log-probabilities [n], best ids [n, k], their log-probabilities [n, k]."""
-
-class CancelFlag:
-    """Ends a search over beams from any thread, within a step; what is found so far is its result."""
+class ReadyQueue:
+    """Says which of many calls have something for their callers."""
 
     def __init__(self) -> None: ...
-    def cancel(self) -> None: ...
+    def fileno(self) -> int:
+        """A descriptor that is readable while take() has something; RuntimeError where there is none."""
+
+    def take(self) -> list[int]:
+        """The keys of the calls that became ready, each once; never blocks."""
+
+    def wait(self) -> None:
+        """Block until take() has something."""
+
+    def close(self) -> None:
+        """End all waits."""
+
+class Call:
+    """Work inside an engine. Dropping the object cancels what is not done."""
+
+    def wait(self) -> None:
+        """Block until everything is done; raises what went wrong."""
+
+    def done(self) -> bool:
+        """Whether everything is done; raises what went wrong; never blocks."""
+
+    def cancel(self) -> None:
+        """From any thread: unfinished texts end with CANCELLED within a step."""
+
+    def close(self) -> None:
+        """Cancel, and return when the engine has let go of the call."""
+
+    def results(self) -> Any:
+        """What the method that started the call says; RuntimeError before it is done."""
+
+class GenerationCall(Call):
+    """Texts being generated. Streamed ones report their tokens as they are chosen."""
+
+    def take(self) -> list[Progress]:
+        """What has been reported since the last time; never blocks."""
+
+    def next(self) -> list[Progress]:
+        """Block until something is reported; empty only when all texts are finished."""
+
+    def results(self) -> list[list[Text]]:
+        """For each request its text, or the best texts of its search, the best first."""
 
 class Engine:
-    """A loaded model with its KV cache; safe to use from many threads."""
+    """A loaded model. All calls take part in one stream of steps; safe to use from many threads.
+
+    Every method that starts a call takes a ReadyQueue that is told ``key`` when the call has something for
+    its caller; without one, a thread is expected to wait for the call.
+    """
 
     def __init__(
         self,
@@ -164,11 +210,14 @@ class Engine:
         head_dim: int,
         n_positions: int,
         vocab_size: int,
-        cache_format: int,
+        cache_format: CacheFormat,
         threads: int,
         max_sequences: int,
         max_step_tokens: int,
         prefix_cache_bytes: int = 0,
+        max_waiting: int = -1,
+        read_ahead: int = 16,
+        decode_slowdown: float = 2.0,
     ) -> None: ...
     @property
     def threads(self) -> int: ...
@@ -176,52 +225,69 @@ class Engine:
     def max_sequences(self) -> int: ...
     @property
     def cache_bytes_per_sequence(self) -> int: ...
-    def start(self, requests: Sequence[Request]) -> Run: ...
-    def beam_search(
+    def generate(
         self,
-        request: Request,
+        requests: Sequence[Request],
+        options: GenerationOptions,
         *,
-        num_beams: int,
-        num_return_sequences: int = 1,
-        length_penalty: float = 1.0,
-        early_stopping: int = 0,
-        cancel: CancelFlag | None = None,
-    ) -> list[tuple[list[int], float, int]]:
-        """The best hypotheses, best first: tokens, score, finish reason. Early stopping: 0 heuristic, 1 at
-        num_beams hypotheses, 2 never early."""
+        priority: int = 0,
+        max_seconds: float = 0.0,
+        streamed: bool = False,
+        queue: ReadyQueue | None = None,
+        key: int = 0,
+    ) -> GenerationCall:
+        """Generate a text for each request; max_seconds 0: no limit."""
 
     def forward(
         self,
         sequences: Sequence[NDArray[np.int32]],
         past: Sequence[NDArray[np.float32]] | None = None,
         want_past: bool = True,
-    ) -> tuple[list[NDArray[np.float32]], list[NDArray[np.float32]] | None]:
-        """Hidden states [tokens, n_embd] per sequence; past per layer [2, batch, heads, tokens, head_dim].
-
-        A past, given or wanted, needs equally long sequences.
-        """
+        *,
+        queue: ReadyQueue | None = None,
+        key: int = 0,
+    ) -> Call:
+        """Results: hidden states [tokens, n_embd] per sequence, and the past per layer
+        [2, batch, heads, tokens, head_dim] or None. A past, given or wanted, needs equally long sequences."""
 
     def logits(
-        self, sequences: Sequence[NDArray[np.int32]], rows: Sequence[NDArray[np.int64]] | None
-    ) -> list[NDArray[np.float32]]:
-        """Scores [rows, vocab_size] per sequence; rows=None means every token's."""
+        self,
+        sequences: Sequence[NDArray[np.int32]],
+        rows: Sequence[NDArray[np.int64]] | None = None,
+        *,
+        queue: ReadyQueue | None = None,
+        key: int = 0,
+    ) -> Call:
+        """Results: scores [rows, vocab_size] per sequence; rows=None means every token's."""
 
     def score(
-        self, sequences: Sequence[NDArray[np.int32]], first: Sequence[int]
-    ) -> list[NDArray[np.float32]]:
-        """Log-probability of each token from position first[i] (>= 1) on, given those before it."""
-
-    def token_logprobs(
-        self, sequences: Sequence[NDArray[np.int32]], first: Sequence[int], top: int
-    ) -> list[tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.float32]]]:
-        """What `score` gives, with the `top` likeliest ids and their log-probabilities, as `Run.logprobs`."""
+        self,
+        sequences: Sequence[NDArray[np.int32]],
+        first: Sequence[int],
+        top: int = 0,
+        *,
+        queue: ReadyQueue | None = None,
+        key: int = 0,
+    ) -> Call:
+        """Results: LogprobArrays of each sequence's tokens from position first[i] (>= 1) on."""
 
     def score_continuations(
         self,
         prompt: NDArray[np.int32],
         continuations: Sequence[NDArray[np.int32]],
         prefix: Prefix | None = None,
-    ) -> list[NDArray[np.float32]]:
-        """Log-probability of each continuation's tokens; the prompt is read once."""
+        *,
+        queue: ReadyQueue | None = None,
+        key: int = 0,
+    ) -> Call:
+        """Results: LogprobArrays of each continuation's tokens; the prompt is read once."""
 
     def clear_prefix_cache(self) -> None: ...
+    def stats(self) -> dict[str, Any]:
+        """The fields of gpt2fast.inference.statistics.EngineStats."""
+
+    def close(self) -> None:
+        """End every call and free the memory; later calls raise RuntimeError."""
+
+def end_all_calls() -> None:
+    """For the end of the interpreter: end all calls of all engines; later ones raise RuntimeError."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 import threading
@@ -18,6 +19,9 @@ LIBRARY_VARIABLE = "GPT2FAST_ORT_LIBRARY"
 
 _INSTALL = 'install it with: pip install "onnxruntime>=1.20.1"'
 _PATTERNS = {"win32": "onnxruntime.dll", "darwin": "libonnxruntime.*dylib"}
+# A thread that comes back from the core when the interpreter is gone would take the process with it.
+atexit.register(core.end_all_calls)
+
 _lock = threading.Lock()
 _runtime: Runtime | None = None
 

@@ -8,4 +8,4 @@ class ModelError(ValueError):
 
 
 class BusyError(RuntimeError):
-    """Every slot of the KV cache is held by a paused stream; close one or raise ``max_sequences``."""
+    """More texts than ``max_waiting`` wait for a slot; try again later."""

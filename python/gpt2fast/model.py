@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, Generator, Sequence
-from functools import cached_property
+from collections.abc import AsyncGenerator, Generator, Iterable, Iterator, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, overload
 
 from gpt2fast._native import Runtime
@@ -13,15 +13,16 @@ from gpt2fast.inference import outputs
 from gpt2fast.inference.options import GenerationOptions
 from gpt2fast.inference.requests import read_call
 from gpt2fast.inference.results import Generation, RankedChoice, StreamChunk, TextScore
+from gpt2fast.inference.work import arun, run
 from gpt2fast.loading.loaded_model import (
     DEFAULT_PREFIX_CACHE_BYTES,
+    EngineSettings,
     KvCache,
     LoadedModel,
-    check_settings,
     find_model,
 )
 from gpt2fast.loading.sources import Precision
-from gpt2fast.storage.model_directory import ModelDirectory
+from gpt2fast.storage.model_directory import ModelDirectory, open_model_directory
 from gpt2fast.text.prompts import Prompt
 
 # NumPy and the tokenizer are imported when arrays or text first go in or out: token ids need neither, and
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import ArrayLike, NDArray
 
-    from gpt2fast.inference.async_calls import AsyncCalls
     from gpt2fast.inference.prefix import Prefix
+    from gpt2fast.inference.statistics import EngineStats
     from gpt2fast.text.arrays import Past
     from gpt2fast.text.tokenizer import Tokenizer
 
@@ -44,23 +45,9 @@ class GPT2:
     """
 
     def __init__(
-        self,
-        directory: ModelDirectory,
-        *,
-        tokenizer: Tokenizer | None = None,
-        threads: int | None = None,
-        kv_cache: KvCache | None = None,
-        max_sequences: int = 32,
-        prefix_cache_bytes: int = DEFAULT_PREFIX_CACHE_BYTES,
+        self, directory: ModelDirectory, *, tokenizer: Tokenizer | None = None, **settings: Any
     ) -> None:
-        self._loaded = LoadedModel(
-            directory,
-            tokenizer=tokenizer,
-            threads=threads,
-            kv_cache=kv_cache,
-            max_sequences=max_sequences,
-            prefix_cache_bytes=prefix_cache_bytes,
-        )
+        self._loaded = LoadedModel(directory, EngineSettings(**settings), tokenizer)
 
     @classmethod
     def from_pretrained(
@@ -75,6 +62,9 @@ class GPT2:
         kv_cache: KvCache | None = None,
         max_sequences: int = 32,
         prefix_cache_bytes: int = DEFAULT_PREFIX_CACHE_BYTES,
+        max_waiting: int | None = None,
+        read_ahead: int = 16,
+        decode_slowdown: float = 2.0,
     ) -> GPT2:
         """Load a model; the first use of a checkpoint converts it into the user's cache, with a progress bar.
 
@@ -102,6 +92,15 @@ class GPT2:
             generated.
         prefix_cache_bytes : int
             Memory for keys and values of finished texts, which later prompts with the same beginning reuse.
+        max_waiting : int, optional
+            How many texts may wait for their turn. A call that finds as many waiting, and none of the
+            ``max_sequences`` places free, gets :class:`BusyError` at once. Default: any number may wait.
+        read_ahead : int
+            By how many tokens a streamed text may be ahead of its reader. A text that is further ahead
+            pauses, and leaves its place to others that wait for one.
+        decode_slowdown : float
+            While texts are streamed, prompts of other texts are read in portions that make a step at most
+            this many times as long as without them.
 
         Notes
         -----
@@ -121,17 +120,35 @@ class GPT2:
         ImportError
             ONNX Runtime's library is missing or unusable.
         """
-        # Wrong settings are refused before a long conversion.
-        check_settings(threads, kv_cache, max_sequences, prefix_cache_bytes)
-        directory, given = find_model(source, precision, tokenizer, revision=revision, token=token)
-        return cls(
-            directory,
-            tokenizer=given,
+        settings = EngineSettings(
             threads=threads,
             kv_cache=kv_cache,
             max_sequences=max_sequences,
             prefix_cache_bytes=prefix_cache_bytes,
-        )
+            max_waiting=max_waiting,
+            read_ahead=read_ahead,
+            decode_slowdown=decode_slowdown,
+        )  # checked before a long conversion
+        directory, given = find_model(source, precision, tokenizer, revision=revision, token=token)
+        return cls(directory, tokenizer=given, **asdict(settings))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A model pickles as its directory and settings; unpickling opens it again."""
+        loaded = self._loaded
+        return _reopen, (str(loaded.directory.path), loaded.given_tokenizer, asdict(loaded.settings))
+
+    def close(self) -> None:
+        """Free the model's memory; what is being generated ends, and later calls raise RuntimeError.
+
+        May be called more than once. ``with`` calls it at the end of its block.
+        """
+        self._loaded.engine.close()
+
+    def __enter__(self) -> GPT2:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def __repr__(self) -> str:
         config = self.config
@@ -256,7 +273,8 @@ class GPT2:
         TypeError, ValueError
             A wrong prompt or option; raised before any work.
         """
-        return outputs.generate(self._loaded, read_call(self._loaded, prompts, options, overrides))
+        call = read_call(self._loaded, prompts, options, overrides)
+        return run(outputs.generation(self._loaded, call), call.options.cancel)
 
     def stream(
         self, prompts: Prompt | Sequence[Prompt], options: GenerationOptions | None = None, **overrides: Any
@@ -268,6 +286,61 @@ class GPT2:
         ``best_of`` choose whole texts and can't stream.
         """
         return outputs.stream(self._loaded, read_call(self._loaded, prompts, options, overrides))
+
+    @overload
+    def generate_many(
+        self,
+        prompts: Iterable[Prompt],
+        options: GenerationOptions | None = None,
+        *,
+        ordered: Literal[True] = True,
+        **overrides: Any,
+    ) -> Iterator[Generation | list[Generation]]: ...
+
+    @overload
+    def generate_many(
+        self,
+        prompts: Iterable[Prompt],
+        options: GenerationOptions | None = None,
+        *,
+        ordered: Literal[False],
+        **overrides: Any,
+    ) -> Iterator[tuple[int, Generation | list[Generation]]]: ...
+
+    def generate_many(
+        self,
+        prompts: Iterable[Prompt],
+        options: GenerationOptions | None = None,
+        *,
+        ordered: bool = True,
+        **overrides: Any,
+    ) -> Iterator[Any]:
+        """Continue any number of prompts, with steps as full as can be and memory for a few at a time.
+
+        Parameters
+        ----------
+        prompts : iterable of str or token ids
+            Read as far as there is room; may be a generator over a file, and endless.
+        options, **overrides
+            As for :meth:`generate`.
+        ordered : bool
+            Results in the order of their prompts; otherwise as they end, each with its prompt's number.
+
+        Yields
+        ------
+        Generation or list of Generation
+            What :meth:`generate` returns for the prompt; without ``ordered``, ``(number, result)``.
+
+        Raises
+        ------
+        TypeError, ValueError
+            A wrong option, at once; a wrong prompt, when it is reached. What was started before ends.
+        """
+        from gpt2fast.inference.many import generate_many
+
+        chosen = GenerationOptions.make(options, overrides)
+        outcomes = generate_many(self._loaded, prompts, chosen, ordered=ordered)
+        return (outcome for _, outcome in outcomes) if ordered else outcomes
 
     @overload
     async def agenerate(
@@ -305,8 +378,8 @@ class GPT2:
         Cancelling the task ends the generation within a step.
         Any number of tasks may generate at once; those beyond ``max_sequences`` texts wait.
         """
-        chosen = GenerationOptions.make(options, overrides)
-        return await self._async_calls.generate(prompts, chosen)
+        call = read_call(self._loaded, prompts, options, overrides)
+        return await arun(outputs.generation(self._loaded, call), call.options.cancel)
 
     def astream(
         self,
@@ -319,14 +392,9 @@ class GPT2:
         If the loop is left early, the generation runs a little ahead until the generator is closed or
         dropped; ``contextlib.aclosing`` closes it at once. Cancelling the task ends it within a step.
         """
-        chosen = GenerationOptions.make(options, overrides)
-        return self._async_calls.stream(prompts, chosen)
+        from gpt2fast.inference.async_calls import astream
 
-    @cached_property
-    def _async_calls(self) -> AsyncCalls:
-        from gpt2fast.inference.async_calls import AsyncCalls
-
-        return AsyncCalls(self._loaded)
+        return astream(self._loaded, read_call(self._loaded, prompts, options, overrides))
 
     def forward(
         self, input_ids: ArrayLike, past: Sequence[ArrayLike] | None = None
@@ -357,7 +425,7 @@ class GPT2:
         """
         from gpt2fast.inference.forward import forward
 
-        return forward(self._loaded, input_ids, past)
+        return run(forward(self._loaded, input_ids, past))
 
     def logits(self, input_ids: ArrayLike, *, rows: ArrayLike | None = None) -> NDArray[np.float32]:
         """The scores of every possible next token after each token.
@@ -376,7 +444,7 @@ class GPT2:
         """
         from gpt2fast.inference.forward import logits
 
-        return logits(self._loaded, input_ids, rows)
+        return run(logits(self._loaded, input_ids, rows))
 
     # To the type checker a str is also a sequence of texts; here it is one text.
     @overload
@@ -411,7 +479,7 @@ class GPT2:
         """
         from gpt2fast.inference.scoring import score
 
-        return score(self._loaded, texts, stride)
+        return run(score(self._loaded, texts, stride))
 
     def perplexity(self, text: Prompt, *, stride: int | None = None) -> float:
         """``exp`` of the mean negative log-likelihood of the text's tokens after the first.
@@ -420,7 +488,7 @@ class GPT2:
         """
         from gpt2fast.inference.scoring import perplexity
 
-        return perplexity(self._loaded, text, stride)
+        return run(perplexity(self._loaded, text, stride))
 
     def rank(
         self,
@@ -453,7 +521,7 @@ class GPT2:
         """
         from gpt2fast.inference.scoring import rank
 
-        return rank(self._loaded, prompt, choices, by, prefix)
+        return run(rank(self._loaded, prompt, choices, by, prefix))
 
     def embed(
         self,
@@ -485,7 +553,7 @@ class GPT2:
         """
         from gpt2fast.inference.scoring import embed
 
-        return embed(self._loaded, texts, pooling, normalize)
+        return run(embed(self._loaded, texts, pooling, normalize))
 
     def prefill(self, text: Prompt) -> Prefix:
         """Compute the keys and values of a text once, so that many texts can start from it.
@@ -516,6 +584,17 @@ class GPT2:
 
         return load_prefix(self._loaded, source)
 
+    def stats(self) -> EngineStats:
+        """What the model is doing and has done since it was loaded; cheap enough to ask every second."""
+        from gpt2fast.inference.statistics import EngineStats
+
+        return EngineStats(**self._loaded.engine.stats())
+
     def clear_prefix_cache(self) -> None:
         """Forget the keys and values of finished texts."""
         self._loaded.engine.clear_prefix_cache()
+
+
+def _reopen(path: str, tokenizer: Tokenizer | None, settings: dict[str, Any]) -> GPT2:
+    """The model that was pickled."""
+    return GPT2(open_model_directory(path), tokenizer=tokenizer, **settings)

@@ -1,7 +1,6 @@
-// The engine as its callers see it: a loaded model, requests in, tokens out.
+// The engine as its callers see it: a loaded model, calls in, tokens out.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -17,6 +16,9 @@
 
 namespace gpt2fast {
 
+// Runs a function while the lock of the host language is held, if there is such a lock.
+using WithHostLock = std::function<void(const std::function<void()>&)>;
+
 struct EngineOptions {
   std::string model_path;
   int64_t n_layer = 0;
@@ -26,72 +28,114 @@ struct EngineOptions {
   int64_t vocab_size = 0;
   CacheFormat cache_format = CacheFormat::kFloat16;
   int threads = 1;
-  int64_t max_sequences = 32;      // slots of the KV cache
-  int64_t max_step_tokens = 128;   // longer prompts are cut into several steps
-  int64_t prefix_cache_bytes = 0;  // what finished sequences may keep for later prompts; 0: nothing
+  // Slots of the KV cache: texts that share steps.
+  int64_t max_sequences = 32;
+  // Longer prompts are cut into several steps.
+  int64_t max_step_tokens = 128;
+  // What finished sequences may keep for later prompts; 0: nothing.
+  int64_t prefix_cache_bytes = 0;
+  // Texts that may wait for a slot; a call that finds as many waiting is refused. -1: any number.
+  int64_t max_waiting = -1;
+  // Tokens by which a streamed text may be ahead of its reader.
+  int64_t read_ahead = 16;
+  // While texts are being streamed, prompts lengthen a step at most by this factor.
+  double decode_slowdown = 2.0;
+  // Empty: hooks are called without a lock.
+  WithHostLock with_host_lock;
 };
 
-class Engine;
-
-// Keys and values of some leading tokens, kept by a caller to start many sequences from. Immutable.
-struct Prefix {
-  std::vector<int32_t> tokens;
-  std::vector<std::vector<float>> layers;  // per layer [2, heads, tokens, head_dim]
-};
-
+// One text to generate, or one search over beams.
 struct Request {
   std::vector<int32_t> prompt;  // at least one token
-  SamplingOptions sampling;
-  StopOptions stop;
-  int32_t logprobs = -1;                 // -1: none; k: the chosen token's and the k best
-  int32_t prompt_lookup_num_tokens = 0;  // draft tokens looked up in the sequence itself; 0: off
-  bool slide = false;                    // at the end of the context window, go on with its newer half
-  bool use_prefix_cache = true;
-  std::shared_ptr<const Prefix> prefix;  // used as far as the prompt begins with its tokens; null: none
-  std::shared_ptr<Engine>
-      assistant;  // a smaller model with the same vocabulary that drafts tokens; null: none
-  int32_t num_assistant_tokens = 0;  // drafted at once by the assistant
+  uint64_t seed = 0;
   std::shared_ptr<ChoiceHook> hook;  // null: none
 };
 
-// Log-probabilities of one sequence's output under the model's own distribution.
+// Log-probabilities of one sequence's tokens under the model's own distribution.
 struct Logprobs {
   std::vector<float> chosen;      // [tokens]
   std::vector<int32_t> top_ids;   // [tokens, k], best first
   std::vector<float> top_values;  // [tokens, k]
 };
 
-// Asked a few times per step, on the calling thread; true stops the call with Interrupted.
+// Asked a few times per step on the thread of a waiting caller; true ends that caller's call with
+// Interrupted.
 using InterruptCheck = std::function<bool()>;
 
-// What became of one request of a run since the call before.
+// What a streamed text has gained since its reader last asked.
 struct Progress {
   int64_t index = 0;
   std::vector<int32_t> new_tokens;
   FinishReason finish_reason = FinishReason::kNone;
-  std::optional<int64_t> safe_bytes;  // as Run has it
+  // Leading bytes of the output that no stop string can take back; nothing without stop strings.
+  std::optional<int64_t> safe_bytes;
+  Logprobs logprobs;  // of the new tokens; empty unless asked for
 };
 
-// Requests being generated. Slots are given back when their sequence finishes or the run is destroyed.
-class Run {
- public:
-  virtual ~Run() = default;
-  // Steps until a request gains tokens or finishes: those that did, each token once. Empty only when all are
-  // finished.
-  virtual std::vector<Progress> advance(const InterruptCheck& interrupted) = 0;
-  virtual void finish(const InterruptCheck& interrupted) = 0;
-  // From any thread: unfinished requests end with kCancelled within a step.
-  virtual void cancel() noexcept = 0;
-  virtual void close() = 0;
+// What became of one request.
+struct TextResult {
+  std::vector<int32_t> tokens;
+  FinishReason finish_reason = FinishReason::kNone;
+  // Bytes of the output to keep; nothing without stop strings: all of them.
+  std::optional<int64_t> kept_bytes;
+  int64_t cached_tokens = 0;  // of the prompt, whose keys and values were at hand
+  Logprobs logprobs;          // empty unless asked for
+  float score = 0;            // of beams: log-probability / length^length_penalty
+};
 
-  virtual int64_t size() const = 0;
-  virtual std::vector<int32_t> output(int64_t index) const = 0;
-  virtual FinishReason finish_reason(int64_t index) const = 0;
-  // Leading bytes of the output that no stop string can take back; at the end, all that are kept. Without
-  // stop strings nothing is counted: all of them.
-  virtual std::optional<int64_t> safe_bytes(int64_t index) const = 0;
-  virtual int64_t cached_tokens(int64_t index) const = 0;
-  virtual Logprobs logprobs(int64_t index) const = 0;
+// Tells an event loop, or a thread, which of many calls have something for their callers.
+class ReadyQueue {
+ public:
+  virtual ~ReadyQueue() = default;
+  static std::shared_ptr<ReadyQueue> create();
+  // Readable while a call is ready that take() has not given. Throws std::runtime_error where the system
+  // has no such descriptors.
+  virtual int file_descriptor() = 0;
+  // The keys of the calls that became ready, each once.
+  virtual std::vector<uint64_t> take() = 0;
+  // Blocks until take() has something to give, or close() was called, or `interrupted` says so (Interrupted).
+  virtual void wait(const InterruptCheck& interrupted) = 0;
+  virtual void close() = 0;
+};
+
+// How a call is served.
+struct CallOptions {
+  // Higher goes first; each level is worth one second of waiting.
+  int32_t priority = 0;
+  // Counted from the call, waiting included; 0: no limit.
+  double max_seconds = 0;
+  // Whether tokens are reported as they are chosen: take() and next(), else results() alone.
+  bool streamed = false;
+  // Told under `key` when there is something to take; null: somebody waits in wait() or next().
+  std::shared_ptr<ReadyQueue> ready_queue;
+  uint64_t key = 0;
+};
+
+// The work of one caller inside the engine. Its texts share steps with those of all other callers. Given up
+// when the object is destroyed.
+class CallHandle {
+ public:
+  virtual ~CallHandle() = default;
+
+  // Blocks until everything is done; rethrows what went wrong. After Interrupted the call is given up.
+  virtual void wait(const InterruptCheck& interrupted) = 0;
+  // Whether everything is done: results may be read. Rethrows what went wrong. Never blocks.
+  virtual bool done() = 0;
+  // From any thread: unfinished texts end with kCancelled within a step.
+  virtual void cancel() noexcept = 0;
+  // Cancels, and returns when the engine has let go of everything that the call refers to.
+  virtual void close() noexcept = 0;
+};
+
+class GenerationCall : public CallHandle {
+ public:
+  // Of a streamed call. What there is, at once: empty if nothing is.
+  virtual std::vector<Progress> take() = 0;
+  // Blocks until there is something; empty only when all texts are finished.
+  virtual std::vector<Progress> next(const InterruptCheck& interrupted) = 0;
+  // When done() is true. One for each request, or for beams the best hypotheses of each request, the best
+  // first.
+  virtual std::vector<std::vector<TextResult>> results() = 0;
 };
 
 // Keys and values of a batch of equally long sequences: per layer [2, batch, heads, tokens, head_dim].
@@ -101,81 +145,111 @@ struct Past {
   std::vector<const float*> layers;
 };
 
+// Memory that the request points to must live until the call is done or closed.
 struct ForwardRequest {
   std::vector<std::span<const int32_t>> sequences;  // each at least one token
   std::optional<Past> past;
-  std::function<float*(int64_t sequence)> hidden;  // where [tokens, n_embd] of a sequence goes
+  std::vector<float*> hidden;    // per sequence [tokens, n_embd]
   std::vector<float*> new_past;  // per layer [2, batch, heads, past + tokens, head_dim], or empty
 };
 
 struct LogitsRequest {
   std::vector<std::span<const int32_t>> sequences;
   std::vector<std::span<const int64_t>> rows;  // per sequence, ascending; empty vector: every token
-  // Called once per wanted row with its scores [vocab_size], valid during the call.
-  std::function<void(int64_t sequence, int64_t row, std::span<const float> scores)> take;
+  std::vector<float*> logits;                  // per sequence [rows, vocab_size]
 };
 
-// Ends a call from another thread.
-class CancelFlag {
- public:
-  void cancel() noexcept { cancelled_ = true; }
-  bool cancelled() const noexcept { return cancelled_; }
-
- private:
-  std::atomic<bool> cancelled_ = false;
+struct ScoreRequest {
+  std::vector<std::vector<int32_t>> sequences;
+  // Per sequence (>= 1): the first token to score, given those before it.
+  std::vector<int64_t> first;
+  int32_t top = 0;  // the likeliest tokens to report at each place
 };
 
-struct BeamRequest {
+struct ContinuationsRequest {
   std::vector<int32_t> prompt;
-  SamplingOptions sampling;  // its processors apply; nothing is sampled
-  StopOptions stop;          // max_new_tokens, eos_token_ids, max_seconds
-  int32_t num_beams = 1;
-  int32_t num_return_sequences = 1;
-  double length_penalty = 1.0;
-  int32_t early_stopping =
-      0;  // 0: when improvement is unlikely; 1: at num_beams hypotheses; 2: when none is possible
-  std::shared_ptr<const CancelFlag> cancel;  // null: none
+  std::vector<std::vector<int32_t>> continuations;  // none empty
+  std::shared_ptr<const Prefix> prefix;             // null: none
 };
 
-struct BeamResult {
-  std::vector<int32_t> tokens;
-  float score = 0;  // log-probability / length^length_penalty
-  FinishReason finish_reason = FinishReason::kNone;
+class ScoreCall : public CallHandle {
+ public:
+  // When done() is true: the log-probabilities of each sequence's scored tokens.
+  virtual std::vector<Logprobs> results() = 0;
 };
 
 // The distribution over [logits.size()] tokens that a request's next token is drawn from, its output so far
 // given; without do_sample, the softmax of the processed scores.
-std::vector<float> next_token_distribution(const Request& request, std::span<const int32_t> output,
-                                           std::span<const float> logits);
+std::vector<float> next_token_distribution(const Request& request, const GenerationOptions& options,
+                                           std::span<const int32_t> output, std::span<const float> logits);
 
+// What an engine has done since it was loaded, and what it does now. Counted by the thread that runs steps.
+struct EngineStats {
+  int64_t running = 0;  // texts that hold slots
+  int64_t waiting = 0;  // texts that wait for one
+  int64_t slots = 0;    // there are
+  int64_t slots_used = 0;
+  int64_t calls = 0;             // so far, those refused not counted
+  int64_t finished = 0;          // texts
+  int64_t cancelled = 0;         // texts that ended with kCancelled
+  int64_t timed_out = 0;         // texts that ended with kTime
+  int64_t failed = 0;            // calls that ended with an error
+  int64_t refused = 0;           // calls
+  int64_t recomputed = 0;        // texts that lost their slot to others, and were read anew
+  int64_t prompt_tokens = 0;     // computed
+  int64_t generated_tokens = 0;  // chosen
+  int64_t prefix_queries = 0;    // prompt tokens looked up in the prefix cache
+  int64_t prefix_hits = 0;       // those found there
+  int64_t drafted_tokens = 0;
+  int64_t accepted_tokens = 0;
+  int64_t steps = 0;
+  int64_t step_rows = 0;      // texts in all steps
+  double step_seconds = 0.0;  // in all steps
+};
+
+class EngineState;
+
+// A loaded model. Every call of every caller takes part in one stream of steps. Safe to use from any thread.
 class Engine {
  public:
   static std::shared_ptr<Engine> create(const EngineOptions& options);
-  virtual ~Engine() = default;
+  ~Engine();
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
 
-  virtual const EngineOptions& options() const = 0;
-  virtual int64_t n_embd() const = 0;
-  virtual int64_t cache_bytes_per_sequence() const = 0;
+  const EngineOptions& options() const { return options_; }
+  int64_t n_embd() const { return options_.n_head * options_.head_dim; }
+  int64_t cache_bytes_per_sequence() const;
 
-  // Throws std::invalid_argument unless the arrays have this model's sizes.
-  virtual void check_prefix(const Prefix& prefix) const = 0;
-  virtual std::unique_ptr<Run> start(std::vector<Request> requests) = 0;
-  // The num_return_sequences best hypotheses, best first.
-  virtual std::vector<BeamResult> beam_search(const BeamRequest& request,
-                                              const InterruptCheck& interrupted) = 0;
-  virtual void forward(const ForwardRequest& request, const InterruptCheck& interrupted) = 0;
-  virtual void logits(const LogitsRequest& request, const InterruptCheck& interrupted) = 0;
-  // Log-probability of every token from `first` (>= 1) on, given those before it, and the `top` likeliest
-  // there.
-  virtual std::vector<Logprobs> score(const std::vector<std::span<const int32_t>>& sequences,
-                                      const std::vector<int64_t>& first, int32_t top,
-                                      const InterruptCheck& interrupted) = 0;
+  // All throw std::invalid_argument for bad input and BusyError when too many texts wait, before any work.
+  std::unique_ptr<GenerationCall> generate(std::vector<Request> requests,
+                                           std::shared_ptr<const GenerationOptions> options,
+                                           const CallOptions& call);
+  std::unique_ptr<CallHandle> forward(const ForwardRequest& request, const CallOptions& call);
+  std::unique_ptr<CallHandle> logits(const LogitsRequest& request, const CallOptions& call);
+  std::unique_ptr<ScoreCall> score(ScoreRequest request, const CallOptions& call);
   // Log-probability of every token of each continuation, given the prompt and those before it. The prompt is
-  // read once, what `prefix` (null: none) and the prefix cache have of it not at all.
-  virtual std::vector<std::vector<float>> score_continuations(
-      std::span<const int32_t> prompt, const std::vector<std::span<const int32_t>>& continuations,
-      const Prefix* prefix, const InterruptCheck& interrupted) = 0;
-  virtual void clear_prefix_cache() = 0;
+  // read once, what `prefix` and the prefix cache have of it not at all.
+  std::unique_ptr<ScoreCall> score_continuations(ContinuationsRequest request, const CallOptions& call);
+
+  void clear_prefix_cache();
+  EngineStats stats() const;
+
+  // Ends every call, and frees the model's memory. Calls that come later get ClosedError.
+  void close();
+
+  // The engine's working parts in this process: a child process gets its own when it first asks.
+  std::shared_ptr<EngineState> state() const;
+
+ private:
+  explicit Engine(const EngineOptions& options);
+
+  EngineOptions options_;
+  struct Shared;
+  std::unique_ptr<Shared> shared_;
 };
+
+// Closes every engine of this process, and refuses new ones: for the end of the host program.
+void close_all_engines();
 
 }  // namespace gpt2fast

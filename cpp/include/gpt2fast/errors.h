@@ -13,7 +13,10 @@ struct ModelError
     : std::runtime_error {  // gpt2fast.ModelError: a model directory that does not hold what it should
   using std::runtime_error::runtime_error;
 };
-struct BusyError : std::runtime_error {  // gpt2fast.BusyError: every slot is held by a paused caller
+struct BusyError : std::runtime_error {  // gpt2fast.BusyError: too many texts wait for a slot
+  using std::runtime_error::runtime_error;
+};
+struct ClosedError : std::runtime_error {  // RuntimeError: the model has been closed, or is another process's
   using std::runtime_error::runtime_error;
 };
 struct Interrupted : std::exception {  // the poll function asked to stop; the binding re-raises what it holds

@@ -44,12 +44,17 @@ class _EngineModel:
         return self._model.config.n_positions
 
     def score(self, sequences: Sequence[Tokens], first: Sequence[int]) -> list[NDArray[np.float32]]:
-        return self._model.engine.score(sequences, first)
+        call = self._model.engine.score(sequences, first)
+        call.wait()
+        return [chosen for chosen, _, _ in call.results()]
 
     def logits(
         self, sequences: Sequence[Tokens], rows: Sequence[NDArray[np.int64]] | None
     ) -> list[NDArray[np.float32]]:
-        return self._model.engine.logits(sequences, rows)
+        call = self._model.engine.logits(sequences, rows)
+        call.wait()
+        scores: list[NDArray[np.float32]] = call.results()
+        return scores
 
 
 def language_model(model: ModelLike) -> LanguageModel:

@@ -35,6 +35,7 @@ MAX_STOP_STRINGS = 256
 MAX_LISTED_TOKENS = 1 << 20
 MAX_RETURN_SEQUENCES = 4096
 MAX_BEAMS = 4096
+MAX_PRIORITY = 1000
 MAX_LOGITS_PROCESSORS = 64
 MAX_GRAMMAR_CHARACTERS = 1 << 20
 MAX_CHOICES = 4096
@@ -169,7 +170,7 @@ class GenerationOptions:
     max_time: float | None = _option(
         None,
         Real(0, 1e9, open_low=True),
-        "Seconds after which generation ends, in the middle of a long prompt too.",
+        "Seconds from the call, waiting included, after which generation ends, in a long prompt too.",
     )
     num_return_sequences: int | None = _option(
         None,
@@ -257,6 +258,11 @@ class GenerationOptions:
     )
     use_prefix_cache: bool = _option(
         True, Flag(), "Reuse keys and values of a recent prompt with the same beginning."
+    )
+    priority: int = _option(
+        0,
+        Integer(-MAX_PRIORITY, MAX_PRIORITY),
+        "Texts of a higher priority get a slot earlier; each level is worth one second of waiting.",
     )
     cancel: CancelToken | None = _option(  # noqa: RUF009 - a field
         None,

@@ -1,137 +1,155 @@
-"""Runs the requests of a call in the core, for whole results or chunk by chunk."""
+"""From the core's results to whole texts, or chunks of texts as they are made."""
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Generator
-from contextlib import AbstractContextManager, closing, nullcontext
-from typing import Any
+from collections.abc import Generator, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from gpt2fast._native import core
-from gpt2fast.inference.cancellation import Cancellable
 from gpt2fast.inference.lazy_text import EchoedText, StreamDecoder, StreamPiece, output_text
 from gpt2fast.inference.options import GenerationOptions
 from gpt2fast.inference.requests import Call
 from gpt2fast.inference.results import FinishReason, Generation, StreamChunk, TokenLogprobs, changed
+from gpt2fast.inference.work import watched
 from gpt2fast.loading.loaded_model import LoadedModel
 
-_FINISH_REASONS: dict[int, FinishReason] = {
-    core.FINISH_LENGTH: "length",
-    core.FINISH_STOP: "stop",
-    core.FINISH_EOS: "eos",
-    core.FINISH_TIME: "time",
-    core.FINISH_CANCELLED: "cancelled",
-    core.FINISH_CONSTRAINT: "constraint",
+if TYPE_CHECKING:
+    from gpt2fast.inference.work import Work
+
+_FINISH_REASONS: dict[core.FinishReason, FinishReason] = {
+    core.FinishReason.LENGTH: "length",
+    core.FinishReason.STOP: "stop",
+    core.FinishReason.EOS: "eos",
+    core.FinishReason.TIME: "time",
+    core.FinishReason.CANCELLED: "cancelled",
+    core.FinishReason.CONSTRAINT: "constraint",
 }
-# The core's numbers.
-_EARLY_STOPPING: dict[bool | str, int] = {False: 0, True: 1, "never": 2}
-# The core takes 0 for no limit.
-_SHORTEST = 1e-9
 
 
-def generate(model: LoadedModel, call: Call) -> Generation | list[Generation]:
+def generation(model: LoadedModel, call: Call) -> Work[Generation | list[Generation]]:
     """Generate everything: one result, or a list with the results of each prompt one after another."""
-    results = _search_all(model, call) if call.options.num_beams > 1 else _finish(model, call)
+    running = yield partial(_start, model, call)
+    results = [
+        _result(model, call, request, *values)
+        for request, texts in zip(call.requests, running.results(), strict=True)
+        for values in texts
+    ]
     if call.options.best_of is not None:
         results = _best(results, call.options, call.options.best_of)
     if call.options.echo:
-        results = _with_prompts(model, results, call.options)
+        results = yield from _with_prompts(model, results, call.options)
     return results[0] if call.single else results
 
 
 def stream(model: LoadedModel, call: Call) -> Generator[StreamChunk, None, None]:
     """Generate step by step; closing the generator gives the slots back."""
-    for name in ("num_beams", "best_of"):
-        if (getattr(call.options, name) or 1) > 1:
-            raise ValueError(f"{name} chooses whole texts and can't stream; use generate")
+    check_streamable(call.options)
     return _chunks(model, call)
 
 
-def _chunks(model: LoadedModel, call: Call) -> Generator[StreamChunk, None, None]:
-    requests, options, tokenizer = call.requests, call.options, model.tokenizer
-    decoders = [] if tokenizer is None else [StreamDecoder(tokenizer) for _ in requests]
-    latest: list[StreamPiece | None] = [None] * len(requests)
-    with closing(model.engine.start(requests)) as run, _watched(run, options):
-        if options.echo and tokenizer is not None:
-            for index, request in enumerate(requests):
-                yield StreamChunk(output_text(tokenizer, request.prompt), [], index)
-        while progress := run.advance():
-            for index, new_ids, number, safe_bytes in progress:
-                reason = _FINISH_REASONS.get(number)
-                text: Any = ""
-                if decoders:
-                    last = reason is not None
-                    text = StreamPiece(decoders[index], latest[index], new_ids, safe_bytes, last)
-                    latest[index] = text
-                yield StreamChunk(text, new_ids, index, reason)
+def check_streamable(options: GenerationOptions) -> None:
+    """Raise ValueError for options that choose among whole texts."""
+    for name in ("num_beams", "best_of"):
+        if (getattr(options, name) or 1) > 1:
+            raise ValueError(f"{name} chooses whole texts and can't stream; use generate")
 
 
-def _finish(model: LoadedModel, call: Call) -> list[Generation]:
-    with closing(model.engine.start(call.requests)) as run, _watched(run, call.options):
-        run.finish()
-        return [_result(model, run, index, request) for index, request in enumerate(call.requests)]
+def start_stream(model: LoadedModel, call: Call, **told: Any) -> core.GenerationCall:
+    """Start a call that reports tokens as they are chosen."""
+    return _start(model, call, streamed=True, **told)
 
 
-def _result(model: LoadedModel, run: core.Run, index: int, request: core.Request) -> Generation:
-    token_ids = run.token_ids(index)
-    return Generation(
-        text=output_text(model.tokenizer, token_ids, run.safe_bytes(index)),
-        token_ids=token_ids,
-        finish_reason=_FINISH_REASONS[run.finish_reason(index)],
-        prompt_token_ids=request.prompt,
-        seed=request.seed if request.do_sample else None,
-        cached_tokens=run.cached_tokens(index),
-        logprobs=_logprobs(run, index, request) if request.logprobs >= 0 else None,
-    )
+class ChunkReader:
+    """Makes chunks of what a streamed call reports."""
 
-
-def _logprobs(run: core.Run, index: int, request: core.Request) -> TokenLogprobs:
-    chosen, top_ids, top = run.logprobs(index)
-    shape = (len(chosen), request.logprobs)
-    return TokenLogprobs(chosen, top_ids.reshape(shape), top.reshape(shape))
-
-
-def _watched(run: Cancellable, options: GenerationOptions) -> AbstractContextManager[None]:
-    return nullcontext() if options.cancel is None else options.cancel.watching(run)
-
-
-def _search_all(model: LoadedModel, call: Call) -> list[Generation]:
-    """The best texts of each prompt, one search after another, within one time limit."""
-    results: list[Generation] = []
-    max_time = call.options.max_time
-    end = None if max_time is None else time.monotonic() + max_time
-    flag = core.CancelFlag()
-    with _watched(flag, call.options):
-        for request in call.requests:
-            if end is not None:
-                request.max_seconds = max(end - time.monotonic(), _SHORTEST)
-            results += _search(model, request, call.options, flag)
-    return results
-
-
-def _search(
-    model: LoadedModel, request: core.Request, options: GenerationOptions, flag: core.CancelFlag
-) -> list[Generation]:
-    """The best texts of one prompt; fewer than requested where too few are possible."""
-    found = model.engine.beam_search(
-        request,
-        num_beams=options.num_beams,
-        num_return_sequences=options.num_return_sequences or 1,
-        length_penalty=options.length_penalty,
-        early_stopping=_EARLY_STOPPING[options.early_stopping],
-        cancel=flag,
-    )
-    return [
-        Generation(
-            text=output_text(model.tokenizer, token_ids),
-            token_ids=token_ids,
-            finish_reason=_FINISH_REASONS[reason],
-            prompt_token_ids=request.prompt,
-            score=score,
+    def __init__(self, model: LoadedModel, call: Call) -> None:
+        self._call = call
+        self._tokenizer = model.tokenizer
+        self._decoders = (
+            [] if self._tokenizer is None else [StreamDecoder(self._tokenizer) for _ in call.requests]
         )
-        for token_ids, score, reason in found
-    ]
+        self._latest: list[StreamPiece | None] = [None] * len(call.requests)
+
+    def prompts(self) -> Iterator[StreamChunk]:
+        """The chunks before the first token: with ``echo``, the prompts."""
+        if not self._call.options.echo or self._tokenizer is None:
+            return
+        for index, request in enumerate(self._call.requests):
+            yield StreamChunk(output_text(self._tokenizer, request.prompt), [], index)
+
+    def chunk(self, progress: core.Progress) -> StreamChunk:
+        """What one text has gained."""
+        index, new_ids, finished, safe_bytes, logprobs = progress
+        reason = _FINISH_REASONS.get(finished)
+        text: Any = ""
+        if self._decoders:
+            last = reason is not None
+            text = StreamPiece(self._decoders[index], self._latest[index], new_ids, safe_bytes, last)
+            self._latest[index] = text
+        return StreamChunk(text, new_ids, index, reason, _token_logprobs(self._call, new_ids, logprobs))
+
+
+def _chunks(model: LoadedModel, call: Call) -> Generator[StreamChunk, None, None]:
+    reader = ChunkReader(model, call)
+    running = start_stream(model, call)
+    try:
+        with watched(running, call.options.cancel):
+            yield from reader.prompts()
+            while progress := running.next():
+                for one in progress:
+                    yield reader.chunk(one)
+    finally:
+        running.close()
+
+
+def _start(model: LoadedModel, call: Call, **how: Any) -> core.GenerationCall:
+    options = call.options
+    return model.engine.generate(
+        call.requests, call.shared, priority=options.priority, max_seconds=options.max_time or 0.0, **how
+    )
+
+
+def _result(
+    model: LoadedModel,
+    call: Call,
+    request: core.Request,
+    token_ids: list[int],
+    finished: core.FinishReason,
+    kept_bytes: int | None,
+    cached_tokens: int,
+    logprobs: core.LogprobArrays | None,
+    score: float,
+) -> Generation:
+    beams = call.options.num_beams > 1
+    return Generation(
+        text=output_text(model.tokenizer, token_ids, kept_bytes),
+        token_ids=token_ids,
+        finish_reason=_FINISH_REASONS[finished],
+        prompt_token_ids=request.prompt,
+        seed=request.seed if call.shared.do_sample and not beams else None,
+        cached_tokens=cached_tokens,
+        logprobs=_token_logprobs(call, token_ids, logprobs),
+        score=score if beams else None,
+    )
+
+
+def _token_logprobs(
+    call: Call, token_ids: list[int], arrays: core.LogprobArrays | None
+) -> TokenLogprobs | None:
+    """The log-probabilities of these tokens, if the caller or ``best_of`` needs them."""
+    top = call.shared.logprobs
+    if top < 0 or call.options.num_beams > 1:
+        return None
+    if arrays is None:
+        import numpy as np
+
+        return TokenLogprobs(
+            np.empty(0, np.float32), np.empty((0, top), np.int32), np.empty((0, top), np.float32)
+        )
+    chosen, top_ids, values = arrays
+    return TokenLogprobs(chosen, top_ids.reshape(len(token_ids), top), values.reshape(len(token_ids), top))
 
 
 def _best(results: list[Generation], options: GenerationOptions, best_of: int) -> list[Generation]:
@@ -152,15 +170,16 @@ def _mean_logprob(result: Generation) -> float:
 
 def _with_prompts(
     model: LoadedModel, results: list[Generation], options: GenerationOptions
-) -> list[Generation]:
-    """The results with their prompts prepended; equal prompts are read once."""
+) -> Work[list[Generation]]:
+    """The results with their prompts in front; equal prompts are read once."""
     if options.logprobs is not None:
         import numpy as np
 
         from gpt2fast.inference.scoring import token_logprobs
 
         distinct = {tuple(one.prompt_token_ids): None for one in results}
-        values = token_logprobs(model, list(distinct), top=min(options.logprobs, model.config.vocab_size))
+        top = min(options.logprobs, model.config.vocab_size)
+        values = yield from token_logprobs(model, list(distinct), top=top)
         of_prompt = dict(zip(distinct, values, strict=True))
     echoed = []
     for one in results:

@@ -24,6 +24,7 @@ from gpt2fast._native import core
 from gpt2fast.config import ModelConfig
 from gpt2fast.errors import ModelError
 from gpt2fast.inference.forward import forward
+from gpt2fast.inference.work import run
 from gpt2fast.loading.loaded_model import LoadedModel
 from gpt2fast.storage.files import open_regular
 from gpt2fast.text.prompts import read_prompt
@@ -144,7 +145,7 @@ class Prefix:
 def prefill(model: LoadedModel, text: Prompt) -> Prefix:
     """See :meth:`gpt2fast.GPT2.prefill`."""
     ids = np.array(read_prompt(text, model.config, model.tokenizer, name="text"), np.int32)
-    _, past = forward(model, ids)
+    _, past = run(forward(model, ids))
     return Prefix(CacheFormat.of(model), ids, past)
 
 

@@ -24,6 +24,12 @@ if TYPE_CHECKING:
 #: The default of transformers when it samples.
 DEFAULT_TOP_K = 50
 
+_EARLY_STOPPING: dict[bool | str, core.EarlyStopping] = {
+    False: core.EarlyStopping.FALSE,
+    True: core.EarlyStopping.TRUE,
+    "never": core.EarlyStopping.NEVER,
+}
+
 
 @dataclass(frozen=True, eq=False)
 class Call:
@@ -33,13 +39,16 @@ class Call:
     ----------
     requests : list of core.Request
         One for each text, the copies of a prompt one after another.
+    shared : core.GenerationOptions
+        What they share, in the core's terms: one object, which nobody changes.
     options : GenerationOptions
-        What they share.
+        The same as the caller gave it.
     single : bool
         Whether the caller expects one result, not a list.
     """
 
     requests: list[core.Request]
+    shared: core.GenerationOptions
     options: GenerationOptions
     single: bool
 
@@ -62,43 +71,41 @@ def read_call(
         chosen.prefix.check_model(model)
         before = chosen.prefix.token_ids
     token_ids, single = read_prompts(prompts, model.config, model.tokenizer, before=before)
-    requests = _build_requests(model, token_ids, chosen)
-    return Call(requests, chosen, single and chosen.num_return_sequences is None)
+    _check_number(len(token_ids), chosen)
+    fitted = [_fit(prompt, chosen, model.config.n_positions) for prompt in token_ids]
+    shared = _shared_options(model, chosen)
+    requests = _build_requests(model, fitted, chosen, shared)
+    return Call(requests, shared, chosen, single and chosen.num_return_sequences is None)
+
+
+def _check_number(prompts: int, options: GenerationOptions) -> None:
+    copies = _copies_per_prompt(options)
+    if prompts * copies > MAX_PROMPTS:
+        name = "num_return_sequences" if options.best_of is None else "best_of"
+        raise ValueError(
+            f"{name} ({copies}) for {prompts} prompts is more than {MAX_PROMPTS} texts (MAX_PROMPTS)"
+        )
 
 
 def _build_requests(
-    model: LoadedModel, prompts: Sequence[list[int]], options: GenerationOptions
+    model: LoadedModel,
+    prompts: Sequence[list[int]],
+    options: GenerationOptions,
+    shared: core.GenerationOptions,
 ) -> list[core.Request]:
-    copies = _copies_per_prompt(options)
-    if len(prompts) * copies > MAX_PROMPTS:
-        name = "num_return_sequences" if options.best_of is None else "best_of"
-        raise ValueError(
-            f"{name} ({copies}) for {len(prompts)} prompts is more than {MAX_PROMPTS} texts (MAX_PROMPTS)"
-        )
-    fitted = [_fit(prompt, options, model.config.n_positions) for prompt in prompts]
-    shared = _shared_fields(model, options)
     constraint = _constraint(model, options, shared)
-    assistant = _assistant(model, options)
+    score_hooks = _score_hooks(options)
     requests = []
-    for prompt in fitted:
+    for prompt in prompts:
         first_seed = int.from_bytes(os.urandom(8), "little") if options.seed is None else options.seed
-        for copy in range(copies):
-            request = core.Request()
-            for name, value in shared.items():
-                setattr(request, name, value)
-            request.prompt = prompt
-            request.seed = (first_seed + copy) % 2**64
-            hooks = _score_hooks(options)
+        for copy in range(_copies_per_prompt(options)):
+            request = core.Request(prompt, (first_seed + copy) % 2**64)
+            hooks = dict(score_hooks)
             if constraint is not None:
                 state = constraint.new_state()
                 hooks |= {"allowed_tokens": state.allowed_tokens, "is_complete": state.is_complete}
             if hooks:
                 request.set_hooks(**hooks)
-            if options.prefix is not None:
-                request.prefix = options.prefix.core
-            if assistant is not None:
-                request.assistant = assistant.engine
-                request.num_assistant_tokens = options.num_assistant_tokens
             requests.append(request)
     return requests
 
@@ -160,8 +167,8 @@ def _fit(prompt: list[int], options: GenerationOptions, n_positions: int) -> lis
     )
 
 
-def _shared_fields(model: LoadedModel, options: GenerationOptions) -> dict[str, Any]:
-    """The fields of ``Request`` that all texts of a call share."""
+def _shared_options(model: LoadedModel, options: GenerationOptions) -> core.GenerationOptions:
+    """What all texts of a call share; raises before any work is done."""
     config, tokenizer = model.config, model.tokenizer
     # GenerationOptions stores sequences as tuples, whatever it was given.
     suppressed = cast("tuple[int, ...]", options.suppress_tokens)
@@ -179,41 +186,54 @@ def _shared_fields(model: LoadedModel, options: GenerationOptions) -> dict[str, 
         raise ValueError(
             f"forced_prefix has {len(forced)} tokens, more than max_new_tokens ({options.max_new_tokens})"
         )
-    return {
-        "max_new_tokens": options.max_new_tokens,
-        "min_new_tokens": options.min_new_tokens,
-        "do_sample": options.sampling,
-        "temperature": options.temperature or 1.0,
-        "top_k": min(DEFAULT_TOP_K if options.top_k is None else options.top_k, config.vocab_size),
-        "top_p": 1.0 if options.top_p is None else options.top_p,
-        "min_p": options.min_p or 0.0,
-        "typical_p": 1.0 if options.typical_p is None else options.typical_p,
-        "repetition_penalty": options.repetition_penalty,
-        "presence_penalty": options.presence_penalty,
-        "frequency_penalty": options.frequency_penalty,
-        "no_repeat_ngram_size": options.no_repeat_ngram_size,
-        "suppress_tokens": list(suppressed),
-        "bad_words": _bad_words(model, options),
-        "logit_bias": list(logit_bias.items()),
-        "forced_prefix": forced,
-        "eos_token_ids": _eos_token_ids(model, options),
-        "stop_strings": [text.encode() for text in stop_strings],
-        "token_bytes": tokenizer.token_bytes() if stop_strings and tokenizer is not None else None,
-        "include_stop_string": options.include_stop_string,
-        "max_seconds": options.max_time or 0.0,
-        "logprobs": _logprobs(model, options),
-        "prompt_lookup_num_tokens": options.prompt_lookup_num_tokens,
-        "slide": options.overflow == "slide",
-        "use_prefix_cache": options.use_prefix_cache,
-    }
+    shared = core.GenerationOptions()
+    shared.max_new_tokens = options.max_new_tokens
+    shared.min_new_tokens = options.min_new_tokens
+    shared.do_sample = options.sampling
+    shared.temperature = options.temperature or 1.0
+    shared.top_k = min(DEFAULT_TOP_K if options.top_k is None else options.top_k, config.vocab_size)
+    shared.top_p = 1.0 if options.top_p is None else options.top_p
+    shared.min_p = options.min_p or 0.0
+    shared.typical_p = 1.0 if options.typical_p is None else options.typical_p
+    shared.repetition_penalty = options.repetition_penalty
+    shared.presence_penalty = options.presence_penalty
+    shared.frequency_penalty = options.frequency_penalty
+    shared.no_repeat_ngram_size = options.no_repeat_ngram_size
+    shared.suppress_tokens = list(suppressed)
+    shared.bad_words = _bad_words(model, options)
+    shared.logit_bias = list(logit_bias.items())
+    shared.forced_prefix = forced
+    shared.eos_token_ids = _eos_token_ids(model, options)
+    if stop_strings and tokenizer is not None:
+        shared.stop_strings = [text.encode() for text in stop_strings]
+        shared.token_bytes = tokenizer.token_bytes()
+    shared.include_stop_string = options.include_stop_string
+    shared.logprobs = _logprobs(model, options)
+    shared.prompt_lookup_num_tokens = options.prompt_lookup_num_tokens
+    shared.slide = options.overflow == "slide"
+    shared.use_prefix_cache = options.use_prefix_cache
+    if options.prefix is not None:
+        shared.prefix = options.prefix.core
+    assistant = _assistant(model, options)
+    if assistant is not None:
+        shared.assistant = assistant.engine
+        shared.num_assistant_tokens = options.num_assistant_tokens
+    if options.num_beams > 1:
+        shared.num_beams = options.num_beams
+        shared.num_return_sequences = options.num_return_sequences or 1
+        shared.length_penalty = options.length_penalty
+        shared.early_stopping = _EARLY_STOPPING[options.early_stopping]
+    return shared
 
 
-def _constraint(model: LoadedModel, options: GenerationOptions, shared: dict[str, Any]) -> Constraint | None:
+def _constraint(
+    model: LoadedModel, options: GenerationOptions, shared: core.GenerationOptions
+) -> Constraint | None:
     if all(getattr(options, name) is None for name in CONSTRAINTS):
         return None
     from gpt2fast.inference.constraints import find_constraint
 
-    return find_constraint(model, options, shared["eos_token_ids"], shared["forced_prefix"])
+    return find_constraint(model, options, shared.eos_token_ids, shared.forced_prefix)
 
 
 def _logprobs(model: LoadedModel, options: GenerationOptions) -> int:

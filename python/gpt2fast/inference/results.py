@@ -144,15 +144,23 @@ class StreamChunk:
         The index of its text in the list that ``generate`` would return.
     finish_reason : str or None
         Set in the last chunk of a text; see :class:`Generation`.
+    logprobs : TokenLogprobs or None
+        Of the new tokens, when asked for.
     """
 
     text: str
     token_ids: list[int]
     index: int = 0
     finish_reason: FinishReason | None = None
+    logprobs: TokenLogprobs | None = field(default=None, compare=False)
 
     def __init__(
-        self, text: str, token_ids: list[int], index: int = 0, finish_reason: FinishReason | None = None
+        self,
+        text: str,
+        token_ids: list[int],
+        index: int = 0,
+        finish_reason: FinishReason | None = None,
+        logprobs: TokenLogprobs | None = None,
     ) -> None:
         # The generated method sets each field by a call and takes three times as long.
         values = self.__dict__
@@ -160,6 +168,7 @@ class StreamChunk:
         values["token_ids"] = token_ids
         values["index"] = index
         values["finish_reason"] = finish_reason
+        values["logprobs"] = logprobs
 
     def __repr__(self) -> str:
         end = f", finish_reason={self.finish_reason!r}" if self.finish_reason else ""

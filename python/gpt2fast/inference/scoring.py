@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from gpt2fast.inference.prefix import Prefix
+    from gpt2fast.inference.work import Work
 
 _ORDERS = ("mean", "total")
 _POOLINGS = ("mean", "last", "first", "max")
@@ -35,26 +37,26 @@ class TokenScores(NamedTuple):
 
 def score(
     model: LoadedModel, texts: Prompt | Sequence[Prompt], stride: int | None = None
-) -> TextScore | list[TextScore]:
+) -> Work[TextScore | list[TextScore]]:
     """See :meth:`gpt2fast.GPT2.score`."""
     ids, single = read_prompts(texts, model.config, model.tokenizer, name="text")
-    values = token_logprobs(model, ids, stride=stride)
+    values = yield from token_logprobs(model, ids, stride=stride)
     scores = [TextScore(one, value.chosen) for one, value in zip(ids, values, strict=True)]
     return scores[0] if single else scores
 
 
-def perplexity(model: LoadedModel, text: Prompt, stride: int | None = None) -> float:
+def perplexity(model: LoadedModel, text: Prompt, stride: int | None = None) -> Work[float]:
     """See :meth:`gpt2fast.GPT2.perplexity`."""
     ids = read_prompt(text, model.config, model.tokenizer, name="text")
     if len(ids) < 2:
         raise ValueError(f"text must have at least two tokens, got {len(ids)}: the first is not predicted")
-    (value,) = token_logprobs(model, [ids], stride=stride)
+    (value,) = yield from token_logprobs(model, [ids], stride=stride)
     return TextScore(ids, value.chosen).perplexity
 
 
 def rank(
     model: LoadedModel, prompt: Prompt, choices: Sequence[Prompt], by: str, prefix: Prefix | None
-) -> list[RankedChoice]:
+) -> Work[list[RankedChoice]]:
     """See :meth:`gpt2fast.GPT2.rank`."""
     Choice(_ORDERS)("by", by)
     before = None
@@ -63,11 +65,15 @@ def rank(
         before = prefix.token_ids
     start = read_prompt(prompt, model.config, model.tokenizer, before=before)
     tokens = _read_choices(model, choices, len(start))
-    scores = model.engine.score_continuations(
-        np.asarray(start, np.int32), _arrays(tokens), None if prefix is None else prefix.core
+    call = yield partial(
+        model.engine.score_continuations,
+        np.asarray(start, np.int32),
+        _arrays(tokens),
+        None if prefix is None else prefix.core,
     )
     ranked = []
-    for index, (choice, ids, logprobs) in enumerate(zip(choices, tokens, scores, strict=True)):
+    for index, (choice, ids, values) in enumerate(zip(choices, tokens, call.results(), strict=True)):
+        logprobs = values[0]
         total = math.fsum(logprobs.tolist())
         shown = choice if isinstance(choice, str) else ids
         ranked.append(RankedChoice(shown, index, ids, logprobs, total, total / len(ids)))
@@ -94,7 +100,7 @@ def _read_choices(model: LoadedModel, choices: Sequence[Prompt], prompt_tokens: 
 
 def token_logprobs(
     model: LoadedModel, sequences: Sequence[Sequence[int]], *, top: int = 0, stride: int | None = None
-) -> list[TokenScores]:
+) -> Work[list[TokenScores]]:
     """Log-probabilities of every token, and the ``top`` likeliest at its place, of texts of any length."""
     n_positions = model.config.n_positions
     # With a stride of the whole context, nothing would precede a window's first token.
@@ -116,7 +122,8 @@ def token_logprobs(
     ]
     pieces = [arrays[index][window.start : window.stop] for index, window in places]
     first = [window.first - window.start for _, window in places]
-    for (index, window), values in zip(places, model.engine.token_logprobs(pieces, first, top), strict=True):
+    call = yield partial(model.engine.score, pieces, first, top)
+    for (index, window), values in zip(places, call.results(), strict=True):
         for result, value in zip(results[index], values, strict=True):
             result[window.first : window.stop] = value
     return results
@@ -124,7 +131,7 @@ def token_logprobs(
 
 def embed(
     model: LoadedModel, texts: Prompt | Sequence[Prompt], pooling: str, normalize: bool
-) -> NDArray[np.float32]:
+) -> Work[NDArray[np.float32]]:
     """See :meth:`gpt2fast.GPT2.embed`."""
     Choice(_POOLINGS)("pooling", pooling)
     normalize = Flag()("normalize", normalize)
@@ -137,7 +144,8 @@ def embed(
             )
     vectors = np.empty((len(ids), model.config.n_embd), np.float32)
     for group in _groups(ids):
-        hidden, _ = model.engine.forward(_arrays([ids[index] for index in group]), None, False)
+        call = yield partial(model.engine.forward, _arrays([ids[index] for index in group]), None, False)
+        hidden, _ = call.results()
         for index, states in zip(group, hidden, strict=True):
             _pool(states, pooling, vectors[index])
     if normalize:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 from gpt2fast._native import core, load_runtime
-from gpt2fast._validation import Choice, Integer
+from gpt2fast._validation import Choice, Integer, Real
 from gpt2fast.errors import ModelError
 from gpt2fast.loading.sources import Precision, find_model_directory
 from gpt2fast.storage.files import read_bytes
@@ -19,12 +20,19 @@ if TYPE_CHECKING:
     from gpt2fast.config import ModelConfig
     from gpt2fast.text.tokenizer import Tokenizer
 
-#: The formats of the KV cache, with the core's number for each.
-KV_CACHES = {"fp32": 0, "fp16": 1, "int8": 2}
+#: How keys and values may be kept.
+KV_CACHES = {
+    "fp32": core.CacheFormat.FLOAT32,
+    "fp16": core.CacheFormat.FLOAT16,
+    "int8": core.CacheFormat.INT8,
+}
 KvCache: TypeAlias = Literal["fp32", "fp16", "int8"]
 
 MAX_THREADS = 1024
 MAX_SEQUENCES = 4096
+MAX_WAITING = 2**31 - 1
+MAX_READ_AHEAD = 1 << 20
+MAX_DECODE_SLOWDOWN = 1000.0
 DEFAULT_PREFIX_CACHE_BYTES = 256 << 20
 
 # The default: about as exact as the weights.
@@ -35,6 +43,31 @@ _MAX_STEP_TOKENS = 128
 _MAX_METADATA_BYTES = 16 << 20
 
 
+@dataclass(frozen=True)
+class EngineSettings:
+    """How a model is run; fields and errors as of :meth:`gpt2fast.GPT2.from_pretrained`."""
+
+    threads: int | None = None
+    kv_cache: KvCache | None = None
+    max_sequences: int = 32
+    prefix_cache_bytes: int = DEFAULT_PREFIX_CACHE_BYTES
+    max_waiting: int | None = None
+    read_ahead: int = 16
+    decode_slowdown: float = 2.0
+
+    def __post_init__(self) -> None:
+        if self.threads is not None:
+            Integer(1, MAX_THREADS)("threads", self.threads)
+        if self.kv_cache is not None:
+            Choice(tuple(KV_CACHES))("kv_cache", self.kv_cache)
+        Integer(1, MAX_SEQUENCES)("max_sequences", self.max_sequences)
+        Integer(0, 2**62)("prefix_cache_bytes", self.prefix_cache_bytes)
+        if self.max_waiting is not None:
+            Integer(0, MAX_WAITING)("max_waiting", self.max_waiting)
+        Integer(1, MAX_READ_AHEAD)("read_ahead", self.read_ahead)
+        Real(1, MAX_DECODE_SLOWDOWN)("decode_slowdown", self.decode_slowdown)
+
+
 class LoadedModel:
     """The parts of a model in memory; immutable, and shared by any number of threads.
 
@@ -42,10 +75,10 @@ class LoadedModel:
     ----------
     directory : ModelDirectory
         The files.
+    settings : EngineSettings
+        How it is run.
     tokenizer : Tokenizer, optional
-        Replaces the model's own.
-    threads, kv_cache, max_sequences, prefix_cache_bytes
-        As for :meth:`gpt2fast.GPT2.from_pretrained`, with the same errors.
+        In place of the model's own.
 
     Attributes
     ----------
@@ -53,8 +86,12 @@ class LoadedModel:
         The files.
     config : ModelConfig
         Sizes and conventions.
+    settings : EngineSettings
+        As given.
     tokenizer : LazyTokenizer or None
-        It is read when text first goes in or out. None if the model has none.
+        Read when text first goes in or out; None if there is none.
+    given_tokenizer : Tokenizer or None
+        As given.
     kv_cache : {"fp32", "fp16", "int8"}
         How keys and values are kept.
     runtime : Runtime
@@ -64,16 +101,8 @@ class LoadedModel:
     """
 
     def __init__(
-        self,
-        directory: ModelDirectory,
-        *,
-        tokenizer: Tokenizer | None = None,
-        threads: int | None = None,
-        kv_cache: KvCache | None = None,
-        max_sequences: int = 32,
-        prefix_cache_bytes: int = DEFAULT_PREFIX_CACHE_BYTES,
+        self, directory: ModelDirectory, settings: EngineSettings, tokenizer: Tokenizer | None = None
     ) -> None:
-        check_settings(threads, kv_cache, max_sequences, prefix_cache_bytes)
         config = directory.config
         if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
             raise ModelError(
@@ -82,8 +111,10 @@ class LoadedModel:
             )
         self.directory = directory
         self.config: ModelConfig = config
+        self.settings = settings
+        self.given_tokenizer = tokenizer
         self.tokenizer = lazy_tokenizer(directory, tokenizer)
-        self.kv_cache: KvCache = kv_cache or _KV_CACHE_OF_PRECISION[directory.precision]
+        self.kv_cache: KvCache = settings.kv_cache or _KV_CACHE_OF_PRECISION[directory.precision]
         self.runtime = load_runtime()
         self.engine = core.Engine(
             str(directory.model_path),
@@ -93,10 +124,13 @@ class LoadedModel:
             n_positions=config.n_positions,
             vocab_size=config.vocab_size,
             cache_format=KV_CACHES[self.kv_cache],
-            threads=core.usable_cores() if threads is None else threads,
-            max_sequences=max_sequences,
-            max_step_tokens=max(_MAX_STEP_TOKENS, max_sequences),
-            prefix_cache_bytes=prefix_cache_bytes,
+            threads=core.usable_cores() if settings.threads is None else settings.threads,
+            max_sequences=settings.max_sequences,
+            max_step_tokens=max(_MAX_STEP_TOKENS, settings.max_sequences),
+            prefix_cache_bytes=settings.prefix_cache_bytes,
+            max_waiting=-1 if settings.max_waiting is None else settings.max_waiting,
+            read_ahead=settings.read_ahead,
+            decode_slowdown=settings.decode_slowdown,
         )
 
     def read_tokenizer(self) -> Tokenizer:
@@ -130,18 +164,6 @@ class ModelLike(Protocol):
     def loaded(self) -> LoadedModel:
         """The model."""
         ...
-
-
-def check_settings(
-    threads: int | None, kv_cache: KvCache | None, max_sequences: int, prefix_cache_bytes: int
-) -> None:
-    """Raise TypeError or ValueError unless these are settings of an engine."""
-    if threads is not None:
-        Integer(1, MAX_THREADS)("threads", threads)
-    if kv_cache is not None:
-        Choice(tuple(KV_CACHES))("kv_cache", kv_cache)
-    Integer(1, MAX_SEQUENCES)("max_sequences", max_sequences)
-    Integer(0, 2**62)("prefix_cache_bytes", prefix_cache_bytes)
 
 
 def find_model(

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 from itertools import accumulate, pairwise
 from operator import index
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
@@ -107,6 +107,9 @@ class Tokenizer:
 
     def __repr__(self) -> str:
         return f"Tokenizer(vocab_size={self.vocab_size}, end_of_text_id={self.end_of_text_id})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (self.to_json(), self.vocab_size)
 
     def to_json(self) -> str:
         """The text of a ``tokenizer.json`` for this tokenizer."""
@@ -201,6 +204,11 @@ class Tokenizer:
             Token ``i`` has ``data[offsets[i]:offsets[i + 1]]``; those beyond have none.
         """
         return self._data, self._offsets
+
+
+def _rebuild(tokenizer_json: str, vocab_size: int) -> Tokenizer:
+    """The tokenizer that was pickled."""
+    return Tokenizer(tokenizer_json, vocab_size=vocab_size)
 
 
 class IncrementalDecoder:

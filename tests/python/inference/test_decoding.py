@@ -133,11 +133,11 @@ def test_a_processors_errors_propagate(model: GPT2) -> None:
 
 
 def test_penalties_follow_their_formulas() -> None:
-    request = core.Request()
-    request.prompt = np.array([1, 2], np.int32)
-    request.presence_penalty, request.frequency_penalty = 0.5, 0.25
+    options = core.GenerationOptions()
+    options.presence_penalty, options.frequency_penalty = 0.5, 0.25
     logits = np.linspace(-1, 1, 8).astype(np.float32)
-    found = core.next_token_distribution(request, np.array([3, 4, 3, 3], np.int32), logits)
+    output = np.array([3, 4, 3, 3], np.int32)
+    found = core.next_token_distribution(core.Request([1, 2]), options, output, logits)
     wanted = logits.astype(np.float64)
     wanted[3] -= 0.5 + 3 * 0.25
     wanted[4] -= 0.5 + 0.25

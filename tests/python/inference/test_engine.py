@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpt2fast import GPT2, BusyError
+from gpt2fast import GPT2
 from gpt2fast._native import core
 from support.random_models import SHAPES, random_ids, write_shape
 
@@ -135,18 +135,29 @@ def test_shared_prefixes_do_not_change_the_text(model: GPT2) -> None:
     assert [copy.cached_tokens > 10 for copy in copies] == [False, True, True]
 
 
+def test_a_paused_stream_leaves_its_slot_and_goes_on_with_the_same_text() -> None:
+    model = GPT2.from_pretrained(max_sequences=1, read_ahead=4)
+    alone = model.generate("Once", max_new_tokens=50)
+    twice = model.generate("Twice", max_new_tokens=9)
+    stream = model.stream("Once", max_new_tokens=50)
+    chunks = [next(stream)]
+    assert model.generate("Twice", max_new_tokens=9).token_ids == twice.token_ids
+    assert model.stats().recomputed == 1
+    chunks += stream
+    assert [token for chunk in chunks for token in chunk.token_ids] == alone.token_ids
+    assert "".join(chunk.text for chunk in chunks) == alone.text
+
+
 def test_a_slot_comes_back_from_a_dropped_stream() -> None:
     model = GPT2.from_pretrained(max_sequences=1)
-    stream = model.stream("Once", max_new_tokens=50)
-    next(stream)
-    with pytest.raises(BusyError, match="max_sequences"):
-        model.generate("Twice", max_new_tokens=2)
-    stream.close()
-    assert model.generate("Twice", max_new_tokens=2).text
-    stream = model.stream("Once", max_new_tokens=50)
-    next(stream)
-    del stream
-    assert model.generate("Twice", max_new_tokens=2).text
+    for close in (True, False):
+        stream = model.stream("Once", max_new_tokens=50)
+        next(stream)
+        assert model.stats().slots_used == 1
+        if close:
+            stream.close()
+        del stream
+        assert model.stats().slots_used == 0
 
 
 def test_streams_side_by_side_do_not_mix() -> None:
@@ -260,7 +271,6 @@ def test_finished_texts_leave_no_memory_behind() -> None:
 
 def test_the_core_refuses_ids_out_of_range() -> None:
     model = GPT2.from_pretrained()
-    request = core.Request()
-    request.prompt = np.array([model.config.vocab_size], np.int32)
+    request = core.Request([model.config.vocab_size])
     with pytest.raises(ValueError, match="token ids must be from 0 to 4095, got 4096"):
-        model.loaded.engine.start([request])
+        model.loaded.engine.generate([request], core.GenerationOptions())

@@ -63,6 +63,7 @@ TABLE: list[tuple[str, list[Any], list[Any], list[Any]]] = [
     ("num_assistant_tokens", [1, 64], [1.5, None], [0, 65]),
     ("prefix", [None], ["Once", [1, 2]], []),
     ("use_prefix_cache", [True, False], [1, None], []),
+    ("priority", [0, -1000, 1000], [1.5, None], [-1001, 1001]),
     ("cancel", [None, TOKEN], [True, "now"], []),
 ]
 

@@ -1,0 +1,49 @@
+// How a text gets its slot, and with it what is already known of its beginning.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "engine/participant.h"
+#include "engine/slot_pool.h"
+
+namespace gpt2fast {
+
+class Admission {
+ public:
+  // `live`: those that hold slots.
+  Admission(KvCache& cache, SlotPool& slots, const std::vector<Participant*>& live)
+      : cache_(cache), slots_(slots), live_(live) {}
+
+  KvCache& cache() { return cache_; }
+
+  struct Grant {
+    Admitted admitted = Admitted::kNoSlot;
+    int64_t slot = -1;
+    int64_t cached_length = 0;  // tokens of the text that the slot holds, at most all but one
+  };
+
+  // A slot for a text. With `share`, it holds what idle slots or live texts have of the text's beginning;
+  // kLater where a live text is about to compute much of it. What `prefix` (null: none) has of it is taken
+  // from there, where that is more.
+  Grant acquire(std::span<const int32_t> tokens, bool share, const Prefix* prefix);
+
+  // An empty slot; -1: none is free.
+  int64_t acquire_empty() { return slots_.acquire({}, false).slot; }
+  int64_t free_slots() const { return slots_.free(); }
+
+  int64_t prefix_queries() const { return queries_; }
+  int64_t prefix_hits() const { return hits_; }
+
+ private:
+  int64_t restore(const Prefix& prefix, std::span<const int32_t> tokens, int64_t slot, int64_t cached_length);
+
+  KvCache& cache_;
+  SlotPool& slots_;
+  const std::vector<Participant*>& live_;
+  int64_t queries_ = 0;
+  int64_t hits_ = 0;
+};
+
+}  // namespace gpt2fast

@@ -1,0 +1,54 @@
+// A search with beams over slots: which beam's keys and values live where, round after round.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "decoding/beam_search.h"
+#include "decoding/logits_processors.h"
+#include "engine/kv_cache.h"
+#include "engine/participant.h"
+#include "gpt2fast/engine.h"
+
+namespace gpt2fast {
+
+class BeamGeneration final : public Participant {
+ public:
+  // Throws std::invalid_argument for bad options.
+  BeamGeneration(Request request, std::shared_ptr<const GenerationOptions> generation,
+                 const EngineOptions& options);
+
+  int64_t slots_needed() const override { return generation_->num_beams; }
+  Admitted admit(Admission& admission) override;
+  bool has_slot() const override { return !slots_.empty(); }
+  void release(SlotPool& slots) override;
+  bool decodes() override { return !reads_prompt(); }
+  int64_t pending() override;
+  void plan(StepPlan& plan) override;
+  void use(const StepResults& results) override;
+  bool done() const override { return search_.done(); }
+  void end(FinishReason reason) override;
+
+  // When done, the best first.
+  std::vector<TextResult> results() const;
+
+ private:
+  bool reads_prompt() const { return length_ < static_cast<int64_t>(request_.prompt.size()); }
+  void move_beams();
+
+  const Request request_;
+  const std::shared_ptr<const GenerationOptions> generation_;
+  const size_t vocabulary_;
+  LogitsProcessors processors_;
+  BeamSearch search_;
+  KvCache* cache_ = nullptr;
+  std::vector<int64_t> slots_;                     // of beam i; those beyond the live beams are spare
+  std::vector<BeamSearch::Extension> extensions_;  // the tokens that the next step reads, one a beam
+  int64_t length_ = 0;                             // positions that every live beam's slot holds
+  std::vector<float> log_probabilities_;           // [live beams, vocabulary]
+  FinishReason end_reason_ = FinishReason::kLength;
+};
+
+}  // namespace gpt2fast

@@ -1,0 +1,67 @@
+// One caller's texts in the engine, and what the loop has to know of them.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <exception>
+#include <memory>
+#include <mutex>
+#include <utility>
+#include <vector>
+
+#include "engine/clock.h"
+#include "engine/mailbox.h"
+#include "engine/participant.h"
+
+namespace gpt2fast {
+
+class Call {
+ public:
+  // attended: a thread is going to wait for it, which can run steps itself.
+  Call(std::vector<std::unique_ptr<Participant>> participants, const CallOptions& options, bool attended)
+      : streamed(options.streamed),
+        attended(attended),
+        turn(Clock::now() - std::chrono::seconds(options.priority)),
+        deadline(deadline_after(options.max_seconds)),
+        mailbox(options.ready_queue, options.key),
+        participants(std::move(participants)),
+        unfinished(static_cast<int64_t>(this->participants.size())) {}
+
+  // From any thread.
+  void cancel() noexcept { cancelled_ = true; }
+  // Ends the call with an error, the first one if there are several.
+  void fail(std::exception_ptr error) noexcept {
+    const std::lock_guard lock(mutex_);
+    if (error_ == nullptr) error_ = std::move(error);
+    cancelled_ = true;
+  }
+  std::exception_ptr error() const {
+    const std::lock_guard lock(mutex_);
+    return error_;
+  }
+  // Why its texts are to end now; kNone: they are not.
+  FinishReason end_reason(Clock::time_point now) const {
+    if (cancelled_) return FinishReason::kCancelled;
+    return now >= deadline ? FinishReason::kTime : FinishReason::kNone;
+  }
+
+  const bool streamed;
+  const bool attended;
+  // Calls get slots in this order. A level of priority is worth a second of waiting, so that none starves.
+  const Clock::time_point turn;
+  const Clock::time_point deadline;
+  Mailbox mailbox;
+  // Whether a thread is waiting for it at this moment.
+  std::atomic<bool> awaited = false;
+
+  // For the loop alone until the mailbox is finished.
+  std::vector<std::unique_ptr<Participant>> participants;
+  int64_t unfinished;
+
+ private:
+  std::atomic<bool> cancelled_ = false;
+  mutable std::mutex mutex_;
+  std::exception_ptr error_;
+};
+
+}  // namespace gpt2fast

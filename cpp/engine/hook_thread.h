@@ -1,0 +1,45 @@
+// Runs the hooks of calls that no thread waits for.
+#pragma once
+
+#include <condition_variable>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "engine/call.h"
+
+namespace gpt2fast {
+
+// Runs what waits in a call's mailbox, with the host's lock taken once, marked as code of the `engine`. An
+// error ends the call. Returns whether there was anything.
+bool run_hooks(Call& call, const WithHostLock& with_host_lock, const void* engine);
+
+// A thread that is started when there is first something to do.
+class HookThread {
+ public:
+  // `finished` is called after the hooks of a call have run.
+  HookThread(WithHostLock with_host_lock, const void* engine, std::function<void()> finished);
+  ~HookThread();
+  HookThread(const HookThread&) = delete;
+  HookThread& operator=(const HookThread&) = delete;
+
+  void add(std::shared_ptr<Call> call);
+  // Waits for the hook that is running. What was added is not run any more.
+  void close();
+
+ private:
+  void run();
+
+  const WithHostLock with_host_lock_;
+  const void* const engine_;
+  const std::function<void()> finished_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::vector<std::shared_ptr<Call>> calls_;
+  bool closed_ = false;
+  std::thread thread_;
+};
+
+}  // namespace gpt2fast

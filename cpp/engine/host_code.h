@@ -1,0 +1,37 @@
+// Marks a thread that runs the host program's own code on behalf of an engine: a hook, a signal handler.
+#pragma once
+
+#include <stdexcept>
+
+namespace gpt2fast {
+
+class HostCode {
+ public:
+  explicit HostCode(const void* engine) : engine_(engine), outer_(innermost()) { innermost() = this; }
+  ~HostCode() { innermost() = outer_; }
+  HostCode(const HostCode&) = delete;
+  HostCode& operator=(const HostCode&) = delete;
+
+  // Throws where such code uses the engine that waits for it: neither could go on.
+  static void refuse(const void* engine) {
+    for (const HostCode* scope = innermost(); scope != nullptr; scope = scope->outer_) {
+      if (scope->engine_ == engine) {
+        throw std::runtime_error(
+            "a logits processor, constraint or signal handler must not use the model that is running it; "
+            "load "
+            "the model a second time for that");
+      }
+    }
+  }
+
+ private:
+  static const HostCode*& innermost() {
+    static thread_local const HostCode* scope = nullptr;
+    return scope;
+  }
+
+  const void* engine_;
+  const HostCode* outer_;
+};
+
+}  // namespace gpt2fast

@@ -1,0 +1,100 @@
+// What the steps gave a caller: a wait for threads, a queue with a file descriptor for event loops.
+#pragma once
+
+#include <condition_variable>
+#include <cstdint>
+#include <exception>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "engine/clock.h"
+#include "gpt2fast/engine.h"
+
+namespace gpt2fast {
+
+// Work that is done on a caller's thread: its own code in the choice of a token.
+class HookWork {
+ public:
+  virtual ~HookWork() = default;
+  // Called while the lock of the host language is held. Throws what the hook throws.
+  virtual void run_hook() = 0;
+};
+
+class Mailbox {
+ public:
+  Mailbox(std::shared_ptr<ReadyQueue> queue, uint64_t key) : queue_(std::move(queue)), key_(key) {}
+
+  // For the scheduler.
+
+  // Reserves memory for some tokens of so many texts, so that reporting them allocates nothing.
+  void reserve(int64_t texts, int64_t tokens_each);
+  // Nothing is read at once: notify() says that there is something.
+  struct Report {
+    int64_t index = 0;
+    std::span<const int32_t> tokens;
+    FinishReason reason = FinishReason::kNone;
+    std::optional<int64_t> safe_bytes;
+    // Of the tokens: each one's log-probability, and the likeliest tokens' with their ids; all empty unless
+    // asked for.
+    std::span<const float> chosen;
+    std::span<const int32_t> top_ids;
+    std::span<const float> top_values;
+  };
+  void put(const Report& report);
+  void put_hook(HookWork* work);
+  // Takes back work that nobody has begun; false: somebody has.
+  bool withdraw_hook(HookWork* work);
+  // Everything is done, or has failed.
+  void finish(std::exception_ptr error);
+  // Wakes the reader if there is something new.
+  void notify();
+  // Wakes the reader in any case: it may have to run steps itself.
+  void nudge();
+
+  // For the reader.
+
+  // What has been reported since this was last called.
+  std::vector<Progress> take();
+  std::vector<HookWork*> take_hooks();
+  bool has_hooks() const;
+  bool finished() const;
+  // Rethrows what went wrong, if anything did.
+  void rethrow() const;
+  bool has_progress() const;
+  // Blocks until something is there, or nudge() was called since `seen`, or the time (kNever: any) is over.
+  void wait_until(Clock::time_point time, uint64_t seen);
+  // Counts nudges; read before deciding to wait.
+  uint64_t nudges() const;
+
+ private:
+  // A report that was put, without what lies in the vectors below.
+  struct Stored {
+    int64_t index;
+    size_t tokens;
+    size_t chosen;
+    size_t likeliest;
+    FinishReason reason;
+    std::optional<int64_t> safe_bytes;
+  };
+
+  const std::shared_ptr<ReadyQueue> queue_;
+  const uint64_t key_;
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  std::vector<Stored> reports_;
+  // Of all reports, one after another.
+  std::vector<int32_t> tokens_;
+  std::vector<float> chosen_;
+  std::vector<int32_t> top_ids_;
+  std::vector<float> top_values_;
+  std::vector<HookWork*> hooks_;
+  std::exception_ptr error_;
+  bool finished_ = false;
+  bool news_ = false;
+  uint64_t nudges_ = 0;
+};
+
+}  // namespace gpt2fast

@@ -1,0 +1,85 @@
+// Whoever has rows in a step: a text being generated, a search with beams, a text that is read once.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "engine/mailbox.h"
+#include "engine/step_plan.h"
+#include "gpt2fast/generation_options.h"
+
+namespace gpt2fast {
+
+class Admission;
+class SlotPool;
+
+enum class Readiness {
+  kReady,    // has something for the next step
+  kPaused,   // its reader is behind: it may lose its slots to others
+  kWaiting,  // for something that comes by itself, soon
+  kAway,     // a hook works on it on another thread: nobody else may touch it but by readiness()
+};
+
+enum class Admitted {
+  kYes,
+  kNoSlot,
+  kLater,  // another participant is computing what it can share
+};
+
+// The text whose keys and values a slot holds, or is going to hold.
+struct SlotContents {
+  int64_t slot = -1;  // -1: nothing that others could share
+  std::span<const int32_t> tokens;
+  int64_t cached_length = 0;  // of them, those that the slot holds
+};
+
+// Tokens that a participant has gained.
+struct TokenGains {
+  int64_t chosen = 0;
+  int64_t drafted = 0;
+  int64_t accepted = 0;  // of the drafted ones
+};
+
+// Used by one thread at a time, the one that runs the scheduler's loop.
+class Participant {
+ public:
+  virtual ~Participant() = default;
+
+  // Slots that it needs at once.
+  virtual int64_t slots_needed() const { return 1; }
+  virtual Admitted admit(Admission& admission) = 0;
+  // There was no slot for it. It goes on waiting for one.
+  virtual void refused() {}
+  virtual bool has_slot() const = 0;
+  // Gives all slots back; admit() may follow, after which what they held is computed again.
+  virtual void release(SlotPool& slots) = 0;
+  virtual SlotContents contents() const { return {}; }
+
+  virtual Readiness readiness() { return Readiness::kReady; }
+  // Whether its next result needs one token of each slot: such participants go first.
+  virtual bool decodes() = 0;
+  // Tokens that it has to read before its next result.
+  virtual int64_t pending() = 0;
+  // Adds parts to the step, as far as there is room. Changes nothing else: the step may be abandoned.
+  virtual void plan(StepPlan& plan) = 0;
+  virtual void use(const StepResults& results) = 0;
+
+  // A hook to be run before it can go on, if there is one.
+  virtual HookWork* hook() { return nullptr; }
+  // The hook will not be run; the results that it was to see are lost.
+  virtual void drop_hook() {}
+
+  virtual bool done() const = 0;
+  // Ends it before its time.
+  virtual void end(FinishReason reason) = 0;
+  // Since this was last called.
+  virtual TokenGains take_gains() { return {}; }
+  // Puts what is new into the mailbox; false: nothing is.
+  virtual bool report(Mailbox& mailbox, int64_t index) {
+    (void)mailbox;
+    (void)index;
+    return false;
+  }
+};
+
+}  // namespace gpt2fast

@@ -1,0 +1,112 @@
+// Which of many calls have something for their callers.
+#include "engine/ready_queue.h"
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <stdexcept>
+#include <utility>
+
+#ifndef _WIN32
+#include <fcntl.h>
+#include <unistd.h>
+#endif
+
+#include "gpt2fast/errors.h"
+
+namespace gpt2fast {
+
+namespace {
+
+// How often a thread that waits looks for signals.
+constexpr auto kInterruptInterval = std::chrono::milliseconds(10);
+
+}  // namespace
+
+std::shared_ptr<ReadyQueue> ReadyQueue::create() { return std::make_shared<PipeQueue>(); }
+
+#ifdef _WIN32
+
+PipeQueue::~PipeQueue() = default;
+
+void PipeQueue::open_pipe_locked() {
+  throw std::runtime_error("event loops of this system cannot wait for a file descriptor");
+}
+
+void PipeQueue::put(uint64_t key) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (std::ranges::find(keys_, key) == keys_.end()) keys_.push_back(key);
+  }
+  changed_.notify_all();
+}
+
+std::vector<uint64_t> PipeQueue::take() {
+  const std::lock_guard lock(mutex_);
+  return std::exchange(keys_, {});
+}
+
+#else
+
+PipeQueue::~PipeQueue() {
+  if (read_end_ >= 0) ::close(read_end_);
+  if (write_end_ >= 0) ::close(write_end_);
+}
+
+void PipeQueue::open_pipe_locked() {
+  std::array<int, 2> ends{};
+  if (::pipe(ends.data()) != 0) throw std::runtime_error("no pipe can be opened: too many open files?");
+  read_end_ = ends[0];
+  write_end_ = ends[1];
+  for (const int end : ends) {
+    ::fcntl(end, F_SETFD, FD_CLOEXEC);
+    ::fcntl(end, F_SETFL, O_NONBLOCK);
+  }
+  if (!keys_.empty()) (void)!::write(write_end_, "", 1);
+}
+
+void PipeQueue::put(uint64_t key) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (keys_.empty() && write_end_ >= 0) (void)!::write(write_end_, "", 1);
+    if (std::ranges::find(keys_, key) == keys_.end()) keys_.push_back(key);
+  }
+  changed_.notify_all();
+}
+
+std::vector<uint64_t> PipeQueue::take() {
+  const std::lock_guard lock(mutex_);
+  char byte = 0;
+  if (!keys_.empty() && read_end_ >= 0) (void)!::read(read_end_, &byte, 1);
+  return std::exchange(keys_, {});
+}
+
+#endif
+
+int PipeQueue::file_descriptor() {
+  const std::lock_guard lock(mutex_);
+  if (read_end_ < 0) open_pipe_locked();
+  return read_end_;
+}
+
+void PipeQueue::wait(const InterruptCheck& interrupted) {
+  std::unique_lock lock(mutex_);
+  const auto woken = [this] { return !keys_.empty() || closed_; };
+  while (!interrupted && !woken()) changed_.wait(lock, woken);
+  while (!woken()) {
+    changed_.wait_for(lock, kInterruptInterval, woken);
+    lock.unlock();
+    if (interrupted()) throw Interrupted();
+    lock.lock();
+  }
+}
+
+void PipeQueue::close() {
+  {
+    const std::lock_guard lock(mutex_);
+    closed_ = true;
+  }
+  changed_.notify_all();
+}
+
+}  // namespace gpt2fast

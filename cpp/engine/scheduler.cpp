@@ -1,0 +1,551 @@
+// THE HOT LOOP: retire what ended, was cancelled or is late; admit; plan; step; use; publish.
+#include "engine/scheduler.h"
+
+#include <algorithm>
+#include <ranges>
+#include <string>
+#include <utility>
+
+#include "engine/admission.h"
+#include "engine/engine_thread.h"
+#include "engine/host_code.h"
+#include "gpt2fast/errors.h"
+
+namespace gpt2fast {
+
+namespace {
+
+// How often a waiting caller's InterruptCheck is asked at most: it may have to take the host's lock.
+constexpr auto kInterruptInterval = std::chrono::milliseconds(10);
+
+// After so many turns for a caller who could make them itself, the loop's thread leaves them to it: not
+// earlier, as calls that come one soon after another would have the thread change all the time.
+constexpr int64_t kLoneTurns = 16;
+
+// Texts that wait until they can share what others are computing are looked at this often in a turn at most.
+constexpr int64_t kMaxDeferred = 64;
+
+// Mailboxes of streams have room for so many tokens of each text beyond those that readers may be behind.
+constexpr int64_t kSpareTokens = 16;
+
+}  // namespace
+
+// Asks a caller's InterruptCheck at most every few milliseconds, and remembers whether it said yes.
+class Scheduler::InterruptGuard {
+ public:
+  InterruptGuard(const InterruptCheck& check, const void* engine) : check_(check), engine_(engine) {}
+
+  bool operator()() {
+    if (!check_) return false;
+    const Clock::time_point now = Clock::now();
+    if (now - last_ < kInterruptInterval) return false;
+    last_ = now;
+    const HostCode scope(engine_);
+    fired_ = check_();
+    return fired_;
+  }
+  bool fired() const { return fired_; }
+
+ private:
+  const InterruptCheck& check_;
+  const void* engine_;
+  Clock::time_point last_ = Clock::now();
+  bool fired_ = false;
+};
+
+Scheduler::Scheduler(StepRunner& runner, const EngineOptions& options)
+    : runner_(runner),
+      options_(options),
+      slots_(runner.cache(), options.prefix_cache_bytes),
+      budget_(runner.max_tokens(), options.decode_slowdown),
+      plan_(runner.max_tokens(), runner.max_logits_rows(), slots_.size()),
+      waker_(std::make_shared<Waker>([this] { wake(); })),
+      hooks_(options.with_host_lock, this, [this] { wake(); }) {
+  const auto slots = static_cast<size_t>(slots_.size());
+  live_.reserve(slots);
+  holders_.reserve(slots);
+  planned_.reserve(slots);
+  prompts_.reserve(slots);
+  counters_.slots.set(slots_.size());
+  counters_.free_slots.set(slots_.free());
+}
+
+Scheduler::~Scheduler() {
+  close();
+  waker_->disconnect();
+}
+
+// ---- The loop.
+
+bool Scheduler::turn(InterruptGuard* guard) {
+  changed_ = false;
+  take_incoming();
+  retire();
+  admit();
+  plan();
+  deliver();
+  if (plan_.empty()) return changed_;
+  if (run_step(guard)) use();
+  retire();
+  deliver();
+  return true;
+}
+
+void Scheduler::take_incoming() {
+  {
+    const std::lock_guard lock(mutex_);
+    arrived_.swap(incoming_);
+  }
+  for (std::shared_ptr<Call>& call : arrived_) {
+    const auto texts = static_cast<int64_t>(call->participants.size());
+    if (call->streamed) call->mailbox.reserve(texts, options_.read_ahead + kSpareTokens);
+    for (int64_t i = 0; i < texts; ++i) {
+      queue_waiting(
+          {.call = call.get(), .participant = call->participants[static_cast<size_t>(i)].get(), .index = i});
+    }
+    calls_.push_back(call);
+    if (texts == 0) finish_call(*call);
+    changed_ = true;
+  }
+  if (!arrived_.empty()) look_at_waiting_ = true;
+  arrived_.clear();
+}
+
+void Scheduler::queue_waiting(const Entry& entry) {
+  const auto later = [](Clock::time_point turn, const Entry& other) { return turn < other.call->turn; };
+  waiting_.insert(std::upper_bound(waiting_.begin(), waiting_.end(), entry.call->turn, later), entry);
+}
+
+void Scheduler::retire() {
+  now_ = Clock::now();
+  const size_t live = live_.size();
+  std::erase_if(live_, [this](const Entry& entry) { return retire_entry(entry, true); });
+  const bool late = now_ >= next_deadline_;
+  if (look_at_waiting_.exchange(false) || late || live_.size() != live) {
+    std::erase_if(waiting_, [this](const Entry& entry) { return retire_entry(entry, false); });
+    find_next_deadline();
+  }
+  counters_.free_slots.set(slots_.free());
+  counters_.running.set(static_cast<int64_t>(live_.size()));
+}
+
+bool Scheduler::retire_entry(const Entry& entry, bool live) {
+  Participant& participant = *entry.participant;
+  const FinishReason reason = entry.call->end_reason(now_);
+  if (live && participant.readiness() == Readiness::kAway &&
+      (reason == FinishReason::kNone || !withdraw_hook(entry))) {
+    return false;
+  }
+  if (!participant.done() && reason != FinishReason::kNone) {
+    participant.end(reason);
+    (reason == FinishReason::kTime ? counters_.timed_out : counters_.cancelled).add(1);
+  }
+  const bool done = participant.done();
+  if (live || done) report(entry);
+  if (done) finish_entry(entry);
+  return done;
+}
+
+// Takes back a hook that nobody has begun to run.
+bool Scheduler::withdraw_hook(const Entry& entry) {
+  HookWork* const hook = entry.participant->hook();
+  if (hook == nullptr || !entry.call->mailbox.withdraw_hook(hook)) return false;
+  entry.participant->drop_hook();
+  return true;
+}
+
+void Scheduler::finish_entry(const Entry& entry) {
+  entry.participant->release(slots_);
+  if (!entry.had_slot) counters_.waiting.add(-1);
+  counters_.finished.add(1);
+  changed_ = true;
+  if (--entry.call->unfinished == 0) finish_call(*entry.call);
+}
+
+void Scheduler::finish_call(Call& call) {
+  const std::exception_ptr error = call.error();
+  if (error) counters_.failed.add(1);
+  const auto is_it = [&call](const std::shared_ptr<Call>& other) { return other.get() == &call; };
+  const auto place = std::ranges::find_if(calls_, is_it);
+  if (place != calls_.end()) {
+    finished_.push_back(std::move(*place));
+    calls_.erase(place);
+  }
+  {
+    const std::lock_guard lock(mutex_);
+    std::erase_if(active_, is_it);
+  }
+  call.mailbox.finish(error);
+  add_news(call);
+}
+
+void Scheduler::admit() {
+  Admission admission(runner_.cache(), slots_, holders_);
+  holders_.clear();
+  for (const Entry& entry : live_) holders_.push_back(entry.participant);
+  int64_t deferred = 0;
+  for (size_t i = 0; i < waiting_.size() && deferred < kMaxDeferred;) {
+    Entry& entry = waiting_[i];
+    if (entry.participant->readiness() != Readiness::kReady) {
+      ++i;
+      continue;
+    }
+    Admitted admitted = Admitted::kNoSlot;
+    if (make_room(entry.participant->slots_needed())) {
+      try {
+        admitted = entry.participant->admit(admission);
+      } catch (...) {
+        entry.call->fail(std::current_exception());
+        changed_ = true;
+        ++i;
+        continue;
+      }
+    }
+    if (admitted == Admitted::kNoSlot) {
+      entry.participant->refused();
+      break;
+    }
+    if (admitted == Admitted::kLater) {
+      ++deferred;
+      ++i;
+      continue;
+    }
+    if (!std::exchange(entry.had_slot, true)) counters_.waiting.add(-1);
+    holders_.push_back(entry.participant);
+    live_.push_back(entry);
+    waiting_.erase(waiting_.begin() + static_cast<std::ptrdiff_t>(i));
+    changed_ = true;
+  }
+  for (const Entry& entry : displaced_) queue_waiting(entry);
+  displaced_.clear();
+  counters_.prefix_queries.add(admission.prefix_queries());
+  counters_.prefix_hits.add(admission.prefix_hits());
+  counters_.free_slots.set(slots_.free());
+  counters_.running.set(static_cast<int64_t>(live_.size()));
+}
+
+// Takes slots away from texts whose readers are behind, until so many are free. They are computed again when
+// their readers have caught up.
+bool Scheduler::make_room(int64_t slots) {
+  for (size_t i = 0; i < live_.size() && slots_.free() < slots;) {
+    Entry entry = live_[i];
+    const Readiness readiness = entry.participant->readiness();
+    const bool left_alone = readiness == Readiness::kAway && entry.call->attended && !entry.call->awaited;
+    if (readiness != Readiness::kPaused && !(left_alone && withdraw_hook(entry))) {
+      ++i;
+      continue;
+    }
+    entry.participant->release(slots_);
+    std::erase(holders_, entry.participant);
+    live_.erase(live_.begin() + static_cast<std::ptrdiff_t>(i));
+    displaced_.push_back(entry);
+    counters_.recomputed.add(1);
+    changed_ = true;
+  }
+  return slots_.free() >= slots;
+}
+
+// Those that decode go first, each with a token of its own that nobody's drafts can take. Prompts get what is
+// left, or less while somebody reads along.
+void Scheduler::plan() {
+  plan_.clear();
+  planned_.clear();
+  prompts_.clear();
+  int64_t kept_back = 0;
+  for (Entry& entry : live_) {
+    entry.parts = 0;
+    entry.pending = -1;
+    if (entry.participant->readiness() != Readiness::kReady || entry.participant->done()) continue;
+    entry.pending = entry.participant->pending();
+    if (entry.participant->decodes()) {
+      kept_back += entry.participant->slots_needed();
+    } else if (entry.pending > 0) {
+      prompts_.push_back(&entry);
+    }
+  }
+  bool streaming = false;
+  for (Entry& entry : live_) {
+    if (entry.pending < 0 || !entry.participant->decodes()) continue;
+    kept_back -= entry.participant->slots_needed();
+    plan_entry(entry, runner_.max_tokens(), kept_back);
+    streaming = streaming || entry.call->streamed;
+  }
+  decoded_tokens_ = plan_.tokens();
+  if (!prompts_.empty()) plan_prompts(streaming);
+}
+
+// The one that has waited longest for it gets half of the room at least, then the shortest go first: short
+// prompts are not behind long ones, and long ones get on.
+void Scheduler::plan_prompts(bool streaming) {
+  int64_t room = runner_.max_tokens() - decoded_tokens_;
+  if (streaming) room = std::min(room, budget_.prompt_tokens(decoded_tokens_));
+  Entry* const first = *std::ranges::min_element(prompts_, {}, &Entry::served);
+  std::ranges::sort(prompts_, [](const Entry* a, const Entry* b) { return a->pending < b->pending; });
+  const int64_t reserved = prompts_.size() > 1 ? std::min(first->pending, (room + 1) / 2) : room;
+  const auto left = [&] { return room - (plan_.tokens() - decoded_tokens_); };
+  for (Entry* entry : prompts_) {
+    if (entry != first) plan_entry(*entry, left() - reserved, 0);
+  }
+  plan_entry(*first, left(), 0);
+  first->served = ++served_;
+}
+
+void Scheduler::plan_entry(Entry& entry, int64_t tokens, int64_t kept_back) {
+  if (plan_.parts_left() == 0) return;
+  plan_.open(tokens, kept_back);
+  const auto before = static_cast<int64_t>(plan_.parts().size());
+  entry.participant->plan(plan_);
+  entry.first_part = before;
+  entry.parts = static_cast<int64_t>(plan_.parts().size()) - before;
+  if (entry.parts > 0) planned_.push_back(&entry);
+}
+
+// Returns whether there are results to use.
+bool Scheduler::run_step(InterruptGuard* guard) {
+  const auto stop = [this, guard] { return (guard != nullptr && (*guard)()) || all_planned_ended(); };
+  const Clock::time_point begin = Clock::now();
+  try {
+    runner_.step(plan_.parts(), stop);
+  } catch (const Interrupted&) {
+    if (guard != nullptr && guard->fired()) throw;
+    return false;
+  } catch (...) {
+    // What went wrong is nobody's in particular.
+    for (const Entry* entry : planned_) entry->call->fail(std::current_exception());
+    return false;
+  }
+  const auto time = Clock::now() - begin;
+  const int64_t prompt_tokens = plan_.tokens() - decoded_tokens_;
+  budget_.observe(decoded_tokens_, prompt_tokens, std::chrono::duration<double>(time).count());
+  counters_.prompt_tokens.add(prompt_tokens);
+  counters_.steps.add(1);
+  counters_.step_rows.add(static_cast<int64_t>(plan_.parts().size()));
+  counters_.step_nanoseconds.add(std::chrono::duration_cast<std::chrono::nanoseconds>(time).count());
+  return true;
+}
+
+bool Scheduler::all_planned_ended() const {
+  const Clock::time_point now = Clock::now();
+  return std::ranges::all_of(
+      planned_, [now](const Entry* entry) { return entry->call->end_reason(now) != FinishReason::kNone; });
+}
+
+void Scheduler::use() {
+  for (Entry* entry : planned_) {
+    try {
+      use_entry(*entry);
+    } catch (...) {
+      entry->call->fail(std::current_exception());
+    }
+  }
+}
+
+void Scheduler::use_entry(const Entry& entry) {
+  const auto parts =
+      plan_.planned().subspan(static_cast<size_t>(entry.first_part), static_cast<size_t>(entry.parts));
+  entry.participant->use(StepResults(runner_, parts));
+  HookWork* const hook = entry.participant->hook();
+  if (hook == nullptr) return;
+  entry.call->mailbox.put_hook(hook);
+  add_news(*entry.call);
+  if (entry.call->attended) return;
+  const auto place = std::ranges::find(calls_, entry.call, &std::shared_ptr<Call>::get);
+  hooks_.add(*place);
+}
+
+void Scheduler::report(const Entry& entry) {
+  const TokenGains gains = entry.participant->take_gains();
+  if (gains.chosen > 0) counters_.generated_tokens.add(gains.chosen);
+  if (gains.drafted > 0) counters_.drafted_tokens.add(gains.drafted);
+  if (gains.accepted > 0) counters_.accepted_tokens.add(gains.accepted);
+  if (!entry.call->streamed) return;
+  if (entry.participant->report(entry.call->mailbox, entry.index)) add_news(*entry.call);
+}
+
+void Scheduler::add_news(Call& call) {
+  if (std::ranges::find(news_, &call) == news_.end()) news_.push_back(&call);
+}
+
+void Scheduler::deliver() {
+  for (Call* call : news_) call->mailbox.notify();
+  news_.clear();
+  finished_.clear();
+}
+
+// Of deadlines that have passed nothing more is to be done, or a hook is awaited.
+void Scheduler::find_next_deadline() {
+  next_deadline_ = kNever;
+  for (const auto& call : calls_) {
+    if (call->deadline > now_) next_deadline_ = std::min(next_deadline_, call->deadline);
+  }
+}
+
+// ---- Callers.
+
+void Scheduler::submit(std::shared_ptr<Call> call, bool bounded) {
+  HostCode::refuse(this);
+  const std::lock_guard lock(mutex_);
+  if (closed_) throw ClosedError("the model is closed");
+  if (bounded) check_room_locked();
+  counters_.calls.add(1);
+  counters_.waiting.add(static_cast<int64_t>(call->participants.size()));
+  incoming_.push_back(call);
+  active_.push_back(std::move(call));
+  if (!loop_has_work_locked()) return;
+  woken_ = true;
+  start_loop_locked();
+  loop_changed_.notify_one();
+}
+
+void Scheduler::check_room_locked() {
+  if (options_.max_waiting < 0) return;
+  const int64_t waiting = counters_.waiting.get();
+  const int64_t queued = waiting - counters_.free_slots.get();
+  if (queued < 0 || queued < options_.max_waiting) return;
+  counters_.refused.add(1);
+  throw BusyError(std::to_string(std::max<int64_t>(0, queued)) +
+                  " texts wait for a slot already, and max_waiting is " +
+                  std::to_string(options_.max_waiting) +
+                  ": try again later, or load the model with a larger max_waiting or max_sequences");
+}
+
+void Scheduler::wait(Call& call, bool or_progress, const InterruptCheck& interrupted) {
+  struct Awaited {
+    Call& call;
+    ~Awaited() { call.awaited = false; }
+  } const awaited{call};
+  call.awaited = true;
+  InterruptGuard guard(interrupted, this);
+  for (;;) {
+    const uint64_t seen = call.mailbox.nudges();
+    if (call.mailbox.finished() || (or_progress && call.mailbox.has_progress())) return;
+    if (run_hooks(call, options_.with_host_lock, this)) {
+      wake();
+      continue;
+    }
+    if (guard()) throw Interrupted();
+    Clock::time_point until = kNever;
+    if (try_drive(call)) {
+      bool advanced = false;
+      try {
+        advanced = turn(&guard);
+      } catch (...) {
+        stop_driving();
+        throw;
+      }
+      stop_driving();
+      if (advanced) continue;
+      until = next_deadline_;
+    }
+    if (interrupted) until = std::min(until, Clock::now() + kInterruptInterval);
+    call.mailbox.wait_until(until, seen);
+  }
+}
+
+void Scheduler::settle(Call& call) { wait(call, false, {}); }
+
+void Scheduler::wake() {
+  look_at_waiting_ = true;
+  const std::lock_guard lock(mutex_);
+  woken_ = true;
+  if (is_lone_locked()) active_.front()->mailbox.nudge();
+  loop_changed_.notify_one();
+}
+
+void Scheduler::clear_prefix_cache() {
+  HostCode::refuse(this);
+  {
+    std::unique_lock lock(mutex_);
+    driver_changed_.wait(lock, [this] { return !driving_; });
+    driving_ = true;
+  }
+  slots_.clear_idle();
+  stop_driving();
+}
+
+// ---- Who drives.
+
+// Whether there is one call, and its own thread runs the loop.
+bool Scheduler::is_lone_locked() const { return active_.size() == 1 && active_.front()->attended; }
+
+bool Scheduler::loop_has_work_locked() const {
+  if (closed_) return !active_.empty();
+  return !active_.empty() && (!is_lone_locked() || (loop_.joinable() && lone_turns_ < kLoneTurns));
+}
+
+bool Scheduler::try_drive(const Call& call) {
+  const std::lock_guard lock(mutex_);
+  if (driving_ || loop_has_work_locked() || active_.empty() || active_.front().get() != &call) return false;
+  driving_ = true;
+  return true;
+}
+
+void Scheduler::stop_driving() {
+  const std::lock_guard lock(mutex_);
+  driving_ = false;
+  if (loop_has_work_locked()) {
+    woken_ = true;
+    start_loop_locked();
+    loop_changed_.notify_one();
+  }
+  driver_changed_.notify_all();
+}
+
+void Scheduler::start_loop_locked() {
+  if (!loop_.joinable()) loop_ = std::thread([this] { run_loop(); });
+}
+
+void Scheduler::run_loop() {
+  const EngineThread mark;
+  std::unique_lock lock(mutex_);
+  Clock::time_point deadline = kNever;
+  for (;;) {
+    const auto ready = [this] {
+      return (closed_ && active_.empty()) || (!driving_ && woken_ && loop_has_work_locked());
+    };
+    if (deadline == kNever) {
+      loop_changed_.wait(lock, ready);
+    } else {
+      loop_changed_.wait_until(lock, deadline, ready);
+    }
+    if (closed_ && active_.empty()) return;
+    if (driving_ || !loop_has_work_locked()) {
+      deadline = kNever;
+      continue;
+    }
+    woken_ = false;
+    driving_ = true;
+    lock.unlock();
+    bool advanced = true;
+    try {
+      advanced = turn(nullptr);
+    } catch (...) {
+      for (const auto& call : calls_) call->fail(std::current_exception());
+    }
+    deadline = advanced ? kNever : next_deadline_;
+    lock.lock();
+    driving_ = false;
+    woken_ = woken_ || advanced;
+    lone_turns_ = is_lone_locked() ? lone_turns_ + 1 : 0;
+    if (is_lone_locked() && !loop_has_work_locked()) active_.front()->mailbox.nudge();
+    driver_changed_.notify_all();
+  }
+}
+
+void Scheduler::close() {
+  {
+    const std::lock_guard lock(mutex_);
+    if (!closed_) {
+      closed_ = true;
+      const auto error = std::make_exception_ptr(ClosedError("the model was closed"));
+      for (const auto& call : active_) call->fail(error);
+      woken_ = true;
+      if (!active_.empty()) start_loop_locked();
+    }
+    loop_changed_.notify_one();
+  }
+  if (loop_.joinable()) loop_.join();
+  hooks_.close();
+}
+
+}  // namespace gpt2fast

@@ -1,0 +1,145 @@
+// THE HOT LOOP: all work of all callers as one stream of steps.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <thread>
+#include <vector>
+
+#include "engine/call.h"
+#include "engine/engine_counters.h"
+#include "engine/hook_thread.h"
+#include "engine/participant.h"
+#include "engine/slot_pool.h"
+#include "engine/step_budget.h"
+#include "engine/step_plan.h"
+#include "engine/step_runner.h"
+#include "engine/waker.h"
+#include "gpt2fast/engine.h"
+
+namespace gpt2fast {
+
+// Who runs the loop: while there is one call, attended by a thread that waits for it, that thread does, and
+// pays no switch of threads. Otherwise a thread of the scheduler's own does, which sleeps while nothing is to
+// be done. Never both at once.
+class Scheduler {
+ public:
+  Scheduler(StepRunner& runner, const EngineOptions& options);
+  ~Scheduler();
+  Scheduler(const Scheduler&) = delete;
+  Scheduler& operator=(const Scheduler&) = delete;
+
+  // Throws BusyError when too many texts wait (`bounded`), ClosedError after close().
+  void submit(std::shared_ptr<Call> call, bool bounded);
+
+  // Returns when the call is finished or, with `or_progress`, has something to report; runs its hooks. Throws
+  // Interrupted when `interrupted` says so.
+  void wait(Call& call, bool or_progress, const InterruptCheck& interrupted);
+  // After Call::cancel(): returns when nothing in the loop refers to the call.
+  void settle(Call& call);
+
+  // Something has changed that the loop must see: a text's reader or a draft has come.
+  void wake();
+  const std::shared_ptr<Waker>& waker() const { return waker_; }
+
+  void clear_prefix_cache();
+  EngineStats stats() const { return counters_.read(); }
+
+  // Ends every call and the scheduler's threads.
+  void close();
+
+ private:
+  // A participant in the loop.
+  struct Entry {
+    Call* call = nullptr;
+    Participant* participant = nullptr;
+    int64_t index = 0;  // in the call
+    bool had_slot = false;
+    // While a step is made: what it has to read, and its parts of the step.
+    int64_t pending = 0;
+    int64_t first_part = 0;
+    int64_t parts = 0;
+    // When its prompt last had the first share of a step.
+    uint64_t served = 0;
+  };
+  class InterruptGuard;
+
+  // One turn of the loop. Returns whether anything was done. Throws Interrupted when `guard` (null: nobody)
+  // says so.
+  bool turn(InterruptGuard* guard);
+  void take_incoming();
+  void retire();
+  bool retire_entry(const Entry& entry, bool live);
+  bool withdraw_hook(const Entry& entry);
+  void finish_entry(const Entry& entry);
+  void finish_call(Call& call);
+  void admit();
+  bool make_room(int64_t slots);
+  void queue_waiting(const Entry& entry);
+  void plan();
+  void plan_prompts(bool streaming);
+  void plan_entry(Entry& entry, int64_t tokens, int64_t kept_back);
+  bool run_step(InterruptGuard* guard);
+  bool all_planned_ended() const;
+  void use();
+  void use_entry(const Entry& entry);
+  void report(const Entry& entry);
+  void add_news(Call& call);
+  void deliver();
+  void find_next_deadline();
+
+  bool try_drive(const Call& call);
+  void stop_driving();
+  bool is_lone_locked() const;
+  bool loop_has_work_locked() const;
+  void start_loop_locked();
+  void run_loop();
+  void check_room_locked();
+
+  StepRunner& runner_;
+  const EngineOptions& options_;
+  SlotPool slots_;
+  StepBudget budget_;
+  StepPlan plan_;
+  std::shared_ptr<Waker> waker_;
+  HookThread hooks_;
+  EngineCounters counters_;
+
+  // The loop's own: touched by the thread that drives.
+  std::vector<std::shared_ptr<Call>> arrived_;
+  std::vector<std::shared_ptr<Call>> calls_;
+  std::vector<std::shared_ptr<Call>> finished_;  // in this turn
+  std::vector<Entry> live_;                      // those that hold slots
+  std::vector<Entry> waiting_;                   // the others, in the order of their calls' turns
+  std::vector<Entry> displaced_;                 // those that lost their slots in this turn
+  std::vector<Participant*> holders_;            // of live_
+  std::vector<Entry*> planned_;                  // those that have parts in the step
+  std::vector<Entry*> prompts_;                  // those that read prompts, while a step is planned
+  std::vector<Call*> news_;                      // calls whose readers have something to take
+  int64_t decoded_tokens_ = 0;                   // in the step
+  uint64_t served_ = 0;
+  bool changed_ = false;                      // whether this turn has done anything
+  Clock::time_point now_;                     // when this turn last looked at the clock
+  Clock::time_point next_deadline_ = kNever;  // of all calls, after now_
+
+  // Shared by all threads.
+  std::mutex mutex_;
+  std::condition_variable loop_changed_;
+  std::condition_variable driver_changed_;
+  std::vector<std::shared_ptr<Call>> incoming_;
+  std::vector<std::shared_ptr<Call>> active_;  // calls that are not finished
+  bool driving_ = false;                       // whether a thread makes a turn
+  bool woken_ = false;
+  bool closed_ = false;
+  int64_t lone_turns_ = 0;  // that the loop's thread has made for a caller who could make them itself
+  std::thread loop_;
+  // Whether a waiting text may have been cancelled: the loop looks at those only then.
+  std::atomic<bool> look_at_waiting_ = false;
+};
+
+}  // namespace gpt2fast

@@ -1,0 +1,115 @@
+"""Generation from any number of prompts, a few steps' worth of them in the engine at once."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from gpt2fast._native import core
+from gpt2fast.inference.outputs import generation
+from gpt2fast.inference.requests import Call, read_call
+from gpt2fast.inference.results import Generation
+from gpt2fast.loading.loaded_model import LoadedModel
+
+if TYPE_CHECKING:
+    from gpt2fast.inference.options import GenerationOptions
+    from gpt2fast.inference.work import Work
+    from gpt2fast.text.prompts import Prompt
+
+Outcome: TypeAlias = Generation | list[Generation]
+
+# Texts in the engine for each of its slots: steps stay full while some texts end and others are read.
+_TEXTS_PER_SLOT = 2
+# Prompts between the oldest without a result and the newest that is started, for each in the engine.
+_PROMPTS_AHEAD = 4
+
+
+def generate_many(
+    model: LoadedModel, prompts: Iterable[Prompt], options: GenerationOptions, *, ordered: bool
+) -> Iterator[tuple[int, Outcome]]:
+    """The number of each prompt and its result: in the order of the prompts, or as they end."""
+    running = _RunningPrompts(model, prompts, options)
+    waiting: dict[int, Outcome] = {}
+    wanted = 0
+    try:
+        while running.go_on(oldest=wanted if ordered else None):
+            for index, outcome in running.take():
+                if not ordered:
+                    yield index, outcome
+                    continue
+                waiting[index] = outcome
+                while wanted in waiting:
+                    yield wanted, waiting.pop(wanted)
+                    wanted += 1
+    finally:
+        running.cancel()
+
+
+class _RunningPrompts:
+    """Prompts that have been started and not finished."""
+
+    def __init__(self, model: LoadedModel, prompts: Iterable[Prompt], options: GenerationOptions) -> None:
+        self._model = model
+        self._prompts = iter(prompts)
+        self._options = options
+        texts = max(1, options.num_beams, options.best_of or 1, options.num_return_sequences or 1)
+        self._most = max(1, _TEXTS_PER_SLOT * model.engine.max_sequences // texts)
+        self._next = 0
+        self._exhausted = False
+        self._queue = core.ReadyQueue()
+        self._keys = itertools.count(1)
+        self._calls: dict[int, tuple[int, Work[Outcome], core.Call]] = {}
+        self._finished: list[tuple[int, Outcome]] = []
+
+    def go_on(self, oldest: int | None) -> bool:
+        """Start prompts as far as there is room; False when all are finished and taken.
+
+        ``oldest`` is the first prompt whose result is still awaited, if results are wanted in order.
+        """
+        while not self._exhausted and len(self._calls) < self._most:
+            if oldest is not None and self._next - oldest >= _PROMPTS_AHEAD * self._most:
+                break
+            try:
+                prompt = next(self._prompts)
+            except StopIteration:
+                self._exhausted = True
+                break
+            self._advance(self._next, generation(self._model, self._read(prompt)), None)
+            self._next += 1
+        return bool(self._calls or self._finished)
+
+    def take(self) -> list[tuple[int, Outcome]]:
+        """Wait until a prompt has finished; what has finished since the last call."""
+        while not self._finished:
+            self._queue.wait()
+            for key in self._queue.take():
+                index, work, call = self._calls[key]
+                if call.done():
+                    del self._calls[key]
+                    self._advance(index, work, call)
+        finished, self._finished = self._finished, []
+        return finished
+
+    def cancel(self) -> None:
+        """End what is running."""
+        for _, _, call in self._calls.values():
+            call.cancel()
+
+    def _read(self, prompt: Prompt) -> Call:
+        try:
+            call = read_call(self._model, prompt, self._options)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"prompts[{self._next}]: {error}") from None
+        if call.single or self._options.num_return_sequences is not None:
+            return call
+        raise TypeError(f"prompts[{self._next}] is a list of prompts: give each prompt as an item of its own")
+
+    def _advance(self, index: int, work: Work[Outcome], call: Any) -> None:
+        try:
+            start = work.send(call)
+        except StopIteration as end:
+            self._finished.append((index, end.value))
+            return
+        key = next(self._keys)
+        self._calls[key] = index, work, start(queue=self._queue, key=key)

@@ -1,0 +1,68 @@
+// A call inside the engine as Python holds it: what it refers to, and how its results are read.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <utility>
+
+#include "bindings.h"
+#include "gil.h"
+#include "gpt2fast/engine.h"
+
+namespace gpt2fast::bindings {
+
+class PythonCall {
+ public:
+  // `keep`: Python objects whose memory the call uses. `results` is called when the call is done.
+  PythonCall(std::unique_ptr<CallHandle> call, std::function<py::object()> results,
+             py::object keep = py::none())
+      : call_(std::move(call)), results_(std::move(results)), keep_(std::move(keep)) {}
+  virtual ~PythonCall() {
+    // What the call uses must not go before the engine has let go of it.
+    if (!keep_.is_none()) close();
+    reset_unlocked(call_);
+  }
+  PythonCall(const PythonCall&) = delete;
+  PythonCall& operator=(const PythonCall&) = delete;
+
+  void wait() {
+    const InterruptCheck check = interrupt_check();
+    unlocked([&] { call_->wait(check); });
+  }
+  bool done() { return call_->done(); }
+  void cancel() { call_->cancel(); }
+  void close() {
+    const py::gil_scoped_release release;
+    call_->close();
+  }
+  py::object results() {
+    if (!call_->done()) throw std::logic_error("the call is not done: wait() for it first");
+    return results_();
+  }
+
+ protected:
+  std::unique_ptr<CallHandle> call_;
+
+ private:
+  std::function<py::object()> results_;
+  py::object keep_;
+};
+
+class PythonGeneration final : public PythonCall {
+ public:
+  explicit PythonGeneration(std::unique_ptr<GenerationCall> call);
+
+  // Tuples of Progress's fields.
+  py::list take();
+  py::list next();
+
+ private:
+  GenerationCall& generation() { return static_cast<GenerationCall&>(*call_); }
+};
+
+// Chosen [tokens], the likeliest ids [tokens, k], theirs [tokens, k].
+py::tuple as_arrays(const Logprobs& values);
+
+void register_calls(py::module_& module);
+
+}  // namespace gpt2fast::bindings
