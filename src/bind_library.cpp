@@ -1,7 +1,6 @@
 // ONNX Runtime's library, build and machine facts.
 #include "bindings.h"
 #include "gil.h"
-#include "gpt2fast/engine.h"
 #include "gpt2fast/library.h"
 
 namespace gpt2fast::bindings {

@@ -5,7 +5,7 @@
 #include <thread>
 #include <vector>
 
-#include "kernels/parallel.h"
+#include "system/parallel.h"
 
 namespace gpt2fast {
 

@@ -1,4 +1,5 @@
-// One round: the best continuations of all beams, split into finished hypotheses and beams that live on.
+// A round finds the best continuations of all beams, and splits them into finished hypotheses and beams that
+// live on.
 #include "decoding/beam_search.h"
 
 #include <algorithm>
@@ -91,7 +92,8 @@ void BeamSearch::find_continuations(std::span<const float> log_probabilities) {
   continuations_.resize(kept);
 }
 
-// Adds beam's tokens and then `token`, if any, to the finished hypotheses, when they are among the best.
+// Adds the beam's tokens, followed by `token` if there is one, to the finished hypotheses if they are among
+// the best.
 void BeamSearch::finish(const Beam& beam, const int32_t* token, float score, bool ended) {
   if (full() && finished_.back().score >= score) return;
   if (full()) finished_.pop_back();

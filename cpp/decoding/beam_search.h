@@ -1,4 +1,5 @@
-// Beam search over abstract sequences: which tokens extend which beams, and which hypotheses are finished.
+// Beam search over abstract sequences: it decides which tokens extend which beams, and which hypotheses are
+// finished.
 #pragma once
 
 #include <cstdint>
@@ -13,29 +14,29 @@ namespace gpt2fast {
 struct BeamSearchOptions {
   int32_t num_beams = 1;
   int32_t num_return_sequences = 1;  // at most num_beams
-  double length_penalty = 1.0;       // a hypothesis' score is its log-probability / length^length_penalty
+  double length_penalty = 1.0;       // score of a hypothesis: log-probability / length^length_penalty
   EarlyStopping early_stopping = EarlyStopping::kFalse;
   int64_t max_new_tokens = 1;
 };
 
 // Holds tokens and scores only. Each round the caller computes the log-probabilities that follow every live
-// beam (log_softmax, then the processors, as transformers does), calls advance(), and lets beam i's cache
-// become that of beam extensions[i].parent, with the token to come. Tokens and scores equal those of
-// transformers' beam search; where bans leave fewer than num_beams continuations, fewer beams live on, and
-// results() may be fewer.
+// beam (log_softmax, then the processors, as transformers does), calls advance(), and makes beam i's cache a
+// copy of the cache of beam extensions[i].parent, ready for the new token. Tokens and scores equal those of
+// transformers' beam search. Where bans leave fewer than num_beams continuations, fewer beams live on, and
+// there may be fewer results().
 class BeamSearch {
  public:
   struct Extension {
-    int32_t parent;  // index of the previous round's beam that this one continues
+    int32_t parent;  // index of the beam of the previous round that this one continues
     int32_t token;
   };
   struct Hypothesis {
     std::vector<int32_t> tokens;  // the output, with its end-of-text token
     float score = 0;              // log-probability / length^length_penalty
-    bool ended = false;           // by an end-of-text token
+    bool ended = false;           // whether by an end-of-text token
   };
 
-  // Throws std::invalid_argument for a bad option.
+  // Throws std::invalid_argument when an option is out of range.
   BeamSearch(const BeamSearchOptions& options, std::span<const int32_t> eos_token_ids, int64_t vocab_size);
 
   // 1 before the first round (the prompt), at most num_beams after.
@@ -43,16 +44,16 @@ class BeamSearch {
   // The output tokens of a live beam.
   std::span<const int32_t> tokens(int32_t beam) const { return beams_[static_cast<size_t>(beam)].tokens; }
 
-  // log_probabilities [live_beams(), vocab_size]. Returns one extension for each new live beam, best first,
-  // none when done; valid until the next call.
+  // Takes log_probabilities [live_beams(), vocab_size]. Returns one extension for each new live beam, best
+  // first, or none when done; they are valid until the next call.
   std::span<const Extension> advance(std::span<const float> log_probabilities);
 
   bool done() const { return done_; }
 
-  // Ends the search now: the live beams become hypotheses as they are.
+  // Ends the search now: the live beams become hypotheses.
   void end();
 
-  // The num_return_sequences best hypotheses, best first. Before done(): those finished so far.
+  // The num_return_sequences best hypotheses, best first. Before done(), those that are finished so far.
   std::vector<Hypothesis> results() const;
 
  private:
@@ -77,12 +78,12 @@ class BeamSearch {
   BeamSearchOptions options_;
   std::vector<int32_t> eos_token_ids_;
   int64_t vocab_size_;
-  int64_t length_ = 0;  // output tokens of every live beam
+  int64_t length_ = 0;  // output tokens of each live beam
   bool done_ = false;
   std::vector<Beam> beams_;
   std::vector<Beam> next_beams_;
   std::vector<Extension> extensions_;
-  std::vector<Continuation> continuations_;  // of all live beams, best first
+  std::vector<Continuation> continuations_;  // those of all live beams, best first
   std::vector<Hypothesis> finished_;         // at most num_beams, best first
   Candidates candidates_;
 };

@@ -1,4 +1,4 @@
-// The filters: each finds a threshold without sorting the vocabulary, then compacts the columns once.
+// The filters. Each finds a threshold without sorting the vocabulary, then compacts the columns once.
 #include "decoding/candidates.h"
 
 #include <algorithm>
@@ -14,7 +14,7 @@ namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-// Floats as integers of the same order, one apart for neighbours; both zeros are 0.
+// Maps floats to integers in the same order, neighbours one apart; both zeros become 0.
 int64_t float_rank(float x) {
   const auto magnitude = static_cast<int64_t>(std::bit_cast<uint32_t>(std::fabs(x)));
   return std::signbit(x) ? -magnitude : magnitude;
@@ -25,7 +25,7 @@ float float_of_rank(int64_t rank) {
   return rank < 0 ? -magnitude : magnitude;
 }
 
-// `low`, `high`, and what divides the ranks between them into equal parts.
+// `low`, `high`, and the borders that divide the ranks between them into equal parts.
 std::array<int64_t, kVocabularyThresholds + 2> even_borders(int64_t low, int64_t high) {
   std::array<int64_t, kVocabularyThresholds + 2> borders;
   constexpr auto kParts = static_cast<int64_t>(borders.size()) - 1;
@@ -33,7 +33,7 @@ std::array<int64_t, kVocabularyThresholds + 2> even_borders(int64_t low, int64_t
   return borders;
 }
 
-constexpr int64_t kSortable = 128;  // keys that are sorted rather than divided further
+constexpr int64_t kSortable = 128;  // so many keys are sorted, not divided further
 
 }  // namespace
 
@@ -62,8 +62,8 @@ void Candidates::keep_top_k(int64_t k) {
     keep_many(k);
     return;
   }
-  // At least k scores reach the k-th greatest of the maxima of any partition: a bound that keeps little more
-  // than k where there are several times k parts.
+  // For any partition, at least k scores reach the k-th greatest of the parts' maxima. With several times k
+  // parts, little more than k scores do.
   constexpr int64_t kLeastColumns = 768, kLongestColumn = 64;
   const int64_t column_length =
       std::clamp(count_ / std::max(kLeastColumns, 4 * k), int64_t{1}, kLongestColumn);
@@ -77,7 +77,7 @@ void Candidates::keep_top_k(int64_t k) {
   keep_at_least(scores_.get(), values[k - 1]);
 }
 
-// The k-th score is where a weight of 1 for each sums to k.
+// Finds the k-th score: where weights of 1 add up to k.
 void Candidates::keep_many(int64_t k) {
   Borders borders;
   borders.front() = float_rank(-FLT_MAX);
@@ -98,7 +98,7 @@ void Candidates::weigh(float temperature) {
 void Candidates::keep_top_p(double top_p) {
   const double total = total_weight();
   const double target = top_p * total;
-  // Weights below this sum to less than what is dropped, with a margin for rounding.
+  // Weights below this add up to less than what is dropped, with a margin for rounding.
   const auto lowest = static_cast<float>(0.5 * (total - target) / static_cast<double>(count_));
   const Cut cut = find_cut(weights_.get(), even_borders(float_rank(lowest), float_rank(1.0f) + 1), target);
   keep_at_least(weights_.get(), cut.key);
@@ -115,7 +115,7 @@ void Candidates::keep_typical(double typical_p) {
   const double mean = kernels_.weighted_log(scores(), weights_.get(), count_, max_, temperature_) / total;
   float* keys = scores_.get();
   kernels_.negative_distance(scores(), count_, max_, temperature_, static_cast<float>(mean), keys);
-  // What is farther than the first from the mean has a weight of zero.
+  // Tokens farther from the mean than the first have a weight of zero.
   constexpr std::array kBorders = {-256.0f, -16.0f, -8.0f, -4.0f, -2.0f, -1.0f, -0.5f, -0.25f};
   Borders borders;
   std::transform(kBorders.begin(), kBorders.end(), borders.begin(), float_rank);
@@ -128,14 +128,14 @@ Candidates::Cut Candidates::find_cut(const float* keys, Borders borders, double 
   const float* weights = weights_.get();
   int64_t count = count_;
   double above = 0;
-  // The cut lies between the outer borders: what is above weighs too little, what is above with what is
-  // between enough.
+  // The cut lies between the outer borders: the weights above them are too little, those above and between
+  // them are enough.
   while (count > kSortable && borders.back() - borders.front() > 1) {
     std::array<float, kVocabularyThresholds> thresholds;
     std::array<double, kVocabularyThresholds> totals;
     std::transform(borders.begin() + 1, borders.end() - 1, thresholds.begin(), float_of_rank);
     kernels_.weigh_above(keys, weights, count, thresholds.data(), totals.data());
-    size_t part = kVocabularyThresholds;  // the topmost that reaches the target
+    size_t part = kVocabularyThresholds;  // the topmost part that reaches the target
     while (part > 0 && above + totals[part - 1] < target) --part;
     if (part < kVocabularyThresholds) above += totals[part];
     borders = even_borders(borders[part], borders[part + 1]);
@@ -215,7 +215,7 @@ int32_t Candidates::pick(double fraction) {
       before += static_cast<double>(weight(i));
       if (before > target) return id(i);
     }
-    break;  // the block's elements summed one by one fell short of their vectorised sum by a rounding
+    break;  // one by one, the block's elements add up to less than their vectorised sum, by rounding
   }
   return id(chosen);
 }

@@ -9,8 +9,9 @@
 namespace gpt2fast {
 namespace {
 
-// ln(x) for positive finite x. Only exact or correctly rounded operations, so that every platform gives the
-// same bits; 2 atanh((m - 1) / (m + 1)) with m in [sqrt(1/2), sqrt(2)], the series' remainder below 1e-19.
+// ln(x) for positive finite x, by exact or correctly rounded operations alone, so that every platform gives
+// the same bits: 2 atanh((m - 1) / (m + 1)) with m in [sqrt(1/2), sqrt(2)]. The series' remainder is below
+// 1e-19.
 double natural_log(double x) {
   int exponent = 0;
   double mantissa = std::frexp(x, &exponent);

@@ -9,10 +9,10 @@
 
 namespace gpt2fast {
 
-// log(sum(exp(logits))). Throws std::runtime_error when a logit is NaN or +infinity.
+// Returns log(sum(exp(logits))). Throws std::runtime_error when a logit is NaN or +infinity.
 double log_sum_exp(std::span<const float> logits);
 
-// log_probabilities[i] = logits[i] - log_sum_exp(logits); the two may be the same array.
+// Writes log_probabilities[i] = logits[i] - log_sum_exp(logits); the two may be the same array.
 void log_softmax(std::span<const float> logits, std::span<float> log_probabilities);
 
 inline float log_probability(std::span<const float> logits, int32_t token) {
@@ -24,13 +24,13 @@ struct TokenLogprob {
   float logprob;
 };
 
-// The k most probable tokens, best first, the lower id first among equals. All buffers are allocated at
+// Finds the k most probable tokens, best first, the lower id first among equals. All buffers are allocated at
 // construction.
 class TopLogprobs {
  public:
   TopLogprobs(int64_t vocab_size, int32_t k);
 
-  // min(k, vocab_size) entries (fewer where that many logits are -infinity), valid until the next call.
+  // Returns min(k, vocab_size) entries, fewer if too many logits are -infinity. Valid until the next call.
   std::span<const TokenLogprob> find(std::span<const float> logits);
 
  private:

@@ -46,8 +46,7 @@ class LogitBias final : public LogitsProcessor {
   std::span<const std::pair<int32_t, float>> biases_;
 };
 
-// Divides the positive and multiplies the negative scores of all tokens that occurred (Keskar et al., CTRL,
-// 2019).
+// Divides positive and multiplies negative scores of all tokens that occurred (Keskar et al., CTRL, 2019).
 class RepetitionPenalty final : public LogitsProcessor {
  public:
   RepetitionPenalty(float penalty, int64_t vocab_size, int64_t max_length)
@@ -90,7 +89,7 @@ class NoRepeatNgram final : public LogitsProcessor {
   void apply(std::span<float> scores, const TokenHistory& history) override {
     const int64_t length = history.size(), prefix = size_ - 1;
     for (int64_t start = 0; start + prefix < length; ++start) {
-      int64_t matched = prefix;  // from the last token back: most windows differ there
+      int64_t matched = prefix;  // compared from the last token back, where most windows differ
       while (matched > 0 && history[start + matched - 1] == history[length - prefix + matched - 1]) --matched;
       const int32_t next = history[start + prefix];
       if (matched == 0 && static_cast<size_t>(next) < scores.size()) score_of(scores, next) = kForbidden;
@@ -110,7 +109,7 @@ class SuppressTokens final : public LogitsProcessor {
   std::span<const int32_t> tokens_;
 };
 
-// Forbids the last token of each sequence that the history ends with the rest of.
+// Forbids the last token of each sequence whose other tokens the history ends with.
 class BadWords final : public LogitsProcessor {
  public:
   explicit BadWords(std::vector<std::span<const int32_t>> words) : words_(std::move(words)) {}
@@ -161,7 +160,7 @@ void check_penalties(const SamplingOptions& options) {
   require(options.min_new_tokens >= 0, "min_new_tokens must not be negative", options.min_new_tokens);
 }
 
-// A bad word that is an end-of-text token alone is ignored, as transformers does.
+// Like transformers, ignores a bad word that is just an end-of-text token.
 std::unique_ptr<LogitsProcessor> make_bad_words(const std::vector<std::vector<int32_t>>& words,
                                                 std::span<const int32_t> eos_token_ids, int64_t vocab_size) {
   std::vector<std::span<const int32_t>> kept;

@@ -1,4 +1,4 @@
-// Proposals by the longest agreement with an earlier place, as in LZ77's search.
+// Proposals by the longest agreement with an earlier position, as in LZ77's search.
 #include "decoding/prompt_lookup.h"
 
 #include <algorithm>
@@ -10,9 +10,9 @@ namespace gpt2fast {
 namespace {
 
 constexpr int64_t kLeastAgreement = 2;
-constexpr int64_t kMostAgreement = 12;  // longer agreements are not told apart
+constexpr int64_t kMostAgreement = 12;  // longer agreements count the same
 constexpr int64_t kFirstDraft = 4;
-constexpr int kPlaces = 16;  // earlier places looked at
+constexpr int kPlaces = 16;  // earlier positions that are compared
 
 }  // namespace
 
@@ -38,7 +38,7 @@ void PromptLookup::append(std::span<const int32_t> tokens) {
                             " tokens, got more");
   }
   for (int32_t token : tokens) {
-    // The pair before this token becomes known together with what follows it.
+    // The pair before this token is entered now that its next token is known.
     const size_t position = tokens_.size();
     int32_t before = -1;
     if (position >= 2) {
@@ -58,7 +58,7 @@ std::span<const int32_t> PromptLookup::propose(int64_t limit) {
   const Match match = find_match();
   if (match.length < needed_agreement_) return {};
   const int64_t known = static_cast<int64_t>(tokens_.size()) - match.next;
-  for (int64_t i = 0; i < wanted; ++i) {  // beyond what is known the draft repeats itself
+  for (int64_t i = 0; i < wanted; ++i) {  // beyond the last token, the draft repeats itself
     draft_[static_cast<size_t>(i)] =
         i < known ? tokens_[static_cast<size_t>(match.next + i)] : draft_[static_cast<size_t>(i - known)];
   }

@@ -1,4 +1,4 @@
-// Draft tokens from the text itself: what followed an earlier occurrence of its last few tokens.
+// Drafts tokens from the text itself: those that followed an earlier occurrence of its last few tokens.
 #pragma once
 
 #include <cstdint>
@@ -7,43 +7,42 @@
 
 namespace gpt2fast {
 
-// One per sequence. All buffers are allocated at construction. Appending a token costs a table entry; a
-// proposal looks at a few earlier places, found by a hash of the last two tokens, and takes the one that
-// agrees with the present over the most tokens, the latest among equals.
+// Each sequence has its own. All buffers are allocated at construction. Appending a token costs a table
+// entry. A proposal looks at a few earlier positions, found by a hash of the last two tokens, and takes the
+// one where the most tokens before it agree with the present; among equals, the latest.
 //
-// It adapts to the text. The draft grows to twice its length when all of it was right, and shrinks to one
-// more than what was right. A draft that was all wrong makes the next one need a longer agreement, one that
-// was not, the least.
+// It adapts to the text. The draft doubles in length when all of it was right, and else shrinks to one more
+// than what was right. After a draft that was all wrong, the next one needs a longer agreement; after any
+// other, the shortest will do.
 class PromptLookup {
  public:
-  // max_draft: the most tokens proposed at once; max_length: the most tokens that prompt and output have
-  // together. Throws std::invalid_argument when one is negative.
+  // Proposes at most max_draft tokens at once; prompt and output have at most max_length tokens together.
+  // Throws std::invalid_argument when one is negative.
   PromptLookup(int32_t max_draft, int64_t max_length);
 
-  // Appends tokens that are known now: the prompt, then the chosen ones. Throws std::length_error beyond
-  // max_length.
+  // Appends tokens: the prompt, then those that were chosen. Throws std::length_error beyond max_length.
   void append(std::span<const int32_t> tokens);
 
-  // At most `limit` draft tokens to follow what was appended, often none; valid until the next call of any
+  // Proposes at most `limit` tokens to follow what was appended, often none; valid until the next call of any
   // method.
   std::span<const int32_t> propose(int64_t limit);
 
-  // How many tokens of the last proposal, from its first, turned out right.
+  // Reports how many tokens of the last proposal, from its first, were right.
   void accept(int64_t count);
 
  private:
   struct Match {
     int64_t next = 0;    // the position after the earlier occurrence
-    int64_t length = 0;  // tokens that agree, 0: none found
+    int64_t length = 0;  // tokens that agree; 0 if none was found
   };
   Match find_match() const;
   size_t bucket(int32_t first, int32_t second) const;
 
   size_t max_length_;
   std::vector<int32_t> tokens_;
-  std::vector<int32_t>
-      latest_;  // [power of two]: position after the latest pair of tokens with this hash, -1: none
-  std::vector<int32_t> previous_;  // [tokens]: the position before it with the same hash, -1: none
+  // [power of two], the position after the latest pair of tokens with this hash, or -1.
+  std::vector<int32_t> latest_;
+  std::vector<int32_t> previous_;  // [tokens], the position before with the same hash, or -1
   std::vector<int32_t> draft_;     // [max_draft]
   int64_t proposed_ = 0;
   int64_t draft_length_;

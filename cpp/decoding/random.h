@@ -1,5 +1,5 @@
-// A counter-based random generator: the draw at a step is a function of (seed, step) alone, so a sequence
-// that is rewound, continued, drafted or batched differently draws the same numbers on every platform.
+// A counter-based random generator. The draw at a step is a function of (seed, step) alone, so a sequence
+// that is rewound, continued, drafted or batched differently draws the same numbers, on every platform.
 #pragma once
 
 #include <array>
@@ -24,7 +24,7 @@ struct Philox {
   }
 };
 
-// Uniform in [0, 1), a multiple of 2^-53.
+// A number uniform in [0, 1), a multiple of 2^-53.
 constexpr double uniform_draw(uint64_t seed, uint64_t step) {
   const Philox::Block words =
       Philox::block({static_cast<uint32_t>(step), static_cast<uint32_t>(step >> 32), 0, 0},

@@ -1,4 +1,4 @@
-// Finds stop strings in the bytes of the output as they come, across the borders of tokens.
+// Finds stop strings in the bytes of the output as they arrive, across the borders of tokens.
 #pragma once
 
 #include <cstdint>
@@ -9,41 +9,42 @@
 
 namespace gpt2fast {
 
-// An Aho-Corasick automaton: built in time proportional to the stop strings' bytes, one table step per output
-// byte.
+// An Aho-Corasick automaton, built in time proportional to the stop strings' bytes; an output byte takes one
+// step in a table.
 //
-// The stop string that is completed first wins, at whatever byte of a token that happens; of several that end
-// at the same byte, the longest (the one that starts earliest). Bytes may be anything, NUL and broken UTF-8
+// The stop string that is completed first wins, at whatever byte of a token that happens. Of several that end
+// at the same byte, the longest wins, which starts earliest. Bytes may be anything, NUL and broken UTF-8
 // included.
 class StopMatcher {
  public:
   // Throws std::invalid_argument for an empty stop string.
   StopMatcher(std::span<const std::string> stop_strings, bool include_stop_string);
 
-  // Takes the next token's bytes; true when a stop string is complete, after which nothing more is taken.
+  // Takes the next token's bytes. Returns true once a stop string is complete; further bytes are then
+  // ignored.
   bool feed(std::string_view bytes);
 
   bool stopped() const { return stopped_; }
-  // After a match: how many of the output's bytes to keep, up to the stop string's start, or its end where it
-  // is included. Before: all that were fed.
+  // How many of the output's bytes to keep: after a match, those up to the stop string's start, or its end if
+  // it is included; before, all that were fed.
   int64_t kept_bytes() const { return kept_; }
-  // The number of leading output bytes that no later completion of a stop string can take back; never
+  // The number of leading output bytes that no later completion of a stop string can remove. It never
   // shrinks. Once generation has ended for another reason, all kept_bytes() are safe.
   int64_t safe_bytes() const;
 
  private:
   struct Node {
-    char byte;                // that leads here from the parent
+    char byte;                // leads here from the parent
     int32_t depth;            // bytes from the root
     int32_t suffix = 0;       // the longest proper suffix that is a node too
-    int32_t match = 0;        // length of the longest stop string that ends here, 0: none
-    int32_t first_child = 0;  // 0: none
+    int32_t match = 0;        // length of the longest stop string that ends here, or 0
+    int32_t first_child = 0;  // 0 if there is none
     int32_t next_sibling = 0;
   };
 
   Node& node(int32_t index) { return nodes_[static_cast<size_t>(index)]; }
   const Node& node(int32_t index) const { return nodes_[static_cast<size_t>(index)]; }
-  int32_t child(int32_t parent, char byte) const;  // 0: none
+  int32_t child(int32_t parent, char byte) const;  // 0 if there is none
   int32_t step(int32_t from, char byte) const;
   void insert(const std::string& text);
   void link_suffixes();

@@ -31,7 +31,7 @@ const SamplingOptions& checked(const SamplingOptions& options) {
   return options;
 }
 
-// The largest of `scores`, of which `maxima` tells as LinearArguments::maxima does, or is empty.
+// The largest of `scores`, whose LinearArguments::maxima are `maxima` (or empty).
 Extremum find_max(std::span<const float> scores, std::span<const float> maxima) {
   const auto of = [](std::span<const float> x) {
     return kernels().vocabulary.find_max(x.data(), static_cast<int64_t>(x.size()));

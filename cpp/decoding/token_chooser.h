@@ -1,4 +1,4 @@
-// Chooses a sequence's next token from the model's logits: processors, then argmax or filters and a draw.
+// Chooses a sequence's next token from the model's logits: processors, then argmax, or filters and a draw.
 #pragma once
 
 #include <cstdint>
@@ -12,45 +12,44 @@
 
 namespace gpt2fast {
 
-// One per sequence. Everything is decided and allocated at construction; choosing allocates nothing.
+// Each sequence has its own. Everything is decided and allocated at construction; choosing allocates nothing.
 //
-// The token is a function of (logits, history, options) alone; the random draw is that of (seed, output
-// position). So drafted tokens need no acceptance rule of their own: a draft is right exactly when it is the
-// token that choose() returns for its position, and the output, sampled or greedy, is the one that decoding
-// without drafts gives.
+// The token is a function of (logits, history, options) alone, the random draw of (seed, output position). So
+// drafted tokens need no acceptance rule of their own: a draft is right exactly when it is the token that
+// choose() returns for its position, and the output, sampled or greedy, is the same as without drafts.
 class TokenChooser {
  public:
-  // max_length: the most tokens that prompt and output have together. `eos_token_ids` must outlive the
-  // chooser, which shares the options with all texts of a call. Throws std::invalid_argument for a bad
-  // option.
+  // Prompt and output have at most max_length tokens together. The ids must outlive the chooser; a call's
+  // texts share the options. Throws std::invalid_argument when an option is out of range.
   TokenChooser(std::shared_ptr<const SamplingOptions> options, uint64_t seed,
                std::span<const int32_t> eos_token_ids, int64_t vocab_size, int64_t max_length);
 
   static constexpr int32_t kNoToken = -1;
   struct Choice {
     int32_t token = kNoToken;
-    float logprob = 0;  // of the token, under the softmax of the raw logits; only when asked for
+    float logprob = 0;  // the token's, under the softmax of the raw logits; only if wanted
   };
 
-  // logits [vocab_size], not modified. `allowed`: see LogitsProcessors::apply. `maxima`: what
-  // LinearArguments::maxima tells of the logits, or empty.
-  // The token is kNoToken when every token is forbidden. Throws std::runtime_error when the model produced
-  // NaN or infinity, or a penalty overflowed to it.
+  // Chooses from logits [vocab_size], which stay as they are. For `allowed` see LogitsProcessors::apply;
+  // `maxima` are the logits' LinearArguments::maxima, or empty. The token is kNoToken when every token is
+  // forbidden. Throws std::runtime_error when the model produced NaN or infinity, or a penalty overflowed to
+  // it.
   Choice choose(std::span<const float> logits, const TokenHistory& history, const uint32_t* allowed,
                 bool want_logprob, ChoiceHook* hook = nullptr, std::span<const float> maxima = {});
 
-  // The distribution that choose() draws from: probabilities [vocab_size], zero for what is filtered out;
-  // without do_sample the softmax of the processed scores. All zero when every token is forbidden.
+  // Writes the distribution that choose() draws from: probabilities [vocab_size], zero for tokens that are
+  // filtered out; without do_sample, the softmax of the processed scores. All are zero when every token is
+  // forbidden.
   void distribution(std::span<const float> logits, const TokenHistory& history, const uint32_t* allowed,
                     std::span<float> probabilities);
 
  private:
-  // The processed scores: `logits` themselves where nothing changes them, else scores_.
+  // Returns the processed scores: `logits` themselves if nothing changes them, else scores_.
   std::span<const float> process(std::span<const float> logits, const TokenHistory& history,
                                  const uint32_t* allowed, ChoiceHook* hook);
   Extremum find_best(std::span<const float> scores, std::span<const float> maxima,
                      const TokenHistory& history) const;
-  // Filters `scores`, whose maximum is `best`, down to the weighted candidates of a draw.
+  // Reduces `scores`, whose maximum is `best`, to the weighted candidates of a draw.
   void filter(std::span<const float> scores, float best);
 
   const std::shared_ptr<const SamplingOptions> options_;

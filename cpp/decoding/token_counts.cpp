@@ -1,4 +1,4 @@
-// Counts that follow a sequence as it grows, is rewound, or changes places with another.
+// Counts that follow a sequence as it grows, is rewound, or is replaced by another.
 #include "decoding/token_counts.h"
 
 #include <algorithm>
@@ -35,8 +35,7 @@ void TokenCounts::push(int32_t token) {
 void TokenCounts::pop() {
   const int32_t token = tokens_.back();
   tokens_.pop_back();
-  // Tokens leave in the reverse of the order they came in, so the last distinct one is the first to lose its
-  // last count.
+  // Tokens leave in reverse order, so the last distinct one is the first whose count becomes zero.
   if (in_vocabulary(token) && --counts_[static_cast<size_t>(token)] == 0) distinct_.pop_back();
 }
 

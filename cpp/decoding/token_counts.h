@@ -1,5 +1,4 @@
-// The tokens before the one to be chosen, and how often each occurs, kept up to date in time proportional to
-// change.
+// How often each token occurs in a sequence, updated in time proportional to what changed.
 #pragma once
 
 #include <cstdint>
@@ -10,13 +9,13 @@
 
 namespace gpt2fast {
 
-// Occurrences of each token in one growing sequence. A sequence that was rewound or exchanged for another
-// (beams) is recognised: only what follows the common beginning is counted anew.
+// Occurrences of each token in one growing sequence. When the sequence was rewound, or replaced by another as
+// beams are, only what follows the common beginning is counted again.
 class TokenCounts {
  public:
   TokenCounts(int64_t vocab_size, int64_t max_length);
 
-  // Brings the counts to `first` followed by `second`; ids outside the vocabulary are ignored.
+  // Updates the counts to those of `first` followed by `second`; ids outside the vocabulary are ignored.
   void update(std::span<const int32_t> first, std::span<const int32_t> second);
 
   std::span<const int32_t> distinct() const { return distinct_; }  // in order of first occurrence
@@ -30,7 +29,7 @@ class TokenCounts {
   void pop();
 
   std::vector<int32_t> counts_;    // [vocab_size]
-  std::vector<int32_t> tokens_;    // what is counted, in order
+  std::vector<int32_t> tokens_;    // the tokens that are counted, in order
   std::vector<int32_t> distinct_;  // each token of tokens_ once
 };
 

@@ -8,8 +8,8 @@ namespace gpt2fast {
 
 namespace {
 
-// A text that takes a good part of a large page for every block anyway is worth having in large pages:
-// decoding many texts is reading their keys and values, which from small pages takes a third longer.
+// If a block of a sequence fills a good part of a large page, the cache uses large pages: decoding many texts
+// mostly reads their keys and values, which takes a third longer from small pages.
 constexpr int64_t kLargePagesBlockBytes = int64_t{1} << 20;
 
 PageSize page_size(const CacheShape& shape) {
@@ -45,7 +45,7 @@ void KvCache::write(int64_t layer, int64_t slot, int64_t first, int64_t length, 
 
 void KvCache::restore(int64_t layer, int64_t slot, int64_t length, int64_t stored, const float* keys,
                       const float* values) {
-  // Where only a part is taken, the heads are not adjacent: bring them together first.
+  // If only a part is taken, the heads are not adjacent, so they are copied together first.
   std::vector<float> taken(static_cast<size_t>(2 * shape_.heads * length * shape_.head_dim));
   float* out = taken.data();
   for (const float* half : {keys, values}) {

@@ -20,14 +20,13 @@ class KvCache {
 
   void* data() const { return memory_.data(); }  // see CacheShape::dimensions()
 
-  // The first `length` positions of a slot, to another slot.
+  // Copies the first `length` positions of a slot to another slot.
   void copy(int64_t from_slot, int64_t to_slot, int64_t length);
-  // Plain float32 keys and values, [heads, length, head_dim] each, of one layer.
+  // Read and write one layer's keys and values as plain float32, [heads, length, head_dim] each.
   void read(int64_t layer, int64_t slot, int64_t first, int64_t length, float* keys, float* values) const;
   void write(int64_t layer, int64_t slot, int64_t first, int64_t length, const float* keys,
              const float* values);
-  // One sequence's keys and values from outside: [heads, stored, head_dim] each, of which the first `length`
-  // positions are taken.
+  // Writes the first `length` positions of keys and values that are [heads, stored, head_dim] each.
   void restore(int64_t layer, int64_t slot, int64_t length, int64_t stored, const float* keys,
                const float* values);
   // Gives a slot's memory back to the system.

@@ -1,4 +1,4 @@
-// Loading ONNX Runtime, and what this build and this machine have.
+// Loads ONNX Runtime, and says which instruction sets there are.
 #include "gpt2fast/library.h"
 #include "kernels/isa.h"
 #include "ort/library.h"

@@ -68,7 +68,7 @@ void StepBuffers::fill(std::span<const StepPart> parts) {
 
 void StepBuffers::bind_shapes(const Counts& counts) {
   if (bound_ == counts) return;
-  bound_.reset();  // so that a failure half-way is not taken for a complete binding
+  bound_.reset();  // a failure half-way must not count as a complete binding
   std::vector<Value> values;
   const auto bind_input = [&](const char* name, std::vector<int32_t>& buffer, int64_t count) {
     values.push_back(Value::tensor(buffer.data(), static_cast<size_t>(count) * sizeof(int32_t),

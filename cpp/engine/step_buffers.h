@@ -19,17 +19,17 @@ namespace gpt2fast {
 class StepBuffers {
  public:
   struct Limits {
-    int64_t tokens;     // of one step
-    int64_t sequences;  // of one step
-    int64_t rows;       // of logits in one step
+    int64_t tokens;     // in one step
+    int64_t sequences;  // in one step
+    int64_t rows;       // rows of logits in one step
     int64_t width;      // n_embd
     int64_t vocabulary;
   };
 
   StepBuffers(Session& session, const KvCache& cache, const Limits& limits);
 
-  // Copies the parts into the input buffers and makes the binding's shapes fit. Allocates only when the
-  // counts differ from those of the step before.
+  // Copies the parts into the input buffers and binds them with their shapes. Allocates only when the counts
+  // differ from those of the step before.
   void fill(std::span<const StepPart> parts);
 
   Binding& binding() { return binding_; }
@@ -39,7 +39,7 @@ class StepBuffers {
   std::span<const float> logits(int64_t row) const {
     return {logits_.as<float>() + row * limits_.vocabulary, static_cast<size_t>(limits_.vocabulary)};
   }
-  // The largest of them, see LinearArguments::maxima.
+  // The largest logits of a row, see LinearArguments::maxima.
   std::span<const float> maxima(int64_t row) const {
     const int64_t floats = maxima_floats(limits_.vocabulary);
     return {maxima_.as<float>() + row * floats, static_cast<size_t>(floats)};
@@ -49,7 +49,7 @@ class StepBuffers {
   }
 
  private:
-  // What the binding's shapes depend on.
+  // The counts that the binding's shapes depend on.
   struct Counts {
     int64_t tokens = 0;
     int64_t sequences = 0;
@@ -68,8 +68,8 @@ class StepBuffers {
   std::vector<int32_t> sequence_starts_;  // [sequences + 1]
   std::vector<int32_t> slots_;            // [sequences]
   std::vector<int32_t> cached_lengths_;   // [sequences]
-  std::vector<int32_t> hidden_rows_;      // [tokens]: which of them
-  std::vector<int32_t> logits_rows_;      // [rows]: which of the hidden rows
+  std::vector<int32_t> hidden_rows_;      // [tokens], indices of tokens
+  std::vector<int32_t> logits_rows_;      // [rows], indices into hidden_rows_
   ReservedMemory logits_;                 // float [rows, vocabulary]
   ReservedMemory maxima_;                 // float [rows, maxima_floats(vocabulary)]
   ReservedMemory hidden_;                 // float [tokens, width]

@@ -11,8 +11,8 @@ namespace gpt2fast {
 
 namespace {
 
-// Rows of logits that one step may ask for. Bounds the logits buffer (128 x 50,257 floats are 26 MB,
-// committed only when used) while leaving room for every live sequence.
+// The rows of logits that one step may have. They bound the logits buffer (128 x 50,257 floats are 26 MB,
+// committed only when used) and leave room for every live sequence.
 constexpr int64_t kMinLogitsRows = 128;
 
 CacheShape cache_shape(const EngineOptions& options) {
@@ -33,7 +33,7 @@ const TensorInfo& find(const std::vector<TensorInfo>& tensors, const std::string
   return *found;
 }
 
-// Throws ModelError unless the graph's sizes are the configuration's.
+// Returns the session; throws ModelError unless the graph's sizes are the configuration's.
 Session& checked(Session& session, const EngineOptions& options) {
   const auto expect = [](const TensorInfo& tensor, size_t axis, int64_t size) {
     if (tensor.shape.size() > axis && tensor.shape[axis] == size) return;

@@ -9,11 +9,11 @@
 namespace gpt2fast {
 namespace {
 
-// Less estimated work than this, in vector operations, is not worth handing to other threads.
+// Work of less than this, estimated in vector operations, is not worth handing to other threads.
 constexpr int64_t kShareCost = 500;
 constexpr int64_t kSharesPerThread = 2;
-// Rows of several heads that are computed together, so that their blocks are read in the order in which they
-// lie: as many as leave their running state in the first-level cache.
+// Rows of several heads are computed together, so that their blocks are read in the order in which they lie.
+// The running state of so many rows fits in the first-level cache.
 constexpr int64_t kRowsTogether = 32;
 
 const AttentionKernel& kernel_of(const KernelTable& table, CacheFormat format) {
@@ -28,7 +28,7 @@ int64_t longest_sequence(const AttentionArguments& arguments) {
   return longest;
 }
 
-// Of one task; whole cache lines.
+// The scratch memory of one task, in whole cache lines.
 size_t scratch_bytes(const AttentionArguments& arguments, const AttentionKernel& kernel) {
   const int64_t rows = std::clamp(longest_sequence(arguments), kRowsTogether, kAttentionTileRows);
   return static_cast<size_t>((kernel.scratch_bytes(rows, arguments.shape.padded_head_dim()) + 63) / 64 * 64);
@@ -45,9 +45,10 @@ bool some_unwanted(const AttentionArguments& arguments) {
   return false;
 }
 
-// Of queries, so that each thread has some: threads that share a tile's heads read each other's rows.
+// The height of a tile of queries. It gives each thread tiles of its own: threads that share a tile's heads
+// read each other's rows.
 int64_t tile_rows(const AttentionArguments& arguments, const Parallel& parallel) {
-  constexpr int64_t kFewRows = 32;  // from here down, reading keys and values again costs more
+  constexpr int64_t kFewRows = 32;  // below this, reading keys and values again costs more
   const int64_t rows = divide_up(arguments.sequence_starts[arguments.sequences], parallel.threads());
   return std::clamp(rows, kFewRows, kAttentionTileRows);
 }
@@ -58,8 +59,8 @@ enum class Work {
   kAttendWanted,
 };
 
-// The step's work as a list of units in a fixed order: sequences, then tiles of queries, then heads.
-// All heads of a tile cost the same, so a range of units is found without visiting each.
+// The step's work as a list of units in a fixed order: sequences, then tiles of queries, then heads. All
+// heads of a tile cost the same, so a range of units is found without visiting each.
 class UnitList {
  public:
   UnitList(const AttentionArguments& arguments, Work work, int64_t tile_rows)
@@ -68,13 +69,13 @@ class UnitList {
         [this](int64_t, int64_t, int64_t, int64_t cost) { total_ += cost * arguments_.shape.heads; });
   }
 
-  // Into which the list is worth cutting; at least 1, unless there is nothing to do.
+  // The number of shares that the list is worth cutting into; at least 1, unless there is nothing to do.
   int64_t shares(int64_t threads) const {
     return std::min(divide_up(total_, kShareCost), kSharesPerThread * threads);
   }
 
   // Calls visit(sequence, heads, first_row, rows) for the units whose middle lies in the given share of the
-  // total cost, of neighbouring heads at once where rows are few.
+  // total cost. Where rows are few, a call takes several neighbouring heads.
   template <typename Visit>
   void visit_share(int64_t share, int64_t shares, const Visit& visit) const {
     const Range costs = part(total_, share, shares);
@@ -108,10 +109,11 @@ class UnitList {
     }
   }
 
-  // Of one head, from its first row's position on.
+  // The cost of one head's rows, the first of which is at `position`.
   int64_t cost(int64_t position, int64_t rows) const {
-    constexpr int64_t kRowCost = 3 * kLanes;  // what a row costs besides, in positions
-    const int64_t seen = work_ == Work::kAppend ? 0 : position + (rows + 1) / 2;  // by a row, on average
+    constexpr int64_t kRowCost = 3 * kLanes;  // fixed cost of a row, in positions
+    // Positions that a row sees, on average.
+    const int64_t seen = work_ == Work::kAppend ? 0 : position + (rows + 1) / 2;
     return (rows + 2) * (seen + kRowCost) * arguments_.shape.padded_head_dim() / kLanes;
   }
 
@@ -161,8 +163,8 @@ void cached_attention(const AttentionArguments& arguments, const Parallel& paral
                       const WorkspaceParts& workspace, const KernelTable& table) {
   const AttentionKernel& kernel = kernel_of(table, arguments.shape.format);
   const size_t scratch = scratch_bytes(arguments, kernel);
-  // A tile reads what earlier tiles of its sequence append; with one tile each, a unit appends what it alone
-  // reads.
+  // A tile reads what earlier tiles of its sequence append, so all appending comes first. With one tile a
+  // sequence, each unit appends what it alone reads.
   const bool wanted_only = some_unwanted(arguments);
   const int64_t rows = tile_rows(arguments, parallel);
   const bool append_first = wanted_only || longest_sequence(arguments) > rows;
@@ -182,7 +184,7 @@ void cached_attention(const AttentionArguments& arguments, const Parallel& paral
       append_shares, attend_shares, parallel,
       [&](int64_t share) noexcept { visit_share(appended, share, append_shares, kernel.append); },
       [&](int64_t share) noexcept {
-        AttentionTile tile;  // attended when it is known what comes after it
+        AttentionTile tile;  // computed once the next one is known, which it prefetches
         visit_share(attended, share, attend_shares, [&](const AttentionTile& next) {
           tile.next = next.keys;
           if (tile.rows > 0) kernel.attend(tile);

@@ -3,8 +3,8 @@
 // Every result follows one order of operations, whatever the number of queries that are computed together:
 // - queries are scaled by scale * log2(e), so that the softmax is made of powers of two;
 // - keys come in blocks of 64 positions, from multiples of 64; a score is one fma chain over head_dim;
-// - per block: the running maximum, the weights, the factor that corrects the earlier blocks' output and
-//   sums; then the output of each dimension is one fma chain over the block's positions.
+// - each block updates the running maximum, gives its weights, and the factor that corrects the earlier
+//   blocks' output and sums; then the output of each dimension is one fma chain over the block's positions.
 // A query never depends on positions after its own: their scores are replaced before use and their values are
 // not used, because a weight of 0 times a stale NaN would still be NaN.
 #pragma once
@@ -21,7 +21,7 @@ static inline int64_t float_scratch_bytes(int64_t rows, int64_t padded_head_dim)
   return floats * static_cast<int64_t>(sizeof(float));
 }
 
-// One new key, into its column of a part.
+// Writes one new key into its column of a part.
 template <typename Tag, typename Element>
 static inline void append_key(const AttentionTile& tile, const float* key, Element* part, int64_t column) {
   for (int64_t d = 0; d < tile.head_dim; d += kLanes) {
@@ -32,7 +32,7 @@ static inline void append_key(const AttentionTile& tile, const float* key, Eleme
   }
 }
 
-// 16 new keys, which fill a part.
+// Writes 16 new keys, which fill a part.
 template <typename Tag, typename Element>
 static inline void append_key_part(const AttentionTile& tile, const float* key, Element* part) {
   for (int64_t d = 0; d < tile.head_dim; d += kLanes) {
@@ -82,7 +82,7 @@ static void append_heads(const AttentionTile& tile) {
 }
 
 // The running state of a tile's softmax and output, in its scratch memory. Its rows are those of all heads,
-// one head's after the other's.
+// head after head.
 struct TileState {
   float* block_keys;    // [padded_head_dim, kKeyBlock], one block as float32
   float* block_values;  // [kKeyBlock, padded_head_dim]
@@ -122,9 +122,9 @@ static TileState start_tile(const AttentionTile& tile) {
   return state;
 }
 
-// Takes a row's scores of one block into its maximum, and leaves the maximum's growth, negated, in
-// `corrections`. `visible` counts the positions of the block that the row sees; a row that sees none is left
-// as it is.
+// Updates a row's maximum with its scores of one block, and leaves the maximum's growth, negated, in
+// `corrections`. `visible` counts the positions of the block that the row sees; a row that sees none stays as
+// it is.
 template <typename Tag>
 static inline void update_maximum(const TileState& state, int64_t row, int64_t visible) {
   if (visible <= 0) {
@@ -153,8 +153,8 @@ static inline void update_weights(const TileState& state, int64_t row) {
   fma(V::load(sums), V::set1(state.corrections[row]), (w[0] + w[1]) + (w[2] + w[3])).store(sums);
 }
 
-// Adds the block's values, weighted, to the outputs of rows [first, first + rows). The first row sees
-// `visible` positions of the block, each further row one more, up to kKeyBlock.
+// Adds the block's weighted values to the outputs of rows [first, first + rows). The first row sees `visible`
+// positions of the block, each further row one more, up to kKeyBlock.
 template <typename Tag, typename Element>
 static void accumulate_outputs(const AttentionTile& tile, const TileState& state, MatrixView<Element> values,
                                int64_t first, int64_t rows, int64_t visible) {
@@ -175,7 +175,7 @@ static void accumulate_outputs(const AttentionTile& tile, const TileState& state
   }
 }
 
-// One block of positions from `position`, for all rows of one head that see any of it.
+// Attends to the block of positions from `position` on, for all rows of one head that see any of it.
 template <typename Tag, typename Element>
 static void attend_block(const AttentionTile& tile, const TileState& state, int64_t head, int64_t position,
                          MatrixView<Element> keys, MatrixView<Element> values) {
@@ -205,7 +205,7 @@ static void attend_block(const AttentionTile& tile, const TileState& state, int6
   }
 }
 
-// The block's first `count` positions as float32, keys as [head_dim, kKeyBlock].
+// Converts the block's first `count` positions to float32, keys as [head_dim, kKeyBlock].
 template <typename Tag, typename Element>
 static void convert_block(const AttentionTile& tile, const TileState& state, int64_t count, int64_t next,
                           const Element* keys, const Element* values) {

@@ -1,4 +1,4 @@
-// Rounding vectors to int8, and writing keys and values into an int8 cache, over one instruction set's Ops.
+// Rounds vectors to int8, and writes keys and values into an int8 cache, over one instruction set's Ops.
 #pragma once
 
 #include <type_traits>
@@ -12,7 +12,7 @@ struct RoundedVector {
   int32_t sum;  // of the integers
 };
 
-// x [count] as int8 [padded], count <= padded, padded a multiple of kLanes.
+// Rounds x [count] to int8 [padded], count <= padded, padded a multiple of kLanes.
 template <typename Ops>
 GPT2FAST_INLINE RoundedVector round_vector(const float* x, int64_t count, int64_t padded, int8_t* rounded) {
   using V = Vec<typename Ops::Tag>;
@@ -27,7 +27,7 @@ GPT2FAST_INLINE RoundedVector round_vector(const float* x, int64_t count, int64_
   const float not_finite = reduce_add(poison);
   float scale = not_finite, inverse = 0.0f;
   if (magnitude >= kSmallest && not_finite == 0.0f) {
-    // To nearest with the bits of a bfloat16: the largest element becomes 127 all the same.
+    // Rounded to the nearest bfloat16; the largest element still becomes 127.
     const uint32_t bits = portable::float_bits(magnitude / 127.0f);
     scale = portable::float_from_bits((bits + 0x7fffu + (bits >> 16 & 1u)) & 0xffff0000u);
     inverse = 1.0f / scale;
@@ -48,7 +48,7 @@ GPT2FAST_INLINE RoundedVector round_vector(const float* x, int64_t count, int64_
   return {scale, static_cast<int32_t>(reduce_add(sum))};
 }
 
-// Writes a rounded key of a position into its part of a block: a column of four bytes each.
+// Writes a position's rounded key into its part of a block: a column of groups of four bytes.
 static GPT2FAST_INLINE void store_int8_key(char* block, int64_t width, int64_t position, float scale,
                                            const int8_t* key) {
   const int64_t column = position % kLanes;
@@ -63,8 +63,7 @@ static GPT2FAST_INLINE void store_int8_key(char* block, int64_t width, int64_t p
   }
 }
 
-// Writes `count` rounded values [count, padded_head_dim] of a position and the next; two begin at an even
-// one.
+// Writes the rounded values [count, padded_head_dim] of one position, or of two of which the first is even.
 static GPT2FAST_INLINE void store_int8_values(char* block, int64_t width, int64_t position, int64_t count,
                                               const float* scales, const int8_t* values) {
   const int64_t column = position % kLanes;
@@ -72,7 +71,7 @@ static GPT2FAST_INLINE void store_int8_values(char* block, int64_t width, int64_
   memcpy(part + 4 * column, scales, static_cast<size_t>(count) * sizeof(float));
   int8_t* pairs = reinterpret_cast<int8_t*>(part) + kPartScaleBytes + column / 2 * 2 * width;
   if (count == 1) {
-    // Not a byte more: another thread may be writing the other one of the pair.
+    // Not a byte more: another thread may be writing the pair's other position.
     for (int64_t d = 0; d < width; ++d) pairs[2 * d + column % 2] = values[d];
   } else {
     for (int64_t d = 0; d < width; ++d) {
@@ -82,14 +81,14 @@ static GPT2FAST_INLINE void store_int8_values(char* block, int64_t width, int64_
   }
 }
 
-// Of queries, keys or values.
+// Prefetches a row of queries, keys or values some rows ahead of `row`.
 static inline void prefetch_row_ahead(const AttentionTile& tile, const float* row_start, int64_t row) {
   if (row + kRowsAhead >= tile.rows) return;
   for (int64_t d = 0; d < tile.head_dim; d += kLanes) prefetch(row_start + kRowsAhead * tile.qkv_stride + d);
 }
 
-// Calls body(head_dim, padded_head_dim): constants for the size that all of OpenAI's models have, so that
-// what goes through a head's elements is unrolled.
+// Calls body(head_dim, padded_head_dim). They are constants for the size of all of OpenAI's models, so that
+// loops over a head's elements are unrolled.
 template <typename Body>
 static GPT2FAST_INLINE void with_head_size(const AttentionTile& tile, const Body& body) {
   constexpr std::integral_constant<int64_t, 64> kUsual;
@@ -102,7 +101,8 @@ static GPT2FAST_INLINE void with_head_size(const AttentionTile& tile, const Body
 
 constexpr int64_t append_int8_scratch_bytes(int64_t padded_head_dim) { return 3 * padded_head_dim; }
 
-// One head's. What is not finite in a key or a value shows in the scores of all that see the position.
+// Appends one head's keys and values. One that is not finite shows in the scores of all that see the
+// position.
 template <typename Ops>
 static void append_int8_head(const AttentionTile& tile, int64_t head, char* scratch) {
   with_head_size(tile, [&](auto head_dim, auto width) {

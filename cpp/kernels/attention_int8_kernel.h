@@ -3,12 +3,13 @@
 // Every result follows one order of operations, whatever the number of queries that are computed together:
 // - queries are rounded to int8 like keys; a score is an exact integer sum, times both scales and log2(e), so
 //   that the softmax is made of powers of two;
-// - keys come in blocks of 64 positions, from multiples of 64. Per block and query: the largest score; the
-//   weights relative to it, which add up to the query's sum; the weights times the values' scales, rounded to
-//   15 bits of the largest scale that the query sees in the block; an exact integer sum over its positions;
-// - blocks are brought together by factors for what was summed before and for the block, of which one is 1.
-// A query never depends on positions after its own: their scores are replaced and their weights are 0, which
-// makes their values count nothing, since integers, whatever they were, are no NaNs.
+// - keys come in blocks of 64 positions, from multiples of 64. For each block and query there are the largest
+//   score; the weights relative to it, which add up to the query's sum; the weights times the values' scales,
+//   rounded to 15 bits of the largest scale that the query sees in the block; and an exact integer sum over
+//   its positions;
+// - blocks are combined with two factors, one for the earlier sums and one for the block, of which one is 1.
+// A query never depends on positions after its own: their scores are replaced and their weights are 0. Their
+// values, being integers and never NaN, then count nothing.
 #pragma once
 
 #include "kernels/attention_int8_append.h"
@@ -18,20 +19,20 @@ namespace gpt2fast {
 
 inline constexpr float kLargestWeight = 32767.0f;
 
-// The running state of a tile's softmax and output, in its scratch memory.
-// Its rows are those of all heads, one head's after the other's.
+// The running state of a tile's softmax and output, in its scratch memory. Its rows are those of all heads,
+// head after head.
 struct Int8TileState {
   float* outputs;              // [rows, padded_head_dim], before the division by the sum of weights
   float* scores;               // [rows, kKeyBlock]
   float* sums;                 // [rows, kLanes]: sums of weights, lane by lane
   int16_t* weights;            // [rows, kKeyBlock], times the values' scales, in `units`
   int8_t* queries;             // [rows, padded_head_dim]
-  float* query_scales;         // [rows], this and the following
+  float* query_scales;         // [rows], like all that follow
   int32_t* query_corrections;  // -128 times the sum of the query
   float* maxima;               // largest scores so far
   float* block_maxima;
-  float* corrections;    // factors of what was summed before the block
-  float* block_factors;  // of what the block adds; 0 for rows that don't see it
+  float* corrections;    // factors of the sums before the block
+  float* block_factors;  // factors of the block's own sums; 0 for rows that don't see it
   float* units;
   char* append_scratch;
 };
@@ -77,23 +78,23 @@ static Int8TileState start_int8_tile(const AttentionTile& tile) {
   return state;
 }
 
-// 64 positions of a head's keys and values, in four parts. Where few rows leave the processor waiting for
-// memory, the products ask for the first part of what is next while they read this block's, and the softmax
-// between them for the other parts, so that memory always has something to do.
+// 64 positions of a head's keys and values, in four parts. With few rows the processor waits for memory. So
+// the products prefetch the first part of the next block while they read this one, and the softmax between
+// them the other parts: memory is always busy.
 struct Int8Block {
   const char* keys;
   const char* values;
-  int64_t part_bytes;  // of 16 positions
+  int64_t part_bytes;  // 16 positions
   NextBlock next;
 };
 
-// All but the first part of what will be read next.
+// Prefetches all parts of the next block but the first.
 static inline void prefetch_parts(const char* parts, const Int8Block& block) {
   const char* next = parts + block.next.distance;
   for (int64_t i = block.part_bytes; i < block.next.parts * block.part_bytes; i += 64) prefetch(next + i);
 }
 
-// The scores of some queries from `row` on, and of `vectors` times 16 positions.
+// Computes the scores of some queries from `row` on, for `vectors` times 16 positions.
 template <typename Ops, int rows, int vectors>
 static inline void score_registers(const AttentionTile& tile, const Int8TileState& state, int64_t row,
                                    const Int8Block& block, int64_t first_vector) {
@@ -129,7 +130,7 @@ static inline void score_registers(const AttentionTile& tile, const Int8TileStat
   }
 }
 
-// Adds the block's first `pairs` pairs of values, weighted, to `vectors` times 16 dimensions of some rows.
+// Adds the block's first `pairs` pairs of weighted values to `vectors` times 16 dimensions of some rows.
 template <typename Ops, int rows, int vectors>
 static inline void weigh_registers(const AttentionTile& tile, const Int8TileState& state, int64_t row,
                                    const Int8Block& block, int64_t pairs, int64_t first_vector) {
@@ -170,7 +171,7 @@ static inline void weigh_registers(const AttentionTile& tile, const Int8TileStat
   }
 }
 
-// How many vectors a few rows have in registers at once.
+// How many vectors fit in registers at once for a few rows.
 template <typename Ops>
 constexpr int attention_vectors(int rows) {
   const int vectors = Ops::kAttentionSums / rows;
@@ -202,7 +203,7 @@ static inline float largest_scale(const Int8Block& block, int64_t visible) {
   return reduce_max(largest);
 }
 
-// The largest score of the block for each row from `first` on; -inf for rows that see none of it. Row 0 sees
+// Finds the block's largest score for each row from `first` on; -inf for rows that see none of it. Row 0 sees
 // `visible` of the positions, each further row one more.
 template <typename Tag>
 static inline void find_block_maxima(const Int8TileState& state, int64_t first, int64_t rows,
@@ -212,7 +213,7 @@ static inline void find_block_maxima(const Int8TileState& state, int64_t first, 
     if (visible + row <= 0) return V::set1(-__builtin_inff());
     return largest_scores<Tag>(state.scores + row * kKeyBlock, visible + row);
   };
-  constexpr int64_t kFewRows = 4;  // whose lanes are sooner compared one by one
+  constexpr int64_t kFewRows = 4;  // faster to reduce one by one
   for (int64_t r = first; r < rows; r += kLanes) {
     const int64_t count = rows - r < kLanes ? rows - r : kLanes;
     if (count < kFewRows) {
@@ -229,7 +230,7 @@ static inline void find_block_maxima(const Int8TileState& state, int64_t first, 
   }
 }
 
-// Takes the largest scores of a block into those so far, and finds the factors.
+// Updates the largest scores so far with a block's, and finds the factors.
 template <typename Tag>
 static inline void update_int8_maxima(const Int8TileState& state, int64_t first, int64_t rows) {
   using V = Vec<Tag>;
@@ -244,7 +245,7 @@ static inline void update_int8_maxima(const Int8TileState& state, int64_t first,
   }
 }
 
-// How weights of values with scales up to `largest` are rounded. Smaller scales count as zero.
+// How weights are rounded when the largest scale is `largest`. Much smaller scales count as zero.
 struct WeightRounding {
   explicit WeightRounding(float largest) {
     constexpr float kSmallest = 0x1p-101f;
@@ -255,8 +256,8 @@ struct WeightRounding {
   float unit;
 };
 
-// Turns a row's scores into weights of the values, and adds them to the row's sums. `whole`: the row sees all
-// of the block's positions.
+// Turns a row's scores into weights of the values, and adds them to the row's sums. `whole` says that the row
+// sees all of the block's positions.
 template <typename Ops, bool whole>
 static inline void update_int8_weights(const Int8TileState& state, int64_t row, int64_t visible,
                                        const Int8Block& block, const WeightRounding& rounding) {
@@ -297,7 +298,8 @@ static inline void update_int8_weights(const Int8TileState& state, int64_t row, 
   fma(sum, V::set1(block_factor), earlier).store(sums);
 }
 
-// The same for all rows from `first` on. Row 0 sees `visible` of the positions, each further row one more.
+// Does the same for all rows from `first` on. Row 0 sees `visible` of the positions, each further row one
+// more.
 template <typename Ops>
 static inline void update_all_weights(const Int8TileState& state, int64_t first, int64_t rows,
                                       int64_t visible, const Int8Block& block) {
@@ -311,7 +313,7 @@ static inline void update_all_weights(const Int8TileState& state, int64_t first,
   for (; first < rows; ++first) update_int8_weights<Ops, true>(state, first, kKeyBlock, block, shared);
 }
 
-// 64 positions from `position`, for all rows of one head that see any of them.
+// Attends to the 64 positions from `position` on, for all rows of one head that see any of them.
 template <typename Ops>
 static void attend_int8_block(const AttentionTile& tile, const Int8TileState& state, int64_t head,
                               int64_t position, const Int8Block& block) {

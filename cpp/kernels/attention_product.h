@@ -50,8 +50,8 @@ GPT2FAST_INLINE void store_element(Vec<Tag> v, uint16_t* p) {
   v.store_half(p);
 }
 
-// A matrix [depth, 16 * vectors] whose rows are `step` and whose vectors are `column` elements apart. What
-// will be read after it lies `next` elements further on; 0 if that is not known.
+// A matrix [depth, 16 * vectors] whose rows are `step` and whose vectors are `column` elements apart. The
+// data that is read after it lies `next` elements further on; 0 if that is not known.
 template <typename Element>
 struct MatrixView {
   const Element* data;
@@ -60,7 +60,7 @@ struct MatrixView {
   int64_t next;
 };
 
-// y = a b or, accumulating, y = factors * y + a b. a [rows, depth], y [rows, 16 * vectors].
+// The rows of y = a b or, accumulating, of y = factors * y + a b. a [rows, depth], y [rows, 16 * vectors].
 struct ProductRows {
   const float* a;
   int64_t a_stride;
@@ -100,7 +100,7 @@ static inline void multiply_registers(const ProductRows& p, MatrixView<Element> 
   }
 }
 
-// The last vectors: fewer than RegisterTile::vectors(rows), so at most `vectors`.
+// Multiplies the last vectors: fewer than RegisterTile::vectors(rows), so at most `vectors`.
 template <typename Tag, typename Element, bool accumulates, int rows, int vectors>
 static inline void multiply_last_vectors(const ProductRows& p, MatrixView<Element> b, int64_t first,
                                          int64_t count) {
@@ -113,7 +113,7 @@ static inline void multiply_last_vectors(const ProductRows& p, MatrixView<Elemen
   }
 }
 
-// `count` rows, at most `rows`.
+// Multiplies `count` rows, at most `rows` at a time.
 template <typename Tag, bool accumulates, typename Element, int rows = RegisterTile<Tag>::kRows>
 static inline void multiply(int64_t count, const ProductRows& p, MatrixView<Element> b, int64_t vectors) {
   if constexpr (rows > 0) {

@@ -1,4 +1,4 @@
-// What the 256-bit instruction sets have in common.
+// The integer operations that the 256-bit instruction sets share.
 #pragma once
 
 #include "kernels/simd.h"
@@ -10,7 +10,7 @@ struct Avx2CommonOps {
   struct Sums {
     __m256i lo, hi;  // columns 0 to 7, 8 to 15
   };
-  static constexpr int kTogether = 1;  // of two registers each
+  static constexpr int kTogether = 1;  // a vector fills two registers
   static constexpr int kFloatRows = 6, kFloatPanels = 2, kFloatSums = 6;
 
   static GPT2FAST_INLINE __m256i load(const uint8_t* p) {
@@ -21,7 +21,8 @@ struct Avx2CommonOps {
     memcpy(&four, a, sizeof(four));
     return _mm256_set1_epi32(four);
   }
-  // Of values without a sign: compared as integers, NaN is above infinity, and infinity above all else.
+  // The larger of two values without a sign. Compared as integers, NaN is above infinity, and infinity above
+  // all else.
   static GPT2FAST_INLINE Vec<Tag> max_magnitude(Vec<Tag> a, Vec<Tag> b) {
     const auto larger = [](__m256 x, __m256 y) {
       return _mm256_castsi256_ps(_mm256_max_epi32(_mm256_castps_si256(x), _mm256_castps_si256(y)));
@@ -43,7 +44,7 @@ struct Avx2CommonOps {
   struct Pairs {
     __m256i lo, hi;  // int16: 2 consecutive positions of 8 columns each
   };
-  // Rounds; what is beyond the ends becomes the ends, a NaN anything.
+  // Rounds and saturates; a NaN becomes anything.
   static GPT2FAST_INLINE void round_to_int16(Vec<Tag> x, int16_t* p) {
     const __m256i words = _mm256_packs_epi32(_mm256_cvtps_epi32(x.lo), _mm256_cvtps_epi32(x.hi));
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permute4x64_epi64(words, 0xd8));

@@ -16,12 +16,13 @@ struct Avx512Ops {
   using Int8Weights = Weights;
   using Nibbles = Weights;  // times 16
   using NibbleSums = Sums;
-  static constexpr int kTogether = 4;  // vectors that take the steps of a function together, see vecs.h
+  static constexpr int kTogether = 4;  // vectors in a Vecs, see vecs.h
   static constexpr int kInt8Rows = 16, kInt4Rows = 8;
   static constexpr int kFloatRows = 12, kFloatPanels = 4, kFloatSums = 24;
   static constexpr int kAttentionRows = 6, kAttentionSums = 24;
 
-  // Of values without a sign: compared as integers, NaN is above infinity, and infinity above all else.
+  // The larger of two values without a sign. Compared as integers, NaN is above infinity, and infinity above
+  // all else.
   static GPT2FAST_INLINE Vec<Tag> max_magnitude(Vec<Tag> a, Vec<Tag> b) {
     return {_mm512_castsi512_ps(_mm512_max_epi32(_mm512_castps_si512(a.v), _mm512_castps_si512(b.v)))};
   }
@@ -37,8 +38,8 @@ struct Avx512Ops {
 
   static GPT2FAST_INLINE Sums start_int8(int32_t correction) { return {_mm512_set1_epi32(correction)}; }
   static GPT2FAST_INLINE Weights load_int8(const uint8_t* p) { return {_mm512_loadu_si512(p)}; }
-  // Compilers copy the destructive operand and keep broadcasts in registers that the sums need; written out,
-  // the broadcast is part of the load.
+  // Compilers would copy the destructive operand and keep broadcasts in registers that the sums need. Written
+  // in assembly, the broadcast is part of the load.
   static GPT2FAST_INLINE Sums dot_int8(Sums sums, Weights w, const int8_t* a) {
     struct Four {
       int8_t values[4];
@@ -50,7 +51,7 @@ struct Avx512Ops {
   struct Pairs {
     __m512i v;  // int16: 2 consecutive positions of 16 columns
   };
-  // Rounds; what is beyond the ends becomes the ends, a NaN anything.
+  // Rounds and saturates; a NaN becomes anything.
   static GPT2FAST_INLINE void round_to_int16(Vec<Tag> x, int16_t* p) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(x.v)));
   }

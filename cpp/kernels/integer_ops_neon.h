@@ -25,7 +25,8 @@ struct NeonOps {
   static GPT2FAST_INLINE Sums map(Function function) {
     return {{function(0), function(1), function(2), function(3)}};
   }
-  // Of values without a sign: compared as integers, NaN is above infinity, and infinity above all else.
+  // The larger of two values without a sign. Compared as integers, NaN is above infinity, and infinity above
+  // all else.
   static GPT2FAST_INLINE Vec<Tag> max_magnitude(const Vec<Tag>& a, const Vec<Tag>& b) {
     return Vec<Tag>::map([&](int i) {
       return vreinterpretq_f32_s32(vmaxq_s32(vreinterpretq_s32_f32(a.v[i]), vreinterpretq_s32_f32(b.v[i])));
@@ -62,7 +63,7 @@ struct NeonOps {
   struct Pairs {
     int16x8_t v[4];  // 2 consecutive positions of 4 columns each
   };
-  // Rounds; what is beyond the ends becomes the ends, a NaN anything.
+  // Rounds and saturates; a NaN becomes anything.
   static GPT2FAST_INLINE void round_to_int16(Vec<Tag> x, int16_t* p) {
     const Sums words = map([&](int i) { return vcvtnq_s32_f32(x.v[i]); });
     vst1q_s16(p, vcombine_s16(vqmovn_s32(words.v[0]), vqmovn_s32(words.v[1])));

@@ -12,7 +12,7 @@ struct PortableOps {
   };
   struct Weights {
     const uint8_t* p;  // 4 consecutive rows of 16 columns: [16][4]
-    int shift;         // that brings a nibble to the high half of its byte
+    int shift;         // moves a nibble to the high half of its byte
   };
   using Int8Weights = Weights;
   using Nibbles = Weights;  // times 16
@@ -22,7 +22,7 @@ struct PortableOps {
   static constexpr int kFloatRows = 2, kFloatPanels = 1, kFloatSums = 2;
   static constexpr int kAttentionRows = 2, kAttentionSums = 2;
 
-  // Of values without a sign: NaN is above infinity, and infinity above all else.
+  // The larger of two values without a sign. NaN is above infinity, and infinity above all else.
   static Vec<Tag> max_magnitude(const Vec<Tag>& a, const Vec<Tag>& b) {
     return Vec<Tag>::map([&](int c) { return a.v[c] > b.v[c] || a.v[c] != a.v[c] ? a.v[c] : b.v[c]; });
   }
@@ -48,11 +48,11 @@ struct PortableOps {
   struct Pairs {
     const int8_t* p;  // 2 consecutive positions of 16 columns: [16][2]
   };
-  // Rounds; what is beyond the ends becomes the ends, a NaN anything.
+  // Rounds and saturates; a NaN becomes anything.
   static void round_to_int16(Vec<Tag> x, int16_t* p) {
     x = round_to_int(x);
     for (int c = 0; c < kLanes; ++c) {
-      const float value = x.v[c] > -32768.0f ? x.v[c] : -32768.0f;  // of a NaN too
+      const float value = x.v[c] > -32768.0f ? x.v[c] : -32768.0f;  // for a NaN too
       p[c] = static_cast<int16_t>(value < 32767.0f ? value : 32767.0f);
     }
   }

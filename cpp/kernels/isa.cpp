@@ -41,8 +41,8 @@ bool runs_avx512_vnni() {
 #endif
 
 #if defined(GPT2FAST_HAVE_AMX)
-// Linux gives a process the tiles' state, 8 KB a thread, when it asks, and not where a thread's stack for
-// signals is too small for it.
+// A process must ask Linux for the tiles' state, 8 KB a thread; it is refused where a thread's signal stack
+// is too small for it.
 bool is_allowed_tiles() {
   constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
   return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;

@@ -1,4 +1,4 @@
-// The instruction sets that kernels come in, and the choice among them.
+// The instruction sets that there are kernels for, and the choice among them.
 #pragma once
 
 #include <array>

@@ -1,4 +1,4 @@
-// Moving keys and values between slots, and between a slot and plain arrays.
+// Moves keys and values between slots, and between a slot and plain arrays.
 #include <cstring>
 #include <vector>
 
@@ -85,7 +85,7 @@ void copy_slot(const CacheShape& shape, const void* from, void* to, int64_t leng
                 static_cast<size_t>(bytes));
   };
   copy(0, whole);
-  // Of the last block only the parts that hold something: reading the others would commit their memory.
+  // Only the parts of the last block that hold something: reading the others would commit their memory.
   const int64_t parts = (length % kKeyBlock + kLanes - 1) / kLanes;
   if (parts == 0) return;
   for (int64_t i = 0; i < 2 * shape.layers * shape.heads; ++i) {

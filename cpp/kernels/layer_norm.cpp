@@ -9,7 +9,7 @@
 namespace gpt2fast {
 namespace {
 
-// Fewer elements than this in a task cost less to compute than to hand over.
+// A task of fewer elements costs less to compute than to hand over.
 constexpr int64_t kTaskElements = 16384;
 
 }  // namespace

@@ -4,7 +4,7 @@
 #include <cstdint>
 
 #include "kernels/isa.h"
-#include "kernels/parallel.h"
+#include "system/parallel.h"
 
 namespace gpt2fast {
 

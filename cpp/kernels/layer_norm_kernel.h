@@ -5,8 +5,9 @@
 
 namespace gpt2fast {
 
-// The sum over a row: term(sum, i, count) adds elements i to i + count, at most 16. Every fourth vector goes
-// into the same sum, so that additions need not wait for each other; then in reduce_add's order.
+// The sum over a row. term(sum, i, count) adds elements i to i + count, at most 16. Every fourth vector goes
+// into the same sum, so that additions need not wait for each other; these sums are then added in
+// reduce_add's order.
 template <typename Tag, typename Term>
 GPT2FAST_INLINE float sum_of_terms(int64_t width, const Term& term) {
   using V = Vec<Tag>;
@@ -20,7 +21,7 @@ GPT2FAST_INLINE float sum_of_terms(int64_t width, const Term& term) {
   return reduce_add((sums[0] + sums[1]) + (sums[2] + sums[3]));
 }
 
-// x, gamma, beta, y [width]; y may equal x.
+// Normalises one row. x, gamma, beta, y [width]; y may equal x.
 template <typename Tag>
 GPT2FAST_INLINE void layer_norm_row(const float* x, int64_t width, const float* gamma, const float* beta,
                                     float epsilon, float* y) {

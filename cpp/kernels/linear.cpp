@@ -11,13 +11,13 @@
 namespace gpt2fast {
 namespace {
 
-static_assert(kMixedRows == kInt8RowBlocks * kBlockRows);  // what is mixed shares a scale
+static_assert(kMixedRows == kInt8RowBlocks * kBlockRows);  // values that are mixed share a scale
 
-constexpr int64_t kMaxRowTasks = 16;  // each has scratch in the workspace
-// Up to here, preparing rows costs less than sharing it out, and so do products.
+constexpr int64_t kMaxRowTasks = 16;  // each has scratch memory in the workspace
+// Up to these sizes, one thread prepares rows or multiplies faster than several.
 constexpr int64_t kSerialRowElements = int64_t{1} << 13;
 constexpr int64_t kSerialProducts = int64_t{1} << 16;
-// From here on, smaller parts than one a thread even out delays.
+// From here on, several parts a thread even out delays.
 constexpr int64_t kLargeProducts = int64_t{1} << 25;
 constexpr int64_t kTasksPerThread = 4;
 
@@ -25,7 +25,7 @@ bool is_quantized(WeightFormat format) {
   return format == WeightFormat::kInt8 || format == WeightFormat::kInt4;
 }
 
-// Of a prepared row, see LinearTask.
+// The bytes of a prepared row, see LinearTask.
 int64_t prepared_row_bytes(WeightFormat format, int64_t in_features) {
   if (!is_quantized(format)) return in_features * static_cast<int64_t>(sizeof(float));
   if (format == WeightFormat::kInt4) return divide_up(in_features, kBlockRows) * kInt4ScaledBytes;
@@ -36,7 +36,7 @@ size_t prepared_bytes(WeightFormat format, int64_t rows, int64_t in_features) {
   return static_cast<size_t>(divide_up(rows * prepared_row_bytes(format, in_features), 64) * 64);
 }
 
-// Of preparing rows, see scratch_row_floats().
+// The scratch memory of preparing rows, see scratch_row_floats().
 int64_t scratch_bytes(WeightFormat format, int64_t in_features) {
   const int64_t rounded_row_bytes =
       is_quantized(format) ? divide_up(in_features, kBlockRows) * kBlockRows : 0;
@@ -44,10 +44,11 @@ int64_t scratch_bytes(WeightFormat format, int64_t in_features) {
          kMaxTileRows * rounded_row_bytes;
 }
 
-// Rows in groups of as many tiles each, which lie in parts of the workspace: a group for each thread, or one.
+// Rows in groups of equally many tiles, each in its own part of the workspace: a group a thread, or one
+// group.
 struct RowGroups {
   int64_t count;
-  int64_t tiles;  // of each
+  int64_t tiles;  // in each group
 
   bool owned() const { return count > 1; }
 };
@@ -66,15 +67,15 @@ RowGroups make_groups(int64_t rows, int64_t max_tile_rows, int64_t count) {
 
 // The tasks that a call is cut into: first all rows are prepared, then their products are computed.
 struct Tasks {
-  int64_t rows;    // of each group; 0: the rows are ready
-  int64_t panels;  // of the products, for each of `tiles`
-  int64_t tiles;   // with owned groups, those
+  int64_t rows;    // tasks that prepare a group's rows; 0: the rows are ready
+  int64_t tiles;   // parts that the tiles are cut into for the products; with owned groups, the groups
+  int64_t panels;  // parts that the panels are cut into, for each part of the tiles
 };
 
 Tasks cut(const LinearTask& task, const RowGroups& groups, bool ready, int64_t threads) {
   const LinearArguments& a = task.arguments;
   Tasks tasks = {};
-  // Rows of a tile share cache lines, so that one thread prepares them all.
+  // Rows of a tile share cache lines, so one thread prepares them all.
   tasks.rows = a.rows * a.in_features <= kSerialRowElements ? 1 : std::min(groups.tiles, kMaxRowTasks);
   if (ready) tasks.rows = 0;
   const int64_t products = a.rows * a.in_features * task.panels * kPanelColumns;
@@ -90,7 +91,7 @@ Tasks cut(const LinearTask& task, const RowGroups& groups, bool ready, int64_t t
   return tasks;
 }
 
-// The panels of one of `parts` tasks; where maxima are told, of whole groups of columns.
+// The panels of one of `parts` tasks; where maxima are reported, in whole groups of columns.
 Range panel_range(const LinearTask& task, int64_t index, int64_t parts) {
   const int64_t group = task.arguments.maxima != nullptr ? kMaximaColumns / kPanelColumns : 1;
   const Range groups = part(divide_up(task.panels, group), index, parts);

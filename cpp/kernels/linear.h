@@ -6,12 +6,12 @@
 
 #include "gpt2fast/weights.h"
 #include "kernels/isa.h"
-#include "kernels/parallel.h"
 #include "kernels/workspace.h"
+#include "system/parallel.h"
 
 namespace gpt2fast {
 
-// The values are written into model files: never renumber them.
+// Model files hold these values: never renumber them.
 enum class Activation : int32_t {
   kNone = 0,
   kGeluTanh = 1,
@@ -19,11 +19,12 @@ enum class Activation : int32_t {
   kRelu = 3,
 };
 
-// Columns whose largest outputs are told together, see LinearArguments::maxima.
+// Every group of so many columns has its largest output reported in so many floats, see
+// LinearArguments::maxima.
 inline constexpr int64_t kMaximaColumns = 256;
-inline constexpr int64_t kMaximaLanes = 16;  // floats that tell them
+inline constexpr int64_t kMaximaLanes = 16;
 
-// Of a row.
+// The floats that report a row's largest outputs.
 constexpr int64_t maxima_floats(int64_t out_features) {
   return (out_features + kMaximaColumns - 1) / kMaximaColumns * kMaximaLanes;
 }
@@ -34,28 +35,27 @@ struct LinearArguments {
   int64_t out_features = 0;
   WeightFormat format = WeightFormat::kFloat32;
   Activation activation = Activation::kNone;
-  float epsilon = 1e-5f;            // of the LayerNorm
+  float epsilon = 1e-5f;            // the LayerNorm's
   const float* x = nullptr;         // [rows, in_features]
-  const uint8_t* weight = nullptr;  // packed_weight_bytes(format, in_features, out_features), 64-byte aligned
+  const uint8_t* weight = nullptr;  // packed, see packing.h; 64-byte aligned
   const float* bias = nullptr;      // [out_features] or null
   const float* gamma = nullptr;     // [in_features] or null: no LayerNorm in front
   const float* beta = nullptr;      // [in_features], null exactly when gamma is
   const float* residual = nullptr;  // [rows, out_features] or null; may equal y
   float* y = nullptr;               // [rows, out_features]
-  // [rows, maxima_floats(out_features)] or null. For every 256 columns of a row 16 floats: the largest of
-  // them is the largest of these outputs, unless there is a NaN among them, which stands for an output that
-  // is not finite.
+  // [rows, maxima_floats(out_features)] or null. For every 256 columns of a row there are 16 floats, the
+  // largest of which is the largest of these outputs. A NaN among them says that an output is not finite.
   float* maxima = nullptr;
 };
 
-// The scratch that linear() needs for these sizes.
+// The scratch memory that linear() needs for these sizes.
 WorkspaceSize linear_workspace(WeightFormat format, int64_t rows, int64_t in_features, int64_t threads,
                                const KernelTable& table);
 
-// Each output element is the same bits whatever the other rows, `parallel.threads()` and the instruction set:
-// sums over in_features run in one fixed order. Integer formats round each row to int8, for int8 weights in
-// blocks of 128 along in_features, for int4 of 64; a row that holds a NaN or an infinity then gives NaN
-// outputs, and no other row does.
+// Each output element has the same bits whatever the other rows, `parallel.threads()` and the instruction
+// set: sums over in_features run in one fixed order. Integer formats round each row to int8 in blocks along
+// in_features, of 128 values for int8 weights and of 64 for int4. A row that holds a NaN or an infinity then
+// gives NaN outputs, and no other row does.
 void linear(const LinearArguments& arguments, const Parallel& parallel, const WorkspaceParts& workspace,
             const KernelTable& table);
 

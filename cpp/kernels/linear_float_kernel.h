@@ -25,7 +25,7 @@ struct BFloat16Weights {
 template <typename Ops, typename Weights>
 struct FloatTile {
   using V = Vec<typename Ops::Tag>;
-  using Ask = AskAhead<Ops>;
+  using Distance = PrefetchDistance<Ops>;
   static constexpr int kMaxRows = Ops::kFloatRows;
   static constexpr int kMaxPanels = Ops::kFloatPanels;
   static constexpr int kMaxSums = Ops::kFloatSums;

@@ -26,8 +26,7 @@ GPT2FAST_INLINE V activate(Activation activation, V x) {
   return x;
 }
 
-// Takes the outputs of some rows and one panel, `columns` of which there are, into what
-// LinearArguments::maxima tells.
+// Updates LinearArguments::maxima with the outputs of some rows and one panel, which has `columns` columns.
 template <typename V, int count>
 GPT2FAST_INLINE void note_maxima(const LinearArguments& a, int64_t row, int64_t column, int64_t columns,
                                  const V (&y)[count]) {
@@ -37,7 +36,7 @@ GPT2FAST_INLINE void note_maxima(const LinearArguments& a, int64_t row, int64_t 
   const bool first = column % kMaximaColumns == 0;
   GPT2FAST_UNROLL for (int r = 0; r < count; ++r, maxima += stride) {
     const V earlier = first ? V::set1(-__builtin_inff()) : V::load(maxima);
-    // A NaN stays: max() gives its second operand then. 0 times infinity is one.
+    // A NaN stays: max() then gives its second operand. 0 times infinity is a NaN.
     const V later = fma(y[r], V::zero(), max(y[r], earlier));
     if (columns >= kLanes) {
       later.store(maxima);
@@ -47,7 +46,7 @@ GPT2FAST_INLINE void note_maxima(const LinearArguments& a, int64_t row, int64_t 
   }
 }
 
-// From the sums of `count` rows for one panel, [count][16], to their outputs.
+// Writes the outputs of `count` rows for one panel, from their sums [count][16].
 template <typename Ops, int count>
 GPT2FAST_INLINE void write_rows(const LinearArguments& a, int64_t row, int64_t column, const float* sums) {
   using V = Vec<typename Ops::Tag>;
@@ -98,8 +97,8 @@ GPT2FAST_INLINE void finish_tile(const LinearArguments& a, int64_t first_row, in
   write_outputs<Ops>(a, first_row, rows, panel, stored);
 }
 
-// The weights that a tile of several rows asks the caches for while it computes: for each block of 64 along
-// in_features the first lines of a window, which may overlap the one before.
+// The weights that a tile prefetches while it computes: for each block of 64 along in_features the first
+// lines of a window, which may overlap the one before.
 struct WeightsAhead {
   const uint8_t* window;
   int64_t step;  // bytes from one block's window to the next
@@ -108,17 +107,20 @@ struct WeightsAhead {
   GPT2FAST_INLINE void advance() { window += step; }
 };
 
-// How far ahead a single tile of rows asks for its weights, which processors differ in.
+// How far ahead a single tile of rows prefetches its weights. Processors differ in what is best.
 template <typename Ops>
-struct AskAhead {
+struct PrefetchDistance {
   static constexpr int64_t kBytes = 4096;
-  static constexpr int kInt4Rows = 6;             // from so many on, and for one, int4 weights are asked for
-  static constexpr int64_t kInt4RowBytes = 1536;  // one row of int4 weights
-  static constexpr int kInt4RowLocality = 2;      // 2: in the second-level cache, 3: in the first
+  // For int4 weights: one row, and so many rows or more, prefetch; the numbers between don't.
+  static constexpr int kInt4Rows = 6;
+  // For one row of int4 weights.
+  static constexpr int64_t kInt4RowBytes = 1536;
+  static constexpr int kInt4RowLocality = 2;  // 2: into the second-level cache, 3: into the first
 };
 
 // Tile::run<rows, panels>(task, row, panel, ahead) computes the outputs of that many rows and panels in
-// registers. Tile has kMaxRows, and kMaxSums: of rows * panels; Ask: how it asks for weights.
+// registers. A Tile says how many rows it takes at most (kMaxRows), how many sums, which are rows * panels
+// (kMaxSums), and how far ahead it prefetches (Distance).
 template <typename Tile, int rows, int panels>
 void run_tile(const LinearTask& task, int64_t row, int64_t panel, int64_t height, const WeightsAhead& ahead) {
   if constexpr (rows > 1) {
@@ -132,13 +134,13 @@ template <typename Tile, int panels_at_once>
 void multiply_tiles(const LinearTask& task, Range tiles, Range panels) {
   int64_t panel = panels.begin;
   if (task.tiles.max_height() * panels_at_once <= Tile::kMaxSums) {
-    // A panel's tiles each ask for a part of the panel after it, so that memory works while all of them
-    // compute. A single tile asks for what follows in its own panel.
+    // Each of a panel's tiles prefetches a part of the next panel, so that memory is busy while all of them
+    // compute. A single tile prefetches what follows in its own panel.
     const int64_t bytes = panels_at_once * task.panel_bytes;
     const int64_t blocks = (task.arguments.in_features + kBlockValues - 1) / kBlockValues;
     const int64_t parts = blocks * (tiles.end - tiles.begin);
     const int64_t step = (bytes + parts - 1) / parts;
-    const int64_t distance = tiles.end - tiles.begin == 1 ? Tile::Ask::kBytes : bytes;
+    const int64_t distance = tiles.end - tiles.begin == 1 ? Tile::Distance::kBytes : bytes;
     for (; panel + panels_at_once <= panels.end; panel += panels_at_once) {
       WeightsAhead ahead{task.arguments.weight + panel * task.panel_bytes + distance, step};
       for (int64_t tile = tiles.begin; tile < tiles.end; ++tile, ahead.window += blocks * step) {
@@ -152,7 +154,8 @@ void multiply_tiles(const LinearTask& task, Range tiles, Range panels) {
   }
 }
 
-// A panel meets all rows of a group before the next, so a group's rows should stay in the second-level cache.
+// A panel is multiplied by all rows of a group before the next panel is, so a group's rows should stay in the
+// second-level cache.
 template <typename Tile>
 void multiply(const LinearTask& task, Range tiles, Range panels) {
   constexpr int64_t kGroupBytes = 512 * 1024;

@@ -1,16 +1,16 @@
-// Register tiles over int8 and int4 weights: exact integer sums over what shares a scale, which are scaled
-// and added up in float in order; the column's scale comes last.
+// Register tiles over int8 and int4 weights: exact integer sums over the values that share a scale, which are
+// scaled and added up as floats in order. The column's scale comes last.
 #pragma once
 
 #include "kernels/linear_kernel.h"
 
 namespace gpt2fast {
 
-// Asks for one of the lines of a block: left to the processor's own prefetching, a single row reads memory at
-// two thirds to four fifths of its speed. Few rows of weights are fastest when the second-level cache is
-// told, some KB ahead; a single row of int4 weights when it is told less far ahead, and a few, on some
-// processors, when nothing is asked for. Taller tiles compute for longer than their weights take to arrive,
-// which may go to the first level at once.
+// Prefetches one of the lines of a block. With the processor's own prefetching alone, a single row reads
+// memory at two thirds to four fifths of its speed. Few rows are fastest when weights are prefetched into the
+// second-level cache, some KB ahead. A single row of int4 weights is fastest with a shorter distance, and a
+// few rows, on some processors, without any. Taller tiles compute for longer than their weights take to
+// arrive, so these may go to the first level at once.
 template <typename Tile, int rows>
 GPT2FAST_INLINE void prefetch_line(const uint8_t* weights, const WeightsAhead& ahead, int line) {
   if constexpr (rows >= Tile::kFirstLevelRows) {
@@ -18,15 +18,15 @@ GPT2FAST_INLINE void prefetch_line(const uint8_t* weights, const WeightsAhead& a
   } else if constexpr (rows >= Tile::kSecondLevelRows) {
     __builtin_prefetch(ahead.line(line), 0, 2);
   } else if constexpr (rows == 1) {
-    __builtin_prefetch(weights + Tile::Ask::kInt4RowBytes, 0, Tile::Ask::kInt4RowLocality);
+    __builtin_prefetch(weights + Tile::Distance::kInt4RowBytes, 0, Tile::Distance::kInt4RowLocality);
   }
 }
 
-// One panel at a time: a single stream through memory is read fastest.
+// Takes one panel at a time: a single stream through memory is read fastest.
 template <typename Ops>
 struct Int8Tile {
   using V = Vec<typename Ops::Tag>;
-  using Ask = AskAhead<Ops>;
+  using Distance = PrefetchDistance<Ops>;
   static constexpr int kMaxRows = Ops::kInt8Rows;
   static constexpr int kSecondLevelRows = 1, kFirstLevelRows = 12;  // see prefetch_line()
   static constexpr int kMaxPanels = 1;
@@ -52,7 +52,7 @@ struct Int8Tile {
     finish_tile<Ops>(task.arguments, row, panel, sums);
   }
 
-  // x: blocks of a tile that share a scale; values: the same blocks of a panel.
+  // x holds blocks of a tile that share a scale, `values` the same blocks of a panel.
   template <int rows>
   static GPT2FAST_INLINE void add_blocks(const uint8_t* x, const uint8_t* values, int64_t count,
                                          WeightsAhead& ahead, V (&sums)[rows]) {
@@ -80,9 +80,9 @@ struct Int8Tile {
 template <typename Ops>
 struct Int4Tile {
   using V = Vec<typename Ops::Tag>;
-  using Ask = AskAhead<Ops>;
+  using Distance = PrefetchDistance<Ops>;
   static constexpr int kMaxRows = Ops::kInt4Rows;
-  static constexpr int kSecondLevelRows = Ask::kInt4Rows, kFirstLevelRows = 6;
+  static constexpr int kSecondLevelRows = Distance::kInt4Rows, kFirstLevelRows = 6;
   static constexpr int kMaxPanels = 1;
   static constexpr int kMaxSums = kMaxRows;
   static constexpr int64_t kBlockBytes = 4 * kLanes + kBlockValues * kLanes / 2;
@@ -107,7 +107,7 @@ struct Int4Tile {
     finish_tile<Ops>(task.arguments, row, panel, sums);
   }
 
-  // x: one block of a tile; block_data: the same block of a panel.
+  // x holds one block of a tile, block_data the same block of a panel.
   template <int rows>
   static GPT2FAST_INLINE void add_block(const uint8_t* x, const uint8_t* block_data,
                                         const WeightsAhead& ahead, V (&sums)[rows]) {

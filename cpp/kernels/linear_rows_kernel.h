@@ -1,5 +1,5 @@
-// How linear() prepares rows: LayerNorm, then for integer formats rounding to int8 in blocks, else
-// interleaving.
+// How linear() prepares rows: it applies the LayerNorm, then rounds to int8 in blocks for integer formats,
+// and interleaves the rows of a tile.
 #pragma once
 
 #include <limits>
@@ -12,7 +12,7 @@ namespace gpt2fast {
 
 inline constexpr int kBlockValues = 64;
 
-// Values that are mixed, times H / order, see packing.h: none becomes larger than the largest was.
+// Mixes values: multiplies them by H / order, see packing.h. None becomes larger than the largest was.
 template <typename V, int order>
 GPT2FAST_INLINE void mix(V* parts) {
   const V factor = V::set1(1.0f / order);
@@ -27,15 +27,14 @@ GPT2FAST_INLINE void mix(V* parts) {
   }
 }
 
-// How a tile holds one block of each of its rows, here `stride` bytes apart: four values of each row at a
-// time.
+// Stores one block of each of a tile's rows, which are `stride` bytes apart, four values of each row in turn.
 template <typename Ops>
 struct InterleavedRows {
   static GPT2FAST_INLINE void arrange(const int8_t* rows, int64_t stride, int64_t height, uint8_t* out) {
     if constexpr (Ops::kInt8Rows == kLanes) {
       if (height == kLanes) {
         using V = Vec<typename Ops::Tag>;
-        V lines[kLanes];  // moved, not computed with
+        V lines[kLanes];  // bytes that are only moved
         for (int r = 0; r < kLanes; ++r)
           lines[r] = V::load(reinterpret_cast<const float*>(rows + r * stride));
         transpose(lines);
@@ -48,28 +47,28 @@ struct InterleavedRows {
       return;
     }
     for (int64_t r = 0; r < height; ++r, rows += stride, out += 4) {
-      // Unrolled further, compilers would run out of registers for addresses.
+      // Unrolled further, it would run out of registers for addresses.
       _Pragma("GCC unroll 4") for (int64_t i = 0; i < kBlockValues; i += 4)
           memcpy(out + i * height, rows + i, 4);
     }
   }
 };
 
-// Row after row.
+// Stores one block of each of a tile's rows, row after row.
 struct WholeRows {
   static GPT2FAST_INLINE void arrange(const int8_t* rows, int64_t stride, int64_t height, uint8_t* out) {
     for (int64_t r = 0; r < height; ++r) memcpy(out + r * kBlockValues, rows + r * stride, kBlockValues);
   }
 };
 
-// Consecutive blocks of a row, at most kLanes. What is worked out for a whole block is a lane of a vector:
-// one by one, blocks would mostly wait for their horizontal sums and divisions.
+// Consecutive blocks of a row, at most kLanes. What is computed once a block (its scale, its sums) is a lane
+// of a vector: done block by block, it would mostly wait for horizontal sums and divisions.
 template <typename Ops>
 class RowBlocks {
   using V = Vec<typename Ops::Tag>;
 
  public:
-  // x: the blocks' `count` values.
+  // x holds the blocks' `count` values.
   GPT2FAST_INLINE RowBlocks(const float* x, int64_t count, WeightFormat format)
       : count_((count + kBlockValues - 1) / kBlockValues),
         together_(format == WeightFormat::kInt8 ? kInt8RowBlocks : 1),
@@ -127,7 +126,7 @@ class RowBlocks {
   }
 
  private:
-  // Blocks that are mixed together, number `first` and the following; `left` values are there.
+  // Loads blocks that are mixed together, from block `first` on; x has `left` values.
   template <int blocks, bool mixes>
   GPT2FAST_INLINE void load_blocks(const float* x, int64_t left, int64_t first) {
     constexpr int kParts = kBlockValues / kLanes;
@@ -147,7 +146,7 @@ class RowBlocks {
     }
   }
 
-  // Blocks that are to become zero have an inverse that is not above zero.
+  // A block that becomes zero gets an inverse that is not above zero.
   GPT2FAST_INLINE void find_scales(float* inverses, float* scales) const {
     V largest[kLanes];
     load_lanes(largest);
@@ -158,15 +157,16 @@ class RowBlocks {
     const V steps = V::set1(127.0f);
     select_less(magnitude, smallest, V::zero(), steps / magnitude).store(inverses);
 
-    const V unit =
-        V::set1(format_ == WeightFormat::kInt8 ? 2.0f : 1.0f);  // H / 8 was a quarter of the weights' H / 2
+    // Int8 weights were mixed by H / 2, rows by H / 8 (or H / 4); H H = 8 (or 4) leaves a half.
+    const V unit = V::set1(format_ == WeightFormat::kInt8 ? 2.0f : 1.0f);
     const V scale = select_less(magnitude, smallest, V::zero(), magnitude / steps * unit);
     const V infinity = V::set1(std::numeric_limits<float>::infinity());
     const V nan = V::set1(std::numeric_limits<float>::quiet_NaN());
     select_less(magnitude, infinity, scale, nan).store(scales);
   }
 
-  // In both lanes. Values have no sign: compared as integers, a NaN is the largest.
+  // The larger of each pair of lanes, in both. Values have no sign: compared as integers, a NaN is the
+  // largest.
   static GPT2FAST_INLINE V largest_of_pairs(V values) {
     static_assert(kInt8RowBlocks == 2);
     alignas(64) float floats[kLanes];
@@ -179,9 +179,9 @@ class RowBlocks {
     return V::load(floats);
   }
 
-  // Of the halves of each block.
+  // Sums the values of each block's two halves.
   GPT2FAST_INLINE void sum_values(float* first_sums, float* second_sums) const {
-    V sums[kLanes];  // of four values each
+    V sums[kLanes];  // each lane the sum of four values
     load_lanes(sums);
     for (int i = 1; i < 8; ++i) {
       sums[0] = sums[0] + sums[i];
@@ -198,14 +198,14 @@ class RowBlocks {
   }
 
   int64_t count_;
-  int64_t together_;  // so many share a scale
+  int64_t together_;  // blocks that share a scale
   WeightFormat format_;
   alignas(64) float values_[kLanes * kBlockValues];
   alignas(64) float lanes_[kLanes][kLanes];
 };
 
-// Calls write(x, height, row, out) for every row: x after the LayerNorm, and the start of the tile that it
-// becomes row `row` of.
+// Calls write(x, height, row, out) for every row, with x after the LayerNorm and `out` the start of the tile
+// whose row `row` it becomes.
 template <typename Ops, typename Write>
 GPT2FAST_INLINE void prepare_rows(const LinearTask& task, Range rows, float* scratch, uint8_t* prepared,
                                   const Write& write) {
@@ -222,7 +222,7 @@ GPT2FAST_INLINE void prepare_rows(const LinearTask& task, Range rows, float* scr
   }
 }
 
-// rows: of whole tiles.
+// Rounds and arranges `rows`, which are those of whole tiles.
 template <typename Ops, typename Arrangement = InterleavedRows<Ops>>
 void quantize_rows(const LinearTask& task, Range rows, float* scratch, uint8_t* prepared) {
   static_assert(Ops::kInt8Rows <= kMaxTileRows && Ops::kInt4Rows <= kMaxTileRows);

@@ -11,8 +11,8 @@
 
 namespace gpt2fast {
 
-// The rows of a step, cut into tiles of nearly equal height, none above a kernel's limit. A tile shares one
-// pass over the weights.
+// The rows of a call, cut into tiles of nearly equal height, none above a kernel's limit. A tile's rows share
+// one pass over the weights.
 struct RowTiles {
   int64_t rows;
   int64_t count;
@@ -23,9 +23,8 @@ struct RowTiles {
   GPT2FAST_INLINE int64_t tile_of(int64_t row) const { return part_of(row, rows, count); }
 };
 
-// One call of linear(). Prepared rows are what the kernels read: x after the LayerNorm, tile after tile,
-// arranged so that a kernel walks through one stream whatever the number of rows. For a tile of H rows that
-// is
+// One call of linear(). Kernels read prepared rows: x after the LayerNorm, tile after tile, laid out so that
+// a kernel reads one stream whatever the number of rows. A tile of H rows is stored as
 //   float formats: float values[in_features][H]
 //   int8 weights, for every 128 along in_features, the last of which may be 64:
 //     int8 values[32][H][4], zero beyond in_features
@@ -39,37 +38,38 @@ struct LinearTask {
   LinearArguments arguments;
   int64_t panels;
   int64_t panel_bytes;
-  int64_t row_bytes;  // of a prepared row
+  int64_t row_bytes;  // a prepared row's
   RowTiles tiles;
-  int64_t first_row;    // of those that are prepared together
-  const uint8_t* rows;  // prepared, from first_row on
+  int64_t first_row;    // the first of the rows that are prepared together
+  const uint8_t* rows;  // the prepared rows, from first_row on
 
   GPT2FAST_INLINE int64_t offset(int64_t row) const { return (row - first_row) * row_bytes; }
   GPT2FAST_INLINE const uint8_t* tile_rows(int64_t row) const { return rows + offset(row); }
 };
 
-inline constexpr int64_t kInt8RowBlocks = 2;  // of 64, that share a scale
+inline constexpr int64_t kInt8RowBlocks = 2;  // blocks of 64 that share a scale
 inline constexpr int64_t kInt8ScaledBytes = 64 * kInt8RowBlocks + 4 + 4;
 inline constexpr int64_t kInt4ScaledBytes = 64 + 4 + 8;
 
 inline constexpr int64_t kMaxTileRows = 16;
 
-// Scratch memory of preparing rows: a row of so many floats, which end at a cache line; after it, for integer
-// formats, the rounded rows of a tile, [kMaxTileRows][in_features, in whole blocks].
+// The scratch memory of preparing rows holds a row of so many floats, which end at a cache line, and then,
+// for integer formats, the rounded rows of a tile, [kMaxTileRows][in_features, in whole blocks].
 GPT2FAST_INLINE constexpr int64_t scratch_row_floats(int64_t in_features) {
   return (in_features + 15) / 16 * 16;
 }
 
-// One instruction set's way with one weight format.
+// An instruction set's functions for one weight format.
 struct LinearKernel {
-  // Prepares the rows of some tiles into `prepared`, where task.first_row starts. scratch: see
+  // Prepares the rows of some tiles into `prepared`, which begins with task.first_row. For `scratch` see
   // scratch_row_floats().
   void (*prepare_rows)(const LinearTask& task, Range rows, float* scratch, uint8_t* prepared);
-  // Outputs of some tiles of rows and some panels.
+  // Computes the outputs of some tiles of rows and some panels.
   void (*multiply)(const LinearTask& task, Range tiles, Range panels);
   int64_t max_tile_rows;
-  // From so many rows a thread on, each thread takes its rows and all columns: it reads all weights then, but
-  // what the operators pass on stays in its caches. With fewer rows weights count for more.
+  // From so many rows a thread on, each thread takes rows of its own and all columns. It then reads all
+  // weights, but what one operator passes to the next stays in its caches. With fewer rows, reading weights
+  // costs more.
   int64_t own_rows;
 };
 

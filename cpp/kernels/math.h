@@ -1,8 +1,8 @@
 // exp, exp2 and the activations over any Vec or Vecs. For one float use Vec<Scalar>: it gives the same bits.
 //
 // Polynomials are weighted minimax fits of the functions named beside them, rounded to float. Results below
-// about 2^-126, the smallest normal number, are 0: a denormal one takes Intel's processors more than a
-// hundred cycles, and softmax would have many, of positions that a row does not see.
+// about 2^-126, the smallest normal number, are 0: a denormal result takes Intel's processors more than a
+// hundred cycles, and softmax would give many, for positions that a row does not see.
 #pragma once
 
 #include "kernels/vecs.h"

@@ -1,4 +1,4 @@
-// Packing of weights into the panels that linear() streams, and back.
+// Packs weights into the panels that linear() streams, and unpacks them.
 #include "kernels/packing.h"
 
 #include <algorithm>
@@ -19,7 +19,7 @@ namespace {
 
 constexpr int64_t kInt8BlockBytes = kBlockRows * kPanelColumns;
 constexpr int64_t kInt4BlockBytes = 4 * kPanelColumns + kInt8BlockBytes / 2;
-constexpr int64_t kColumnScalesBytes = kPanelColumns * 4;  // with which panels of integers start
+constexpr int64_t kColumnScalesBytes = kPanelColumns * 4;  // at the start of panels of integers
 
 int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 int64_t block_count(int64_t in_features) { return round_up(in_features, kBlockRows) / kBlockRows; }
@@ -30,7 +30,7 @@ void check_size(const char* name, int64_t value) {
                               "], got " + std::to_string(value));
 }
 
-// To nearest even; a finite value stays finite.
+// Rounds to nearest even; a finite value stays finite.
 uint16_t to_bfloat16(float value) {
   const uint32_t bits = std::bit_cast<uint32_t>(value);
   const uint32_t rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
@@ -39,7 +39,7 @@ uint16_t to_bfloat16(float value) {
 
 float from_bfloat16(uint16_t value) { return std::bit_cast<float>(static_cast<uint32_t>(value) << 16); }
 
-// One panel's weights as columns: [16][padded rows], zero where the panel has no column or the weight no row.
+// One panel's weights as columns, [16][padded rows], zero where the weight has no such column or row.
 class PanelColumns {
  public:
   explicit PanelColumns(int64_t in_features)
@@ -83,10 +83,10 @@ void pack_bfloat16_panel(const PanelColumns& w, int64_t in_features, uint8_t* pa
   }
 }
 
-// So many rows from `first` on are mixed, see packing.h.
+// How many rows from `first` on are mixed, see packing.h.
 int64_t mixed_rows(int64_t first, int64_t rows) { return std::min(kMixedRows, rows - first); }
 
-// Rows that are mixed together, times a factor and H. In double, so that nothing overflows.
+// Multiplies rows that are mixed together by a factor and H. In double, so that nothing overflows.
 void mix_rows(double* rows, int64_t count, double factor) {
   for (int64_t step = kMixedStep; step < count; step *= 2) {
     for (int64_t i = 0; i < count; ++i) {
@@ -108,7 +108,7 @@ void pack_int8_panel(const PanelColumns& w, uint8_t* panel) {
     }
     double largest = 0;
     for (const double value : mixed) largest = std::max(largest, std::abs(value));
-    // A column of the smallest subnormals is not all lost: its scale is not rounded to zero.
+    // The scale of a column of subnormals is not rounded to zero, which would lose the column.
     constexpr float kLeast = std::numeric_limits<float>::denorm_min();
     const float scale = largest > 0 ? std::max(static_cast<float>(largest / 127.0), kLeast) : 0.0f;
     std::memcpy(panel + c * 4, &scale, 4);

@@ -1,5 +1,5 @@
-// Packed weight layouts: made once at conversion, streamed by linear(). Sizes and unpacking:
-// gpt2fast/weights.h.
+// Packed weight layouts: made once at conversion, streamed by linear(). See gpt2fast/weights.h for sizes and
+// unpacking.
 #pragma once
 
 #include <cstddef>
@@ -18,10 +18,10 @@ namespace gpt2fast {
 //   int8  float column_scale[16]
 //         per block: uint8 u[16][16][4]: row 64 block + 4 i + j of column c at [i][c][j]
 //         v = column_scale * (u - 128), u in [1, 255], where v is w with the rows r, r + 16, r + 32, ... of
-//         every 128 mixed: v = H w / 2, H being the Hadamard matrix (Sylvester's) of order 8. Where 64 are
-//         left at the end, the order is 4. linear() mixes its input in the same way, which with H H = 8 (or
-//         4) leaves products as they are. An input that is much larger than its neighbours then costs them
-//         less of their precision.
+//         every 128 mixed: v = H w / 2, H being Sylvester's Hadamard matrix of order 8. Where 64 rows are
+//         left at the end, the order is 4. linear() mixes its input in the same way; since H H is 8 (or 4),
+//         the product stays the same. An input that is much larger than its neighbours then costs them less
+//         of their precision.
 //   int4  float column_scale[16]
 //         per block: uint8 scale[2][16], uint8 zero[2][16], the halves being rows 0..31 and 32..63 of the
 //         block
@@ -29,7 +29,7 @@ namespace gpt2fast {
 //         w = column_scale * minifloat(scale) * (u - zero / 16)
 //
 // minifloat is unsigned, with 4 bits of exponent and 4 of mantissa: (1 + (scale % 16) / 16) * 2^(scale / 16 -
-// 11). Bits a weight, all included, at K = 768: 32, 16, 8.04 and 4.54.
+// 11). At K = 768 a weight takes 32, 16, 8.04 and 4.54 bits, all included.
 inline constexpr int64_t kPanelColumns = 16;
 inline constexpr int64_t kBlockRows = 64;
 inline constexpr int64_t kMixedRows = 128;

@@ -1,5 +1,6 @@
-// The search for int4 scales and zero points: for every representable scale near the one that spans the
-// group's range, alternate between the best values for a zero point and the best zero point for those values.
+// The search for int4 scales and zero points. For every representable scale near the one that spans the
+// group's range, it alternates between the best values for a zero point and the best zero point for those
+// values.
 #include "kernels/packing_int4.h"
 
 #include <algorithm>
@@ -20,11 +21,11 @@ struct WeightRange {
   double low = 0;
   double high = 0;
 
-  // Of the scale that spans the range without clipping.
+  // The scale that spans the range without clipping.
   double step() const { return (high - low) / double{kInt4MaxValue}; }
 };
 
-// The range is widened to hold zero, which every zero point can then represent exactly or nearly.
+// The weights' range, widened to hold zero, which every zero point can then represent exactly or nearly.
 WeightRange range_of(const float* w) {
   constexpr int64_t kParts = 8;  // independent, so that none waits for the one before
   float low[kParts] = {}, high[kParts] = {};
@@ -87,7 +88,7 @@ Int4Group quantize_int4_group(const float* w, float column_scale, const KernelTa
     trials.weight[lane] = static_cast<float>(relative * relative);
   }
   if (std::isinf(trials.weight[trials.count - 1])) {
-    // Too small beside the column for errors to be compared: zeros, 15 - 240 / 16.
+    // The group is too small beside its column for errors to be compared: all zeros, as 15 - 240 / 16.
     group.scale = static_cast<uint8_t>(last);
     group.zero = static_cast<uint8_t>(kInt4MaxValue * kInt4ZeroSteps);
     std::fill_n(group.values, kInt4GroupRows, static_cast<uint8_t>(kInt4MaxValue));

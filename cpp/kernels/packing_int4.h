@@ -21,8 +21,8 @@ float int4_minifloat(uint8_t code);
 // The column scale for a column of `count` weights, count a multiple of kInt4GroupRows.
 float int4_column_scale(const float* column, int64_t count);
 
-// The group that comes near the least squared error that any scale, zero and values reach for `w`
-// [kInt4GroupRows]; the same bits for every instruction set.
+// The group for `w` [kInt4GroupRows] whose squared error is near the least that any scale, zero and values
+// reach. It is the same for every instruction set.
 Int4Group quantize_int4_group(const float* w, float column_scale, const KernelTable& table);
 
 }  // namespace gpt2fast

@@ -1,5 +1,4 @@
-// Nearly all of the work of the int4 search, for one instruction set: a lane is a scale that is tried for a
-// group.
+// Nearly all of the work of the int4 search, for one instruction set: each lane tries one scale for a group.
 #pragma once
 
 #include <math.h>
@@ -12,13 +11,14 @@ namespace gpt2fast {
 inline constexpr float kInt4MaxValue = 15.0f;
 inline constexpr float kInt4ZeroSteps = 16.0f;
 
-// The scales that are tried for one group, and what each comes to.
+// The scales that are tried for one group, and the result of each.
 struct Int4Trials {
-  int count;             // of scales, at most kLanes; the lanes beyond hold usable numbers that mean nothing
-  double scale[kLanes];  // positive
+  // Scales, at most kLanes; the lanes beyond hold finite numbers that mean nothing.
+  int count;
+  double scale[kLanes];     // positive
   float from_low[kLanes];   // the zero point that maps the lowest weight to 0
-  float from_high[kLanes];  // ... the highest to 15
-  float weight[kLanes];     // what makes errors in squared steps comparable among scales
+  float from_high[kLanes];  // the zero point that maps the highest weight to 15
+  float weight[kLanes];     // makes errors in squared steps comparable among scales
 
   float x[kInt4GroupRows][kLanes];  // weights in steps of each scale
   float zero[kLanes];               // the best zero point, a multiple of 1 / 16 in [0, 255 / 16]
@@ -32,12 +32,12 @@ GPT2FAST_INLINE V nearest_int4_value(V x, V zero) {
   return min(max(((x + zero) + magic) - magic, V::zero()), V::set1(kInt4MaxValue));
 }
 
-// Zero points that are improved together, since each waits for its own sums.
+// So many zero points are improved together, since each has to wait for its own sums.
 inline constexpr int kInt4Starts = 3;
 
-// Takes zero points to the best ones for the values that are nearest to x with them, and tells the squared
-// errors, in steps, of those values. x [kInt4GroupRows][kLanes], from the first of the vector's lanes on.
-// Every eighth row is summed first.
+// Replaces zero points by the best ones for the values that are nearest to x with them, and returns the
+// squared errors of those values, in steps. x [kInt4GroupRows][kLanes] starts at the first of the vector's
+// lanes. Every eighth row is summed first.
 template <typename V>
 GPT2FAST_INLINE void improve_int4_zeros(const float* x, V (&zero)[kInt4Starts], V (&error)[kInt4Starts]) {
   constexpr int64_t kParts = 8;
@@ -68,8 +68,8 @@ GPT2FAST_INLINE void improve_int4_zeros(const float* x, V (&zero)[kInt4Starts], 
   }
 }
 
-// Improves each scale's zero point three times from each of three starting points, and keeps the best of all,
-// of equal ones the first. A vector has kWidth lanes.
+// Improves each scale's zero point three times from each of three starting points, and keeps the best of all;
+// among equals, the first. A vector has kWidth lanes.
 template <typename V, int kWidth>
 GPT2FAST_INLINE void try_int4_scales(const float* w, Int4Trials& trials) {
   constexpr int kIterations = 3;

@@ -1,4 +1,4 @@
-// Work in shards, one a thread, in one or two phases.
+// Work divided into shards, one a thread, in one or two phases.
 #pragma once
 
 #include <algorithm>
@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <thread>
 
-#include "kernels/parallel.h"
+#include "system/parallel.h"
 
 namespace gpt2fast {
 
@@ -33,7 +33,7 @@ class Counter {
   int64_t next() { return value_.fetch_add(1, std::memory_order_relaxed); }
   void add_done() { value_.fetch_add(1, std::memory_order_release); }
   void wait_for(int64_t count) const {
-    constexpr int kSpins = 10000;  // some tens of microseconds: longer than a thread that runs would need
+    constexpr int kSpins = 10000;  // some tens of microseconds, longer than a running thread needs
     for (int spins = 0; value_.load(std::memory_order_acquire) < count; ++spins) {
       if (spins >= kSpins) std::this_thread::yield();
     }
@@ -43,8 +43,8 @@ class Counter {
   alignas(64) std::atomic<int64_t> value_ = 0;
 };
 
-// Tasks in shards, one a thread: each thread goes through its own, whose data lie together, then helps with
-// the others.
+// Tasks in shards, one a thread. Each thread first does its own shard, whose data lie together, then helps
+// with the others.
 class Shards {
  public:
   Shards(int64_t tasks, int64_t threads) : tasks_(tasks), count_(std::min(threads, kMaxShards)) {}
@@ -66,12 +66,12 @@ class Shards {
   std::array<Counter, kMaxShards> taken_;
 };
 
-// Runs the tasks [0, first) of one kind, then, once all of them are done, the tasks [0, second) of another.
+// Runs the tasks [0, first) of one kind and, once all of them are done, the tasks [0, second) of another.
 // Handing work to a pool's threads costs microseconds, so it is done once for both: a thread that finds no
 // more tasks of the first kind waits for those that others have begun.
 //
-// Index k of a kind is run by the same thread at every call, delays aside: what it wrote is still in that
-// core's caches. Between cores that share no cache a line travels for as long as a hundred dot products take.
+// Delays aside, the same thread runs index k of a kind at every call, so what it wrote is still in its core's
+// caches. Moving a line between cores that share no cache takes as long as a hundred dot products.
 template <typename First, typename Second>
 void run_phases(int64_t first, int64_t second, const Parallel& parallel, const First& run_first,
                 const Second& run_second) {

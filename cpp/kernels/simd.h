@@ -9,7 +9,7 @@
 // - max(a, b) is a > b ? a : b and min(a, b) is a < b ? a : b: the second operand where either is NaN.
 // - reductions add lane i to lane i + 8, then i + 4, i + 2, i + 1.
 // - conversions to float16 round to nearest, ties to even; NaNs become quiet and keep their high bits.
-// Bits of a NaN that arithmetic produces are not part of the promise.
+// The bits of a NaN that arithmetic produces may differ.
 #pragma once
 
 #include "kernels/simd_portable.h"

@@ -159,7 +159,7 @@ struct Vec<PortableLanes<lanes>> {
   friend GPT2FAST_INLINE Vec sqrt(Vec a) {
     return map([&](int i) { return sqrtf(a.v[i]); });
   }
-  // To the nearest integer, ties to even.
+  // Rounds to the nearest integer, ties to even.
   friend GPT2FAST_INLINE Vec round_to_int(Vec a) {
     return map([&](int i) { return portable::round_to_int(a.v[i]); });
   }
@@ -171,7 +171,7 @@ struct Vec<PortableLanes<lanes>> {
   friend GPT2FAST_INLINE Vec select_less(Vec a, Vec b, Vec x, Vec y) {
     return map([&](int i) { return a.v[i] < b.v[i] ? x.v[i] : y.v[i]; });
   }
-  // Lanes below `count` from x, the others from y; any count.
+  // Takes lanes below `count` from x, the others from y; any count.
   friend GPT2FAST_INLINE Vec select_first(int64_t count, Vec x, Vec y) {
     return map([&](int i) { return i < count ? x.v[i] : y.v[i]; });
   }
@@ -190,7 +190,7 @@ struct Vec<PortableLanes<lanes>> {
   }
 };
 
-// Turns 16 rows of a square into its 16 columns.
+// Transposes a square of 16 rows.
 GPT2FAST_INLINE void transpose(Vec<Portable> (&rows)[kLanes]) {
   for (int i = 0; i < kLanes; ++i) {
     for (int j = 0; j < i; ++j) {

@@ -1,5 +1,5 @@
 // A few vectors that take each step of a computation together. A processor looks only so far ahead for
-// instructions that need not wait: of one long chain after the other it would mostly see one.
+// instructions that need not wait; with long chains one after the other, it would mostly see one of them.
 #pragma once
 
 #include "kernels/simd.h"

@@ -5,15 +5,15 @@
 
 namespace gpt2fast {
 
-// Floats that may be written beyond an output's last element: outputs of compact() need this much room.
+// So many floats may be written beyond an output's last element: outputs of compact() need this much room.
 inline constexpr int64_t kVocabularyPadding = 16;
-// Elements summed into one of sum_blocks()' sums.
+// The elements that one of sum_blocks()' sums adds up.
 inline constexpr int64_t kVocabularyBlock = 256;
-// Thresholds of one call of weigh_above().
+// The thresholds of one call of weigh_above().
 inline constexpr int kVocabularyThresholds = 7;
 
 struct Extremum {
-  float value;      // -infinity for an empty array or one of nothing else
+  float value;      // -infinity if the array is empty or has nothing else
   int64_t index;    // of its first occurrence; 0 where the value is -infinity
   bool is_regular;  // no element is NaN or +infinity; else value and index mean nothing
 };
@@ -35,8 +35,8 @@ struct CompactArguments {
 struct VocabularyKernels {
   Extremum (*find_max)(const float* x, int64_t count);
 
-  // Divides x into columns of at most column_length elements and writes each column's maximum; returns how
-  // many (at most ceil(count / (16 * column_length)) * 16).
+  // Divides x into columns of at most column_length elements and writes each column's maximum. Returns the
+  // number of columns, at most ceil(count / (16 * column_length)) * 16.
   int64_t (*column_maxima)(const float* x, int64_t count, int64_t column_length, float* maxima);
 
   // weights[i] = exp((x[i] - max) / temperature)
@@ -45,13 +45,14 @@ struct VocabularyKernels {
   // The sum of exp(x[i] - max).
   double (*exp_sum)(const float* x, int64_t count, float max);
 
-  // y[i] = x[i] - amount, the amount a double: rounded once.
+  // y[i] = x[i] - amount, computed in double and rounded once.
   void (*subtract)(const float* x, int64_t count, double amount, float* y);
 
-  // One sum per kVocabularyBlock elements; returns the sum of the sums.
+  // Writes one sum for every kVocabularyBlock elements, and returns the sum of the sums.
   double (*sum_blocks)(const float* x, int64_t count, float* sums);
 
-  // The elements with low <= key < high, in their order; returns how many. An output may be its own input.
+  // Copies the elements with low <= key < high in their order, and returns how many there are. An output may
+  // be its own input.
   int64_t (*compact)(const CompactArguments& arguments);
 
   // totals[t] = the sum of weights[i] where keys[i] >= thresholds[t]

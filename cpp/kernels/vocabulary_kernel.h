@@ -6,7 +6,7 @@
 
 namespace gpt2fast {
 
-// Comparison masks and compaction, which Vec itself does not have: bit i stands for lane i.
+// Comparisons with masks, which Vec itself does not have. Bit i of a mask stands for lane i.
 template <typename Tag>
 struct Lanes {
   using V = Vec<Tag>;
@@ -29,7 +29,8 @@ struct Lanes<Avx2> {
     const int hi = _mm256_movemask_ps(_mm256_cmp_ps(a.hi, b.hi, _CMP_GE_OQ));
     return static_cast<uint32_t>(lo | hi << 8);
   }
-  static GPT2FAST_INLINE __m256 spread(uint32_t mask) {  // bit i to all bits of lane i
+  // Copies bit i to all bits of lane i.
+  static GPT2FAST_INLINE __m256 spread(uint32_t mask) {
     const __m256i bits = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
     const __m256i set = _mm256_and_si256(_mm256_set1_epi32(static_cast<int>(mask)), bits);
     return _mm256_castsi256_ps(_mm256_cmpeq_epi32(set, bits));
@@ -51,10 +52,11 @@ struct Lanes<Avx512> {
 };
 #endif
 
-// Moves the lanes of `mask` of one vector's columns to the outputs' positions from `to` on; returns how many.
+// Copies the lanes of `mask` of one vector of each column to its output from `to` on; returns how many there
+// are.
 template <typename Tag>
 struct Compactor {
-  // Without branches: every lane is written, and the next one over it unless it stays.
+  // Without branches: every lane is written, and the next one overwrites it unless it stays.
   static GPT2FAST_INLINE int64_t move(const CompactArguments& a, int64_t from, uint32_t mask, int64_t to) {
     const int64_t start = to;
     for (int64_t i = from; i < a.count && i < from + kLanes; ++i, mask >>= 1) {
@@ -70,7 +72,7 @@ struct Compactor {
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512DQ__)
 template <>
 struct Compactor<Avx512> {
-  // Whole vectors are stored: their surplus falls on what has been read already, or on the padding.
+  // Whole vectors are stored; their surplus falls on elements that have been read already, or on the padding.
   // Compressing in a register and storing it is much faster than a compressing store.
   static GPT2FAST_INLINE int64_t move(const CompactArguments& a, int64_t from, uint32_t lanes, int64_t to) {
     const auto mask = static_cast<__mmask16>(lanes);
@@ -212,7 +214,7 @@ struct Vocabulary {
     return kept;
   }
 
-  // Lanes are summed in blocks, so that no long sum of floats loses what is small.
+  // Lanes are summed in blocks, so that no long sum of floats loses small weights.
   static void weigh_above(const float* keys, const float* weights, int64_t count, const float* thresholds,
                           double* totals) {
     constexpr int64_t kBlock = 64 * kLanes;

@@ -1,8 +1,8 @@
-// Packing weights, as the converter asks for it.
+// Packs weights for the converter.
 #include "gpt2fast/weights.h"
 
 #include "kernels/packing.h"
-#include "kernels/thread_parallel.h"
+#include "system/thread_parallel.h"
 
 namespace gpt2fast {
 

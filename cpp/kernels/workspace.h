@@ -1,5 +1,5 @@
-// Scratch memory of a kernel, in parts: one for each thread that has rows of its own, so that what a thread
-// writes again and again stays in its caches.
+// A kernel's scratch memory, in parts: one for each thread that has rows of its own, so that the memory which
+// a thread writes again and again stays in its caches.
 #pragma once
 
 #include <cstddef>
@@ -9,7 +9,7 @@ namespace gpt2fast {
 
 struct WorkspaceSize {
   int64_t parts;
-  size_t bytes;  // of each part
+  size_t bytes;  // a part's
 };
 
 // Each part is 64-byte aligned; contents are undefined.

@@ -1,5 +1,4 @@
-// CachedAttention as a graph operator. The batch arrays index the cache, so each of them is checked at every
-// run.
+// CachedAttention as a graph operator. The batch's arrays index the cache, so they are checked at every run.
 #include "ops/attention_op.h"
 
 #include <algorithm>
@@ -38,7 +37,7 @@ AttentionOp::AttentionOp(const NodeInfo& node, StepContext& context)
              .positions = node.integer("positions", 1, kMaxWidth)},
       layer_(node.integer("layer", 0, shape_.layers - 1)),
       scale_(node.number("scale")) {
-  // A weight is no memory to write to.
+  // The operator writes into the cache, so it must not be one of the model's constants.
   has_hidden_rows_ = node.has_input(kHiddenRows);
   if (node.is_constant(kKvCache)) throw ModelError("kv_cache must be an input, not a constant of the model");
 }

@@ -1,6 +1,6 @@
-// CachedAttention(qkv, sequence_starts, slots, cached_lengths, kv_cache[, hidden_rows]): cached_attention()
-// as a graph operator that writes into one of its inputs. To the graph the cache is bytes; its format is the
-// session's. With hidden_rows only these tokens' rows of the output are computed, and perhaps some between
+// CachedAttention(qkv, sequence_starts, slots, cached_lengths, kv_cache, hidden_rows?): cached_attention() as
+// a graph operator that writes into one of its inputs. To the graph the cache is bytes; its format is the
+// session's. With hidden_rows, only these tokens' rows of the output are computed, and perhaps some between
 // them; the others are undefined.
 #pragma once
 
@@ -30,10 +30,10 @@ class AttentionOp final : public Kernel {
   int64_t layer_;
   float scale_;
   bool has_hidden_rows_ = false;
-  // Of each sequence, the tokens from the first to behind the last that is wanted.
+  // The first token of each sequence that has a result, and the one behind the last.
   std::vector<int32_t> wanted_begins_;
   std::vector<int32_t> wanted_ends_;
-  // The run that used a slot last, by which two sequences in one slot are noticed without clearing anything.
+  // The last run that used a slot. So two sequences in one slot are noticed without clearing anything.
   std::vector<uint64_t> slot_runs_;
   uint64_t run_ = 0;
 };

@@ -1,4 +1,4 @@
-// Linear as a graph operator: what the graph says is checked when the node is created, shapes at each run.
+// Linear as a graph operator. The graph is checked when the node is created, shapes at each run.
 #include "ops/linear_op.h"
 
 #include <array>

@@ -17,7 +17,7 @@ class LinearOp final : public Kernel {
 
  private:
   StepContext& context_;
-  LinearArguments arguments_;  // all but what changes from run to run
+  LinearArguments arguments_;  // those that are the same in every run
   bool has_residual_;
   bool has_maxima_;
 };

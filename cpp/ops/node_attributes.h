@@ -8,20 +8,20 @@
 
 namespace gpt2fast {
 
-// Sizes beyond this are refused: far above any model, and products of two times an element's size fit 64
-// bits.
+// Larger sizes are refused. This is far above any model's, and a product of two such sizes and an element's
+// fits 64 bits.
 inline constexpr int64_t kMaxWidth = int64_t{1} << 24;
 
 // Packed weights are read in whole cache lines.
 inline constexpr size_t kWeightAlignment = 64;
 
-// Attribute `format`.
+// The attribute `format`.
 WeightFormat weight_format(const NodeInfo& node);
 
-// Attribute `epsilon`, in [0, 1].
+// The attribute `epsilon`, which must be in [0, 1].
 float layer_norm_epsilon(const NodeInfo& node);
 
-// A packed weight of exactly the size that its format needs.
+// A packed weight, which must have exactly the size that its format needs.
 const uint8_t* packed_weight(const NodeInfo& node, size_t input, const char* name, WeightFormat format,
                              int64_t in_features, int64_t out_features);
 

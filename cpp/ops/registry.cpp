@@ -30,7 +30,7 @@ WorkspaceParts Workspace::reserve(const WorkspaceSize& size) {
     constexpr size_t kLine = 64;
     const WorkspaceSize grown = {std::max(size.parts, size_.parts),
                                  (std::max(size.bytes, size_.bytes) + kLine - 1) / kLine * kLine};
-    memory_.reset();  // before the new one, so that both never count at once
+    memory_.reset();  // first, so that both never exist at once
     size_ = {};
     memory_.reset(::operator new(static_cast<size_t>(grown.parts) * grown.bytes, kWorkspaceAlignment));
     size_ = grown;

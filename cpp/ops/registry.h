@@ -1,4 +1,4 @@
-// The operators of domain "gpt2fast", and what those of one session share.
+// The operators of domain "gpt2fast", and the state that those of one session share.
 #pragma once
 
 #include <cstddef>
@@ -12,12 +12,12 @@
 
 namespace gpt2fast {
 
-// Scratch memory that the operators of a session use one after another. It grows to the largest step seen,
-// then stays.
+// Scratch memory that the operators of a session use one after another. It grows to the largest step seen and
+// is kept.
 class Workspace {
  public:
-  // At least that many parts of that many bytes, valid until the next call. A part lies in the same place at
-  // every call, unless the workspace grows.
+  // Returns at least that many parts of that many bytes, valid until the next call. A part lies in the same
+  // place at every call unless the workspace grows.
   WorkspaceParts reserve(const WorkspaceSize& size);
 
  private:
@@ -30,9 +30,9 @@ class Workspace {
 
 // Set by the engine before a step and read by the operators during it; a session runs one step at a time.
 struct StepContext {
-  const std::function<bool()>* poll =
-      nullptr;      // asked once per layer; true makes Session::run throw Interrupted
-  int threads = 1;  // of the session
+  // Called once per layer; if it returns true, Session::run throws Interrupted.
+  const std::function<bool()>* poll = nullptr;
+  int threads = 1;  // the session's
   CacheFormat cache_format = CacheFormat::kFloat32;
   const KernelTable& kernels = gpt2fast::kernels();
   Workspace workspace{};

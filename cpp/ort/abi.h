@@ -1,5 +1,5 @@
 // The part of ONNX Runtime's C interface that we use, declared in our own words, so that building needs none
-// of its headers. The function table is append-only: an entry, once published, keeps its place for ever.
+// of its headers. The function table is append-only: a published entry keeps its place for ever.
 // tests/cpp/ort/abi_check.cpp compares every place and value below with the official header.
 #pragma once
 
@@ -8,8 +8,8 @@
 
 namespace gpt2fast::abi {
 
-// The lowest version of the table that has every entry below but the last. Libraries answer for every version
-// up to their own.
+// The lowest version of the table that has every entry below but the last. A library offers every version up
+// to its own.
 inline constexpr uint32_t kApiVersion = 17;
 // The version that has the last entry too.
 inline constexpr uint32_t kTensorSizeApiVersion = 23;
@@ -29,8 +29,8 @@ struct KernelInfo;
 struct KernelContext;
 struct CustomOpDomain;
 struct ShapeInferContext;
-struct CustomOp;      // not the library's but ours, below
-struct CustomThread;  // not the library's either
+struct CustomOp;      // ours, see below
+struct CustomThread;  // ours too
 using ThreadHandle = const CustomThread*;
 using ThreadWork = void (*)(void* data);
 
@@ -48,7 +48,7 @@ using PathChar = wchar_t;
 using PathChar = char;
 #endif
 
-// How the library allocates: callbacks that get the struct itself back.
+// How the library allocates: callbacks whose argument is the struct itself.
 struct Allocator {
   uint32_t version = kApiVersion;
   void* (*Alloc)(Allocator*, size_t bytes) = nullptr;
@@ -56,7 +56,7 @@ struct Allocator {
   const MemoryInfo* (*Info)(const Allocator*) = nullptr;
 };
 
-// Entries keep the library's names, so that its documentation can be searched for them; `unused_N` are the
+// Entries keep the library's names, so that they can be found in its documentation. `unused_N` stands for the
 // entries from place N on that we do not call.
 struct Api {
   Status* (*CreateStatus)(ErrorCode code, const char* message);
@@ -160,12 +160,12 @@ struct Api {
 
 // What the library's one exported function, OrtGetApiBase, returns.
 struct ApiBase {
-  const Api* (*GetApi)(uint32_t version);  // null: the library is older than that
+  const Api* (*GetApi)(uint32_t version);  // null if the library is older
   const char* (*GetVersionString)();
 };
 
-// A custom operator as the library calls it: callbacks that get the struct itself back, so that a type
-// derived from it can carry more. Null callbacks are those that are optional or have a second version.
+// A custom operator as the library calls it: callbacks whose argument is the struct itself, so that a derived
+// type can carry more. The null callbacks are optional or have a second version.
 struct CustomOp {
   uint32_t version = kApiVersion;
   void* (*CreateKernel)(const CustomOp*, const Api*, const KernelInfo*) = nullptr;

@@ -5,13 +5,13 @@
 
 namespace gpt2fast {
 
-// In front of the bytes that it describes.
+// Stands in front of the bytes that it describes.
 struct alignas(64) ActivationMemory::Block {
-  ActivationMemory* owner;  // null: none
+  ActivationMemory* owner;  // null if there is none
   Block* next;              // in the owner's list
   int64_t width;
   size_t capacity;
-  size_t offset;  // of the block in its allocation
+  size_t offset;  // from the start of the allocation to the block
 
   void* data() { return this + 1; }
 };
@@ -66,8 +66,8 @@ void* ActivationMemory::allocate(int64_t width, size_t bytes) noexcept {
   const std::lock_guard lock(mutex_);
   Block* block = take(width, bytes);
   if (block == nullptr) {
-    // Large allocations all start at the same place in a page, where steps of one token, which use no more
-    // than that, would push each other out of the first-level cache.
+    // Large allocations all start at the same place in a page. The tensors of steps of one token, which use
+    // no more than that, would evict each other from the first-level cache.
     constexpr size_t kLine = 64, kPage = 4096;
     block = create(bytes, created_++ * 13 * kLine % kPage);
   }
@@ -116,7 +116,7 @@ bool register_activation_allocator(const abi::Api& api, abi::Env* env) {
   abi::MemoryInfo* info = nullptr;
   abi::Status* status = api.CreateCpuMemoryInfo(abi::kDeviceAllocator, abi::kDefaultMemory, &info);
   if (status == nullptr) {
-    // Like the library itself, never destroyed.
+    // Never destroyed, like the library itself.
     static ActivationAllocator& allocator = *new ActivationAllocator(info);
     status = api.RegisterAllocator(env, &allocator);
   }

@@ -1,8 +1,8 @@
-// Where the tensors between a session's operators lie.
+// The memory of the tensors that a session's operators pass on.
 //
-// The library would put a tensor wherever one before has left room, say a step's [tokens, 2304] where
-// [tokens, 768] was. Threads that each take some rows then write to lines that another core wrote last, and
-// wait for them to arrive. Here tensors of one width take turns in memory of their own, so that a row stays
+// The library would put a tensor wherever an earlier one left room, say a step's [tokens, 2304] where
+// [tokens, 768] was. Threads that each take some rows would then write to lines that another core wrote last,
+// and wait for them to arrive. Here tensors of one width take turns in memory of their own, so a row stays
 // with its thread.
 #pragma once
 
@@ -19,13 +19,13 @@ class ActivationMemory {
   ActivationMemory() = default;
   ActivationMemory(const ActivationMemory&) = delete;
   ActivationMemory& operator=(const ActivationMemory&) = delete;
-  // All blocks have been given back.
+  // Every block must have been freed.
   ~ActivationMemory();
 
-  // 64-byte aligned; null when there is no memory. Blocks of one width grow to the largest that was asked for
-  // and are kept.
+  // The result is 64-byte aligned, or null when there is no memory. Blocks of one width grow to the largest
+  // size requested and are kept.
   void* allocate(int64_t width, size_t bytes) noexcept;
-  // Of any memory, or of none.
+  // Frees a block of any ActivationMemory; null is allowed.
   static void free(void* data) noexcept;
 
  private:
@@ -35,14 +35,14 @@ class ActivationMemory {
   Block* take(int64_t width, size_t bytes) noexcept;
 
   std::mutex mutex_;
-  Block* unused_ = nullptr;  // a list
+  Block* unused_ = nullptr;  // the head of a list
   size_t created_ = 0;
 
   friend class ActivationScope;
   friend struct ActivationAllocator;
 };
 
-// While it lives, what the library allocates on this thread lies in `memory`.
+// While an object lives, the library's allocations on this thread come from `memory`.
 class ActivationScope {
  public:
   explicit ActivationScope(ActivationMemory& memory) noexcept;
@@ -50,15 +50,15 @@ class ActivationScope {
   ActivationScope& operator=(const ActivationScope&) = delete;
   ~ActivationScope();
 
-  // The width of the tensors that the library allocates next on this thread; 0: any.
+  // Sets the width of the tensors that the library allocates next on this thread; 0 stands for any.
   static void set_width(int64_t width) noexcept;
 
  private:
   ActivationMemory* outer_;
 };
 
-// Makes the library allocate as above, in sessions that ask for the environment's allocators; elsewhere its
-// memory comes from the heap. False when the environment has another allocator already.
+// Makes the library allocate like this in sessions that request the environment's allocators; elsewhere its
+// memory comes from the heap. Returns false when the environment has another allocator already.
 bool register_activation_allocator(const abi::Api& api, abi::Env* env);
 
 }  // namespace gpt2fast

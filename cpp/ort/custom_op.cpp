@@ -15,7 +15,7 @@ namespace {
 
 using TensorHandle = Handle<abi::TensorInfo, &abi::Api::ReleaseTensorTypeAndShapeInfo>;
 
-// Exceptions travel through the library as messages; Interrupted is told from failures by this one.
+// Exceptions travel through the library as messages; this one stands for Interrupted.
 constexpr const char* kInterruptedMessage = "gpt2fast: interrupted by the caller";
 
 std::string show_shape(std::span<const int64_t> shape) {
@@ -26,7 +26,7 @@ std::string show_shape(std::span<const int64_t> shape) {
   return text + "]";
 }
 
-// Elements of a tensor. Newer libraries tell its size; older ones its shape, which costs an allocation.
+// The elements of a tensor. Newer libraries report its size; older ones its shape, which costs an allocation.
 int64_t count_elements(const abi::Api& api, const abi::Value* value, ElementType type) {
   size_t count = 0;
   if (Library::instance().has_tensor_sizes()) {
@@ -41,14 +41,14 @@ int64_t count_elements(const abi::Api& api, const abi::Value* value, ElementType
   return static_cast<int64_t>(count);
 }
 
-// The table has no entry for reading only; which inputs are written to is for the operators to know.
+// The table has no entry for reading only. The operators know which inputs they write to.
 void* tensor_data(const abi::Api& api, const abi::Value* value) {
   void* data = nullptr;
   check(api.GetTensorMutableData(const_cast<abi::Value*>(value), &data));
   return data;
 }
 
-// Reads text through a callback that fills a buffer, or tells the size needed when it gets none.
+// Reads text through a callback that fills a buffer or, without one, reports the size needed.
 template <typename Read>
 std::string read_text(const Read& read) {
   size_t size = 0;
@@ -59,7 +59,7 @@ std::string read_text(const Read& read) {
   return text;
 }
 
-// The exception being handled, as a status.
+// Turns the exception being handled into a status.
 abi::Status* to_status() noexcept {
   const abi::Api& api = ort_api();
   try {
@@ -73,7 +73,7 @@ abi::Status* to_status() noexcept {
   }
 }
 
-// Says which node an error is about; errors of a run get that from the library.
+// Adds the node's name to errors; the library does this for errors of a run.
 std::unique_ptr<Kernel> create_kernel(const CustomOp& op, const CustomOp::Factory& factory,
                                       const abi::KernelInfo* info) {
   try {
@@ -134,7 +134,7 @@ bool NodeInfo::has_input(size_t index) const {
   size_t count = 0;
   check(api.KernelInfo_GetInputCount(info_, &count));
   if (index >= count) return false;
-  // An input that is left out in the middle has an empty name.
+  // An input that is left out before others has an empty name.
   return !read_text([&](char* out, size_t* size) {
             return api.KernelInfo_GetInputName(info_, index, out, size);
           }).empty();
@@ -217,7 +217,7 @@ void SessionParallel::run_tasks(int64_t count, TaskFunction function, const void
     const Call& wanted = *static_cast<const Call*>(argument);
     wanted.function(wanted.data, static_cast<int64_t>(index));
   };
-  // No batches: a thread that is done takes the next task, rather than a share fixed beforehand.
+  // No batches: a thread that is done takes the next task, not a share that was fixed beforehand.
   check(ort_api().KernelContext_ParallelFor(context_, task, static_cast<size_t>(count), 0, &call));
 }
 
@@ -250,7 +250,7 @@ void CustomOp::set_description_callbacks() {
   GetOutputCharacteristic = [](const abi::CustomOp*, size_t index) {
     return index == 0 ? abi::kRequired : abi::kOptional;
   };
-  // The library asks for these whether or not anything is variadic.
+  // The library calls these whether or not anything is variadic.
   GetVariadicInputMinArity = [](const abi::CustomOp*) { return 1; };
   GetVariadicInputHomogeneity = [](const abi::CustomOp*) { return 1; };
   GetVariadicOutputMinArity = [](const abi::CustomOp*) { return 1; };

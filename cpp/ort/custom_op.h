@@ -1,6 +1,6 @@
-// Custom operators without ONNX Runtime's names in them: a Kernel per node, created from the node's
-// attributes and constant inputs, and the domain that a session looks them up in. No exception crosses into
-// the library.
+// Custom operators without ONNX Runtime's names: a Kernel for each node, created from the node's attributes
+// and constant inputs, and the domain in which a session finds the operators. No exception crosses into the
+// library.
 #pragma once
 
 #include <cstdint>
@@ -10,12 +10,12 @@
 #include <string>
 #include <vector>
 
-#include "kernels/parallel.h"
 #include "ort/value.h"
+#include "system/parallel.h"
 
 namespace gpt2fast {
 
-// A weight as an operator finds it in the model.
+// A weight of the model.
 struct Constant {
   const void* data = nullptr;
   std::vector<int64_t> shape;
@@ -29,7 +29,7 @@ struct Constant {
 // Throws ModelError unless the weight has this shape; -1 stands for any size.
 void require_shape(const Constant& constant, const char* name, const std::vector<int64_t>& shape);
 
-// An input during a run, row-major. Its shape is not asked for: the library allocates memory to tell it, and
+// An input during a run, row-major. It has no shape, since the library allocates memory to report one, and
 // the number of elements says all that an operator needs.
 struct Input {
   const char* name = "";
@@ -42,11 +42,12 @@ struct Input {
   }
   // Throws ModelError unless there are this many elements.
   void require_elements(int64_t wanted) const;
-  // The number of rows of `width` elements; throws ModelError when they do not come out even.
+  // The number of rows of `width` elements; throws ModelError when the elements do not divide into rows.
   int64_t rows(int64_t width) const;
 };
 
-// What a node may know while its kernel is created. Every error names the node's attribute or input.
+// A node's attributes, weights and connections, for creating its kernel. Every error names the attribute or
+// input.
 class NodeInfo {
  public:
   explicit NodeInfo(const abi::KernelInfo* info) : info_(info) {}
@@ -60,7 +61,7 @@ class NodeInfo {
   bool has_output(size_t index) const;
   bool is_constant(size_t index) const;
   // A weight of the model, valid as long as the session. Throws ModelError unless it is a constant of this
-  // type whose first byte is at a multiple of `alignment`.
+  // type that begins at a multiple of `alignment` bytes.
   Constant constant(size_t index, const char* name, ElementType type, size_t alignment) const;
   // The type that the graph declares for an input.
   ElementType input_type(size_t index) const;
@@ -74,7 +75,7 @@ class NodeContext {
  public:
   explicit NodeContext(abi::KernelContext* context) : context_(context) {}
 
-  // `type` is what the operator's InputSpec says, or what NodeInfo::input_type() said.
+  // `type` is the type of the operator's InputSpec, or what NodeInfo::input_type() returned.
   Input input(size_t index, const char* name, ElementType type = ElementType::kFloat32) const;
   void* output(size_t index, std::span<const int64_t> shape) const;
   const abi::KernelContext* get() const { return context_; }
@@ -104,12 +105,12 @@ class Kernel {
 };
 
 struct InputSpec {
-  ElementType type = ElementType::kFloat32;  // kUndefined: any
+  ElementType type = ElementType::kFloat32;  // kUndefined stands for any
   bool optional = false;
 };
 
 // An operator type with float32 outputs: one, and some more that a node may leave out. Its address is known
-// to the library: it stays where it is.
+// to the library, so it stays where it is.
 class CustomOp : public abi::CustomOp {
  public:
   using Factory = std::function<std::unique_ptr<Kernel>(const NodeInfo& node)>;
@@ -143,7 +144,7 @@ class CustomOpDomain {
   Handle<abi::CustomOpDomain, &abi::Api::ReleaseCustomOpDomain> domain_;
 };
 
-// Turns the message of a failed run back into what the operator threw: Interrupted, or ModelError with the
+// Throws what an operator threw, from the message of the failed run: Interrupted, or ModelError with the
 // message.
 [[noreturn]] void throw_run_error(const std::string& message);
 

@@ -1,4 +1,4 @@
-// Loading ONNX Runtime's shared library.
+// Loads ONNX Runtime's shared library.
 #include "ort/library.h"
 
 #include <atomic>
@@ -14,13 +14,13 @@ namespace gpt2fast {
 
 namespace {
 
-// Never destroyed: at exit other threads may still be inside the library, and the system takes the memory
-// back anyway.
+// Never destroyed: at exit, other threads may still be inside the library, and the system frees the memory
+// anyway.
 std::atomic<const Library*> loaded_library{nullptr};
 std::mutex load_mutex;
 
-// Versions from 1.29 on report to their maker unless this variable is set before the library initialises. The
-// table's own switch needs an environment, whose creation has reported already.
+// Versions from 1.29 on send telemetry unless this variable is set before the library initialises. The
+// table's own switch needs an environment, and creating one already sends something.
 void forbid_telemetry() {
 #ifdef _WIN32
   _putenv_s("ORT_DISABLE_TELEMETRY", "1");
@@ -32,8 +32,8 @@ void forbid_telemetry() {
 // Versions before this one ignore session.intra_op.spin_duration_us.
 constexpr uint32_t kSpinDurationVersion = 26;
 
-// The newest version of the table: a library 1.N offers version N. Asking for one that it does not have would
-// make it print.
+// The newest version of the table that the library has: version 1.N offers N. It prints a message when a
+// version that it lacks is requested.
 uint32_t offered_api_version(const std::string& version) {
   unsigned minor = 0;
   return std::sscanf(version.c_str(), "1.%u", &minor) == 1 ? minor : 0;
@@ -84,8 +84,7 @@ Library::Library(const std::string& path) : path_(path) {
 }
 
 void Library::create_env() {
-  // Failures come back as statuses whose message we raise; the library would print them as well, at any lower
-  // level.
+  // We raise failures as exceptions; at any lower level the library would print them as well.
   abi::Env* env = nullptr;
   abi::Status* status = api_->CreateEnv(abi::kLogFatal, "gpt2fast", &env);
   if (status == nullptr) status = api_->DisableTelemetryEvents(env);

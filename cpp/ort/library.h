@@ -1,4 +1,4 @@
-// ONNX Runtime's shared library: found at a path, loaded once per process, never unloaded.
+// ONNX Runtime's shared library, loaded from a path once per process and never unloaded.
 #pragma once
 
 #include <memory>
@@ -10,8 +10,8 @@ namespace gpt2fast {
 
 class Library {
  public:
-  // Loads the library, or returns the one loaded before. Throws LibraryError when the file is missing, is no
-  // ONNX Runtime, is too old, or when another file has been loaded already.
+  // Loads the library, or returns the one loaded before. Throws LibraryError when the file is missing, is not
+  // ONNX Runtime, or is too old, and when another file has been loaded already.
   static const Library& load(const std::string& path);
   // Throws LibraryError when load() has not succeeded.
   static const Library& instance();
@@ -20,9 +20,9 @@ class Library {
   const abi::Env* env() const { return env_; }
   // Whether the table has GetTensorSizeInBytes.
   bool has_tensor_sizes() const { return has_tensor_sizes_; }
-  // Whether sessions can say for how long idle threads spin.
+  // Whether sessions can set how long idle threads spin.
   bool has_spin_duration() const { return has_spin_duration_; }
-  // Whether sessions may ask for ActivationMemory.
+  // Whether sessions can use ActivationMemory.
   bool has_activation_allocator() const { return has_activation_allocator_; }
   const std::string& version() const { return version_; }
   const std::string& path() const { return path_; }
@@ -48,7 +48,7 @@ inline const abi::Api& ort_api() { return Library::instance().api(); }
 // Throws ModelError with the library's own message when `status` is an error, which it releases.
 void check(abi::Status* status);
 
-// The message of an error status, which is released.
+// Returns the message of an error status and releases it.
 std::string take_message(abi::Status* status);
 
 // Owns an object of the library: Handle<abi::Session, &abi::Api::ReleaseSession>.

@@ -1,4 +1,4 @@
-// Loading a model and running it.
+// Loads a model and runs it.
 #include "ort/session.h"
 
 #include "gpt2fast/errors.h"
@@ -11,9 +11,9 @@ namespace {
 using OptionsHandle = Handle<abi::SessionOptions, &abi::Api::ReleaseSessionOptions>;
 using TypeHandle = Handle<abi::TypeInfo, &abi::Api::ReleaseTypeInfo>;
 
-// Threads wait for the next operator spinning, a wake-up being as long as an operator. They go on for a
-// moment after a step, in which the next one often begins, and then sleep. Where the moment cannot be set it
-// would be tens of milliseconds: they sleep at once.
+// Threads spin while they wait for the next operator, since waking up takes as long as an operator. After a
+// step they spin for a moment, in which the next step often begins, and then sleep. Older libraries would
+// spin for tens of milliseconds: there threads sleep at once.
 void spin_between_operators(const abi::Api& api, abi::SessionOptions* options) {
   check(api.AddSessionConfigEntry(options, "session.intra_op.allow_spinning", "1"));
   if (Library::instance().has_spin_duration()) {
@@ -32,9 +32,10 @@ OptionsHandle make_options(const abi::Api& api, const SessionOptions& options,
   check(api.SetIntraOpNumThreads(created, options.threads));
   check(api.SetInterOpNumThreads(created, 1));
   workers.serve(created);
-  // The graph is made of our own operators: there is nothing to optimise, only time to lose.
+  // The graph consists of our own operators: optimising it would only take time.
   check(api.SetSessionGraphOptimizationLevel(created, abi::kOptimizeNothing));
-  // A pattern is kept for ever for each combination of input shapes, of which ragged batches have no end.
+  // A memory pattern is kept for ever for each combination of input shapes, and ragged batches have very
+  // many.
   check(api.DisableMemPattern(created));
   spin_between_operators(api, created);
   if (Library::instance().has_activation_allocator()) {
@@ -49,11 +50,11 @@ std::string take_string(const abi::Api& api, abi::Allocator* allocator, char* te
   return copy;
 }
 
-// The inputs, or the outputs: whichever the three entries of the table speak of.
+// Describes the inputs or the outputs, whichever the three entries of the table are for.
 template <typename Count, typename Name, typename Type>
 std::vector<TensorInfo> describe(const abi::Session* session, Count count, Name name, Type type) {
   const abi::Api& api = ort_api();
-  abi::Allocator* allocator = nullptr;  // the library's own, not to be released
+  abi::Allocator* allocator = nullptr;  // the library's own, never released
   check(api.GetAllocatorWithDefaultOptions(&allocator));
   size_t size = 0;
   check((api.*count)(session, &size));
@@ -81,7 +82,7 @@ Session::Session(const std::string& model_path, const SessionOptions& options,
   if (status != nullptr) throw ModelError("'" + model_path + "' cannot be loaded: " + take_message(status));
   session_.reset(created);
 
-  // A weight that callers may replace is not constant, and what our operators write to must not be a weight.
+  // A weight that callers may replace is not constant, and our operators must not write to a weight.
   size_t replaceable = 0;
   check(api.SessionGetOverridableInitializerCount(created, &replaceable));
   if (replaceable != 0) throw ModelError("'" + model_path + "' declares weights as inputs");

@@ -13,18 +13,19 @@
 namespace gpt2fast {
 
 struct SessionOptions {
-  int threads = 1;  // of one step, the calling thread included
+  int threads = 1;  // those that make a step, the calling thread included
 };
 
 class Binding;
 
 class Session {
  public:
-  // Loads a model; its weights stay in the file, mapped. `operators` must outlive the session.
-  // Throws ModelError when the file is missing or is no model that we can run.
+  // Loads a model, whose weights are mapped from the file. `operators` must outlive the session. Throws
+  // ModelError when the file is missing or is not a model that we can run.
   Session(const std::string& model_path, const SessionOptions& options, const CustomOpDomain& operators);
 
-  // Throws Interrupted when an operator did, ModelError when one failed. Not for two threads at once.
+  // Throws Interrupted when an operator did, ModelError when one failed. Only one thread may call it at a
+  // time.
   void run(const Binding& binding);
 
   const std::vector<TensorInfo>& inputs() const { return inputs_; }
@@ -40,12 +41,12 @@ class Session {
   std::vector<TensorInfo> outputs_;
 };
 
-// Which buffer each input and output of a session uses. A name that is bound again replaces the one before.
+// The buffers of a session's inputs and outputs. Binding a name again replaces its buffer.
 class Binding {
  public:
   explicit Binding(Session& session);
 
-  // The library keeps its own reference to the value, not to the memory behind it.
+  // The library keeps a reference to the value, but not to its memory.
   void bind_input(const char* name, const Value& value);
   void bind_output(const char* name, const Value& value);
 

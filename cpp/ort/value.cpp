@@ -65,7 +65,7 @@ TensorInfo describe_tensor(const abi::TensorInfo* tensor) {
 }
 
 TensorInfo describe_type(const abi::TypeInfo* type) {
-  const abi::TensorInfo* tensor = nullptr;  // owned by `type`; null when it is no tensor
+  const abi::TensorInfo* tensor = nullptr;  // owned by `type`; null if that is not a tensor
   check(ort_api().CastTypeInfoToTensorInfo(type, &tensor));
   return tensor == nullptr ? TensorInfo{} : describe_tensor(tensor);
 }

@@ -1,4 +1,4 @@
-// A tensor over memory that somebody else owns, and what a session says about its inputs and outputs.
+// Tensors over memory that somebody else owns, and descriptions of a session's inputs and outputs.
 #pragma once
 
 #include <cstddef>
@@ -13,15 +13,16 @@ namespace gpt2fast {
 
 using abi::ElementType;
 
-// Bytes of one element; throws std::invalid_argument for a type that we do not use.
+// The bytes of one element; throws std::invalid_argument for a type that we do not use.
 size_t element_bytes(ElementType type);
 
-// Elements of a tensor of this shape; throws ModelError for a negative dimension or a product beyond 2^62.
+// The elements of a tensor of this shape; throws ModelError for a negative dimension or more than 2^60
+// elements.
 int64_t element_count(std::span<const int64_t> shape);
 
 class Value {
  public:
-  // `data` must outlive the value and be `bytes` long, exactly what `shape` and `type` need.
+  // `data` must outlive the value; `bytes` must be exactly what `shape` and `type` need.
   static Value tensor(void* data, size_t bytes, std::span<const int64_t> shape, ElementType type);
 
   const abi::Value* get() const { return value_.get(); }
@@ -36,10 +37,10 @@ class Value {
 struct TensorInfo {
   std::string name;
   ElementType type = ElementType::kUndefined;  // kUndefined: not a tensor
-  std::vector<int64_t> shape;                  // -1: any size
+  std::vector<int64_t> shape;                  // -1 stands for any size
 };
 
-// What the library tells about a tensor, and about an input or output, whose name is left empty.
+// Describe a tensor, and an input or output. The name is left empty.
 TensorInfo describe_tensor(const abi::TensorInfo* tensor);
 TensorInfo describe_type(const abi::TypeInfo* type);
 

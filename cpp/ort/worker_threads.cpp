@@ -1,4 +1,4 @@
-// The threads of a session's pool, and where they wake up.
+// The threads of a session's pool, and the cores on which they wake up.
 #include "ort/worker_threads.h"
 
 #include <exception>
@@ -18,7 +18,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// Threads that have slept for less wake up where they were.
+// Threads that have slept for less wake up on the core where they were.
 constexpr auto kLongSleep = std::chrono::milliseconds(1);
 
 }  // namespace
@@ -26,12 +26,12 @@ constexpr auto kLongSleep = std::chrono::milliseconds(1);
 struct WorkerThreads::Worker {
   std::thread thread;
 #ifdef __linux__
-  cpu_set_t allowed;  // what it was, while the thread is kept off a core
+  cpu_set_t allowed;  // the cores to allow again, while the thread is kept off one
   bool is_off = false;
 
   void keep_off(int core) {
     const pthread_t handle = thread.native_handle();
-    // Fails where there are more cores than a set has room for.
+    // This fails where there are more cores than a set has room for.
     if (pthread_getaffinity_np(handle, sizeof allowed, &allowed) != 0) return;
     if (!CPU_ISSET(core, &allowed) || CPU_COUNT(&allowed) < 2) return;
     cpu_set_t others = allowed;
@@ -60,7 +60,7 @@ void WorkerThreads::serve(abi::SessionOptions* options) {
 
 abi::ThreadHandle WorkerThreads::start(abi::ThreadWork work, void* data) noexcept {
   try {
-    workers_.reserve(workers_.size() + 1);  // nothing is to fail once the thread runs
+    workers_.reserve(workers_.size() + 1);  // nothing may fail once the thread runs
     auto worker = std::make_unique<Worker>();
     worker->thread = std::thread(work, data);
     workers_.push_back(std::move(worker));

@@ -1,4 +1,4 @@
-// The threads of a session's pool, made by us so that we know them, and where they wake up.
+// The threads of a session's pool, and the cores on which they wake up. We create them, so that we know them.
 #pragma once
 
 #include <chrono>
@@ -14,13 +14,13 @@ class WorkerThreads {
   WorkerThreads();
   WorkerThreads(const WorkerThreads&) = delete;
   WorkerThreads& operator=(const WorkerThreads&) = delete;
-  // All threads have been joined.
+  // All threads must have been joined.
   ~WorkerThreads();
 
-  // Sessions made with these options have their pool's threads here; the object must outlive them.
+  // Sessions made with these options get their pool's threads from this object, which must outlive them.
   void serve(abi::SessionOptions* options);
 
-  // A thread that calls work(data); null if none can be had.
+  // Starts a thread that calls work(data); returns null when that fails.
   abi::ThreadHandle start(abi::ThreadWork work, void* data) noexcept;
   static void join(abi::ThreadHandle thread) noexcept;
 
@@ -32,12 +32,12 @@ class WorkerThreads {
   std::chrono::steady_clock::time_point last_use_{};
 };
 
-// While it lives, threads that wake up do not do so on the core of the caller, who is going to need them.
+// While an object lives, the pool's threads do not wake up on the core of the calling thread.
 //
 // Linux sometimes wakes a thread that has slept for milliseconds on the core of the thread that wakes it,
-// even though others idle. There the two take turns, the pool's thread spinning for a whole slice of 3 to 4
-// ms while the other could work, until the system balances its load. Does nothing where threads cannot have
-// slept for so long, where there is no second core, and on other systems.
+// even though other cores are idle. The two then take turns: the pool's thread spins for a whole time slice
+// of 3 to 4 ms while the other could work, until the system balances its load. This does nothing if the
+// threads cannot have slept for so long, if there is only one core, and on other systems.
 class OffCallersCore {
  public:
   explicit OffCallersCore(WorkerThreads& threads) noexcept;

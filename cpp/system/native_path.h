@@ -1,4 +1,4 @@
-// UTF-8 paths in the form that the system's own calls take.
+// Paths in the form that the system's own calls take.
 #pragma once
 
 #include <filesystem>

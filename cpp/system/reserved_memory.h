@@ -7,15 +7,16 @@ namespace gpt2fast {
 
 enum class PageSize {
   kUsual,
-  kLarge,  // where the system has them and so allows; 2 MB for the first byte that is touched in as many
+  kLarge,  // 2 MB, where the system has and allows them
 };
 
-// Owns a page-aligned range of address space. Pages are committed by the first write, so a buffer can be as
-// large as the largest step or the fullest cache and still cost only what is used.
+// Owns a page-aligned range of address space. The first write to a page commits it, so a buffer can be as
+// large as the largest step or the fullest cache and cost only what is used.
 class ReservedMemory {
  public:
   ReservedMemory() = default;
-  explicit ReservedMemory(size_t bytes, PageSize pages = PageSize::kUsual);  // throws std::bad_alloc
+  // Throws std::bad_alloc.
+  explicit ReservedMemory(size_t bytes, PageSize pages = PageSize::kUsual);
   ~ReservedMemory();
   ReservedMemory(ReservedMemory&& other) noexcept;
   ReservedMemory& operator=(ReservedMemory&& other) noexcept;

@@ -16,7 +16,7 @@ namespace gpt2fast {
 #ifdef _WIN32
 
 SharedLibrary::SharedLibrary(const std::string& path)
-    // With this flag the libraries that it needs are looked for beside it.
+    // With this flag, the libraries that it needs are looked up beside it.
     : handle_(LoadLibraryExW(native_path(path).c_str(), nullptr, LOAD_WITH_ALTERED_SEARCH_PATH)) {
   if (handle_ == nullptr) {
     throw LibraryError("'" + path + "' cannot be loaded: Windows error " + std::to_string(GetLastError()));

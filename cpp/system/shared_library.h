@@ -1,4 +1,4 @@
-// A shared library of the system.
+// A shared library.
 #pragma once
 
 #include <string>
@@ -11,9 +11,9 @@ class SharedLibrary {
   explicit SharedLibrary(const std::string& path);
   ~SharedLibrary();
 
-  // Null when there is none of that name.
+  // The address of a symbol; null when there is none of that name.
   void* symbol(const char* name) const;
-  // Leaves the library in the process for ever.
+  // Never unloads the library.
   void keep() { handle_ = nullptr; }
 
   SharedLibrary(const SharedLibrary&) = delete;

@@ -5,7 +5,7 @@
 #include <string>
 #include <thread>
 
-#include "gpt2fast/engine.h"
+#include "gpt2fast/library.h"
 
 #ifdef __linux__
 #include <sched.h>
@@ -15,7 +15,7 @@ namespace gpt2fast {
 
 namespace {
 
-// CPU time per wall time that the cgroup grants, or 0 where it sets no limit. Inside a container the
+// The CPU time per wall time that the cgroup grants, or 0 where it sets no limit. Inside a container the
 // process's own group is mounted at the root of the hierarchy.
 double cgroup_quota() {
   std::ifstream v2("/sys/fs/cgroup/cpu.max");

@@ -1,4 +1,4 @@
-// How keys and values are kept.
+// How keys and values are stored.
 #pragma once
 
 #include <cstdint>
@@ -8,9 +8,10 @@ namespace gpt2fast {
 enum class CacheFormat : int32_t {
   kFloat32 = 0,
   kFloat16 = 1,
-  kInt8 = 2,  // a key or value of a head is rounded to int8 as a whole, with one scale
+  kInt8 = 2,  // a head's key or value at a position is rounded to int8, with one scale
 };
 
-inline constexpr int64_t kKeyBlock = 64;  // positions that a softmax takes in at once, and that lie together
+// Positions that are stored together, and that a softmax handles at once.
+inline constexpr int64_t kKeyBlock = 64;
 
 }  // namespace gpt2fast

@@ -252,7 +252,4 @@ class Engine {
 // Closes every engine of this process, and refuses new ones: for the end of the host program.
 void close_all_engines();
 
-// Cores that this process may use: its affinity mask and its cgroup's quota.
-int usable_cores();
-
 }  // namespace gpt2fast

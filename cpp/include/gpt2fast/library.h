@@ -1,4 +1,4 @@
-// Loading ONNX Runtime and asking what this build and this machine have.
+// Loads ONNX Runtime, and says what this build and this machine have.
 #pragma once
 
 #include <string>
@@ -10,8 +10,11 @@ namespace gpt2fast {
 // its version. A second call with the same path does nothing. Throws LibraryError.
 std::string load_onnxruntime(const std::string& path);
 
-// Names of the kernels' instruction sets that run here, and of the one in use (see GPT2FAST_ISA).
+// The names of the instruction sets that have kernels and run here, and of the one in use (see GPT2FAST_ISA).
 std::vector<std::string> available_instruction_sets();
 std::string active_instruction_set();
+
+// Cores that this process may use: its affinity mask and its cgroup's quota.
+int usable_cores();
 
 }  // namespace gpt2fast

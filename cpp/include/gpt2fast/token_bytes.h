@@ -1,4 +1,4 @@
-// What each token of a vocabulary contributes to the text.
+// The bytes that each token of a vocabulary contributes to the text.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,4 @@
-// What has come before in a sequence.
+// The tokens of a sequence so far.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,4 @@
-// Packing weights for the kernels, for the converter.
+// Packs weights for the kernels; the converter uses it.
 #pragma once
 
 #include <cstddef>
@@ -6,8 +6,7 @@
 
 namespace gpt2fast {
 
-// How a packed weight is stored: see kernels/packing.h. The values are written into model files: never
-// renumber them.
+// How a packed weight is stored, see kernels/packing.h. Model files hold these values: never renumber them.
 enum class WeightFormat : int32_t {
   kFloat32 = 0,
   kBFloat16 = 1,
@@ -15,16 +14,17 @@ enum class WeightFormat : int32_t {
   kInt4 = 3,
 };
 
-// Throws std::invalid_argument unless the format is known and both sizes are in range.
+// The bytes of a packed weight. Throws std::invalid_argument unless the format is known and both sizes are in
+// range.
 size_t packed_weight_bytes(WeightFormat format, int64_t in_features, int64_t out_features);
 
-// Packs a matrix whose element (in, out) is w[in * stride_in + out * stride_out]. Blobs of consecutive column
-// ranges, each but the last a multiple of 16 columns, concatenate to the blob of all columns. Throws
-// std::invalid_argument when an element is not finite.
+// Packs a matrix whose element (in, out) is w[in * stride_in + out * stride_out]. The packed bytes of
+// consecutive ranges of columns, all but the last a multiple of 16, concatenate to those of all columns.
+// Throws std::invalid_argument when an element is not finite.
 void pack_weight(WeightFormat format, const float* w, int64_t stride_in, int64_t stride_out,
                  int64_t in_features, int64_t out_features, int threads, uint8_t* packed);
 
-// Column `column` of a packed weight, dequantised, as in_features floats.
+// Writes column `column` of a packed weight, dequantised, as in_features floats.
 void unpack_column(WeightFormat format, const uint8_t* packed, int64_t in_features, int64_t column,
                    float* out);
 

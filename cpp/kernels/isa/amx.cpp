@@ -1,5 +1,5 @@
-// linear() for AMX: a tile of up to 16 rows of int8 weights meets a block of a panel in one instruction. The
-// rest is AVX-512's, but weights are asked for earlier.
+// The kernels for AMX: one instruction multiplies a tile of up to 16 rows by a block of a panel of int8
+// weights. The rest is AVX-512's, but weights are prefetched earlier.
 #include <immintrin.h>
 
 #include "kernels/integer_ops_avx512.h"
@@ -11,9 +11,9 @@ namespace {
 struct AmxOps : Avx512Ops {};
 }  // namespace
 
-// Of Intel's processors, which have a longer way to memory.
+// Intel's processors with AMX have a longer latency of memory.
 template <>
-struct AskAhead<AmxOps> {
+struct PrefetchDistance<AmxOps> {
   static constexpr int64_t kBytes = 8192;
   static constexpr int kInt4Rows = 2;
   static constexpr int64_t kInt4RowBytes = 3072;
@@ -24,15 +24,16 @@ namespace {
 
 using V = Vec<Avx512>;
 
-constexpr int64_t kLineBytes = 64;  // of a tile's rows
+constexpr int64_t kLineBytes = 64;  // a line of a tile register
 constexpr int kTileFloats = kLanes * kLanes;
-constexpr int64_t kHalfBytes = kBlockValues * kLanes;  // of a panel's block of 64
+constexpr int64_t kHalfBytes = kBlockValues * kLanes;  // 64 inputs of a panel
 constexpr int64_t kBlockBytes = kInt8RowBlocks * kHalfBytes;
-constexpr int kMostPanels = 4;      // that meet rows while these are in tile registers
-constexpr int64_t kGroupTiles = 4;  // that meet weights while the first-level cache holds these and the sums
-constexpr int64_t kLeastRows = 13;  // fewer are multiplied as fast without tiles
+constexpr int kMostPanels = 4;      // multiplied by a tile's rows while these are in tile registers
+constexpr int64_t kGroupTiles = 4;  // multiplied by a block while the first-level cache holds it and the sums
+constexpr int64_t kLeastRows = 13;  // fewer rows are multiplied as fast without AMX
 
-// The tile registers: sums 0 to 3, rows 4 and 5, weights 6 and 7. Compilers know nothing of what is in them.
+// The tile registers hold sums (0 to 3), rows (4 and 5) and weights (6 and 7). Compilers know nothing of
+// this.
 template <int tile>
 GPT2FAST_INLINE void load_tile(const void* lines) {
   asm volatile("tileloadd (%0,%1,1), %%tmm%c2" : : "r"(lines), "r"(kLineBytes), "i"(tile) : "memory");
@@ -45,14 +46,14 @@ template <int tile>
 GPT2FAST_INLINE void clear_tile() {
   asm volatile("tilezero %%tmm%c0" : : "i"(tile));
 }
-// Rows with a sign times weights without one.
+// Adds the products of signed rows and unsigned weights.
 template <int sums, int rows, int weights>
 GPT2FAST_INLINE void add_products() {
   asm volatile("tdpbsud %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(sums), "i"(rows), "i"(weights));
 }
 
-// Configures the calling thread's tiles for rows in tiles of at most `height`, and lets go of them. A lower
-// tile's missing row is read from what lies behind its rows, and its sums are ignored.
+// Configures the calling thread's tile registers for tiles of at most `height` rows, and releases them. For a
+// lower tile's missing row they read what lies behind its rows, and the sums are ignored.
 class TileRegisters {
  public:
   explicit TileRegisters(int64_t height) {
@@ -88,38 +89,39 @@ struct TileRows {
   }
 };
 
-// A block of some panels, and what a tile of rows asks for while it meets them: the next tile's rows, for the
-// first-level cache, and a part of the next block, for the second. In between multiplications: more at once
-// than the processor can have under way would be waited for.
+// A block of some panels, and what is prefetched while a tile of rows is multiplied by it: the next tile's
+// rows, into the first-level cache, and a part of the next block, into the second. This happens between the
+// multiplications, since the processor would wait if more requests came at once than it can have under way.
 template <int panels>
 struct PanelsBlock {
   const uint8_t* weights[panels];
-  bool both;  // halves are there
+  bool both;  // whether both halves of the block exist
   const uint8_t* next_rows;
   const uint8_t* next_weights[panels];
-  int64_t next_bytes;  // of each panel
+  int64_t next_bytes;  // of next_weights, for each panel
 
-  GPT2FAST_INLINE void ask(int panel) const {
+  GPT2FAST_INLINE void prefetch_next(int panel) const {
     constexpr int64_t kRowBytes = kInt8RowBlocks * kLineBytes * kLanes / panels;
     for (int64_t i = 0; i < kRowBytes; i += kLineBytes) __builtin_prefetch(next_rows + panel * kRowBytes + i);
     for (int64_t i = 0; i < next_bytes; i += kLineBytes) __builtin_prefetch(next_weights[panel] + i, 0, 2);
   }
 };
 
-// A tile of rows and some panels, block after block of 128. Between the multiplications of one block the dot
-// products of the block before are stored, and those of the one before that scaled and added up. Stored or
-// scaled earlier, they would be waited for.
+// The products of tiles of rows and some panels, block after block of 128 inputs. Between the multiplications
+// of one block, the dot products of the block before are stored, and those of the one before that are scaled
+// and added up. Any earlier, the processor would wait for them.
 template <int panels>
 class Products {
  public:
-  // sums: [panels][16][16].
-  GPT2FAST_INLINE void add(const TileRows& rows, int64_t block, const PanelsBlock<panels>& met, float* sums) {
+  // Begins a block; `sums` is [panels][16][16].
+  GPT2FAST_INLINE void add(const TileRows& rows, int64_t block, const PanelsBlock<panels>& panel_block,
+                           float* sums) {
     if (scaled_->height == kLanes) {
-      start<true>(rows, block, met);
+      start<true>(rows, block, panel_block);
     } else {
-      start<false>(rows, block, met);
+      start<false>(rows, block, panel_block);
     }
-    Block* const begun = scaled_;  // and done with
+    Block* const begun = scaled_;  // free again
     scaled_ = stored_;
     stored_ = begun;
     begun->height = rows.height;
@@ -128,7 +130,7 @@ class Products {
     begun->earlier = block > 0 ? 0xffff : 0;
   }
 
-  // The stages that are left.
+  // Finishes the stages that are left.
   GPT2FAST_INLINE void finish() {
     scale_rows<false>(*scaled_, 0, scaled_->height);
     store_from<0>();
@@ -141,32 +143,32 @@ class Products {
     const float* scales = nullptr;
     float* sums = nullptr;
     int64_t height = 0;
-    __mmask16 earlier = 0;  // none where sums start
+    __mmask16 earlier = 0;  // lanes to add to; none in the first block
   };
 
-  // whole: the block that is scaled has 16 rows.
+  // `whole` says that the block that is scaled has 16 rows.
   template <bool whole>
-  GPT2FAST_INLINE void start(const TileRows& rows, int64_t block, const PanelsBlock<panels>& met) {
+  GPT2FAST_INLINE void start(const TileRows& rows, int64_t block, const PanelsBlock<panels>& panel_block) {
     load_tile<4>(rows.half(block, 0));
-    if (met.both) load_tile<5>(rows.half(block, 1));
-    start_from<whole, 0>(met);
+    if (panel_block.both) load_tile<5>(rows.half(block, 1));
+    start_from<whole, 0>(panel_block);
   }
 
   template <bool whole, int panel>
-  GPT2FAST_INLINE void start_from(const PanelsBlock<panels>& met) {
+  GPT2FAST_INLINE void start_from(const PanelsBlock<panels>& panel_block) {
     store_tile<panel>(stored_->dots + panel * kTileFloats);
     clear_tile<panel>();
-    load_tile<6>(met.weights[panel]);
+    load_tile<6>(panel_block.weights[panel]);
     add_products<panel, 4, 6>();
-    if (met.both) {
-      load_tile<7>(met.weights[panel] + kHalfBytes);
+    if (panel_block.both) {
+      load_tile<7>(panel_block.weights[panel] + kHalfBytes);
       add_products<panel, 5, 7>();
     }
-    met.ask(panel);
-    constexpr int64_t kRows = kLanes / panels;  // to scale after each panel
+    panel_block.prefetch_next(panel);
+    constexpr int64_t kRows = kLanes / panels;  // scaled after each panel
     const int64_t begin = panel * kRows, end = begin + kRows;
     scale_rows<whole>(*scaled_, begin, whole || end < scaled_->height ? end : scaled_->height);
-    if constexpr (panel + 1 < panels) start_from<whole, panel + 1>(met);
+    if constexpr (panel + 1 < panels) start_from<whole, panel + 1>(panel_block);
   }
 
   template <int panel>
@@ -177,7 +179,7 @@ class Products {
 
   template <bool whole>
   static GPT2FAST_INLINE void scale_rows(const Block& block, int64_t begin, int64_t end) {
-    // Loaded once: as far as the compiler knows, a stored vector may change them.
+    // Read once: as far as the compiler knows, a stored vector may change them.
     const float* const scales = block.scales;
     float* const sums = block.sums;
     const int64_t height = whole ? kLanes : block.height;
@@ -195,11 +197,11 @@ class Products {
   }
 
   Block blocks_[2];
-  Block* stored_ = blocks_;      // the one before
-  Block* scaled_ = blocks_ + 1;  // the one before that
+  Block* stored_ = blocks_;      // the block before, whose dot products are stored next
+  Block* scaled_ = blocks_ + 1;  // the block before that, which is scaled next
 };
 
-// Some tiles of rows and the panels that they meet.
+// Some tiles of rows times some panels.
 class Multiplication {
  public:
   Multiplication(const LinearTask& task, Range tiles) : task_(task), tiles_(tiles) {
@@ -223,22 +225,22 @@ class Multiplication {
     return task_.arguments.weight + panel * task_.panel_bytes + 4 * kLanes + block * kBlockBytes;
   }
 
-  // A block and all tiles.
+  // Multiplies all tiles by one block of the panels.
   template <int panels>
   GPT2FAST_INLINE void add_block(int64_t panel, int64_t block, Products<panels>& products) {
     const int64_t tiles = tiles_.end - tiles_.begin;
     const int64_t next = block + 1 < blocks_ ? block + 1 : 0;
-    PanelsBlock<panels> met;
+    PanelsBlock<panels> panel_block;
     GPT2FAST_UNROLL for (int p = 0; p < panels; ++p) {
-      met.weights[p] = values(panel + p, block);
-      met.next_weights[p] = values(next > 0 ? panel + p : panel + panels + p, next);
+      panel_block.weights[p] = values(panel + p, block);
+      panel_block.next_weights[p] = values(next > 0 ? panel + p : panel + panels + p, next);
     }
-    met.both = halves_ - block * kInt8RowBlocks > 1;
-    met.next_bytes = divide_up(kBlockBytes, tiles * kLineBytes) * kLineBytes;
+    panel_block.both = halves_ - block * kInt8RowBlocks > 1;
+    panel_block.next_bytes = divide_up(kBlockBytes, tiles * kLineBytes) * kLineBytes;
     for (int64_t tile = 0; tile < tiles; ++tile) {
-      met.next_rows = tile + 1 < tiles ? rows_[tile + 1].half(block, 0) : rows_[0].half(next, 0);
-      products.add(rows_[tile], block, met, sums_ + tile * panels * kTileFloats);
-      GPT2FAST_UNROLL for (int p = 0; p < panels; ++p) met.next_weights[p] += met.next_bytes;
+      panel_block.next_rows = tile + 1 < tiles ? rows_[tile + 1].half(block, 0) : rows_[0].half(next, 0);
+      products.add(rows_[tile], block, panel_block, sums_ + tile * panels * kTileFloats);
+      GPT2FAST_UNROLL for (int p = 0; p < panels; ++p) panel_block.next_weights[p] += panel_block.next_bytes;
     }
   }
 
@@ -266,8 +268,8 @@ void quantize_int8(const LinearTask& task, Range rows, float* scratch, uint8_t* 
   (few ? quantize_rows<AmxOps> : quantize_rows<AmxOps, WholeRows>)(task, rows, scratch, prepared);
 }
 
-// All tiles meet these panels before others: the second-level cache holds them until then. Not inline: its
-// sums are many for the stack of those who come with few rows.
+// Multiplies all tiles by these panels, which the second-level cache holds meanwhile. Not inline, so that the
+// sums, which are many, are not on the stack of callers with few rows.
 template <int panels>
 __attribute__((noinline)) void multiply_panels(const LinearTask& task, Range tiles, int64_t panel) {
   for (int64_t begin = tiles.begin; begin < tiles.end; begin += kGroupTiles) {

@@ -7,9 +7,9 @@
 #include <numeric>
 
 #include "kernels/simd_portable.h"
-#include "kernels/thread_parallel.h"
 #include "support/kernel_testing.h"
 #include "support/testing.h"
+#include "system/thread_parallel.h"
 
 using namespace gpt2fast;
 using namespace gpt2fast::testing;

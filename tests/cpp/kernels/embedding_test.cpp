@@ -2,9 +2,9 @@
 #include "kernels/embedding.h"
 
 #include "kernels/packing.h"
-#include "kernels/thread_parallel.h"
 #include "support/kernel_testing.h"
 #include "support/testing.h"
+#include "system/thread_parallel.h"
 
 using namespace gpt2fast;
 using namespace gpt2fast::testing;

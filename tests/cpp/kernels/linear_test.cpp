@@ -11,9 +11,9 @@
 
 #include "kernels/layer_norm_kernel.h"
 #include "kernels/packing.h"
-#include "kernels/thread_parallel.h"
 #include "support/kernel_testing.h"
 #include "support/testing.h"
+#include "system/thread_parallel.h"
 
 using namespace gpt2fast;
 using gpt2fast::testing::AlignedBytes;

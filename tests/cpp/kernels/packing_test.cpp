@@ -8,9 +8,9 @@
 #include <vector>
 
 #include "kernels/packing_int4.h"
-#include "kernels/thread_parallel.h"
 #include "support/kernel_testing.h"
 #include "support/testing.h"
+#include "system/thread_parallel.h"
 
 using namespace gpt2fast;
 using gpt2fast::testing::random_normal;

@@ -5,8 +5,8 @@
 #include <cstdint>
 #include <vector>
 
-#include "kernels/thread_parallel.h"
 #include "support/testing.h"
+#include "system/thread_parallel.h"
 
 using namespace gpt2fast;
 

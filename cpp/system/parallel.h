@@ -1,4 +1,4 @@
-// How a kernel splits its work: an abstract pool, so that kernels know nothing of who owns the threads.
+// An abstract pool of threads, so that kernels can split their work without knowing who owns the threads.
 #pragma once
 
 #include <cstdint>
@@ -7,7 +7,7 @@
 namespace gpt2fast {
 
 // Runs `count` independent tasks, in any order, on any threads, and returns when all are done.
-// Tasks must not throw. Which task computes what may depend on `threads()`; what is computed may not.
+// Tasks must not throw. How work is divided into tasks may depend on `threads()`; its results may not.
 class Parallel {
  public:
   virtual ~Parallel() = default;
@@ -32,7 +32,7 @@ class Parallel {
   virtual void run_tasks(int64_t count, TaskFunction function, const void* data) const = 0;
 };
 
-// Everything on the calling thread.
+// Runs everything on the calling thread.
 class Serial final : public Parallel {
  public:
   int threads() const override { return 1; }

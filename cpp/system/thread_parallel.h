@@ -1,4 +1,4 @@
-// A few plain threads, for work that happens once and outside ONNX Runtime's pool: packing at conversion.
+// A few plain threads, for work outside ONNX Runtime's pool: packing at conversion.
 #pragma once
 
 #include <algorithm>
@@ -6,11 +6,11 @@
 #include <thread>
 #include <vector>
 
-#include "kernels/parallel.h"
+#include "system/parallel.h"
 
 namespace gpt2fast {
 
-// Starts its threads for each run: for tasks of milliseconds, not for the decode loop.
+// Starts its threads for each run, which suits tasks of milliseconds, not the decode loop.
 class ThreadParallel final : public Parallel {
  public:
   explicit ThreadParallel(int threads) : threads_(threads) {}
