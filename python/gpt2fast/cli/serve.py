@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gpt2fast._validation import Integer
-from gpt2fast.cli._shared import PRECISION_TYPE, decorated, kv_cache_option, threads_option, tokenizer_option
+from gpt2fast.cli.shared import PRECISION_TYPE, decorated, kv_cache_option, threads_option, tokenizer_option
 from gpt2fast.errors import ModelError
 from gpt2fast.serving import Limits, Settings
 
@@ -157,7 +157,7 @@ def command(model: str | None, **values: Any) -> None:
 
 
 def _launch(model: str | None, values: dict[str, Any]) -> Launch:
-    from gpt2fast.loading import find_model_directory
+    from gpt2fast.loading.sources import find_model_directory
     from gpt2fast.model import GPT2
     from gpt2fast.serving.launch import Launch
 

@@ -18,7 +18,7 @@ from gpt2fast.serving.plan import Plan, make_plan
 from gpt2fast.serving.service import Service
 
 if TYPE_CHECKING:
-    from gpt2fast.results import Generation, TokenLogprobs
+    from gpt2fast.inference.results import Generation, TokenLogprobs
     from gpt2fast.serving.openai import ChatFields
 
 

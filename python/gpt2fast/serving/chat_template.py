@@ -9,15 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from gpt2fast._files import MAX_CONFIG_BYTES, find_inside, read_json_object, read_text
 from gpt2fast.serving.errors import bad_request
+from gpt2fast.storage.files import MAX_CONFIG_BYTES, find_inside, read_json_object, read_text
 
 if TYPE_CHECKING:
     from jinja2 import Template
 
-    from gpt2fast.model_directory import ModelDirectory
     from gpt2fast.serving.openai import Message
-    from gpt2fast.tokenizer import Tokenizer
+    from gpt2fast.storage.model_directory import ModelDirectory
+    from gpt2fast.text.tokenizer import Tokenizer
 
 MAX_TEMPLATE_BYTES = 1 << 20
 _LONGEST_PROMPT = 1 << 22

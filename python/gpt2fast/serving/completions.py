@@ -18,7 +18,7 @@ from gpt2fast.serving.plan import DEFAULT_MAX_TOKENS, Plan, make_plan
 from gpt2fast.serving.service import Service
 
 if TYPE_CHECKING:
-    from gpt2fast.results import Generation, TokenLogprobs
+    from gpt2fast.inference.results import Generation, TokenLogprobs
     from gpt2fast.serving.openai import CompletionFields
     from gpt2fast.serving.token_names import TokenOffsets
 

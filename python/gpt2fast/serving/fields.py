@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import Field, PlainValidator, ValidationInfo, WithJsonSchema
 
 from gpt2fast import _validation as checks
-from gpt2fast.generation import GenerationOptions
+from gpt2fast.inference.options import GenerationOptions
 
 #: Options of ``GenerationOptions`` that OpenAI's interface has under a name, or in a form, of its own.
 OPENAI_OPTIONS = (

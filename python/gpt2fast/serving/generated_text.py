@@ -12,7 +12,7 @@ from gpt2fast.serving.plan import Plan
 from gpt2fast.serving.service import Service
 
 if TYPE_CHECKING:
-    from gpt2fast.results import Generation, StreamChunk
+    from gpt2fast.inference.results import Generation, StreamChunk
 
 # The library's reasons, in OpenAI's words.
 FINISH_REASONS = {

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from gpt2fast.serving.token_names import TokenNames, TokenOffsets
 
 if TYPE_CHECKING:
-    from gpt2fast.results import TokenLogprobs
+    from gpt2fast.inference.results import TokenLogprobs
 
 #: One token: its id, its log-probability (None for a text's first), the likeliest at its place by their ids.
 _Place = tuple[int, float | None, dict[int, float] | None]

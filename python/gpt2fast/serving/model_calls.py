@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from gpt2fast._validation import Integer
-from gpt2fast.generation import GenerationOptions
+from gpt2fast.inference.options import GenerationOptions
 from gpt2fast.serving.errors import ApiError
 from gpt2fast.serving.openai import Text
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from gpt2fast.inference.results import Generation, RankedChoice, StreamChunk, TextScore
     from gpt2fast.model import GPT2
-    from gpt2fast.results import Generation, RankedChoice, StreamChunk, TextScore
-    from gpt2fast.tokenizer import Tokenizer
+    from gpt2fast.text.tokenizer import Tokenizer
 
 _Result = TypeVar("_Result")
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gpt2fast.generation import CONSTRAINTS, GenerationOptions
+from gpt2fast.inference.options import CONSTRAINTS, GenerationOptions
 from gpt2fast.serving.errors import bad_request
 from gpt2fast.serving.openai import GenerationRequest, ResponseFormat
 from gpt2fast.serving.service import Service

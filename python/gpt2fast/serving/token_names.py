@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gpt2fast.tokenizer import Tokenizer
+    from gpt2fast.text.tokenizer import Tokenizer
 
 
 class TokenNames:
