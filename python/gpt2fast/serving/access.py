@@ -16,6 +16,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gpt2fast.serving.errors import ApiError, ClientGone, unavailable
+from gpt2fast.serving.metrics import Metrics
 from gpt2fast.serving.openapi import ROUTES
 from gpt2fast.serving.service import Service
 
@@ -92,12 +93,12 @@ class Access:
             await self._app(scope, receive, send)
             return
         scope = self._under_root(scope)
-        exchange = _Exchange(scope, send)
+        exchange = _Exchange(scope, send, self._service.metrics)
         try:
             self._check(scope, exchange.path)
             await self._app(scope, receive, exchange.send)
         except ClientGone:
-            exchange.status = _CLIENT_GONE
+            exchange.answered(_CLIENT_GONE)
         except ApiError as error:
             await exchange.fail(error, scope, receive)
         except Exception:
@@ -136,7 +137,6 @@ class Access:
             raise unavailable("The server ends and takes no more requests.")
 
     def _note(self, scope: Scope, exchange: _Exchange) -> None:
-        self._service.metrics.answer(scope["method"], _handler(exchange.path), exchange.status)
         client = scope.get("client")
         seconds = time.perf_counter() - exchange.started
         LOG.info(
@@ -160,7 +160,7 @@ class Access:
 class _Exchange:
     """One request and what has been answered so far."""
 
-    def __init__(self, scope: Scope, send: Send) -> None:
+    def __init__(self, scope: Scope, send: Send, metrics: Metrics) -> None:
         wanted = Headers(scope=scope).get("x-request-id", "")
         self.id = wanted if _SANE_ID.fullmatch(wanted) else uuid.uuid4().hex
         # Where it is mounted, the path begins with the place.
@@ -169,11 +169,18 @@ class _Exchange:
         self.status = 0
         self.error: str | None = None
         self._send = send
+        self._method = scope["method"]
+        self._metrics = metrics
+
+    def answered(self, status: int) -> None:
+        """The answer begins, or will never."""
+        self.status = status
+        self._metrics.answer(self._method, _handler(self.path), status)
 
     async def send(self, message: Message) -> None:
         """Send a part of the answer."""
         if message["type"] == "http.response.start":
-            self.status = message["status"]
+            self.answered(message["status"])
             headers = [*message.get("headers", ()), (b"x-request-id", self.id.encode())]
             message = {**message, "headers": headers}
         await self._send(message)

@@ -120,7 +120,7 @@ class _ModelRoute:
         except ApiError:
             raise
         except Exception as error:
-            answer = of_library(error)
+            answer = of_library(error, self._request_model.model_fields)
             if answer is None:
                 raise
             raise answer from error

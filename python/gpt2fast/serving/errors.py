@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 import orjson
@@ -20,7 +20,7 @@ _TYPES = {401: "authentication_error", 429: "rate_limit_error", 503: "server_err
 #: Names of options as requests have them, where they aren't the library's.
 REQUEST_NAMES = {"max_new_tokens": "max_tokens", "num_return_sequences": "n", "stop_strings": "stop"}
 _LIBRARY_NAME = re.compile(rf"\b({'|'.join(REQUEST_NAMES)})\b")
-_FIRST_NAME = re.compile(r"(?:a key of )?([a-z_]+(?:\[\d+\])*)\b")
+_FIRST_NAME = re.compile(r"(?:a key of )?(([a-z_]+)(?:\[\d+\])*)")
 
 
 class ClientGone(Exception):  # noqa: N818 - no error, but the end of a request
@@ -86,21 +86,25 @@ def unavailable(message: str) -> ApiError:
     return ApiError(503, message, code="service_unavailable")
 
 
-def of_library(error: Exception) -> ApiError | None:
-    """The answer to a request for which the library raised ``error``; None if the request isn't to blame."""
+def of_library(error: Exception, fields: Container[str] = ()) -> ApiError | None:
+    """The answer to a request with these fields for which the library raised ``error``.
+
+    None if the request isn't to blame.
+    """
     if isinstance(error, BusyError):
         return ApiError(429, str(error), code="rate_limit_exceeded")
     if isinstance(error, MemoryError):
         return unavailable("The server has no memory left for this request; try again, or ask for less.")
     if isinstance(error, ImportError):  # of an optional package
-        return bad_request(f"This server can't do that: {error}", _param(str(error)), "unsupported_parameter")
+        message = f"This server can't do that: {error}"
+        return bad_request(message, param_of(str(error), fields), "unsupported_parameter")
     if isinstance(error, (ValueError, TypeError)) and not isinstance(error, ModelError):
         message = _LIBRARY_NAME.sub(lambda match: REQUEST_NAMES[match[1]], str(error))
-        return bad_request(message, _param(message))
+        return bad_request(message, param_of(message, fields))
     return None
 
 
-def _param(message: str) -> str | None:
-    """The field that a message of the library begins with."""
+def param_of(message: str, fields: Container[str]) -> str | None:
+    """The field, or the place in it, that a message of the library begins with."""
     match = _FIRST_NAME.match(message)
-    return match[1] if match else None
+    return match[1] if match and match[2] in fields else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any
 
@@ -19,6 +19,9 @@ _HEADERS = [
     (b"x-accel-buffering", b"no"),  # nginx passes each event on at once
 ]
 _DONE = b"data: [DONE]\n\n"
+
+#: In a request's state: a function that drops its connection.
+ABORT = "gpt2fast.abort"
 
 
 def event(value: Any) -> bytes:
@@ -50,33 +53,49 @@ class EventStream:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the answer."""
+        sender = _Sender(send, _ended_by(scope), self._stalled_seconds)
         async with aclosing(self._events) as events:
             first = await anext(events)
             await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
             try:
-                await self._send(send, first)
+                await sender.send(first)
                 async for one in events:
-                    await self._send(send, one)
-                await self._send(send, _DONE, last=True)
+                    await sender.send(one)
+                await sender.send(_DONE, last=True)
             except asyncio.CancelledError:
                 if not self._lifecycle.expired:
                     raise
-                await self._send(
-                    send, event(unavailable("The server ends; this text was not finished.").body()), last=True
-                )
+                ended = unavailable("The server ends; this text was not finished.")
+                await sender.send(event(ended.body()), last=True)
             except Exception as error:
                 answer = error if isinstance(error, ApiError) else of_library(error)
                 failed = answer or unavailable("The server failed to finish this text; its log says why.")
-                await self._send(send, event(failed.body()), last=True)
+                await sender.send(event(failed.body()), last=True)
                 if answer is None:
                     raise
 
-    async def _send(self, send: Send, data: bytes, *, last: bool = False) -> None:
-        # The task is cancelled when the transport takes nothing for so long.
-        task = asyncio.current_task()
-        assert task is not None
-        timer = asyncio.get_running_loop().call_later(self._stalled_seconds, task.cancel)
+
+class _Sender:
+    """Sends parts of an answer, each within a time, after which the client counts as gone."""
+
+    def __init__(self, send: Send, end: Callable[[], object], seconds: float) -> None:
+        self._send = send
+        self._end = end
+        self._seconds = seconds
+
+    async def send(self, data: bytes, *, last: bool = False) -> None:
+        timer = asyncio.get_running_loop().call_later(self._seconds, self._end)
         try:
-            await send({"type": "http.response.body", "body": data, "more_body": not last})
+            await self._send({"type": "http.response.body", "body": data, "more_body": not last})
         finally:
             timer.cancel()
+
+
+def _ended_by(scope: Scope) -> Callable[[], object]:
+    """What ends the connection, which ends the work for it; under other servers than ours, the work."""
+    abort: Callable[[], object] | None = scope.get("state", {}).get(ABORT)
+    if abort is not None:
+        return abort
+    task = asyncio.current_task()
+    assert task is not None
+    return task.cancel

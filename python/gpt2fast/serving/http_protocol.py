@@ -7,6 +7,8 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from gpt2fast.serving.event_stream import ABORT
+
 #: Bytes of a request's line and headers.
 MAX_HEADER_BYTES = 64 << 10
 #: Seconds in which they must have arrived.
@@ -68,6 +70,7 @@ class LimitedHttp(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A request begins."""
         super().on_message_begin()
+        self.scope["state"][ABORT] = self.transport.abort
         self._in_header = True
         self._header_bytes = 0
         self._await_header()

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from gpt2fast.serving.logs import LogFormat, set_up_logging
-from gpt2fast.serving.server import listen, run
+from gpt2fast.serving.server import Server, listen
 from gpt2fast.serving.settings import Settings
 from gpt2fast.serving.workers import Supervisor
 
@@ -102,4 +102,4 @@ def _serve_here(launch: Launch, listener: socket.socket, ready: Callable[[], Non
     set_up_logging(launch.log_format, launch.log_level)
     app = create_app(launch.load(), launch.settings)
     asyncio.run(app.state.service.lifecycle.ready())
-    run(app, listener, grace=launch.grace, keep_alive=launch.keep_alive, ready=ready)
+    Server(app, grace=launch.grace, keep_alive=launch.keep_alive, ready=ready).run([listener])

@@ -132,8 +132,8 @@ def _choose_copies(values: dict[str, Any], n: int) -> None:
     best_of = values.pop("best_of", None)
     if best_of is not None and best_of < n:
         raise bad_request(f"best_of ({best_of}) must be at least n ({n})", "best_of")
-    if "num_beams" not in values and "do_sample" not in values:
-        values["do_sample"] = values.get("temperature") != 0
+    if values.get("num_beams", 1) == 1 and values.get("temperature") != 0:
+        values.setdefault("do_sample", True)
     if n > 1:
         values["num_return_sequences"] = n
     if best_of is not None and best_of > n:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 from starlette.requests import ClientDisconnect, Request
 
-from gpt2fast.serving.errors import REQUEST_NAMES, ApiError, ClientGone, bad_request
+from gpt2fast.serving.errors import REQUEST_NAMES, ApiError, ClientGone, bad_request, param_of
 from gpt2fast.serving.openai import RequestModel
 from gpt2fast.serving.settings import Limits
 
@@ -105,7 +105,8 @@ def _refusal(error: ValidationError, model: type[BaseModel]) -> ApiError:
     if kind == "missing":
         return bad_request(f"{param} is missing", param, "missing_required_parameter")
     if kind == "value_error":
-        return bad_request(str(first["ctx"]["error"]), param)
+        message = str(first["ctx"]["error"])
+        return bad_request(message, param_of(message, model.model_fields) or param)
     if not param:
         return bad_request("The body must be a JSON object.")
     message = first["msg"]

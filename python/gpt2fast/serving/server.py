@@ -42,35 +42,40 @@ def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
     return bound
 
 
-def run(
-    app: Starlette, listener: socket.socket, *, grace: float, keep_alive: int, ready: Callable[[], None]
-) -> None:
-    """Serve until SIGTERM or SIGINT; then let requests in work finish for up to ``grace`` seconds.
+class Server(uvicorn.Server):
+    """Serves until SIGTERM or SIGINT; then requests in work may finish, and new ones are answered with 503.
 
-    Until they have, new ones are answered with 503. A second signal ends at once. ``ready`` is called when
-    requests are answered.
+    Another signal ends at once.
+
+    Parameters
+    ----------
+    app : Starlette
+        As of :func:`gpt2fast.serving.create_app`.
+    grace : float
+        Seconds that requests have to finish.
+    keep_alive : int
+        Seconds that a connection may wait for its next request.
+    ready : callable
+        Called when requests are answered.
     """
-    config = uvicorn.Config(
-        app,
-        http=LimitedHttp,
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        backlog=BACKLOG,
-        timeout_keep_alive=keep_alive,
-        timeout_graceful_shutdown=_LAST_SECONDS,
-    )
-    _Server(config, app.state.service.lifecycle, grace, ready).run([listener])
 
-
-class _Server(uvicorn.Server):
     def __init__(
-        self, config: uvicorn.Config, lifecycle: Lifecycle, grace: float, ready: Callable[[], None]
+        self, app: Starlette, *, grace: float, keep_alive: int, ready: Callable[[], None] = lambda: None
     ) -> None:
+        config = uvicorn.Config(
+            app,
+            http=LimitedHttp,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            backlog=BACKLOG,
+            timeout_keep_alive=keep_alive,
+            timeout_graceful_shutdown=_LAST_SECONDS,
+        )
         super().__init__(config)
-        self._lifecycle = lifecycle
+        self._lifecycle: Lifecycle = app.state.service.lifecycle
         self._grace = grace
         self._ready = ready
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -93,6 +98,13 @@ class _Server(uvicorn.Server):
         await asyncio.wait((done,), timeout=_LAST_SECONDS)
         done.cancel()
         self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close everything."""
+        await super().shutdown(sockets)
+        for connection in list(self.server_state.connections):  # of clients that take nothing
+            connection.transport.abort()
+        await asyncio.sleep(0)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """A signal came."""
