@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger("gpt2fast.serving")
 
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# That of prometheus-client, which this process doesn't import before there are workers.
+_METRICS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 # Of processes that end before they are ready, one after another.
 _MOST_FAILURES = 3
 # Beyond the time that requests have to finish.
@@ -82,15 +85,17 @@ class Supervisor:
         """
         # Where the workers keep their numbers, for whichever is asked for them.
         metrics = tempfile.mkdtemp(prefix="gpt2fast-metrics-")
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._signalled)
+        os.environ[_METRICS_VARIABLE] = metrics
+        before = {number: signal.signal(number, self._signalled) for number in _SIGNALS}
         try:
             self._workers = [self._start(listener) for listener in self._listeners]
             while not self._signals:
                 self._look()
         finally:
             self._end()
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            os.environ.pop(_METRICS_VARIABLE)
             shutil.rmtree(metrics, ignore_errors=True)
 
     def _signalled(self, number: int, frame: FrameType | None) -> None:
@@ -152,6 +157,9 @@ class Supervisor:
             process.kill()
         for worker in self._workers:
             worker.process.join()
+            worker.pipe.close()
+        self._wake_reader.close()
+        self._wake_writer.close()
 
 
 def _drain(reader: socket.socket) -> None:
