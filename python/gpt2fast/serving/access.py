@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gpt2fast.serving.errors import ApiError, ClientGone, unavailable
 from gpt2fast.serving.metrics import Metrics
-from gpt2fast.serving.openapi import ROUTES
+from gpt2fast.serving.route_names import ROUTES
 from gpt2fast.serving.service import Service
 
 LOG = logging.getLogger("gpt2fast.serving")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import orjson
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
-from gpt2fast.serving.docs_page import docs_html
 from gpt2fast.serving.errors import ApiError, unavailable
 from gpt2fast.serving.metrics import CONTENT_TYPE
-from gpt2fast.serving.openapi import openapi_document
 from gpt2fast.serving.page import SECURITY_HEADERS
 from gpt2fast.serving.service import Service
 
@@ -48,20 +48,27 @@ async def model(request: Request) -> Response:
 
 async def openapi(request: Request) -> Response:
     """The schema of all this."""
-    service: Service = request.app.state.service
-    return _json(openapi_document(service.settings, request.scope.get("root_path", "")))
+    return _json(_document(request))
 
 
 async def docs(request: Request) -> Response:
     """The schema for people."""
-    service: Service = request.app.state.service
-    document = openapi_document(service.settings, request.scope.get("root_path", ""))
-    return HTMLResponse(docs_html(document), headers=SECURITY_HEADERS)
+    from gpt2fast.serving.docs_page import docs_html
+
+    return HTMLResponse(docs_html(_document(request)), headers=SECURITY_HEADERS)
 
 
 def not_found(request: Request) -> ApiError:
     """There is no such route."""
     return ApiError(404, f"There is no {request.url.path}; /docs lists what there is.", code="unknown_url")
+
+
+def _document(request: Request) -> dict[str, Any]:
+    # Made when it is first asked for: that takes as long as half of the start.
+    from gpt2fast.serving.openapi import openapi_document
+
+    service: Service = request.app.state.service
+    return openapi_document(service.settings, request.scope.get("root_path", ""))
 
 
 def _json(value: object) -> Response:

@@ -9,30 +9,12 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from gpt2fast.serving.answers import ANSWERS, Error
 from gpt2fast.serving.openai import REQUESTS
+from gpt2fast.serving.route_names import ROUTES
 from gpt2fast.serving.settings import Settings
 
 Json = dict[str, Any]
 
 _STREAMS = ("/v1/completions", "/v1/chat/completions")
-#: What there is, and what it is for.
-ROUTES = {
-    "/v1/completions": "Continue texts",
-    "/v1/chat/completions": "Go on with a conversation, where the model has a chat template",
-    "/v1/embeddings": "Make vectors of texts",
-    "/v1/score": "How likely texts are, token by token",
-    "/v1/rank": "Order choices by their likelihood after a prompt",
-    "/v1/models": "The models: one",
-    "/v1/models/{model}": "A model",
-    "/tokenize": "Text to token ids",
-    "/detokenize": "Token ids to text",
-    "/tokenizer_info": "The tokenizer",
-    "/health": "The process is alive; needs no key",
-    "/ready": "The model answers",
-    "/metrics": "Numbers for Prometheus",
-    "/openapi.json": "This document",
-    "/docs": "This document for people",
-    "/": "A page to try the model",
-}
 _OTHER_TYPES = {
     "/metrics": "text/plain",
     "/openapi.json": "application/json",
@@ -117,5 +99,8 @@ def _success(path: str, schemas: dict[Any, Json]) -> Json:
         return {"description": ROUTES[path], "content": {_OTHER_TYPES[path]: {"schema": {}}}}
     content: Json = {"application/json": {"schema": schemas[ANSWERS[path]]}}
     if path in _STREAMS:
-        content["text/event-stream"] = {"schema": {"type": "string"}}
+        # One event: a chunk as JSON, or "[DONE]".
+        data = {"type": "string", "contentMediaType": "application/json"}
+        event = {"type": "object", "properties": {"data": data}, "required": ["data"]}
+        content["text/event-stream"] = {"schema": event}
     return {"description": ROUTES[path], "content": content}

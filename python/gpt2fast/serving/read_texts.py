@@ -6,7 +6,6 @@ import base64
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import orjson
 from starlette.responses import Response
 
@@ -14,6 +13,7 @@ from gpt2fast.serving.errors import bad_request
 from gpt2fast.serving.service import Service
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
     from gpt2fast.serving.openai import EmbeddingFields, RankFields, ScoreFields

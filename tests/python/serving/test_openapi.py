@@ -20,7 +20,7 @@ from support.live_server import LiveServer, live_server
 schemathesis = pytest.importorskip("schemathesis")
 
 REQUEST_COUNT = int(os.environ.get("GPT2FAST_SERVICE_REQUESTS", "300"))
-#: Requests as the schema has them, and as it doesn't. The rest of the routes take nothing that could be made up.
+#: Requests as the schema has them, and as it doesn't; the other routes take nothing that could be made up.
 CASES = [(path, mode) for path in REQUESTS for mode in ("positive", "negative")]
 CASES.append(("/v1/models/{model}", "positive"))
 EXAMPLES = max(1, REQUEST_COUNT // len(CASES))
