@@ -53,9 +53,9 @@ class LimitedHttp(HttpToolsProtocol):
         """Bytes arrived."""
         if self.transport.is_closing():
             return
+        super().data_received(data)
         if self._in_header:
             self._header_bytes += len(data)
-        super().data_received(data)
         if self._in_header and self._header_bytes > MAX_HEADER_BYTES:
             self._refuse(
                 "431 Request Header Fields Too Large",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -137,6 +139,7 @@ def test_langchains_completion_class(keyed: LiveServer, model: GPT2) -> None:
     assert llm.invoke(PROMPT, stop=[stop]) == expected[: expected.index(stop)]
     result = llm.generate([PROMPT, "The"])
     assert result.llm_output["token_usage"]["completion_tokens"] == 40
+    llm.client._client.close()
 
 
 @pytest.fixture(scope="module")
@@ -146,13 +149,16 @@ def harness(keyed: LiveServer) -> Iterator[Any]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OPENAI_API_KEY", KEY)
-        found = LocalCompletionsAPI(
-            base_url=f"{keyed.url}/v1/completions",
-            model="tiny",
-            auth_token=KEY,
-            max_length=512,
-            batch_size=4,
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)  # it leaves a connection to the collector
+            found = LocalCompletionsAPI(
+                base_url=f"{keyed.url}/v1/completions",
+                model="tiny",
+                auth_token=KEY,
+                max_length=512,
+                batch_size=4,
+            )
+            gc.collect()
         assert found.tokenizer_backend == "remote"
         yield found
         found.tokenizer.session.close()

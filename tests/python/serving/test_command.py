@@ -201,7 +201,7 @@ class TestWorkers:
         return self.pids(served)
 
     def test_streams_finish_when_the_parent_is_told_to_end(self) -> None:
-        body = {"prompt": "Once", "max_tokens": 5000, "overflow": "slide", "eos_token_id": [], "stream": True}
+        body = {"prompt": "Once", "max_tokens": 2000, "overflow": "slide", "eos_token_id": [], "stream": True}
         with command("--workers", "2") as served:
             with httpx.stream("POST", served.url + PATH, json=body, timeout=DEADLINE) as response:
                 chunks = events(response.iter_lines())
