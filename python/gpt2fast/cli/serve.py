@@ -98,6 +98,7 @@ _LIMIT_OPTIONS = [
     _number(
         "--max-logprobs", _DEFAULTS.logprobs, "Likeliest tokens to report at each place.", min=0, max=1024
     ),
+    _number("--max-priority", _DEFAULTS.priority, "Priority that a request may ask for."),
     _number("--max-seconds", int(_DEFAULTS.seconds), "Time that a text may take, waiting included.", min=1),
 ]
 _LIFE_OPTIONS = [
@@ -212,6 +213,7 @@ def _settings(model: str | None, values: dict[str, Any]) -> Settings:
             texts_per_prompt=values["max_n"],
             tokens=values["max_request_tokens"],
             logprobs=values["max_logprobs"],
+            priority=values["max_priority"],
             waiting=values["max_waiting"],
             seconds=float(values["max_seconds"]),
         ),

@@ -63,7 +63,7 @@ async def complete(service: Service, plan: Plan) -> tuple[list[tuple[int, Genera
         tokens, cached = len(group[0].prompt_token_ids), group[0].cached_tokens
         usage.prompt += tokens
         usage.cached = (usage.cached or 0) + cached
-        service.metrics.prompt(tokens, cached)
+        service.metrics.prompt(tokens)
         for number, result in enumerate(group):
             usage.completion += len(result.token_ids)
             service.metrics.text(len(result.token_ids), FINISH_REASONS[result.finish_reason] or "")
@@ -88,7 +88,7 @@ class TextStream:
         self._service = service
         self._plan = plan
         for prompt in plan.prompts:
-            service.metrics.prompt(len(prompt), None)
+            service.metrics.prompt(len(prompt))
         self.usage = Usage(prompt=sum(map(len, plan.prompts)))
 
     async def chunks(self) -> AsyncGenerator[StreamChunk, None]:

@@ -30,7 +30,7 @@ async def ready(request: Request) -> Response:
 async def metrics(request: Request) -> Response:
     """Numbers for Prometheus."""
     service: Service = request.app.state.service
-    return Response(service.metrics.exposition(), media_type=CONTENT_TYPE)
+    return Response(service.exposition(), media_type=CONTENT_TYPE)
 
 
 async def models(request: Request) -> Response:

@@ -20,7 +20,7 @@ from prometheus_client import (
 from prometheus_client.multiprocess import MultiProcessCollector
 
 if TYPE_CHECKING:
-    from gpt2fast.serving.model_calls import Stats
+    from gpt2fast.inference.statistics import EngineStats
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 #: Where processes that share a port keep their numbers; prometheus-client's own variable.
@@ -62,8 +62,14 @@ class Metrics:
         self._kv_usage = self._gauge("vllm:kv_cache_usage_perc", "Slots of the KV cache in use, 0 to 1.")
         self._prompt_tokens = self._counter("vllm:prompt_tokens", "Tokens of prompts.")
         self._output_tokens = self._counter("vllm:generation_tokens", "Tokens generated.")
-        self._cache_queries = self._counter("vllm:prefix_cache_queries", "Tokens looked for in the cache.")
-        self._cache_hits = self._counter("vllm:prefix_cache_hits", "Tokens found in the cache.")
+        self._of_engine = {
+            "prefix_queries": self._counter("vllm:prefix_cache_queries", "Tokens looked for in the cache."),
+            "prefix_hits": self._counter("vllm:prefix_cache_hits", "Tokens found in the cache."),
+            "recomputed": self._counter("vllm:num_preemptions", "Texts that lost their slot for a while."),
+            "steps": self._counter("gpt2fast:steps", "Steps of the model."),
+            "step_seconds": self._counter("gpt2fast:step_seconds", "Time in them."),
+        }
+        self._seen = dict.fromkeys(self._of_engine, 0.0)
         self._finished = Counter(
             "vllm:request_success",
             "Texts finished, by reason.",
@@ -95,19 +101,20 @@ class Metrics:
             PlatformCollector(registry=self._registry)
             GCCollector(registry=self._registry)
 
-    def state(self, stats: Stats) -> None:
-        """What the model is doing."""
+    def state(self, stats: EngineStats) -> None:
+        """What the model is doing, and has done."""
         self._running.set(stats.running)
         self._waiting.set(stats.waiting)
-        self._kv_usage.set(stats.running / stats.slots)
+        self._kv_usage.set(stats.slots_used / stats.slots)
+        for name, counter in self._of_engine.items():
+            value = getattr(stats, name)
+            counter.inc(value - self._seen[name])
+            self._seen[name] = value
 
-    def prompt(self, tokens: int, cached: int | None) -> None:
-        """A prompt was read; of ``cached`` tokens it is known that they weren't computed again."""
+    def prompt(self, tokens: int) -> None:
+        """A prompt was read."""
         self._prompt_tokens.inc(tokens)
         self._prompt_length.observe(tokens)
-        if cached is not None:
-            self._cache_queries.inc(tokens)
-            self._cache_hits.inc(cached)
 
     def first_token(self, seconds: float) -> None:
         """A stream began."""

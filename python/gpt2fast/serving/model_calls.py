@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, cast
 
 from gpt2fast._validation import Integer
-from gpt2fast.inference.options import GenerationOptions
+from gpt2fast.inference import outputs, scoring
+from gpt2fast.inference.async_calls import astream
+from gpt2fast.inference.options import CONSTRAINTS, GenerationOptions
+from gpt2fast.inference.requests import Call, read_call
+from gpt2fast.inference.work import arun
 from gpt2fast.serving.errors import ApiError
 from gpt2fast.serving.openai import Text
 
@@ -18,69 +21,42 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from gpt2fast.inference.results import Generation, RankedChoice, StreamChunk, TextScore
+    from gpt2fast.inference.statistics import EngineStats
     from gpt2fast.model import GPT2
     from gpt2fast.text.tokenizer import Tokenizer
-
-_Result = TypeVar("_Result")
 
 # Texts of so many characters are made into tokens while the event loop waits: a thread would take longer.
 _SHORT = 20_000
 
 
-@dataclass(frozen=True)
-class Stats:
-    """What the model is doing.
-
-    Attributes
-    ----------
-    running, waiting : int
-        Texts that share the steps, and those that wait for their turn.
-    requests : int
-        Those to which they belong.
-    slots : int
-        Texts that can share the steps.
-    """
-
-    running: int
-    waiting: int
-    requests: int
-    slots: int
-
-
 class ModelCalls:
-    """A model for the routes: awaitable, bounded, counted.
+    """A model for the routes: awaitable, and bounded.
+
+    Cancelling a call's task ends its work within a step.
 
     Parameters
     ----------
     model : GPT2
         The model; its tokenizer is read here.
     max_waiting : int
-        Requests beyond those whose texts share the steps.
-    changed : callable
-        Told the new numbers when work comes or goes.
+        Requests beyond those that find a place in the steps.
     """
 
-    def __init__(self, model: GPT2, max_waiting: int, changed: Callable[[Stats], None]) -> None:
+    def __init__(self, model: GPT2, max_waiting: int) -> None:
         self._model = model
+        self._loaded = model.loaded
         self._max_requests = model.max_sequences + max_waiting
-        self._changed = changed
         self._requests = 0
-        self._texts = 0
         self.tokenizer: Tokenizer = model.tokenizer
         self.config = model.config
-        starts = [
-            token for token in (model.config.bos_token_id, *model.config.eos_token_ids) if token is not None
-        ]
-        self._start = starts[:1]
+        starts = (model.config.bos_token_id, *model.config.eos_token_ids)
+        self._start = [token for token in starts if token is not None][:1]
         #: Which weights, in which precision.
         self.fingerprint = f"{model.directory.metadata.get('fingerprint', '')}"[:8] + f"-{model.precision}"
-        changed(self.stats())
 
-    def stats(self) -> Stats:
-        """The numbers now."""
-        slots = self._model.max_sequences
-        running = min(self._texts, slots)
-        return Stats(running, self._texts - running, self._requests, slots)
+    def stats(self) -> EngineStats:
+        """What the model is doing."""
+        return self._model.stats()
 
     async def token_ids(self, texts: Sequence[Text], name: str) -> list[list[int]]:
         """The tokens of texts, which errors call by ``name``; of an empty one the token that begins texts."""
@@ -113,11 +89,10 @@ class ModelCalls:
         self, prompts: Sequence[list[int]], options: GenerationOptions
     ) -> list[list[Generation]]:
         """The texts of each prompt."""
-        with self._admitted(len(prompts) * _copies(options)):
+        with self._admitted():
             if options.num_beams > 1:  # a search may find fewer texts than were asked for
-                found = [self._model.agenerate([prompt], options) for prompt in prompts]
-                return list(await asyncio.gather(*found))
-            results = await self._model.agenerate(prompts, options)
+                return list(await asyncio.gather(*(self._generate([one], options) for one in prompts)))
+            results = await self._generate(prompts, options)
             count = options.num_return_sequences or 1
             return [results[start : start + count] for start in range(0, len(results), count)]
 
@@ -125,8 +100,9 @@ class ModelCalls:
         self, prompts: Sequence[list[int]], options: GenerationOptions
     ) -> AsyncGenerator[StreamChunk, None]:
         """The texts of all prompts as they are made; closing the generator ends them."""
-        with self._admitted(len(prompts) * _copies(options)):
-            async with aclosing(self._model.astream(prompts, options)) as chunks:
+        with self._admitted():
+            call = await self._read(prompts, options)
+            async with aclosing(astream(self._loaded, call)) as chunks:
                 async for chunk in chunks:
                     yield chunk
 
@@ -146,53 +122,47 @@ class ModelCalls:
 
     async def score(self, texts: Sequence[list[int]], stride: int | None) -> list[TextScore]:
         """The log-probabilities of texts."""
-        return await self._in_thread(len(texts), lambda: self._model.score(texts, stride=stride))
+        with self._admitted():
+            return cast("list[TextScore]", await arun(scoring.score(self._loaded, texts, stride)))
 
-    async def embed(
-        self,
-        texts: Sequence[list[int]],
-        pooling: Literal["mean", "last", "first", "max"],
-        normalize: bool,
-    ) -> NDArray[np.float32]:
+    async def embed(self, texts: Sequence[list[int]], pooling: str, normalize: bool) -> NDArray[np.float32]:
         """One vector for each text, [texts, n_embd]."""
-        return await self._in_thread(
-            len(texts), lambda: self._model.embed(texts, pooling=pooling, normalize=normalize)
-        )
+        with self._admitted():
+            return await arun(scoring.embed(self._loaded, texts, pooling, normalize))
 
     async def rank(
         self, prompt: list[int], choices: Sequence[list[int]], by: Literal["mean", "total"]
     ) -> list[RankedChoice]:
         """Choices in the order of their likelihood after a prompt."""
-        return await self._in_thread(1, lambda: self._model.rank(prompt, choices, by=by))
+        with self._admitted():
+            return await arun(scoring.rank(self._loaded, prompt, choices, by, None))
 
     async def answer_once(self) -> None:
         """Let the model make one token: after that it is known to work."""
-        await self._model.agenerate([0], GenerationOptions(max_new_tokens=1))
+        await self._model.agenerate([0], max_new_tokens=1)
 
-    async def _in_thread(self, texts: int, function: Callable[[], _Result]) -> _Result:
-        with self._admitted(texts):
-            return await asyncio.to_thread(function)
+    async def _generate(self, prompts: Sequence[list[int]], options: GenerationOptions) -> list[Generation]:
+        call = await self._read(prompts, options)
+        return cast("list[Generation]", await arun(outputs.generation(self._loaded, call)))
+
+    async def _read(self, prompts: Sequence[list[int]], options: GenerationOptions) -> Call:
+        """The checked call. A constraint is compiled in a thread, as that may take a second."""
+        if any(getattr(options, name) is not None for name in CONSTRAINTS):
+            return await asyncio.to_thread(read_call, self._loaded, prompts, options)
+        return read_call(self._loaded, prompts, options)
 
     @contextmanager
-    def _admitted(self, texts: int) -> Iterator[None]:
-        """While inside, a request with so many texts counts as in work."""
+    def _admitted(self) -> Iterator[None]:
+        """While inside, a request is in work; one too many is refused."""
         if self._requests >= self._max_requests:
+            waiting = self.stats().waiting
             raise ApiError(
                 429,
-                f"The server is busy: {self.stats().waiting} texts wait for their turn. Try again later.",
+                f"The server is busy: {waiting} texts wait for their turn. Try again later.",
                 code="rate_limit_exceeded",
             )
-        self._count(1, texts)
+        self._requests += 1
         try:
             yield
         finally:
-            self._count(-1, -texts)
-
-    def _count(self, requests: int, texts: int) -> None:
-        self._requests += requests
-        self._texts += texts
-        self._changed(self.stats())
-
-
-def _copies(options: GenerationOptions) -> int:
-    return max(options.num_beams, options.best_of or options.num_return_sequences or 1)
+            self._requests -= 1

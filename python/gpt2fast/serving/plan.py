@@ -179,6 +179,10 @@ def _check_limits(
         raise bad_request(
             f"logprobs must be at most {limits.logprobs} on this server, got {options.logprobs}", "logprobs"
         )
+    if options.priority > limits.priority:
+        raise bad_request(
+            f"priority must be at most {limits.priority} on this server, got {options.priority}", "priority"
+        )
     each = max(count or 1 for count in copies.values())
     tokens = each * sum(len(prompt) + options.max_new_tokens for prompt in prompts)
     if tokens > limits.tokens:

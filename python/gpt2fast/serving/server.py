@@ -13,7 +13,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from gpt2fast.serving.http_protocol import LimitedHttp
-from gpt2fast.serving.lifecycle import Lifecycle
+from gpt2fast.serving.service import Service
 
 BACKLOG = 2048
 # What is left to do when all requests have been answered or ended.
@@ -75,7 +75,8 @@ class Server(uvicorn.Server):
             timeout_graceful_shutdown=_LAST_SECONDS,
         )
         super().__init__(config)
-        self._lifecycle: Lifecycle = app.state.service.lifecycle
+        self._service: Service = app.state.service
+        self._lifecycle = self._service.lifecycle
         self._grace = grace
         self._ready = ready
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -88,6 +89,7 @@ class Server(uvicorn.Server):
         self._ready()
         while not self._signalled.is_set():
             await self.on_tick(0)  # the header Date
+            self._service.observe()  # for the other processes that share the port
             await _until(self._signalled, 1.0)
         self._lifecycle.end()
         done = asyncio.ensure_future(self._lifecycle.finished())

@@ -32,7 +32,7 @@ class Service:
     def __init__(self, model: GPT2, settings: Settings) -> None:
         self.settings = settings
         self.metrics = Metrics(settings.model_name, model.config.n_positions)
-        self.calls = ModelCalls(model, settings.limits.waiting, self.metrics.state)
+        self.calls = ModelCalls(model, settings.limits.waiting)
         self.lifecycle = Lifecycle(self.calls.answer_once)
         self.chat_template: ChatTemplate | None = find_chat_template(
             model.directory, settings.chat_template, self.calls.tokenizer
@@ -43,6 +43,15 @@ class Service:
     def names(self) -> TokenNames:
         """What the model's tokens are called."""
         return TokenNames(self.calls.tokenizer)
+
+    def exposition(self) -> bytes:
+        """The metrics as Prometheus reads them."""
+        self.observe()
+        return self.metrics.exposition()
+
+    def observe(self) -> None:
+        """Let the metrics say what the model is doing."""
+        self.metrics.state(self.calls.stats())
 
     def check_model(self, name: str | None) -> None:
         """Refuse a model that isn't served."""

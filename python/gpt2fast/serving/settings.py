@@ -25,6 +25,8 @@ class Limits:
         Tokens that one request may read and write in all its texts.
     logprobs : int
         The likeliest tokens reported at each place.
+    priority : int
+        The highest that a request may ask for.
     waiting : int
         Requests that may wait for their turn; one more is told to come back (429).
     seconds : float
@@ -40,6 +42,7 @@ class Limits:
     texts_per_prompt: int = 128
     tokens: int = 1 << 20
     logprobs: int = 100
+    priority: int = 0
     waiting: int = 256
     seconds: float = 600.0
     body_seconds: float = 30.0

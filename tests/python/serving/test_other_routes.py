@@ -123,7 +123,7 @@ def test_metrics_have_vllms_names_and_count(client: httpx.Client, post: Post) ->
     assert grown["vllm:time_to_first_token_seconds_count"] == 1
     assert grown["vllm:inter_token_latency_seconds_count"] == 6
     assert grown["vllm:request_time_per_output_token_seconds_count"] == 2
-    assert grown["vllm:prefix_cache_queries_total"] == 5
+    assert grown["vllm:prefix_cache_queries_total"] == 7
     assert grown["http_requests_total"] == 3
     assert after['vllm:num_requests_running{engine="0",model_name="gpt2fast"}'] == 0
     assert after['vllm:num_requests_waiting{engine="0",model_name="gpt2fast"}'] == 0
