@@ -17,6 +17,7 @@ __all__ = ["cli", "main"]
 # Command -> the line that `gpt2fast --help` shows. The module of that name has the click command `command`.
 _COMMANDS = {
     "generate": "Continue a text.",
+    "serve": "Serve a model over HTTP, with OpenAI's interface.",
     "convert": "Turn a checkpoint into a model directory.",
     "info": "Show what a model and this installation are.",
     "tokenize": "Show the tokens of a text.",
@@ -29,6 +30,7 @@ _COMMANDS = {
 _EXAMPLES = """\b
 gpt2fast generate "Once upon a time"              with the small embedded model
 gpt2fast generate --model gpt2 "The King said"    with a model from the hub
+gpt2fast serve                                    a page and OpenAI's interface
 gpt2fast convert gpt2 my-model --precision int4   a directory that loads at once
 gpt2fast info --model my-model"""
 

@@ -1,0 +1,207 @@
+"""What every request passes: an id, the checks of who asks, the last resort for errors, a line in the log."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import logging
+import re
+import time
+import uuid
+from collections.abc import Sequence
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gpt2fast.serving.errors import ApiError, ClientGone, unavailable
+from gpt2fast.serving.metrics import Metrics
+from gpt2fast.serving.route_names import ROUTES
+from gpt2fast.serving.service import Service
+
+LOG = logging.getLogger("gpt2fast.serving")
+
+#: Answered whoever asks.
+OPEN_PATHS = ("/health",)
+#: Answered while the service ends.
+_UNTIL_THE_END = ("/health", "/ready", "/metrics")
+# Pages that a browser opens by itself, and so can only send what it asked the user for.
+_PAGES = ("/", "/docs", "/static/")
+_SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+#: As a log shows a request whose client left before the answer; nginx's number.
+_CLIENT_GONE = 499
+
+
+class Keys:
+    """The API keys, compared in a time that tells nothing about them.
+
+    Parameters
+    ----------
+    keys : sequence of str
+        If there are none, every request carries one.
+    """
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        self._digests = [_digest(key) for key in keys]
+
+    def admit(self, headers: Headers) -> bool:
+        """Whether a request carries a key: as a bearer's token, or as the password of HTTP's Basic."""
+        if not self._digests:
+            return True
+        given = _digest(_given_key(headers.get("authorization", "")))
+        found = False
+        for digest in self._digests:  # each, whichever it is
+            found |= hmac.compare_digest(digest, given)
+        return found
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+
+
+def _given_key(authorization: str) -> str:
+    scheme, _, value = authorization.partition(" ")
+    if scheme.lower() == "basic":
+        try:
+            return base64.b64decode(value.strip(), validate=True).decode().partition(":")[2]
+        except (binascii.Error, UnicodeDecodeError):
+            return ""
+    return value.strip() if scheme.lower() == "bearer" else ""
+
+
+class Access:
+    """ASGI middleware around all routes of a service.
+
+    Parameters
+    ----------
+    app : ASGI application
+        The routes.
+    service : Service
+        Whose they are.
+    """
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self._app = app
+        self._service = service
+        self._keys = Keys(service.settings.api_keys)
+        self._hosts = frozenset(host.lower() for host in service.settings.allowed_hosts)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        scope = self._under_root(scope)
+        exchange = _Exchange(scope, send, self._service.metrics)
+        try:
+            self._check(scope, exchange.path)
+            await self._app(scope, receive, exchange.send)
+        except ClientGone:
+            exchange.answered(_CLIENT_GONE)
+        except ApiError as error:
+            await exchange.fail(error, scope, receive)
+        except Exception:
+            LOG.exception("request %s failed", exchange.id, extra={"request_id": exchange.id})
+            failed = unavailable(f"The server failed to answer; its log says why (request {exchange.id}).")
+            await exchange.fail(failed, scope, receive)
+        finally:
+            self._note(scope, exchange)
+
+    def _under_root(self, scope: Scope) -> Scope:
+        """A proxy may show the service under a prefix, and may or may not take it off the path."""
+        root, path = self._service.settings.root_path, scope["path"]
+        if not root or scope.get("root_path"):
+            return scope
+        if path != root and not path.startswith(f"{root}/"):
+            path = root + path
+        return {**scope, "root_path": root, "path": path}
+
+    def _check(self, scope: Scope, path: str) -> None:
+        headers = Headers(scope=scope)
+        if "*" not in self._hosts and _host_name(headers.get("host", "")) not in self._hosts:
+            raise ApiError(
+                400,
+                f"The host {headers.get('host', '')!r} is not served here; --allowed-host adds one.",
+                code="unknown_host",
+            )
+        if path not in OPEN_PATHS and not self._keys.admit(headers):
+            page = path in _PAGES or path.startswith("/static/")
+            raise ApiError(
+                401,
+                "A valid API key is needed, in the header Authorization: Bearer KEY.",
+                code="invalid_api_key",
+                headers={"www-authenticate": 'Basic realm="gpt2fast"' if page else "Bearer"},
+            )
+        if self._service.lifecycle.ending and path not in _UNTIL_THE_END:
+            raise unavailable("The server ends and takes no more requests.")
+
+    def _note(self, scope: Scope, exchange: _Exchange) -> None:
+        client = scope.get("client")
+        seconds = time.perf_counter() - exchange.started
+        LOG.info(
+            "%s %s %d %.1f ms",
+            scope["method"],
+            exchange.path,
+            exchange.status,
+            seconds * 1000,
+            extra={
+                "request_id": exchange.id,
+                "method": scope["method"],
+                "path": exchange.path,
+                "status": exchange.status,
+                "duration_ms": round(seconds * 1000, 3),
+                "client": client[0] if client else None,
+                "error": exchange.error,
+            },
+        )
+
+
+class _Exchange:
+    """One request and what has been answered so far."""
+
+    def __init__(self, scope: Scope, send: Send, metrics: Metrics) -> None:
+        wanted = Headers(scope=scope).get("x-request-id", "")
+        self.id = wanted if _SANE_ID.fullmatch(wanted) else uuid.uuid4().hex
+        # Where it is mounted, the path begins with the place.
+        self.path = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
+        self.started = time.perf_counter()
+        self.status = 0
+        self.error: str | None = None
+        self._send = send
+        self._method = scope["method"]
+        self._metrics = metrics
+
+    def answered(self, status: int) -> None:
+        """The answer begins, or will never."""
+        self.status = status
+        self._metrics.answer(self._method, _handler(self.path), status)
+
+    async def send(self, message: Message) -> None:
+        """Send a part of the answer."""
+        if message["type"] == "http.response.start":
+            self.answered(message["status"])
+            headers = [*message.get("headers", ()), (b"x-request-id", self.id.encode())]
+            message = {**message, "headers": headers}
+        await self._send(message)
+
+    async def fail(self, error: ApiError, scope: Scope, receive: Receive) -> None:
+        """Answer with an error, unless an answer has begun."""
+        self.error = str(error)
+        if self.status == 0:
+            await error.response()(scope, receive, self.send)
+
+
+def _handler(path: str) -> str:
+    """What a path is counted under: as many as there are routes, whatever is asked for."""
+    if path.startswith("/v1/models/"):
+        return "/v1/models/{model}"
+    return path if path in ROUTES else "none"
+
+
+def _host_name(host: str) -> str:
+    """Without the port."""
+    name = host.lower()
+    if name.startswith("["):
+        return name.partition("]")[0] + "]"
+    return name.partition(":")[0]

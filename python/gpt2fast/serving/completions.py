@@ -1,0 +1,135 @@
+"""``POST /v1/completions``."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from starlette.responses import Response
+
+from gpt2fast.serving.errors import bad_request
+from gpt2fast.serving.event_stream import EventStream, event
+from gpt2fast.serving.generated_text import FINISH_REASONS, TextStream, complete
+from gpt2fast.serving.logprobs import completion_logprobs
+from gpt2fast.serving.plan import DEFAULT_MAX_TOKENS, Plan, make_plan
+from gpt2fast.serving.service import Service
+
+if TYPE_CHECKING:
+    from gpt2fast.inference.results import Generation, TokenLogprobs
+    from gpt2fast.serving.openai import CompletionFields
+    from gpt2fast.serving.token_names import TokenOffsets
+
+
+async def create_completion(service: Service, body: CompletionFields) -> Response | EventStream:
+    """Texts that continue prompts."""
+    if body.suffix is not None:
+        raise bad_request("suffix is not supported: GPT-2 continues texts and can't fill in", "suffix")
+    given: Any = body
+    plan = make_plan(
+        service,
+        body,
+        await service.calls.token_ids(given.prompt, "prompt"),
+        prompt_name="prompt",
+        max_tokens=given.max_tokens,
+        default_max_tokens=DEFAULT_MAX_TOKENS,
+        kind="cmpl",
+        extra={"logprobs": given.logprobs, "echo": body.echo},
+    )
+    if plan.stream:
+        limits = service.settings.limits
+        return EventStream(_events(service, plan), service.lifecycle, limits.stalled_seconds)
+    results, usage = await complete(service, plan)
+    answer = _envelope(service, plan)
+    answer["choices"] = [_choice(service, plan, index, result) for index, result in results]
+    answer["usage"] = usage.answer()
+    return Response(orjson.dumps(answer), media_type="application/json")
+
+
+def _envelope(service: Service, plan: Plan) -> dict[str, Any]:
+    return {
+        "id": plan.id,
+        "object": "text_completion",
+        "created": plan.created,
+        "model": service.settings.model_name,
+        "system_fingerprint": service.calls.fingerprint,
+    }
+
+
+def _choice(service: Service, plan: Plan, index: int, result: Generation) -> dict[str, Any]:
+    ids = [*result.prompt_token_ids, *result.token_ids] if plan.options.echo else result.token_ids
+    choice: dict[str, Any] = {
+        "text": result.text,
+        "index": index,
+        "logprobs": _logprobs(service, plan, ids, result.logprobs, None),
+        "finish_reason": FINISH_REASONS[result.finish_reason],
+    }
+    if result.seed is not None:
+        choice["seed"] = result.seed
+    if plan.with_ids:
+        choice["token_ids"] = result.token_ids
+        if index % plan.n == 0:
+            choice["prompt_token_ids"] = result.prompt_token_ids
+    return choice
+
+
+def _logprobs(
+    service: Service,
+    plan: Plan,
+    ids: list[int],
+    logprobs: TokenLogprobs | None,
+    offsets: TokenOffsets | None,
+) -> dict[str, Any] | None:
+    if logprobs is None:
+        return None
+    names = service.names
+    return completion_logprobs(ids, logprobs, names, offsets or names.offsets(), with_ids=plan.with_ids)
+
+
+async def _events(service: Service, plan: Plan) -> AsyncGenerator[bytes, None]:
+    """The events of a stream but its last."""
+    envelope = _envelope(service, plan)
+    if plan.include_usage:
+        envelope["usage"] = None
+    offsets: list[TokenOffsets | None] = [None] * (len(plan.prompts) * plan.n)
+    if plan.options.logprobs is not None:
+        offsets = [service.names.offsets() for _ in offsets]
+    if plan.options.echo:
+        async for choice in _echoes(service, plan, offsets):
+            yield event({**envelope, "choices": [choice]})
+    unnamed = {position * plan.n: prompt for position, prompt in enumerate(plan.prompts) if plan.with_ids}
+    texts = TextStream(service, replace(plan, options=replace(plan.options, echo=False)))
+    async with aclosing(texts.chunks()) as chunks:
+        async for chunk in chunks:
+            reason = FINISH_REASONS[chunk.finish_reason]
+            if not (chunk.text or reason or chunk.logprobs or plan.with_ids):
+                continue  # a part of a character, or what may be the beginning of a stop string
+            ids = chunk.token_ids
+            logprobs = _logprobs(service, plan, ids, chunk.logprobs, offsets[chunk.index])
+            choice = _stream_choice(chunk.index, chunk.text, logprobs, reason)
+            if plan.with_ids:
+                choice["token_ids"] = ids
+                if chunk.index in unnamed:
+                    choice["prompt_token_ids"] = unnamed.pop(chunk.index)
+            yield event({**envelope, "choices": [choice]})
+    if plan.include_usage:
+        yield event({**envelope, "choices": [], "usage": texts.usage.answer()})
+
+
+async def _echoes(
+    service: Service, plan: Plan, offsets: list[TokenOffsets | None]
+) -> AsyncGenerator[dict[str, Any], None]:
+    """What stands before the first token of each text: its prompt."""
+    for position, (prompt,) in enumerate(await service.calls.echoed(plan.prompts, plan.options)):
+        for index in range(position * plan.n, (position + 1) * plan.n):
+            ids = prompt.prompt_token_ids
+            logprobs = _logprobs(service, plan, ids, prompt.logprobs, offsets[index])
+            yield _stream_choice(index, prompt.text, logprobs, None)
+
+
+def _stream_choice(
+    index: int, text: str, logprobs: dict[str, Any] | None, reason: str | None
+) -> dict[str, Any]:
+    return {"text": text, "index": index, "logprobs": logprobs, "finish_reason": reason}

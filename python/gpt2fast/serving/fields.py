@@ -1,0 +1,135 @@
+"""Fields of request models, made of the checks that the library's own options pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from typing import Annotated, Any
+
+from pydantic import Field, PlainValidator, ValidationInfo, WithJsonSchema
+
+from gpt2fast import _validation as checks
+from gpt2fast.inference.options import GenerationOptions
+
+#: Options of ``GenerationOptions`` that OpenAI's interface has under a name, or in a form, of its own.
+OPENAI_OPTIONS = (
+    "max_new_tokens",
+    "num_return_sequences",
+    "stop_strings",
+    "logprobs",
+    "echo",
+    "best_of",
+    "logit_bias",
+)
+# What a request has no place for: an object of Python, or nothing without one.
+_OF_PYTHON = (checks.Callables, checks.Instance)
+_OF_AN_ASSISTANT = ("num_assistant_tokens",)
+
+Schema = dict[str, Any]
+
+
+def checked(
+    check: Callable[[str, Any], Any], schema: Mapping[str, Any], text: str, default: Any = None
+) -> Any:
+    """A field that takes null and what passes ``check``; ``text`` documents it."""
+
+    def validate(value: Any, info: ValidationInfo) -> Any:
+        if value is None:
+            return default
+        try:
+            return check(info.field_name or "", value)
+        except TypeError as error:  # which pydantic would let through
+            raise ValueError(str(error)) from None
+
+    shown = {"anyOf": [dict(schema), {"type": "null"}], "default": default}
+    return Annotated[Any, PlainValidator(validate), WithJsonSchema(shown), Field(description=text)]
+
+
+def option_field(name: str) -> Any:
+    """The field for an option of ``GenerationOptions``."""
+    option = GenerationOptions.__dataclass_fields__[name]
+    check, text = option.metadata["check"], option.metadata["help"]
+    return checked(_from_json(check), schema_of(check), text)
+
+
+def own_options() -> dict[str, Any]:
+    """Fields, with their default, for the options that OpenAI's interface lacks."""
+    return {
+        option.name: (option_field(option.name), None)
+        for option in fields(GenerationOptions)
+        if option.name not in (*OPENAI_OPTIONS, *_OF_AN_ASSISTANT)
+        and not isinstance(option.metadata["check"], _OF_PYTHON)
+    }
+
+
+def token_weights(value: Any) -> Any:
+    """OpenAI's ``logit_bias``, whose keys are ids as strings; the check refuses other values."""
+    if not isinstance(value, Mapping):
+        return value
+    weights = {}
+    for key, weight in value.items():
+        try:
+            weights[int(key)] = weight
+        except ValueError:
+            raise ValueError(f"logit_bias must map token ids to numbers, got the key {key!r}") from None
+    return weights
+
+
+def _from_json(check: checks.Check) -> Callable[[str, Any], Any]:
+    if isinstance(check, checks.TokenWeights):
+        return lambda name, value: check(name, token_weights(value))
+    return check
+
+
+def schema_of(check: checks.Check) -> Schema:
+    """What passes a check, as JSON Schema."""
+    schema = _schemas(check)
+    if schema is None:
+        raise TypeError(f"no JSON schema for {type(check).__name__}")
+    return schema
+
+
+def _schemas(check: checks.Check) -> Schema | None:
+    if isinstance(check, checks.Integer):
+        return {"type": "integer", "minimum": check.low, "maximum": check.high}
+    if isinstance(check, checks.Real):
+        return _real(check)
+    if isinstance(check, checks.Flag):
+        return {"type": "boolean"}
+    if isinstance(check, checks.FlagOr):
+        return {"anyOf": [{"type": "boolean"}, {"const": check.word}]}
+    if isinstance(check, checks.Choice):
+        return {"enum": list(check.words)}
+    if isinstance(check, checks.String):
+        return {"type": "string", "minLength": 1, "maxLength": check.limit}
+    if isinstance(check, checks.JsonSchema):
+        return {"anyOf": [{"type": "object"}, {"type": "string", "minLength": 1, "maxLength": check.limit}]}
+    if isinstance(check, checks.TokenWeights):
+        weight = {"type": "number", "minimum": -check.largest, "maximum": check.largest}
+        return {"type": "object", "propertyNames": {"pattern": r"^\d+$"}, "additionalProperties": weight}
+    return _lists(check)
+
+
+def _lists(check: checks.Check) -> Schema | None:
+    token = {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}
+    string = {"type": "string", "minLength": 1}
+    if isinstance(check, checks.Strings):
+        return _one_or_several(string, check.limit)
+    if isinstance(check, checks.TokenIds):
+        return _one_or_several(token, check.limit)
+    if isinstance(check, checks.Text):
+        return {"anyOf": [{"type": "string"}, {"type": "array", "items": token, "maxItems": check.limit}]}
+    if isinstance(check, checks.Texts):
+        several = {"anyOf": [string, {"type": "array", "items": token, "minItems": 1}]}
+        return {"anyOf": [string, {"type": "array", "items": several, "maxItems": check.limit}]}
+    return None
+
+
+def _real(check: checks.Real) -> Schema:
+    low = "exclusiveMinimum" if check.open_low else "minimum"
+    schema: Schema = {"type": "number", low: check.low, "maximum": check.high}
+    return {"anyOf": [schema, {"const": 0}]} if check.zero else schema
+
+
+def _one_or_several(item: Schema, limit: int) -> Schema:
+    return {"anyOf": [item, {"type": "array", "items": item, "maxItems": limit}]}

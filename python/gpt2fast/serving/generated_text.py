@@ -1,0 +1,132 @@
+"""Runs a plan, whole or as a stream, and counts; how the answers look is for each interface to say."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from gpt2fast.serving.plan import Plan
+from gpt2fast.serving.service import Service
+
+if TYPE_CHECKING:
+    from gpt2fast.inference.results import Generation, StreamChunk
+
+# The library's reasons, in OpenAI's words.
+FINISH_REASONS = {
+    None: None,
+    "length": "length",
+    "time": "length",
+    "stop": "stop",
+    "eos": "stop",
+    "constraint": "stop",
+    "cancelled": "stop",
+}
+
+
+@dataclass
+class Usage:
+    """Tokens of a request.
+
+    Attributes
+    ----------
+    prompt, completion : int
+        Read, and generated.
+    cached : int or None
+        Of the read ones, those that weren't computed again; None: not known.
+    """
+
+    prompt: int
+    completion: int = 0
+    cached: int | None = None
+
+    def answer(self) -> dict[str, Any]:
+        """As an answer has it."""
+        usage: dict[str, Any] = {
+            "prompt_tokens": self.prompt,
+            "completion_tokens": self.completion,
+            "total_tokens": self.prompt + self.completion,
+        }
+        if self.cached is not None:
+            usage["prompt_tokens_details"] = {"cached_tokens": self.cached}
+        return usage
+
+
+async def complete(service: Service, plan: Plan) -> tuple[list[tuple[int, Generation]], Usage]:
+    """The texts, each with its place among the choices (prompt by prompt), and the tokens used."""
+    groups = await service.calls.complete(plan.prompts, plan.options)
+    usage = Usage(prompt=0, cached=0)
+    found = []
+    for position, group in enumerate(groups):
+        tokens, cached = len(group[0].prompt_token_ids), group[0].cached_tokens
+        usage.prompt += tokens
+        usage.cached = (usage.cached or 0) + cached
+        service.metrics.prompt(tokens)
+        for number, result in enumerate(group):
+            usage.completion += len(result.token_ids)
+            service.metrics.text(len(result.token_ids), FINISH_REASONS[result.finish_reason] or "")
+            found.append((position * plan.n + number, result))
+    longest = max(len(result.token_ids) for _, result in found)
+    _count_request(service, plan, longest)
+    return found, usage
+
+
+class TextStream:
+    """The texts of a plan as they are made.
+
+    Parameters
+    ----------
+    service : Service
+        That runs it.
+    plan : Plan
+        What to run; it doesn't echo.
+    """
+
+    def __init__(self, service: Service, plan: Plan) -> None:
+        self._service = service
+        self._plan = plan
+        for prompt in plan.prompts:
+            service.metrics.prompt(len(prompt))
+        self.usage = Usage(prompt=sum(map(len, plan.prompts)))
+
+    async def chunks(self) -> AsyncGenerator[StreamChunk, None]:
+        """All chunks, counted."""
+        plan, service = self._plan, self._service
+        tokens = [0] * (len(plan.prompts) * plan.n)
+        with self._finished_or_aborted(tokens) as unfinished:
+            last = [plan.started] * len(tokens)
+            async with aclosing(service.calls.stream(plan.prompts, plan.options)) as chunks:
+                async for chunk in chunks:
+                    index, count = chunk.index, len(chunk.token_ids)
+                    self._clock(count, tokens, last, index)
+                    if chunk.finish_reason is not None:
+                        unfinished.discard(index)
+                        service.metrics.text(tokens[index], FINISH_REASONS[chunk.finish_reason] or "")
+                    yield chunk
+
+    def _clock(self, count: int, tokens: list[int], last: list[float], index: int) -> None:
+        now = time.perf_counter()
+        if count and not self.usage.completion:
+            self._service.metrics.first_token(now - self._plan.started)
+        elif count and tokens[index]:
+            self._service.metrics.next_tokens(now - last[index], count)
+        last[index] = now
+        tokens[index] += count
+        self.usage.completion += count
+
+    @contextmanager
+    def _finished_or_aborted(self, tokens: list[int]) -> Iterator[set[int]]:
+        unfinished = set(range(len(tokens)))
+        try:
+            yield unfinished
+        finally:
+            for index in unfinished:
+                self._service.metrics.text(tokens[index], "abort")
+            _count_request(self._service, self._plan, max(tokens))
+
+
+def _count_request(service: Service, plan: Plan, tokens: int) -> None:
+    seconds = time.perf_counter() - plan.started
+    service.metrics.request(seconds, tokens, plan.n, plan.options.max_new_tokens)

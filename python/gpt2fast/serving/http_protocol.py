@@ -1,0 +1,128 @@
+"""HTTP/1.1 with limits that uvicorn leaves out: on headers' size and time, on readers that stall."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from gpt2fast.serving.event_stream import ABORT
+
+#: Bytes of a request's line and headers.
+MAX_HEADER_BYTES = 64 << 10
+#: Seconds in which they must have arrived.
+HEADER_SECONDS = 10.0
+#: Seconds in which a client must take some of what is left to send to it.
+UNSENT_SECONDS = 30.0
+MAX_CONNECTIONS = 4096
+
+_ANSWER = (
+    "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n"
+    "connection: close\r\n\r\n{body}"
+)
+_BODY = '{{"error":{{"message":"{message}","type":"invalid_request_error","param":null,"code":{code}}}}}'
+
+
+class LimitedHttp(HttpToolsProtocol):
+    """uvicorn's protocol for connections whose other ends may be anyone."""
+
+    def __init__(self, *args: Any, **keywords: Any) -> None:
+        super().__init__(*args, **keywords)
+        self._header_bytes = 0
+        self._in_header = True
+        self._header_timer: asyncio.TimerHandle | None = None
+        self._unsent = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A client connected."""
+        super().connection_made(transport)
+        if len(self.connections) > MAX_CONNECTIONS:
+            self._refuse(
+                "503 Service Unavailable", "The server has too many connections.", '"too_many_connections"'
+            )
+            return
+        self._await_header()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """A client is gone."""
+        self._header_arrived()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes arrived."""
+        if self.transport.is_closing():
+            return
+        super().data_received(data)
+        if self._in_header:
+            self._header_bytes += len(data)
+        if self._in_header and self._header_bytes > MAX_HEADER_BYTES:
+            self._refuse(
+                "431 Request Header Fields Too Large",
+                f"The headers must have at most {MAX_HEADER_BYTES} bytes.",
+                '"headers_too_large"',
+            )
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP."""
+        self._refuse("400 Bad Request", msg, "null")
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        super().on_message_begin()
+        self.scope["state"][ABORT] = self.transport.abort
+        self._in_header = True
+        self._header_bytes = 0
+        self._await_header()
+
+    def on_headers_complete(self) -> None:
+        """A request's headers are all there."""
+        self._header_arrived()
+        self._in_header = False
+        super().on_headers_complete()
+
+    def on_response_complete(self) -> None:
+        """An answer is on its way."""
+        super().on_response_complete()
+        self._watch_unsent()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """No request came for a while."""
+        super().timeout_keep_alive_handler()
+        self._watch_unsent()
+
+    def _await_header(self) -> None:
+        self._header_arrived()
+        self._header_timer = self.loop.call_later(HEADER_SECONDS, self._header_too_slow)
+
+    def _header_arrived(self) -> None:
+        if self._header_timer is not None:
+            self._header_timer.cancel()
+            self._header_timer = None
+
+    def _header_too_slow(self) -> None:
+        message = f"The headers did not arrive within {HEADER_SECONDS:g} seconds."
+        self._refuse("408 Request Timeout", message, "null")
+
+    def _refuse(self, status: str, message: str, code: str) -> None:
+        """Answer without the application, and close."""
+        if self.transport.is_closing():
+            return
+        body = _BODY.format(message=message, code=code)
+        self.transport.write(_ANSWER.format(status=status, length=len(body), body=body).encode())
+        self.transport.close()
+        self._watch_unsent()
+
+    def _watch_unsent(self) -> None:
+        """A connection that closes waits for what isn't sent: not for a client that takes none of it."""
+        if self.transport.is_closing():
+            self._unsent = self.transport.get_write_buffer_size()
+            if self._unsent:
+                self.loop.call_later(UNSENT_SECONDS, self._drop_stalled)
+
+    def _drop_stalled(self) -> None:
+        unsent = self.transport.get_write_buffer_size()
+        if unsent and unsent >= self._unsent:
+            self.transport.abort()
+        elif unsent:
+            self._watch_unsent()

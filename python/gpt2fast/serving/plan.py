@@ -1,0 +1,206 @@
+"""What a request for generated text comes to: prompts, options and limits, checked before any work."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gpt2fast.inference.options import CONSTRAINTS, GenerationOptions
+from gpt2fast.serving.errors import bad_request
+from gpt2fast.serving.openai import GenerationRequest, ResponseFormat
+from gpt2fast.serving.service import Service
+from gpt2fast.serving.settings import Limits
+
+#: What OpenAI's completions have.
+DEFAULT_MAX_TOKENS = 16
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A request that may run.
+
+    Attributes
+    ----------
+    prompts : list of list of int
+        What the model reads.
+    options : GenerationOptions
+        How.
+    n : int
+        Texts of each prompt.
+    stream, include_usage, with_ids : bool
+        How to answer.
+    id : str
+        Of the answer.
+    started : float
+        When it came, on ``time.perf_counter``'s clock.
+    created : int
+        The same, in seconds since 1970.
+    """
+
+    prompts: list[list[int]]
+    options: GenerationOptions
+    n: int
+    stream: bool
+    include_usage: bool
+    with_ids: bool
+    id: str
+    started: float
+    created: int
+
+
+def make_plan(
+    service: Service,
+    body: GenerationRequest,
+    prompts: list[list[int]],
+    *,
+    prompt_name: str,
+    max_tokens: int | None,
+    default_max_tokens: int,
+    kind: str,
+    extra: dict[str, Any],
+) -> Plan:
+    """The plan of a request.
+
+    Parameters
+    ----------
+    service : Service
+        That runs it.
+    body : GenerationRequest
+        The request.
+    prompts : list of list of int
+        What to continue, none empty.
+    prompt_name : str
+        What errors call them.
+    max_tokens : int or None
+        As it was asked for; None: ``default_max_tokens``, or as many as there is room for.
+    default_max_tokens : int
+        See there.
+    kind : str
+        What the answer's id begins with.
+    extra : dict
+        Options of this route, by the library's names.
+
+    Raises
+    ------
+    ApiError, TypeError, ValueError
+        It asks for what it may not.
+    """
+    limits, n_positions = service.settings.limits, service.calls.config.n_positions
+    if max_tokens is None:
+        max_tokens = max(1, min(default_max_tokens, n_positions - max(map(len, prompts))))
+    stream = bool(body.stream)
+    if body.stream_options is not None and not stream:
+        raise bad_request("stream_options is for streams only: give stream=true", "stream_options")
+    values = body.options()
+    n = values.pop("n", None) or 1
+    values.pop("max_tokens", None)
+    if "stop" in values:
+        values["stop_strings"] = values.pop("stop")
+    values.update({name: value for name, value in extra.items() if value is not None})
+    values["max_new_tokens"] = max_tokens
+    _choose_copies(values, n)
+    _constrain(values, body.response_format)
+    if service.settings.prefix_cache_scope == "key":
+        values["use_prefix_cache"] = False
+    values["max_time"] = min(values.get("max_time", limits.seconds), limits.seconds)
+    options = GenerationOptions(**values)
+    _check_stream(stream, options)
+    _check_limits(prompts, options, limits, prompt_name)
+    room = n_positions - max_tokens
+    if options.overflow == "truncate" and room > 0:
+        prompts = [prompt[-room:] for prompt in prompts]
+    elif options.overflow != "slide":
+        _check_context(prompts, max_tokens, n_positions, prompt_name)
+    return Plan(
+        prompts=prompts,
+        options=options,
+        n=n,
+        stream=stream,
+        include_usage=body.stream_options is not None and bool(body.stream_options.include_usage),
+        with_ids=bool(body.return_token_ids),
+        id=f"{kind}-{uuid.uuid4().hex}",
+        started=time.perf_counter(),
+        created=int(time.time()),
+    )
+
+
+def _choose_copies(values: dict[str, Any], n: int) -> None:
+    """Several texts of a prompt; without a word on how tokens are chosen, they are drawn, as OpenAI's are."""
+    best_of = values.pop("best_of", None)
+    if best_of is not None and best_of < n:
+        raise bad_request(f"best_of ({best_of}) must be at least n ({n})", "best_of")
+    if values.get("num_beams", 1) == 1 and values.get("temperature") != 0:
+        values.setdefault("do_sample", True)
+    if n > 1:
+        values["num_return_sequences"] = n
+    if best_of is not None and best_of > n:
+        values["best_of"] = best_of
+
+
+def _constrain(values: dict[str, Any], wanted: ResponseFormat | None) -> None:
+    """Let OpenAI's ``response_format`` be a constraint of the library."""
+    if wanted is None or wanted.type == "text":
+        return
+    given = next((name for name in CONSTRAINTS if name in values), None)
+    if given is not None:
+        raise bad_request(f"response_format contradicts {given}; leave one of them out", "response_format")
+    if wanted.type == "json_object":
+        values["json_schema"] = {"type": "object"}
+    elif wanted.json_schema is None:
+        raise bad_request("response_format.json_schema is missing", "response_format.json_schema")
+    else:
+        values["json_schema"] = wanted.json_schema.schema_
+
+
+def _check_stream(stream: bool, options: GenerationOptions) -> None:
+    for name in ("num_beams", "best_of"):
+        if stream and (getattr(options, name) or 1) > 1:
+            raise bad_request(f"{name} chooses whole texts and can't stream; leave out stream", name)
+
+
+def _check_limits(
+    prompts: Sequence[list[int]], options: GenerationOptions, limits: Limits, prompt_name: str
+) -> None:
+    if len(prompts) > limits.prompts:
+        raise bad_request(
+            f"{prompt_name} must have at most {limits.prompts} entries on this server, got {len(prompts)}",
+            prompt_name,
+        )
+    copies = {"n": options.num_return_sequences, "best_of": options.best_of, "num_beams": options.num_beams}
+    for name, count in copies.items():
+        if (count or 1) > limits.texts_per_prompt:
+            raise bad_request(
+                f"{name} must be at most {limits.texts_per_prompt} on this server, got {count}", name
+            )
+    if (options.logprobs or 0) > limits.logprobs:
+        raise bad_request(
+            f"logprobs must be at most {limits.logprobs} on this server, got {options.logprobs}", "logprobs"
+        )
+    if options.priority > limits.priority:
+        raise bad_request(
+            f"priority must be at most {limits.priority} on this server, got {options.priority}", "priority"
+        )
+    each = max(count or 1 for count in copies.values())
+    tokens = each * sum(len(prompt) + options.max_new_tokens for prompt in prompts)
+    if tokens > limits.tokens:
+        raise bad_request(
+            f"all texts of a request may have {limits.tokens} tokens together on this server, prompts "
+            f"included; this one asks for {tokens}",
+            "max_tokens",
+        )
+
+
+def _check_context(prompts: Sequence[list[int]], max_tokens: int, n_positions: int, prompt_name: str) -> None:
+    for tokens in map(len, prompts):
+        if tokens + max_tokens > n_positions:
+            raise bad_request(
+                f"This model's maximum context length is {n_positions} tokens, but this request has "
+                f"{tokens} in its prompt and asks for {max_tokens} more, {tokens + max_tokens} in all. "
+                f"Shorten the prompt, ask for fewer, or give overflow='truncate' (keep the newest) or "
+                f"'slide' (also drop old text as the output grows).",
+                prompt_name,
+                "context_length_exceeded",
+            )

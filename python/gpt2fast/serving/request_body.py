@@ -1,0 +1,150 @@
+"""From the bytes of a request to its checked model."""
+
+from __future__ import annotations
+
+import asyncio
+from difflib import get_close_matches
+from functools import cache
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+from starlette.requests import ClientDisconnect, Request
+
+from gpt2fast.serving.errors import REQUEST_NAMES, ApiError, ClientGone, bad_request, param_of
+from gpt2fast.serving.openai import RequestModel
+from gpt2fast.serving.settings import Limits
+
+_Model = TypeVar("_Model", bound=RequestModel)
+
+# Names that other servers use -> ours, where the spelling alone would not lead there.
+_ELSEWHERE = {
+    **REQUEST_NAMES,
+    "functions": "json_schema",
+    "guided_choice": "choices",
+    "guided_decoding_regex": "regex",
+    "guided_grammar": "grammar",
+    "guided_json": "json_schema",
+    "guided_regex": "regex",
+    "include_stop_str_in_output": "include_stop_string",
+    "min_tokens": "min_new_tokens",
+    "n_predict": "max_tokens",
+    "n_probs": "logprobs",
+    "repeat_penalty": "repetition_penalty",
+    "stop_token_ids": "eos_token_id",
+    "structured_outputs": "json_schema",
+    "texts": "input",
+    "tools": "json_schema",
+    "truncate_prompt_tokens": "overflow",
+}
+
+
+async def read_body(request: Request, model: type[_Model], limits: Limits) -> _Model:
+    """The request's body as ``model``.
+
+    Raises
+    ------
+    ApiError
+        It isn't JSON, too large, too slow, or holds what it may not.
+    """
+    _check_content_type(request)
+    try:
+        # Not by asyncio.timeout, which Python 3.10 lacks.
+        body = await asyncio.wait_for(_read(request, limits.body_bytes), limits.body_seconds)
+    except asyncio.TimeoutError:
+        raise ApiError(
+            408,
+            f"The body did not arrive within {limits.body_seconds:g} seconds.",
+            headers={"connection": "close"},
+        ) from None
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        raise _refusal(error, model) from None
+
+
+def _check_content_type(request: Request) -> None:
+    # A page of another origin may send a form or text unasked, with what the browser knows of this one.
+    content_type = request.headers.get("content-type", "")
+    if content_type.partition(";")[0].strip().lower() != "application/json":
+        raise ApiError(415, f"The header Content-Type must be application/json, got {content_type[:100]!r}.")
+
+
+async def _read(request: Request, limit: int) -> bytes:
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and int(length[:20]) > limit:
+        raise _too_large(limit)
+    body = bytearray()
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > limit:
+                raise _too_large(limit)
+    except ClientDisconnect:
+        raise ClientGone from None
+    return bytes(body)
+
+
+def _too_large(limit: int) -> ApiError:
+    return ApiError(
+        413,
+        f"The body must have at most {limit} bytes.",
+        code="request_too_large",
+        headers={"connection": "close"},
+    )
+
+
+def _refusal(error: ValidationError, model: type[BaseModel]) -> ApiError:
+    first: ErrorDetails = error.errors(include_url=False, include_input=False)[0]
+    param = _shown(first["loc"])
+    kind = first["type"]
+    if kind == "json_invalid":
+        return bad_request(f"The body is not valid JSON: {first['msg'].partition(': ')[2]}.")
+    if kind == "extra_forbidden":
+        return bad_request(f"unknown field {param!r}{_hint(first['loc'], model)}", param, "unknown_parameter")
+    if kind == "missing":
+        return bad_request(f"{param} is missing", param, "missing_required_parameter")
+    if kind == "value_error":
+        message = str(first["ctx"]["error"])
+        return bad_request(message, param_of(message, model.model_fields) or param)
+    if not param:
+        return bad_request("The body must be a JSON object.")
+    message = first["msg"]
+    return bad_request(f"{param}: {message[0].lower()}{message[1:]}", param)
+
+
+def _shown(location: tuple[int | str, ...]) -> str:
+    """``messages[0].content`` and the like."""
+    text = ""
+    for part in location:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        elif part != "str" and (part.isidentifier() or not text):  # else pydantic's name for a union's branch
+            text += f".{part}" if text else part
+    return text
+
+
+def _hint(location: tuple[int | str, ...], model: type[BaseModel]) -> str:
+    """What may have been meant by the field at the end of a location."""
+    name = str(location[-1])
+    names = _field_names(location[:-1], model)
+    near = [_ELSEWHERE.get(name)] if _ELSEWHERE.get(name) in names else get_close_matches(name, names, n=1)
+    return f"; did you mean {near[0]!r}?" if near else f"; the fields are {', '.join(names)}"
+
+
+@cache
+def _schema(model: type[BaseModel]) -> dict[str, Any]:
+    return model.model_json_schema()
+
+
+def _field_names(location: tuple[int | str, ...], model: type[BaseModel]) -> list[str]:
+    definitions = schema = _schema(model)
+    for part in location:
+        if isinstance(part, str) and part in schema.get("properties", {}):
+            schema = schema["properties"][part]
+        while "$ref" not in schema and ("anyOf" in schema or "items" in schema):
+            options = schema.get("anyOf") or [schema["items"]]
+            schema = next((one for one in options if "$ref" in one or "items" in one), {})
+        if "$ref" in schema:
+            schema = definitions["$defs"][schema["$ref"].rpartition("/")[2]]
+    return list(schema.get("properties", {}))

@@ -1,0 +1,124 @@
+"""Runs the application on sockets: uvicorn with our limits, and an end that answers until all is done."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import Callable
+from types import FrameType
+
+import uvicorn
+from starlette.applications import Starlette
+
+from gpt2fast.serving.http_protocol import LimitedHttp
+from gpt2fast.serving.service import Service
+
+BACKLOG = 2048
+# What is left to do when all requests have been answered or ended.
+_LAST_SECONDS = 2
+
+
+def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
+    """A socket bound to an address; with ``shared``, others may be bound to the same and get their part.
+
+    Raises
+    ------
+    OSError
+        The address is taken or isn't this machine's.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        bound.bind((host, port))
+    except (OSError, OverflowError):
+        bound.close()
+        raise
+    bound.set_inheritable(True)
+    return bound
+
+
+class Server(uvicorn.Server):
+    """Serves until SIGTERM or SIGINT; then requests in work may finish, and new ones are answered with 503.
+
+    Another signal ends at once.
+
+    Parameters
+    ----------
+    app : Starlette
+        As of :func:`gpt2fast.serving.create_app`.
+    grace : float
+        Seconds that requests have to finish.
+    keep_alive : int
+        Seconds that a connection may wait for its next request.
+    ready : callable
+        Called when requests are answered.
+    """
+
+    def __init__(
+        self, app: Starlette, *, grace: float, keep_alive: int, ready: Callable[[], None] = lambda: None
+    ) -> None:
+        config = uvicorn.Config(
+            app,
+            http=LimitedHttp,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            backlog=BACKLOG,
+            timeout_keep_alive=keep_alive,
+            timeout_graceful_shutdown=_LAST_SECONDS,
+        )
+        super().__init__(config)
+        self._service: Service = app.state.service
+        self._lifecycle = self._service.lifecycle
+        self._grace = grace
+        self._ready = ready
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._signalled = asyncio.Event()
+        self._again = asyncio.Event()
+
+    async def main_loop(self) -> None:
+        """Wait for a signal, then for the work."""
+        self._loop = asyncio.get_running_loop()
+        self._ready()
+        while not self._signalled.is_set():
+            await self.on_tick(0)  # the header Date
+            self._service.observe()  # for the other processes that share the port
+            await _until(self._signalled, 1.0)
+        self._lifecycle.end()
+        done = asyncio.ensure_future(self._lifecycle.finished())
+        again = asyncio.ensure_future(self._again.wait())
+        await asyncio.wait((done, again), timeout=self._grace, return_when=asyncio.FIRST_COMPLETED)
+        again.cancel()
+        self._lifecycle.expire()
+        await asyncio.wait((done,), timeout=_LAST_SECONDS)
+        done.cancel()
+        self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close everything."""
+        await super().shutdown(sockets)
+        for connection in list(self.server_state.connections):  # of clients that take nothing
+            connection.transport.abort()
+        await asyncio.sleep(0)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A signal came."""
+        if self._loop is None:  # before there is anything to end
+            self.should_exit = True
+            return
+        event = self._again if self._signalled.is_set() else self._signalled
+        self._loop.call_soon_threadsafe(event.set)
+        if sig == signal.SIGINT and event is self._again:
+            self.force_exit = True
+
+
+async def _until(event: asyncio.Event, seconds: float) -> None:
+    with contextlib.suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(event.wait(), seconds)

@@ -1,0 +1,84 @@
+"""How a service is set up: names, keys, limits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+#: Whether requests share what they computed: all of them, or only those with the same key.
+PrefixCacheScope = Literal["all", "key"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What one request, and all together, may ask for; more is refused before any work.
+
+    Attributes
+    ----------
+    body_bytes : int
+        Size of a request's body.
+    prompts : int
+        Prompts, texts or choices of one request.
+    texts_per_prompt : int
+        ``n``, ``best_of`` and ``num_beams``.
+    tokens : int
+        Tokens that one request may read and write in all its texts.
+    logprobs : int
+        The likeliest tokens reported at each place.
+    priority : int
+        The highest that a request may ask for.
+    waiting : int
+        Requests that may wait for their turn; one more is told to come back (429).
+    seconds : float
+        After which a text ends, waiting included.
+    body_seconds : float
+        In which a request's body must have arrived.
+    stalled_seconds : float
+        How long a client may take nothing of what is sent to it.
+    """
+
+    body_bytes: int = 16 << 20
+    prompts: int = 2048
+    texts_per_prompt: int = 128
+    tokens: int = 1 << 20
+    logprobs: int = 100
+    priority: int = 0
+    waiting: int = 256
+    seconds: float = 600.0
+    body_seconds: float = 30.0
+    stalled_seconds: float = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """A service apart from its model.
+
+    Attributes
+    ----------
+    model_name : str
+        The model's id in requests and answers.
+    api_keys : tuple of str
+        Keys of which a request must carry one; without any, none is asked for.
+    cors_origins : tuple of str
+        Origins whose pages may call the service from a browser; ``"*"`` for all.
+    allowed_hosts : tuple of str
+        Values of the header ``Host`` that are answered; ``"*"`` for all.
+    root_path : str
+        The prefix under which a reverse proxy shows the service.
+    chat_template : str or None
+        A Jinja template for conversations, in place of the model's own.
+    prefix_cache_scope : {"all", "key"}
+        Whether a request may reuse what was computed for another key's. An answer that comes sooner would
+        tell that somebody else's prompt began alike.
+    limits : Limits
+        Of requests.
+    """
+
+    model_name: str = "gpt2fast"
+    api_keys: tuple[str, ...] = ()
+    cors_origins: tuple[str, ...] = ()
+    allowed_hosts: tuple[str, ...] = ("*",)
+    root_path: str = ""
+    chat_template: str | None = None
+    prefix_cache_scope: PrefixCacheScope = "all"
+    limits: Limits = field(default_factory=Limits)

@@ -1,0 +1,70 @@
+"""What tokens are called in answers, each by a name of its own, and where they stand in a text."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gpt2fast.text.tokenizer import Tokenizer
+
+
+class TokenNames:
+    r"""Names of a vocabulary's tokens.
+
+    A token of whole characters is called by its text, another by its bytes, ``bytes:\xe2\x80``, as OpenAI
+    has it. A token without bytes, or whose text another one has, is called by its id, ``token_id:50300``: no
+    two tokens have one name.
+
+    Parameters
+    ----------
+    tokenizer : Tokenizer
+        Of the model.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._names = list(map(_name, tokenizer.token_bytes(skip_special_tokens=False)))
+        seen: set[str] = set()
+        for token, name in enumerate(self._names):
+            if not name or name in seen or name.startswith("token_id:"):
+                self._names[token] = name = f"token_id:{token}"
+            seen.add(name)
+        self._texts = tokenizer.token_bytes()
+        self._bytes = tokenizer.token_bytes(skip_special_tokens=False)
+
+    def __getitem__(self, token: int) -> str:
+        return self._names[token]
+
+    def bytes_of(self, token: int) -> list[int]:
+        """A token's bytes as numbers."""
+        return list(self._bytes[token])
+
+    def offsets(self) -> TokenOffsets:
+        """The places of a text's tokens, from its beginning on."""
+        return TokenOffsets(self._texts)
+
+
+class TokenOffsets:
+    """Where tokens begin in their text, counted in characters, as they arrive."""
+
+    def __init__(self, texts: Sequence[bytes]) -> None:
+        self._texts = texts
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._characters = 0
+
+    def feed(self, tokens: Sequence[int]) -> list[int]:
+        """The offset of each of the next tokens."""
+        offsets = []
+        for token in tokens:
+            offsets.append(self._characters)
+            self._characters += len(self._decoder.decode(self._texts[token]))
+        return offsets
+
+
+def _name(data: bytes) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)

@@ -1,0 +1,60 @@
+"""Text to tokens and back, as vLLM's server and lm-evaluation-harness have it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gpt2fast._validation import Integer
+from gpt2fast.serving.chat import chat_template
+from gpt2fast.serving.errors import bad_request
+from gpt2fast.serving.service import Service
+
+if TYPE_CHECKING:
+    from gpt2fast.serving.openai import DetokenizeRequest, TokenizeRequest
+
+
+async def tokenize(service: Service, body: TokenizeRequest) -> Response:
+    """The tokens of a text or of a conversation."""
+    if (body.prompt is None) == (body.messages is None):
+        raise bad_request("give either prompt or messages", "prompt")
+    if body.messages is not None:
+        ids = await chat_template(service).prompt(body.messages, body.add_generation_prompt is not False)
+    else:
+        ids = await service.calls.encode(body.prompt or "")
+    answer = {"count": len(ids), "max_model_len": service.calls.config.n_positions, "tokens": ids}
+    answer["token_strs"] = [service.names[token] for token in ids] if body.return_token_strs else None
+    return Response(orjson.dumps(answer), media_type="application/json")
+
+
+async def detokenize(service: Service, body: DetokenizeRequest) -> Response:
+    """The text of tokens, special ones included."""
+    check = Integer(0, service.calls.config.vocab_size - 1)
+    ids = [check(f"tokens[{position}]", token) for position, token in enumerate(body.tokens)]
+    text = service.calls.tokenizer.decode(ids, skip_special_tokens=False)
+    return Response(orjson.dumps({"prompt": text}), media_type="application/json")
+
+
+async def tokenizer_info(request: Request) -> Response:
+    """What a client needs to know of the tokenizer, in the words of a ``tokenizer_config.json``."""
+    service: Service = request.app.state.service
+    config, tokenizer = service.calls.config, service.calls.tokenizer
+    ends = config.eos_token_ids
+    end = tokenizer.decode([ends[0]], skip_special_tokens=False) if ends else None
+    begin = config.bos_token_id
+    answer = {
+        "tokenizer_class": "GPT2Tokenizer",
+        "bos_token": end if begin is None else tokenizer.decode([begin], skip_special_tokens=False),
+        "eos_token": end,
+        "pad_token": None,
+        "unk_token": end,
+        "add_bos_token": False,
+        "add_prefix_space": False,
+        "model_max_length": config.n_positions,
+        "vocab_size": config.vocab_size,
+        "chat_template": service.chat_template.source if service.chat_template is not None else None,
+    }
+    return Response(orjson.dumps(answer), media_type="application/json")

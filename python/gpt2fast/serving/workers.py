@@ -1,0 +1,192 @@
+"""Several processes on one port: each has its own model, whose weights are the same pages of memory."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import multiprocessing
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from types import FrameType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from multiprocessing.context import SpawnProcess
+
+LOG = logging.getLogger("gpt2fast.serving")
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# That of prometheus-client, which this process doesn't import before there are workers.
+_METRICS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+# Of processes that end before they are ready, one after another.
+_MOST_FAILURES = 3
+# Beyond the time that requests have to finish.
+_LAST_SECONDS = 5.0
+
+#: A worker's work: serves on the socket, calls the function when it is ready.
+Work = Callable[[socket.socket, Callable[[], None]], None]
+
+
+class WorkersFailedError(RuntimeError):
+    """Workers end before they are ready; the log says why."""
+
+
+@dataclass
+class _Worker:
+    process: SpawnProcess
+    pipe: Connection
+    ready: bool = False
+
+
+class Supervisor:
+    """Starts workers, replaces those that die, and ends them all.
+
+    Parameters
+    ----------
+    work : callable
+        What each does; picklable.
+    listeners : list of socket
+        One for each worker. They stay open here: clients of a dead worker wait for its replacement.
+    grace : float
+        Seconds that workers have to end.
+    ready : callable
+        Called when all are ready for the first time.
+    """
+
+    def __init__(
+        self, work: Work, listeners: list[socket.socket], grace: float, ready: Callable[[], None]
+    ) -> None:
+        self._work = work
+        self._listeners = listeners
+        self._grace = grace
+        self._announce: Callable[[], None] | None = ready
+        self._context = multiprocessing.get_context("spawn")
+        self._workers: list[_Worker] = []
+        self._failures = 0
+        self._signals = 0
+        self._wake_reader, self._wake_writer = socket.socketpair()
+
+    def run(self) -> None:
+        """Serve until SIGTERM or SIGINT.
+
+        Raises
+        ------
+        WorkersFailedError
+            None of them comes to be ready.
+        """
+        # Where the workers keep their numbers, for whichever is asked for them.
+        metrics = tempfile.mkdtemp(prefix="gpt2fast-metrics-")
+        os.environ[_METRICS_VARIABLE] = metrics
+        before = {number: signal.signal(number, self._signalled) for number in _SIGNALS}
+        try:
+            self._workers = [self._start(listener) for listener in self._listeners]
+            while not self._signals:
+                self._look()
+        finally:
+            self._end()
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            os.environ.pop(_METRICS_VARIABLE)
+            shutil.rmtree(metrics, ignore_errors=True)
+
+    def _signalled(self, number: int, frame: FrameType | None) -> None:
+        self._signals += 1
+        self._wake_writer.send(b"!")
+
+    def _start(self, listener: socket.socket) -> _Worker:
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(target=_serve, args=(self._work, listener, theirs))
+        process.start()
+        theirs.close()
+        return _Worker(process, ours)
+
+    def _look(self) -> None:
+        """Wait until something happens, and see to it."""
+        waiting = [worker.pipe for worker in self._workers if not worker.ready]
+        sentinels = [worker.process.sentinel for worker in self._workers]
+        happened = wait([*waiting, *sentinels, self._wake_reader])
+        for index, worker in enumerate(self._workers):
+            if worker.process.sentinel in happened:
+                self._replace(index)
+            elif worker.pipe in happened:
+                worker.pipe.recv()
+                worker.ready = True
+                self._failures = 0
+        if self._announce is not None and all(worker.ready for worker in self._workers):
+            self._announce()
+            self._announce = None
+
+    def _replace(self, index: int) -> None:
+        dead = self._workers[index]
+        dead.process.join()
+        dead.pipe.close()
+        _forget_metrics(dead.process.pid or 0)
+        if not dead.ready:
+            self._failures += 1
+            if self._failures >= _MOST_FAILURES:
+                raise WorkersFailedError("the workers end before they are ready; their log says why")
+        LOG.error(
+            "worker %s ended with status %s; another takes its place", dead.process.pid, dead.process.exitcode
+        )
+        self._workers[index] = self._start(self._listeners[index])
+
+    def _end(self) -> None:
+        """Let the workers finish; those that don't are killed."""
+        for worker in self._workers:
+            worker.process.terminate()
+        signals, end = self._signals, time.monotonic() + self._grace + _LAST_SECONDS
+        alive = [worker.process for worker in self._workers]
+        while alive and (left := end - time.monotonic()) > 0:
+            wait([*(process.sentinel for process in alive), self._wake_reader], left)
+            if self._signals > signals:  # again: at once
+                signals = self._signals
+                for process in alive:
+                    process.terminate()
+            _drain(self._wake_reader)
+            alive = [process for process in alive if process.is_alive()]
+        for process in alive:
+            process.kill()
+        for worker in self._workers:
+            worker.process.join()
+            worker.pipe.close()
+        self._wake_reader.close()
+        self._wake_writer.close()
+
+
+def _drain(reader: socket.socket) -> None:
+    reader.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        reader.recv(64)
+
+
+def _forget_metrics(pid: int) -> None:
+    from prometheus_client.multiprocess import mark_process_dead
+
+    mark_process_dead(pid)  # type: ignore[no-untyped-call]
+
+
+def _serve(work: Work, listener: socket.socket, pipe: Connection) -> None:
+    """A worker's main function."""
+    threading.Thread(target=_end_with_parent, args=(pipe,), daemon=True).start()
+    try:
+        work(listener, lambda: pipe.send(b"ready"))
+    except (OSError, ValueError, RuntimeError, ImportError, MemoryError) as error:
+        LOG.error("%s", error)
+        sys.exit(1)
+
+
+def _end_with_parent(pipe: Connection) -> None:
+    """A worker doesn't outlive its parent, however that ended."""
+    try:
+        pipe.recv()
+    except (EOFError, OSError):
+        signal.raise_signal(signal.SIGTERM)

@@ -1,0 +1,129 @@
+"""Who is answered: keys, hosts, origins; and what the log says of it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.routing import Mount
+from starlette.testclient import TestClient
+
+from gpt2fast import GPT2
+from gpt2fast.serving import Settings, create_app
+from gpt2fast.serving.logs import JsonFormatter
+
+KEYS = ("sk-first", "sk-second-and-longer")
+
+
+@pytest.fixture(scope="module")
+def keyed(model: GPT2) -> Iterator[TestClient]:
+    with TestClient(create_app(model, Settings(api_keys=KEYS))) as client:
+        yield client
+
+
+PATHS = ["/", "/v1/models", "/ready", "/metrics", "/docs", "/openapi.json", "/tokenizer_info", "/nope"]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_all_but_health_is_behind_the_key(keyed: TestClient, path: str) -> None:
+    assert keyed.get("/health").status_code == 200
+    response = keyed.get(path)
+    assert response.status_code == 401
+    assert response.json()["error"]["code"] == "invalid_api_key"
+    assert not any(key in response.text for key in KEYS)
+    browser_asks = path in ("/", "/docs")
+    assert response.headers["www-authenticate"].startswith("Basic" if browser_asks else "Bearer")
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_each_key_opens(keyed: TestClient, key: str) -> None:
+    assert keyed.get("/v1/models", headers={"authorization": f"Bearer {key}"}).status_code == 200
+    assert keyed.get("/v1/models", auth=("anyone", key)).status_code == 200
+    answer = keyed.post("/v1/completions", json={"max_tokens": 1}, headers={"authorization": f"bearer {key}"})
+    assert answer.status_code == 200
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    ["", "Bearer", "Bearer ", "Bearer sk-firs", "Bearer sk-first2", "sk-first", "Basic sk-first", "Basic !"],
+)
+def test_nothing_else_does(keyed: TestClient, authorization: str) -> None:
+    response = keyed.post("/v1/completions", json={}, headers={"authorization": authorization})
+    assert response.status_code == 401
+
+
+def test_hosts_that_are_not_named_are_refused(model: GPT2) -> None:
+    settings = Settings(allowed_hosts=("localhost", "[::1]"))
+    client = TestClient(create_app(model, settings), base_url="http://localhost:8000")
+    assert client.get("/health").status_code == 200
+    assert client.get("/health", headers={"host": "[::1]:80"}).status_code == 200
+    refused = client.get("/health", headers={"host": "rebound.example"})
+    assert refused.status_code == 400
+    assert refused.json()["error"]["code"] == "unknown_host"
+
+
+def test_other_origins_are_let_in_by_name(model: GPT2) -> None:
+    preflight = {
+        "origin": "https://a.example",
+        "access-control-request-method": "POST",
+        "access-control-request-headers": "authorization,content-type",
+    }
+    closed = TestClient(create_app(model))
+    assert closed.options("/v1/completions", headers=preflight).status_code == 405
+    answer = closed.get("/health", headers={"origin": "https://a.example"})
+    assert not any(name.startswith("access-control") for name in answer.headers)
+    settings = Settings(cors_origins=("https://a.example",), api_keys=KEYS)
+    opened = TestClient(create_app(model, settings))
+    response = opened.options("/v1/completions", headers=preflight)
+    assert response.status_code == 200
+    assert response.headers["access-control-allow-origin"] == "https://a.example"
+    other = opened.options("/v1/completions", headers={**preflight, "origin": "https://b.example"})
+    assert "access-control-allow-origin" not in other.headers
+
+
+@pytest.mark.parametrize("shown", ["/llm/v1/models", "/v1/models"])
+def test_behind_a_proxy_with_a_prefix(model: GPT2, shown: str) -> None:
+    client = TestClient(create_app(model, Settings(root_path="/llm")))
+    assert client.get(shown).json()["data"][0]["id"] == "gpt2fast"
+    document = client.get(shown.replace("/v1/models", "/openapi.json")).json()
+    assert document["servers"] == [{"url": "/llm"}]
+
+
+def test_mounted_in_another_application(model: GPT2) -> None:
+    outer = Starlette(routes=[Mount("/gpt2", create_app(model, Settings(api_keys=KEYS)))])
+    client = TestClient(outer, headers={"authorization": f"Bearer {KEYS[0]}"})
+    assert client.get("/gpt2/ready").status_code == 200
+    assert client.post("/gpt2/v1/completions", json={"max_tokens": 2}).status_code == 200
+    assert client.get("/gpt2/openapi.json").json()["servers"] == [{"url": "/gpt2"}]
+    assert TestClient(outer).get("/gpt2/health").status_code == 200
+    assert TestClient(outer).get("/gpt2/metrics").status_code == 401
+
+
+def test_answers_have_the_id_of_their_request(client: httpx.Client) -> None:
+    assert client.get("/health", headers={"x-request-id": "mine-1"}).headers["x-request-id"] == "mine-1"
+    made = client.get("/health", headers={"x-request-id": "a b" * 100}).headers["x-request-id"]
+    assert re.fullmatch("[0-9a-f]{32}", made)
+
+
+def test_a_request_is_one_line_of_the_log_without_its_text(
+    model: GPT2, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = TestClient(create_app(model))
+    headers = {"x-request-id": "line"}
+    with caplog.at_level(logging.INFO, "gpt2fast.serving"):
+        client.post("/v1/completions", json={"prompt": "secret", "max_tokens": 1}, headers=headers)
+        client.post("/v1/completions", json={"prompt": "secret", "nope\n2": 1}, headers=headers)
+    lines = [JsonFormatter().format(record) for record in caplog.records]
+    assert not any("\n" in line or "secret" in line for line in lines)
+    good, bad = map(json.loads, lines)
+    assert (good["status"], good["method"], good["path"]) == (200, "POST", "/v1/completions")
+    assert good["request_id"] == "line"
+    assert good["duration_ms"] > 0
+    assert good["client"] == "testclient"
+    assert bad["status"] == 400
+    assert bad["error"].startswith("unknown field")

@@ -1,0 +1,236 @@
+"""``gpt2fast serve``: its first lines, its mistakes, its end, and workers."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from gpt2fast import GPT2
+from gpt2fast.serving.workers import Supervisor, WorkersFailedError
+from support.live_server import DEADLINE, command, events
+
+PATH = "/v1/completions"
+
+
+def run(*arguments: str, **environment: str) -> tuple[int, str]:
+    """Exit status and standard error of a command that ends by itself."""
+    completed = subprocess.run(
+        [sys.executable, "-m", "gpt2fast", "serve", *arguments],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+    )
+    assert completed.stdout == ""
+    return completed.returncode, completed.stderr
+
+
+def test_the_first_lines_say_what_and_where_and_how_to_try(model: GPT2) -> None:
+    with command() as served:
+        title, page, docs, curl = served.first_lines
+        assert re.fullmatch(rf"gpt2fast [\d.]+ serves gpt2fast-tiny at {served.url}/v1", title)
+        assert page.split() == ["page", f"{served.url}/"]
+        assert docs.split() == ["docs", f"{served.url}/docs"]
+        words = shlex.split(curl)
+        assert words[:3] == ["try", "curl", f"{served.url}{PATH}"]
+        answer = httpx.post(
+            words[2],
+            content=words[words.index("-d") + 1],
+            headers=[words[words.index("-H") + 1].split(": ")],  # type: ignore[arg-type]
+            timeout=DEADLINE,
+        )
+        assert answer.json()["usage"]["completion_tokens"] == 40
+        served.process.send_signal(signal.SIGTERM)
+        assert served.process.wait(DEADLINE) == 0
+
+
+def test_options_reach_the_service(tmp_path: Path) -> None:
+    keys = tmp_path / "keys.txt"
+    keys.write_text("# of the team\nsk-file\n\n", "utf-8")
+    template = tmp_path / "template.jinja"
+    template.write_text("{% for m in messages %}{{ m.content }}{% endfor %}", "utf-8")
+    arguments = ["--served-model-name", "mine", "--api-key", "sk-option", "--api-key-file", str(keys)]
+    arguments += ["--chat-template", str(template), "--max-n", "2", "--log-format", "json"]
+    with command(*arguments, GPT2FAST_API_KEY="sk-variable") as served:
+        assert "Bearer $GPT2FAST_API_KEY" in served.first_lines[3]
+        for key in ("sk-option", "sk-file", "sk-variable"):
+            answer = httpx.get(f"{served.url}/v1/models", headers={"authorization": f"Bearer {key}"})
+            assert answer.json()["data"][0]["id"] == "mine"
+        assert httpx.get(f"{served.url}/v1/models").status_code == 401
+        headers = {"authorization": "Bearer sk-file"}
+        message = {"messages": [{"role": "user", "content": "Once"}], "max_tokens": 3}
+        assert httpx.post(f"{served.url}/v1/chat/completions", json=message, headers=headers).is_success
+        refused = httpx.post(f"{served.url}{PATH}", json={"n": 3}, headers=headers)
+        assert "at most 2" in refused.json()["error"]["message"]
+        # On an address of this machine alone, only its own names are answered.
+        assert httpx.get(f"{served.url}/health", headers={"host": "rebound.example"}).status_code == 400
+        (line, *_) = served.wait_for_log(r'^\{.*"path":"/v1/models","status":200.*\}$')
+        assert "sk-" not in line[0]
+
+
+def test_mistakes_are_one_line_and_a_status(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        status, text = run("--port", port)
+        where = f"port {port} of 127.0.0.1"
+        message = f"gpt2fast: error: {where} is taken; name another by --port (0 takes a free one)\n"
+        assert (status, text) == (1, message)
+        assert run("--port", port, "--workers", "2") == (status, text)
+    status, text = run("--host", "192.0.2.1")
+    assert (status, text.count("\n")) == (1, 1)
+    assert "192.0.2.1 is no address of this machine" in text
+    status, text = run("--port", "0", str(tmp_path / "none"))
+    assert (status, text.count("\n")) == (1, 1)
+    assert "no such file or directory" in text
+    broken = tmp_path / "broken.jinja"
+    broken.write_text("{% for %}", "utf-8")
+    status, text = run("--port", "0", "--chat-template", str(broken))
+    assert (status, text.count("\n")) == (1, 1)
+    assert "the chat template is broken" in text
+    empty, binary = tmp_path / "empty", tmp_path / "binary"
+    empty.write_text("# nothing\n", "utf-8")
+    binary.write_bytes(b"\xff\xfe")
+    for file, message in ((empty, "no key in it"), (binary, "not UTF-8 text"), (tmp_path, "is a directory")):
+        status, text = run("--api-key-file", str(file))
+        assert status == 2
+        assert message in text
+        assert "Traceback" not in text
+    status, text = run("--api-key", "a b")
+    assert status == 2
+    assert "printable" in text
+
+
+def test_without_the_extra_it_says_what_to_install() -> None:
+    code = (
+        "import sys; sys.modules['starlette'] = sys.modules['uvicorn'] = None\n"
+        "from gpt2fast.cli import main; main(['serve'])"
+    )
+    completed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=DEADLINE)
+    assert completed.returncode == 1
+    assert completed.stderr.endswith("pip install 'gpt2fast[server]'\n")
+    assert completed.stderr.count("\n") == 1
+
+
+def test_sigterm_under_load_loses_nothing() -> None:
+    """What was accepted is answered whole; what comes later gets 503, or no connection."""
+    answers: Counter[str] = Counter()
+    broken: list[Any] = []
+    started = threading.Barrier(9)
+
+    def ask(url: str, stream: bool) -> None:
+        body = {"prompt": "Once", "max_tokens": 400, "eos_token_id": [], "stream": stream, "seed": 1}
+        with httpx.Client(base_url=url, timeout=DEADLINE) as client:
+            client.get("/health")
+            started.wait(DEADLINE)
+            while True:
+                try:
+                    with client.stream("POST", PATH, json=body) as response:
+                        lines = list(response.iter_lines())
+                except (httpx.ConnectError, httpx.ReadError, httpx.RemoteProtocolError) as error:
+                    answers["refused"] += 1
+                    if not isinstance(error, httpx.ConnectError) and "without sending" not in str(error):
+                        broken.append(error)
+                    return
+                answers[str(response.status_code)] += 1
+                if response.status_code == 503:
+                    return
+                whole = lines[-2] == "data: [DONE]" if stream else lines[0].endswith("}")
+                if response.status_code != 200 or not whole:
+                    broken.append(lines)
+
+    with command("--grace", "60") as served:
+        threads = [threading.Thread(target=ask, args=(served.url, index % 2 == 0)) for index in range(8)]
+        for thread in threads:
+            thread.start()
+        started.wait(DEADLINE)
+        served.wait_for_log("POST /v1/completions 200", count=8)
+        served.process.send_signal(signal.SIGTERM)
+        for thread in threads:
+            thread.join(DEADLINE)
+        assert served.process.wait(DEADLINE) == 0
+    assert broken == []
+    assert answers["200"] >= 8
+    assert answers["503"] + answers["refused"] == 8
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+class TestWorkers:
+    """Several processes on one port."""
+
+    def pids(self, served: Any) -> set[int]:
+        """Processes that have answered so far."""
+        return {int(match[1]) for match in served.wait_for_log(r'"process":(\d+).*"path":"/health"')}
+
+    def test_they_share_a_port_and_a_dead_one_is_replaced(self, model: GPT2) -> None:
+        expected = model.generate("The", seed=3, max_new_tokens=20).text
+        with command("--workers", "2", "--log-format", "json") as served:
+            assert "in 2 processes" in served.first_lines[0]
+            while len(self.pids_after_a_request(served)) < 2:
+                pass
+            victim = next(iter(self.pids(served)))
+            os.kill(victim, signal.SIGKILL)
+            served.wait_for_log(f"worker {victim} ended with status -9; another takes its place")
+            while len(self.pids_after_a_request(served) - {victim}) < 2:
+                pass
+            for _ in range(4):
+                answer = httpx.post(
+                    served.url + PATH, json={"prompt": "The", "seed": 3, "max_tokens": 20}, timeout=DEADLINE
+                )
+                assert answer.json()["choices"][0]["text"] == expected
+            # Whichever is asked tells the numbers of all.
+            counts = httpx.get(f"{served.url}/metrics").text
+            found = re.findall(r"^vllm:generation_tokens_total\{.*\} (\S+)$", counts, re.MULTILINE)
+            assert [float(one) for one in found] == [4 * 20.0]
+            served.process.send_signal(signal.SIGTERM)
+            assert served.process.wait(DEADLINE) == 0
+
+    def pids_after_a_request(self, served: Any) -> set[int]:
+        httpx.get(f"{served.url}/health", timeout=DEADLINE)
+        return self.pids(served)
+
+    def test_streams_finish_when_the_parent_is_told_to_end(self) -> None:
+        body = {"prompt": "Once", "max_tokens": 2000, "overflow": "slide", "eos_token_id": [], "stream": True}
+        with command("--workers", "2") as served:
+            with httpx.stream("POST", served.url + PATH, json=body, timeout=DEADLINE) as response:
+                chunks = events(response.iter_lines())
+                next(chunks)
+                served.process.send_signal(signal.SIGTERM)
+                *_, last = chunks
+            assert last["choices"][0]["finish_reason"] == "length"
+            assert served.process.wait(DEADLINE) == 0
+
+    def test_they_end_with_their_parent(self) -> None:
+        with command("--workers", "2", "--log-format", "json") as served:
+            port = int(served.url.rpartition(":")[2])
+            served.process.kill()
+            served.process.wait(DEADLINE)
+            # Their ends of the log close when they have ended.
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port))
+
+    def test_workers_that_never_get_ready_end_it(self) -> None:
+        listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+        try:
+            supervisor = Supervisor(_broken, listeners, 1, lambda: None)
+            with pytest.raises(WorkersFailedError, match="end before they are ready"):
+                supervisor.run()
+        finally:
+            for listener in listeners:
+                listener.close()
+
+
+def _broken(listener: socket.socket, ready: Any) -> None:
+    listener.close()
+    raise ValueError("this one can't work")

@@ -1,0 +1,231 @@
+"""Clients that leave, slow ones, too many of them; and the end."""
+
+from __future__ import annotations
+
+import json
+import random
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from queue import Queue
+from typing import Any
+
+import httpx
+import pytest
+
+from gpt2fast import GPT2
+from gpt2fast.serving import Limits, Settings, http_protocol
+from support.live_server import DEADLINE, LiveServer, events, live_server
+
+PATH = "/v1/completions"
+#: Goes on until it is ended.
+ENDLESS = {"prompt": "Once", "max_tokens": 500_000, "overflow": "slide", "eos_token_id": [], "seed": 1}
+
+
+@pytest.fixture
+def live(model: GPT2) -> Iterator[LiveServer]:
+    with live_server(model) as found:
+        yield found
+
+
+class Watch:
+    """Lets a test wait for what a model's work comes to."""
+
+    def __init__(self, live: LiveServer) -> None:
+        self._calls = live.service.calls
+
+    def wait_for(self, condition: Callable[[Any], bool]) -> None:
+        end = time.monotonic() + DEADLINE
+        turn = threading.Event()
+        while not condition(stats := self._calls.stats()):
+            assert time.monotonic() < end, stats
+            turn.wait(0.005)  # the server's thread goes on
+
+
+def idle(stats: Any) -> bool:
+    return (stats.running, stats.waiting) == (0, 0)
+
+
+def raw_request(live: LiveServer, body: dict[str, Any], path: str = PATH) -> socket.socket:
+    """A connection on which a request has been sent."""
+    data = json.dumps(body).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {len(data)}"
+    connection = socket.socket()
+    connection.settimeout(DEADLINE)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # the system takes little unread
+    connection.connect(("127.0.0.1", live.port))
+    connection.sendall(f"{head}\r\n\r\n".encode() + data)
+    return connection
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_leaves_ends_its_text(live: LiveServer, stream: bool) -> None:
+    watch = Watch(live)
+    with raw_request(live, {**ENDLESS, "stream": stream}) as connection:
+        watch.wait_for(lambda stats: stats.running == 1)
+        if stream:
+            assert connection.recv(100).startswith(b"HTTP/1.1 200")
+    watch.wait_for(idle)
+
+
+def test_random_disconnects_leave_nothing_behind(live: LiveServer, model: GPT2) -> None:
+    watch, rng = Watch(live), random.Random(7)
+    expected = model.generate("The", seed=5, max_new_tokens=20).text
+    for _ in range(30):
+        connections = []
+        for _ in range(rng.randrange(1, 5)):
+            body = {**ENDLESS, "stream": rng.random() < 0.6, "n": rng.randrange(1, 4)}
+            connections.append(raw_request(live, body))
+        for connection in connections:
+            if rng.random() < 0.5:  # half of them have got something; a reset rather than an end is as good
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            connection.close()
+    watch.wait_for(idle)
+    fields = {"prompt": "The", "seed": 5, "max_tokens": 20}
+    assert httpx.post(live.url + PATH, json=fields, timeout=DEADLINE).json()["choices"][0]["text"] == expected
+    counts = httpx.get(live.url + "/metrics").text
+    assert 'vllm:num_requests_running{engine="0",model_name="gpt2fast"} 0.0' in counts
+
+
+def test_one_more_than_may_wait_is_told_to_come_back(model: GPT2) -> None:
+    small = GPT2.from_pretrained(threads=1, max_sequences=1)
+    with live_server(small, Settings(limits=Limits(waiting=1))) as live:
+        watch = Watch(live)
+        with raw_request(live, ENDLESS), raw_request(live, ENDLESS):
+            watch.wait_for(lambda stats: (stats.running, stats.waiting) == (1, 1))
+            refused = httpx.post(live.url + PATH, json={"prompt": "a"})
+            assert refused.status_code == 429
+            assert int(refused.headers["retry-after"]) >= 1
+            assert refused.json()["error"]["code"] == "rate_limit_exceeded"
+            assert httpx.get(live.url + "/health").status_code == 200
+        watch.wait_for(idle)
+        assert httpx.post(live.url + PATH, json={"prompt": "a"}, timeout=DEADLINE).status_code == 200
+
+
+def test_texts_end_after_the_time_that_they_may_take(model: GPT2) -> None:
+    with live_server(model, Settings(limits=Limits(seconds=0.2))) as live:
+        answer = httpx.post(live.url + PATH, json=ENDLESS, timeout=DEADLINE).json()
+        assert answer["choices"][0]["finish_reason"] == "length"
+        assert answer["usage"]["completion_tokens"] > 0
+
+
+class TestTheEnd:
+    """SIGTERM: what is in work is finished, as long as there is time; nothing new begins."""
+
+    def test_work_is_finished_and_new_work_refused(self, live: LiveServer) -> None:
+        fields = {**ENDLESS, "max_tokens": 3000, "stream": True}
+        with httpx.stream("POST", live.url + PATH, json=fields, timeout=DEADLINE) as response:
+            chunks = events(response.iter_lines())
+            next(chunks)
+            live.end()
+            while httpx.get(live.url + "/ready").status_code == 200:
+                pass
+            refused = httpx.post(live.url + PATH, json={"prompt": "a"})
+            assert refused.status_code == 503
+            assert "retry-after" in refused.headers
+            assert refused.json()["error"]["code"] == "service_unavailable"
+            assert httpx.get(live.url + "/health").status_code == 200
+            *_, last = chunks
+        assert last["choices"][0]["finish_reason"] == "length"
+        live.thread.join(DEADLINE)
+        assert not live.thread.is_alive()
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(live.url + "/health")
+
+    def test_what_takes_too_long_gets_an_error(self, model: GPT2) -> None:
+        with live_server(model, grace=0.2) as live:
+            watch = Watch(live)
+            whole = raw_request(live, ENDLESS)
+            with httpx.stream(
+                "POST", live.url + PATH, json={**ENDLESS, "stream": True}, timeout=DEADLINE
+            ) as response:
+                chunks = events(response.iter_lines())
+                next(chunks)
+                watch.wait_for(lambda stats: stats.running == 2)
+                live.end()
+                *_, last = chunks
+            assert last["error"]["code"] == "service_unavailable"
+            with whole, whole.makefile("rb") as answer:
+                assert answer.readline() == b"HTTP/1.1 503 Service Unavailable\r\n"
+                assert b"was not finished" in answer.read()
+            live.thread.join(DEADLINE)
+            assert not live.thread.is_alive()
+
+
+class TestSlowAndStrange:
+    """Connections that are no good clients."""
+
+    def talk(self, live: LiveServer, *parts: bytes) -> bytes:
+        """What is answered until the connection is closed."""
+        with socket.create_connection(("127.0.0.1", live.port), timeout=DEADLINE) as connection:
+            try:
+                for part in parts:
+                    connection.sendall(part)
+                answer = b""
+                while data := connection.recv(1 << 16):
+                    answer += data
+            except ConnectionResetError:
+                pass
+            return answer
+
+    def test_headers_that_do_not_come(self, live: LiveServer, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(http_protocol, "HEADER_SECONDS", 0.1)
+        assert self.talk(live).startswith(b"HTTP/1.1 408")
+        assert self.talk(live, b"GET /health HTTP/1.1\r\nHost: ").startswith(b"HTTP/1.1 408")
+
+    def test_a_body_that_does_not_come(self, model: GPT2) -> None:
+        with live_server(model, Settings(limits=Limits(body_seconds=0.1))) as live:
+            head = b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+            answer = self.talk(live, head + b"Content-Length: 100\r\n\r\n{")
+            assert answer.startswith(b"HTTP/1.1 408")
+            assert b"did not arrive within 0.1 seconds" in answer
+
+    @pytest.mark.parametrize("count", [1, 1000])
+    def test_giant_headers(self, live: LiveServer, count: int) -> None:
+        size = (http_protocol.MAX_HEADER_BYTES + 10_000) // count
+        headers = b"".join(b"X-%d: %s\r\n" % (index, b"a" * size) for index in range(count))
+        assert self.talk(live, b"GET /health HTTP/1.1\r\n" + headers).startswith(b"HTTP/1.1 431")
+        assert httpx.get(live.url + "/health").status_code == 200
+
+    @pytest.mark.parametrize(
+        "data",
+        [
+            b"\x16\x03\x01\x02\x00\x01\x00\x01",
+            b"GET\r\n\r\n",
+            b"GET / HTTP/9.9\r\n\r\n",
+            b"GET /\xff HTTP/1.1\r\nHost: a\r\n\r\n",
+            b"POST /tokenize HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n",
+            b"POST /tokenize HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+            b"POST /tokenize HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\nnope\r\n",
+        ],
+    )
+    def test_what_is_no_http(self, live: LiveServer, data: bytes) -> None:
+        answer = self.talk(live, data)
+        assert answer.startswith(b"HTTP/1.1 400"), answer
+        assert json.loads(answer.rpartition(b"\r\n\r\n")[2])["error"]["type"] == "invalid_request_error"
+
+    def test_clients_that_take_nothing_are_dropped(
+        self, model: GPT2, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        lost: Queue[object] = Queue()
+        real = http_protocol.LimitedHttp.connection_lost
+
+        def connection_lost(self: http_protocol.LimitedHttp, exc: Exception | None) -> None:
+            real(self, exc)
+            lost.put(self)
+
+        monkeypatch.setattr(http_protocol.LimitedHttp, "connection_lost", connection_lost)
+        monkeypatch.setattr(http_protocol, "UNSENT_SECONDS", 0.1)
+        limits = Limits(stalled_seconds=0.1)
+        with live_server(model, Settings(limits=limits), keep_alive=1) as live:
+            watch = Watch(live)
+            whole = {"prompt": "Once " * 400, "max_tokens": 1, "echo": True, "logprobs": 100, "n": 12}
+            streamed = {**ENDLESS, "stream": True, "logprobs": 100}
+            stalled = [raw_request(live, body) for body in (whole, streamed)]
+            for _ in stalled:
+                lost.get(timeout=DEADLINE)
+            for connection in stalled:
+                connection.close()
+            watch.wait_for(idle)
