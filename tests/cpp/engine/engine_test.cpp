@@ -324,11 +324,9 @@ ORT_TEST(a_step_tells_the_largest_of_its_logits) {
   Stepper stepper(options_of(folder));
   const std::vector<int32_t> tokens = {1, 2, 3}, wanted = {0, 2};
   const StepPart part{.slot = 0, .cached_length = 0, .tokens = tokens, .wanted = wanted};
-  CHECK(stepper.maxima(0).empty());
   stepper.step({&part, 1}, {});
   for (int64_t row : {0, 1})
     CHECK_EQ(std::ranges::max(stepper.maxima(row)), std::ranges::max(stepper.logits(row)));
-  CHECK(stepper.maxima(2).empty());
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 
 #include "gpt2fast/engine.h"
 #include "gpt2fast/weights.h"
+#include "kernels/linear.h"
 #include "support/onnx_builder.h"
 #include "support/ort_testing.h"
 
@@ -36,9 +37,9 @@ inline std::string vector(Model& model, const std::string& name, int64_t size, i
   return name;
 }
 
-inline Node linear(const std::vector<std::string>& inputs, const std::string& output, int64_t in_features,
-                   int64_t out_features) {
-  return Node("Linear", inputs, output)
+inline Node linear(const std::vector<std::string>& inputs, const std::vector<std::string>& outputs,
+                   int64_t in_features, int64_t out_features) {
+  return Node("Linear", inputs, outputs)
       .set("in_features", in_features)
       .set("out_features", out_features)
       .set("format", int64_t{2})
@@ -53,7 +54,7 @@ inline void add_layer(Model& model, int64_t layer, const std::string& x, const s
   const std::string beta = vector(model, p + "beta", kWidth, seed + 2);
   model.node(linear({x, packed(model, p + "qkv", kWidth, 3 * kWidth, seed + 3),
                      vector(model, p + "qkv_bias", 3 * kWidth, seed + 4), gamma, beta},
-                    p + "q", kWidth, 3 * kWidth));
+                    {p + "q"}, kWidth, 3 * kWidth));
   std::vector<std::string> attended = {p + "q", "sequence_starts", "slots", "cached_lengths", "kv_cache"};
   if (layer == kLayers - 1) attended.push_back("hidden_rows");
   model.node(Node("CachedAttention", attended, p + "a")
@@ -65,13 +66,13 @@ inline void add_layer(Model& model, int64_t layer, const std::string& x, const s
                  .set("scale", 0.35f));
   model.node(linear({p + "a", packed(model, p + "proj", kWidth, kWidth, seed + 5),
                      vector(model, p + "proj_bias", kWidth, seed + 6), "", "", x},
-                    p + "x", kWidth, kWidth));
+                    {p + "x"}, kWidth, kWidth));
   model.node(linear({p + "x", packed(model, p + "fc", kWidth, kInner, seed + 7),
                      vector(model, p + "fc_bias", kInner, seed + 8), gamma, beta},
-                    p + "f", kWidth, kInner));
+                    {p + "f"}, kWidth, kInner));
   model.node(linear({p + "f", packed(model, p + "mlp", kInner, kWidth, seed + 9),
                      vector(model, p + "mlp_bias", kWidth, seed + 1), "", "", p + "x"},
-                    y, kInner, kWidth));
+                    {y}, kInner, kWidth));
 }
 
 inline Model graph() {
@@ -95,8 +96,9 @@ inline Model graph() {
                   {"kept", vector(model, "ln_f.g", kWidth, 3), vector(model, "ln_f.b", kWidth, 4)}, "hidden")
                  .set("epsilon", 1e-5f));
   model.node(Node("Gather", {"hidden", "logits_rows"}, "rows", ""));
-  model.node(linear({"rows", table}, "logits", kWidth, kVocabulary));
+  model.node(linear({"rows", table}, {"logits", "logits_maxima"}, kWidth, kVocabulary));
   model.output("logits", ElementType::kFloat32, {Model::kAny, kVocabulary});
+  model.output("logits_maxima", ElementType::kFloat32, {Model::kAny, kMaximaLanes});  // of fewer than 256
   model.output("hidden", ElementType::kFloat32, {Model::kAny, kWidth});
   return model;
 }
