@@ -87,13 +87,13 @@ void Scheduler::wait(Call& call, bool or_progress, const InterruptCheck& interru
       bool advanced = false;
       try {
         advanced = turn(&guard);
+        if (!advanced) until = next_deadline_;
       } catch (...) {
         stop_driving();
         throw;
       }
       stop_driving();
       if (advanced) continue;
-      until = next_deadline_;
     }
     if (interrupted) until = std::min(until, Clock::now() + kInterruptInterval);
     call.mailbox.wait_until(until, or_progress, seen);
