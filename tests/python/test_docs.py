@@ -24,6 +24,8 @@ NOT_RUN = {
     ("docs/generation.md", 'model = GPT2.from_pretrained("openai-community/gpt2-large")'),
     ("docs/getting_started.md", 'model = GPT2.from_pretrained("openai-community/gpt2")'),
     ("docs/getting_started.md", 'model = GPT2.from_pretrained("./my-finetune")'),
+    ("docs/serving.md", "from openai import OpenAI"),
+    ("docs/serving.md", "from gpt2fast import GPT2"),
 }
 MAPS = ["docs/architecture.md", "cpp/README.md", "CONTRIBUTING.md"]  # pages whose names are checked
 SOURCES = (".py", ".pyi", ".cpp", ".h", ".cmake", ".toml", ".json", ".yaml", "CMakeLists.txt")
