@@ -68,10 +68,8 @@ def test_the_weights_lie_where_the_graph_says(source: Path, tmp_path: Path) -> N
 def test_the_same_source_gives_the_same_files(source: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
         convert(source, tmp_path / name, precision="int4")
-    assert all(
-        (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
-        for name in entries(tmp_path / "a")
-    )
+    first, second = tmp_path / "a", tmp_path / "b"
+    assert all((first / name).read_bytes() == (second / name).read_bytes() for name in entries(first))
 
 
 def test_without_a_tokenizer(tmp_path: Path) -> None:
