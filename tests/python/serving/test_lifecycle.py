@@ -181,6 +181,23 @@ class TestSlowAndStrange:
             assert answer.startswith(b"HTTP/1.1 408")
             assert b"did not arrive within 0.1 seconds" in answer
 
+    def test_bodies_that_arrive_at_once_are_bounded(self, model: GPT2) -> None:
+        limits = Limits(body_bytes=1000)
+        with live_server(model, Settings(limits=limits)) as live:
+            head = b"POST /tokenize HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+            begun = head + b"Content-Length: 1000\r\n\r\n" + b" " * 990
+            connections = [socket.create_connection(("127.0.0.1", live.port)) for _ in range(64)]
+            for connection in connections:
+                connection.sendall(begun)
+            body = {"prompt": "a" * 900}
+            while (refused := httpx.post(f"{live.url}/tokenize", json=body)).status_code == 200:
+                pass  # not all have arrived
+            assert refused.status_code == 429
+            for connection in connections:
+                connection.close()
+            while httpx.post(f"{live.url}/tokenize", json=body).status_code == 429:
+                pass  # not all are known to be gone
+
     @pytest.mark.parametrize("count", [1, 1000])
     def test_giant_headers(self, live: LiveServer, count: int) -> None:
         size = (http_protocol.MAX_HEADER_BYTES + 10_000) // count
