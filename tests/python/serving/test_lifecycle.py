@@ -20,7 +20,7 @@ from support.live_server import DEADLINE, LiveServer, events, live_server
 
 PATH = "/v1/completions"
 #: Goes on until it is ended.
-ENDLESS = {"prompt": "Once", "max_tokens": 500_000, "overflow": "slide", "eos_token_id": [], "seed": 1}
+ENDLESS = {"prompt": "Once", "max_tokens": 80_000, "overflow": "slide", "eos_token_id": [], "seed": 1}
 
 
 @pytest.fixture
