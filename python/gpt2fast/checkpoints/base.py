@@ -46,12 +46,14 @@ class TokenizerFiles:
     """The text of a tokenizer's files; at most one of the two forms is set.
 
     ``tokenizer_json`` is the text of a Hugging Face ``tokenizer.json``; ``vocab_json`` and ``merges_txt``
-    are the texts of GPT-2's two original files.
+    are the texts of GPT-2's two original files. ``chat_template`` is a Jinja template for conversations,
+    where the checkpoint has one.
     """
 
     tokenizer_json: str | None = None
     vocab_json: str | None = None
     merges_txt: str | None = None
+    chat_template: str | None = None
 
     def __bool__(self) -> bool:
         return self.tokenizer_json is not None or self.vocab_json is not None

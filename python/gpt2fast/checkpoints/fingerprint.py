@@ -29,7 +29,10 @@ def fingerprint(config: ModelConfig, tokenizer: TokenizerFiles, weight_files: It
         Files with the weights, links resolved; their content counts, in order, their names don't.
     """
     total = hashlib.sha256()
-    for text in (config.to_json(), tokenizer.tokenizer_json, tokenizer.vocab_json, tokenizer.merges_txt):
+    texts = [config.to_json(), tokenizer.tokenizer_json, tokenizer.vocab_json, tokenizer.merges_txt]
+    if tokenizer.chat_template is not None:
+        texts.append(tokenizer.chat_template)
+    for text in texts:
         total.update(hashlib.sha256((text or "").encode()).digest())
     for path in weight_files:
         total.update(_file_digest(path))

@@ -14,7 +14,10 @@ from typing import Any
 from gpt2fast.errors import ModelError
 
 #: Small files that describe a model.
-_DESCRIPTIONS = ("config.json", "generation_config.json", "tokenizer.json", "vocab.json", "merges.txt")
+_DESCRIPTIONS = (
+    *("config.json", "generation_config.json", "tokenizer.json", "vocab.json", "merges.txt"),
+    *("tokenizer_config.json", "chat_template.jinja"),
+)
 #: Where weights may be, in order of preference: one file, or an index and its shards.
 _WEIGHTS = (
     ("model.safetensors",),

@@ -8,7 +8,15 @@ from pathlib import Path
 from gpt2fast.checkpoints.base import TokenizerFiles
 from gpt2fast.checkpoints.hub import download_tokenizer, is_repo_id
 from gpt2fast.errors import ModelError
-from gpt2fast.storage.files import MAX_TOKENIZER_BYTES, file_inside, find_inside, read_text
+from gpt2fast.storage.files import (
+    MAX_CONFIG_BYTES,
+    MAX_TOKENIZER_BYTES,
+    file_inside,
+    find_inside,
+    read_json_object,
+    read_text,
+)
+from gpt2fast.storage.model_directory import CHAT_TEMPLATE_NAME
 
 # A name with one of these suffixes is a missing file, not a hub id.
 _SUFFIXES = (".json", ".txt")
@@ -18,14 +26,37 @@ def find_tokenizer_files(directory: Path) -> TokenizerFiles:
     """A directory's tokenizer: ``tokenizer.json``, or ``vocab.json`` with ``merges.txt``, or none."""
     tokenizer_json = find_inside(directory, "tokenizer.json")
     if tokenizer_json is not None:
-        return TokenizerFiles(tokenizer_json=read_text(tokenizer_json, MAX_TOKENIZER_BYTES))
+        return TokenizerFiles(
+            tokenizer_json=read_text(tokenizer_json, MAX_TOKENIZER_BYTES),
+            chat_template=_find_chat_template(directory),
+        )
     vocab_json = find_inside(directory, "vocab.json")
     if vocab_json is None:
         return TokenizerFiles()
     return TokenizerFiles(
         vocab_json=read_text(vocab_json, MAX_TOKENIZER_BYTES),
         merges_txt=read_text(file_inside(directory, "merges.txt"), MAX_TOKENIZER_BYTES),
+        chat_template=_find_chat_template(directory),
     )
+
+
+def _find_chat_template(directory: Path) -> str | None:
+    """The template beside a tokenizer: in a file of its own, or in the tokenizer's configuration.
+
+    A broken configuration is no reason to refuse the model: it says nothing else that counts here.
+    """
+    template = find_inside(directory, CHAT_TEMPLATE_NAME)
+    if template is not None:
+        return read_text(template, MAX_CONFIG_BYTES)
+    try:
+        config = find_inside(directory, "tokenizer_config.json")
+        found = None if config is None else read_json_object(config).get("chat_template")
+    except (ModelError, OSError):
+        return None
+    if isinstance(found, list):  # several, by name
+        named = [one for one in found if isinstance(one, dict) and one.get("name") == "default"]
+        found = named[0].get("template") if named else None
+    return found if isinstance(found, str) else None
 
 
 def read_tokenizer_files(source: str | os.PathLike[str], *, token: str | None = None) -> TokenizerFiles:

@@ -19,6 +19,7 @@ from gpt2fast.storage.atomic import atomic_directory, check_room, write_new
 from gpt2fast.storage.files import restore_set_aside
 from gpt2fast.storage.graph_check import WEIGHTS_NAME
 from gpt2fast.storage.model_directory import (
+    CHAT_TEMPLATE_NAME,
     CONFIG_NAME,
     FILE_NAMES,
     FORMAT_VERSION,
@@ -74,6 +75,8 @@ def write_model_directory(
             write_new(temporary / CONFIG_NAME, checkpoint.config.to_json().encode())
             if tokenizer_text is not None:
                 write_new(temporary / TOKENIZER_NAME, tokenizer_text.encode())
+                if checkpoint.tokenizer.chat_template is not None:
+                    write_new(temporary / CHAT_TEMPLATE_NAME, checkpoint.tokenizer.chat_template.encode())
             write_new(temporary / MODEL_NAME, graph.SerializeToString(deterministic=True))
             _write_weights(temporary / WEIGHTS_NAME, checkpoint, tensors, progress)
             write_new(temporary / METADATA_NAME, _metadata(checkpoint, precision, total).encode())

@@ -107,7 +107,8 @@ class _ModelRoute:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         service: Service = scope["app"].state.service
-        body = await read_body(Request(scope, receive), self._request_model, service.settings.limits)
+        request, limits = Request(scope, receive), service.settings.limits
+        body = await read_body(request, self._request_model, limits, service.bodies)
         service.check_model(body.model)
         await service.lifecycle.run(receive, self._work(service, body, scope, receive, send))
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from gpt2fast.serving.errors import bad_request
-from gpt2fast.storage.files import MAX_CONFIG_BYTES, find_inside, read_json_object, read_text
+from gpt2fast.storage.files import MAX_CONFIG_BYTES, find_inside, read_text
+from gpt2fast.storage.model_directory import CHAT_TEMPLATE_NAME
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -19,11 +20,10 @@ if TYPE_CHECKING:
     from gpt2fast.storage.model_directory import ModelDirectory
     from gpt2fast.text.tokenizer import Tokenizer
 
-MAX_TEMPLATE_BYTES = 1 << 20
+LOG = logging.getLogger("gpt2fast.serving")
+
 _LONGEST_PROMPT = 1 << 22
 _RENDER_SECONDS = 5.0
-_TEMPLATE_NAME = "chat_template.jinja"
-_TOKENIZER_CONFIG_NAME = "tokenizer_config.json"
 
 #: DialoGPT's template, in the words of its tokenizer's configuration, spaces left out.
 _TURNS = "{%formessageinmessages%}{{message.content}}{{eos_token}}{%endfor%}"
@@ -93,36 +93,34 @@ class JinjaTemplate:
 def find_chat_template(
     directory: ModelDirectory, given: str | None, tokenizer: Tokenizer
 ) -> ChatTemplate | None:
-    """The template given, else the model's own; None if it has none.
+    """The template given, else the model's own; None if it has none, or a broken one, which is logged.
 
     Raises
     ------
     ValueError
-        It is none, or needs a package that isn't installed; the message says so.
+        The one given is broken, or needs a package that isn't installed.
     """
-    source = given if given is not None else _own_template(directory)
-    if source is None:
-        return None
     ends = directory.config.eos_token_ids
     end = ends[0] if ends else None
+    if given is not None:
+        return _template(given, tokenizer, end)
+    try:
+        own = _own_template(directory)
+        return None if own is None else _template(own, tokenizer, end)
+    except ValueError as error:
+        LOG.warning("%s has no conversations: %s", directory.path, error)
+        return None
+
+
+def _template(source: str, tokenizer: Tokenizer, end: int | None) -> ChatTemplate:
     if end is not None and "".join(source.split()) == _TURNS:
         return Turns(tokenizer, end)
     return JinjaTemplate(source, tokenizer, end)
 
 
 def _own_template(directory: ModelDirectory) -> str | None:
-    """What lies beside the model, or beside the checkpoint that it was made of."""
-    for place in (directory.path, Path(str(directory.metadata.get("source", "")))):
-        if not place.is_absolute() or not place.is_dir():  # a relative one is the id of a model on the hub
-            continue
-        template = find_inside(place, _TEMPLATE_NAME)
-        if template is not None:
-            return read_text(template, MAX_TEMPLATE_BYTES)
-        config = find_inside(place, _TOKENIZER_CONFIG_NAME)
-        if config is not None:
-            found = read_json_object(config, MAX_CONFIG_BYTES).get("chat_template")
-            return found if isinstance(found, str) else None
-    return None
+    template = find_inside(directory.path, CHAT_TEMPLATE_NAME)
+    return None if template is None else read_text(template, MAX_CONFIG_BYTES)
 
 
 def _compile(source: str) -> Template:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import cache
 from typing import Any, TypeVar
@@ -16,6 +18,8 @@ from gpt2fast.serving.openai import RequestModel
 from gpt2fast.serving.settings import Limits
 
 _Model = TypeVar("_Model", bound=RequestModel)
+
+_BODIES_AT_ONCE = 64
 
 # Names that other servers use -> ours, where the spelling alone would not lead there.
 _ELSEWHERE = {
@@ -39,7 +43,36 @@ _ELSEWHERE = {
 }
 
 
-async def read_body(request: Request, model: type[_Model], limits: Limits) -> _Model:
+class Budget:
+    """The bytes of all bodies that are arriving."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._left = limits.body_bytes * _BODIES_AT_ONCE
+
+    @contextmanager
+    def share(self) -> Iterator[Callable[[int], None]]:
+        """A function that takes bytes for a body, which are given back at the end."""
+        taken = 0
+
+        def take(count: int) -> None:
+            nonlocal taken
+            if count > self._left:
+                raise ApiError(
+                    429,
+                    "The server is busy: too many requests arrive at once. Try again later.",
+                    code="rate_limit_exceeded",
+                    headers={"connection": "close"},
+                )
+            self._left -= count
+            taken += count
+
+        try:
+            yield take
+        finally:
+            self._left += taken
+
+
+async def read_body(request: Request, model: type[_Model], limits: Limits, budget: Budget) -> _Model:
     """The request's body as ``model``.
 
     Raises
@@ -48,19 +81,20 @@ async def read_body(request: Request, model: type[_Model], limits: Limits) -> _M
         It isn't JSON, too large, too slow, or holds what it may not.
     """
     _check_content_type(request)
-    try:
-        # Not by asyncio.timeout, which Python 3.10 lacks.
-        body = await asyncio.wait_for(_read(request, limits.body_bytes), limits.body_seconds)
-    except asyncio.TimeoutError:
-        raise ApiError(
-            408,
-            f"The body did not arrive within {limits.body_seconds:g} seconds.",
-            headers={"connection": "close"},
-        ) from None
-    try:
-        return model.model_validate_json(body)
-    except ValidationError as error:
-        raise _refusal(error, model) from None
+    with budget.share() as take:
+        try:
+            # Not by asyncio.timeout, which Python 3.10 lacks.
+            body = await asyncio.wait_for(_read(request, limits.body_bytes, take), limits.body_seconds)
+        except asyncio.TimeoutError:
+            raise ApiError(
+                408,
+                f"The body did not arrive within {limits.body_seconds:g} seconds.",
+                headers={"connection": "close"},
+            ) from None
+        try:
+            return model.model_validate_json(body)
+        except ValidationError as error:
+            raise _refusal(error, model) from None
 
 
 def _check_content_type(request: Request) -> None:
@@ -70,13 +104,14 @@ def _check_content_type(request: Request) -> None:
         raise ApiError(415, f"The header Content-Type must be application/json, got {content_type[:100]!r}.")
 
 
-async def _read(request: Request, limit: int) -> bytes:
+async def _read(request: Request, limit: int, take: Callable[[int], None]) -> bytes:
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length[:20]) > limit:
         raise _too_large(limit)
     body = bytearray()
     try:
         async for chunk in request.stream():
+            take(len(chunk))
             body += chunk
             if len(body) > limit:
                 raise _too_large(limit)

@@ -11,6 +11,7 @@ from gpt2fast.serving.errors import ApiError
 from gpt2fast.serving.lifecycle import Lifecycle
 from gpt2fast.serving.metrics import Metrics
 from gpt2fast.serving.model_calls import ModelCalls
+from gpt2fast.serving.request_body import Budget
 from gpt2fast.serving.settings import Settings
 from gpt2fast.serving.token_names import TokenNames
 
@@ -33,6 +34,7 @@ class Service:
         self.settings = settings
         self.metrics = Metrics(settings.model_name, model.config.n_positions)
         self.calls = ModelCalls(model, settings.limits.waiting)
+        self.bodies = Budget(settings.limits)
         self.lifecycle = Lifecycle(self.calls.answer_once)
         self.chat_template: ChatTemplate | None = find_chat_template(
             model.directory, settings.chat_template, self.calls.tokenizer

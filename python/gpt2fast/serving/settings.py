@@ -16,7 +16,7 @@ class Limits:
     Attributes
     ----------
     body_bytes : int
-        Size of a request's body.
+        Size of a request's body; those that arrive at the same time may have 64 times as much together.
     prompts : int
         Prompts, texts or choices of one request.
     texts_per_prompt : int
@@ -37,10 +37,10 @@ class Limits:
         How long a client may take nothing of what is sent to it.
     """
 
-    body_bytes: int = 16 << 20
+    body_bytes: int = 4 << 20
     prompts: int = 2048
     texts_per_prompt: int = 128
-    tokens: int = 1 << 20
+    tokens: int = 1 << 18
     logprobs: int = 100
     priority: int = 0
     waiting: int = 256

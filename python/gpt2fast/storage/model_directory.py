@@ -30,9 +30,10 @@ PRECISIONS = ("fp32", "bf16", "int8", "int4")
 
 MODEL_NAME = "model.onnx"
 TOKENIZER_NAME = "tokenizer.json"
+CHAT_TEMPLATE_NAME = "chat_template.jinja"
 CONFIG_NAME = "config.json"
 METADATA_NAME = "gpt2fast.json"
-FILE_NAMES = (MODEL_NAME, WEIGHTS_NAME, TOKENIZER_NAME, CONFIG_NAME, METADATA_NAME)
+FILE_NAMES = (MODEL_NAME, WEIGHTS_NAME, TOKENIZER_NAME, CHAT_TEMPLATE_NAME, CONFIG_NAME, METADATA_NAME)
 
 #: The graph of a model with a thousand layers takes about 2 MiB; its tensors are in weights.bin.
 MAX_GRAPH_BYTES = 16 << 20

@@ -16,6 +16,7 @@ from starlette.testclient import TestClient
 from gpt2fast import GPT2
 from gpt2fast.serving import Settings, create_app
 from gpt2fast.serving.logs import JsonFormatter
+from support.processes import imported_by
 
 KEYS = ("sk-first", "sk-second-and-longer")
 
@@ -127,3 +128,34 @@ def test_a_request_is_one_line_of_the_log_without_its_text(
     assert good["client"] == "testclient"
     assert bad["status"] == 400
     assert bad["error"].startswith("unknown field")
+
+
+def test_other_keys_prefixes_are_not_reused_where_that_is_asked_for(model: GPT2) -> None:
+    prompt = "A prompt that nobody has given before, and of some length. " * 4
+
+    def cached(settings: Settings) -> list[int]:
+        client = TestClient(create_app(model, settings))
+        answers = [
+            client.post(
+                "/v1/completions",
+                json={"prompt": prompt, "max_tokens": 1, "temperature": 0},
+                headers={"authorization": f"Bearer {key}"},
+            ).json()
+            for key in KEYS
+        ]
+        assert answers[0]["choices"] == answers[1]["choices"]
+        return [answer["usage"]["prompt_tokens_details"]["cached_tokens"] for answer in answers]
+
+    model.clear_prefix_cache()
+    assert cached(Settings(api_keys=KEYS, prefix_cache_scope="key")) == [0, 0]
+    model.clear_prefix_cache()
+    first, second = cached(Settings(api_keys=KEYS))
+    assert first == 0
+    assert second > 0
+
+
+def test_settings_need_none_of_the_packages_of_the_service() -> None:
+    heavy = {"starlette", "uvicorn", "pydantic", "prometheus_client", "orjson", "jinja2", "numpy"}
+    assert not heavy & imported_by(
+        "import gpt2fast; from gpt2fast.serving import Limits, Settings; Settings()"
+    )

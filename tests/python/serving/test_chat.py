@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -125,6 +128,54 @@ def test_tokens_of_a_conversation(chat: httpx.Client, model: GPT2) -> None:
     answer = chat.post("/tokenize", json={"messages": MESSAGES}).json()
     assert answer["tokens"] == turns(model, SAID)
     assert chat.get("/tokenizer_info").json()["chat_template"] == DIALOGPT
+
+
+class TestOwnTemplate:
+    """A template that came with the checkpoint."""
+
+    def served(self, folder: Path, embedded_dir: Path, **files: Any) -> Any:
+        from starlette.testclient import TestClient
+
+        checkpoint = folder / f"checkpoint{len(list(folder.iterdir()))}"
+        shutil.copytree(embedded_dir, checkpoint)
+        for name, text in files.items():
+            (checkpoint / name.replace("__", ".")).write_text(text, "utf-8")
+        return TestClient(create_app(GPT2.from_pretrained(checkpoint, threads=1)))
+
+    def test_it_survives_the_conversion(self, tmp_path: Path, embedded_dir: Path, model: GPT2) -> None:
+        config = json.dumps({"chat_template": DIALOGPT, "model_max_length": 1024})
+        client = self.served(tmp_path, embedded_dir, tokenizer_config__json=config)
+        assert client.post("/tokenize", json={"messages": MESSAGES}).json()["tokens"] == turns(model, SAID)
+        several = [
+            {"name": "tools", "template": "a"},
+            {"name": "default", "template": "Said: {{ messages|length }}"},
+        ]
+        client = self.served(
+            tmp_path, embedded_dir, tokenizer_config__json=json.dumps({"chat_template": several})
+        )
+        answer = client.post("/tokenize", json={"messages": MESSAGES})
+        assert answer.json()["tokens"] == model.tokenizer.encode("Said: 3")
+        client = self.served(
+            tmp_path, embedded_dir, tokenizer_config__json=config, chat_template__jinja="Another"
+        )
+        answer = client.post("/tokenize", json={"messages": MESSAGES})
+        assert answer.json()["tokens"] == model.tokenizer.encode("Another")
+
+    @pytest.mark.parametrize(
+        "files",
+        [
+            {"tokenizer_config__json": "{"},
+            {"tokenizer_config__json": '{"chat_template": 7}'},
+            {"tokenizer_config__json": '{"chat_template": [1, {"name": "tools", "template": "a"}]}'},
+            {"chat_template__jinja": "{% for %}"},
+        ],
+    )
+    def test_a_broken_one_leaves_completions(
+        self, tmp_path: Path, embedded_dir: Path, files: dict[str, str]
+    ) -> None:
+        client = self.served(tmp_path, embedded_dir, **files)
+        assert ask(client, 400)["error"]["code"] == "no_chat_template"
+        assert client.post("/v1/completions", json={"max_tokens": 1}).status_code == 200
 
 
 class TestJinja:

@@ -53,7 +53,7 @@ BOTH = ["/v1/completions", "/v1/chat/completions", "/v1/embeddings", "/v1/score"
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "is missing"),
         ({"response_format": {"type": "json_object"}, "regex": "a"}, "response_format", "contradicts regex"),
         ({"regex": "a", "choices": ["b"]}, "regex", "regex contradicts choices"),
-        ({"overflow": "slide", "max_tokens": 1 << 21}, "max_tokens", "1048576 tokens together"),
+        ({"overflow": "slide", "max_tokens": 1 << 21}, "max_tokens", "262144 tokens together"),
         ({"priority": 1}, "priority", "priority must be at most 0 on this server, got 1"),
         ({"echo": "yes"}, "echo", "echo: input should be a valid boolean"),
     ],

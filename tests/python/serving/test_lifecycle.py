@@ -20,7 +20,7 @@ from support.live_server import DEADLINE, LiveServer, events, live_server
 
 PATH = "/v1/completions"
 #: Goes on until it is ended.
-ENDLESS = {"prompt": "Once", "max_tokens": 500_000, "overflow": "slide", "eos_token_id": [], "seed": 1}
+ENDLESS = {"prompt": "Once", "max_tokens": 80_000, "overflow": "slide", "eos_token_id": [], "seed": 1}
 
 
 @pytest.fixture
@@ -180,6 +180,23 @@ class TestSlowAndStrange:
             answer = self.talk(live, head + b"Content-Length: 100\r\n\r\n{")
             assert answer.startswith(b"HTTP/1.1 408")
             assert b"did not arrive within 0.1 seconds" in answer
+
+    def test_bodies_that_arrive_at_once_are_bounded(self, model: GPT2) -> None:
+        limits = Limits(body_bytes=1000)
+        with live_server(model, Settings(limits=limits)) as live:
+            head = b"POST /tokenize HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+            begun = head + b"Content-Length: 1000\r\n\r\n" + b" " * 990
+            connections = [socket.create_connection(("127.0.0.1", live.port)) for _ in range(64)]
+            for connection in connections:
+                connection.sendall(begun)
+            body = {"prompt": "a" * 900}
+            while (refused := httpx.post(f"{live.url}/tokenize", json=body)).status_code == 200:
+                pass  # not all have arrived
+            assert refused.status_code == 429
+            for connection in connections:
+                connection.close()
+            while httpx.post(f"{live.url}/tokenize", json=body).status_code == 429:
+                pass  # not all are known to be gone
 
     @pytest.mark.parametrize("count", [1, 1000])
     def test_giant_headers(self, live: LiveServer, count: int) -> None:
