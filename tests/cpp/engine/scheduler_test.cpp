@@ -140,6 +140,54 @@ TEST(an_interrupt_leaves_the_call_to_be_settled) {
   CHECK_EQ(loop.scheduler.stats().slots_used, 0);
 }
 
+TEST(a_text_that_cannot_be_admitted_ends_its_call) {
+  Loop loop(2, 8);
+  const auto cold = length(3);
+  cold->sampling.temperature = 0;  // which is found out when it gets its slot
+  for (int i = 0; i < 3; ++i) {
+    const auto call = loop.submit(loop.text(range(0, 3), cold));
+    loop.finish(*call);
+    CHECK_THROWS(call->mailbox.rethrow(), std::invalid_argument);
+    CHECK_EQ(loop.scheduler.stats().slots_used, 0);
+  }
+}
+
+TEST(clearing_the_cache_does_not_wait_for_texts_that_run) {
+  Loop loop(2, 8);
+  std::shared_ptr<Call> first;
+  std::shared_ptr<Call> second;
+  std::atomic<int64_t> steps = 0;
+  loop.model.on_step = [&](auto) {
+    if (++steps < 1'000'000) return;
+    first->cancel();
+    second->cancel();
+  };
+  first = loop.submit(loop.text(range(0, 3), endless()));
+  second = loop.submit(loop.text(range(5, 3), endless()), false);
+  loop.scheduler.clear_prefix_cache();
+  CHECK(steps < 1'000'000);
+  first->cancel();
+  second->cancel();
+  loop.scheduler.wake();
+  loop.finish(*first);
+  loop.finish(*second);
+}
+
+TEST(clearing_the_cache_holds_up_no_call) {
+  Loop loop(2, 8);
+  std::atomic<bool> cleared = false;
+  std::thread clearer([&] {
+    for (int i = 0; i < 5000; ++i) loop.scheduler.clear_prefix_cache();
+    cleared = true;
+  });
+  while (!cleared) {
+    const auto call = loop.submit(loop.text(range(0, 3), 40));
+    loop.finish(*call);
+    CHECK(result_of(*call).tokens == FakeModel::greedy(range(0, 3), 40));
+  }
+  clearer.join();
+}
+
 // Forbids every token but one, and counts its calls.
 class OnlyToken final : public ChoiceHook {
  public:
