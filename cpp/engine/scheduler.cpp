@@ -226,7 +226,7 @@ void Scheduler::plan() {
   for (Entry& entry : live_) {
     if (entry.pending < 0 || !entry.participant->decodes()) continue;
     kept_back -= entry.participant->slots_needed();
-    plan_entry(entry, runner_.max_tokens() - plan_.tokens() - of_prompts, kept_back);
+    plan_entry(entry, runner_.max_tokens() - plan_.tokens() - of_prompts - kept_back, kept_back);
     streaming = streaming || entry.call->streamed;
   }
   decoded_tokens_ = plan_.tokens();

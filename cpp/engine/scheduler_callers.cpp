@@ -121,6 +121,9 @@ void Scheduler::clear_prefix_cache() {
   lock.unlock();
   clear_if_wanted();
   stop_driving();
+  // A caller that waits alone may have found the loop taken.
+  lock.lock();
+  if (is_lone_locked()) active_.front()->mailbox.nudge();
 }
 
 // Whether there is one call, and its own thread runs the loop.

@@ -211,6 +211,58 @@ ORT_TEST(cancelling_ends_what_runs) {
   CHECK_EQ(engine->stats().cancelled, int64_t{2});
 }
 
+ORT_TEST(a_call_that_nobody_holds_any_more_gives_its_slot_back) {
+  const LoadedEngine engine;
+  {
+    const auto call = engine.start({{1}, {2}}, endless(), true);
+    CHECK(!call->next({}).empty());
+    CHECK_EQ(engine->stats().running, int64_t{2});
+  }
+  CHECK_EQ(engine->stats().running, int64_t{0});
+  CHECK_EQ(engine->stats().slots_used, int64_t{0});
+}
+
+// Closes the engine before the choice of a token.
+class Closing final : public ChoiceHook {
+ public:
+  explicit Closing(std::shared_ptr<Engine> engine) : engine_(std::move(engine)) {}
+  const uint32_t* allowed_tokens(const TokenHistory&, int64_t) override {
+    engine_->close();
+    return nullptr;
+  }
+  void process_scores(const TokenHistory&, std::span<float>) override {}
+  bool is_complete(const TokenHistory&) override { return false; }
+
+ private:
+  std::shared_ptr<Engine> engine_;
+};
+
+ORT_TEST(host_code_that_the_engine_runs_cannot_close_it) {
+  const LoadedEngine engine;
+  std::vector<Request> requests{
+      {.prompt = {1, 2}, .seed = 0, .hook = std::make_shared<Closing>(engine.get())}};
+  const auto call =
+      engine->generate(std::move(requests), std::make_shared<const GenerationOptions>(length(5)), {});
+  CHECK_THROWS(call->wait({}), std::runtime_error);
+  const InterruptCheck closing = [&] {
+    engine->close();
+    return false;
+  };
+  CHECK_THROWS(engine.result({1, 2}, endless(), closing), std::runtime_error);
+  CHECK_EQ(engine.generate({1, 2}, length(5)).size(), size_t{5});
+}
+
+ORT_TEST(a_closed_engine_says_so) {
+  const LoadedEngine engine;
+  const auto call = engine.start({{1}}, endless(), true);
+  call->next({});
+  engine->close();
+  CHECK_THROWS(call->wait({}), ClosedError);
+  CHECK_THROWS(engine.generate({1}, length(5)), ClosedError);
+  CHECK_THROWS(engine->stats(), ClosedError);
+  engine->close();
+}
+
 ORT_TEST(an_interrupt_goes_up_and_the_engine_lives_on) {
   const LoadedEngine engine;
   const Tokens expected = engine.generate({1, 2}, length(30));

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <functional>
 #include <set>
 #include <stdexcept>
 #include <vector>
@@ -29,7 +30,11 @@ class FakeModel final : public StepRunner {
   int64_t max_tokens() const override { return max_tokens_; }
   int64_t max_logits_rows() const override { return max_rows_; }
 
+  // Called when a step begins, on the thread that makes it.
+  std::function<void(std::span<const StepPart> parts)> on_step;
+
   void step(std::span<const StepPart> parts, const StopCheck& stop) override {
+    if (on_step) on_step(parts);
     if (stop()) throw Interrupted();
     if (fail_next_) {
       fail_next_ = false;
@@ -37,6 +42,7 @@ class FakeModel final : public StepRunner {
     }
     check(parts);
     logits_.clear();
+    hidden_.clear();
     for (const StepPart& part : parts) run(part);
     rows_ = static_cast<int64_t>(logits_.size()) / kVocabulary;
     ++steps_;
@@ -47,7 +53,9 @@ class FakeModel final : public StepRunner {
     return std::span(logits_).subspan(static_cast<size_t>(row * kVocabulary), kVocabulary);
   }
   std::span<const float> maxima(int64_t) const override { return {}; }
-  std::span<const float> hidden(int64_t) const override { return {}; }
+  std::span<const float> hidden(int64_t row) const override {
+    return {&hidden_.at(static_cast<size_t>(row)), 1};
+  }
 
   // The scores after a whole text.
   static std::vector<float> scores_after(std::span<const int32_t> text) {
@@ -62,6 +70,8 @@ class FakeModel final : public StepRunner {
     }
     return scores;
   }
+  // The hidden state of a text's last token.
+  static float hidden_after(std::span<const int32_t> text) { return scores_after(text)[0]; }
   // The text that greedy decoding gives.
   static std::vector<int32_t> greedy(std::vector<int32_t> text, int64_t count) {
     const auto prompt = static_cast<std::ptrdiff_t>(text.size());
@@ -85,8 +95,14 @@ class FakeModel final : public StepRunner {
       if (!slots.insert(part.slot).second) throw std::logic_error("two parts of a step have one slot");
       if (part.slot < 0 || part.slot >= cache_.slots()) throw std::logic_error("there is no such slot");
       const auto count = static_cast<int64_t>(part.tokens.size());
-      if (count == 0 || part.cached_length + count > positions_)
+      if (count == 0 || part.cached_length < 0 || part.cached_length + count > positions_) {
         throw std::logic_error("a part does not fit");
+      }
+      int32_t last = -1;
+      for (const int32_t index : part.wanted) {
+        if (index <= last || index >= count) throw std::logic_error("rows are wanted that there are not");
+        last = index;
+      }
       tokens += count;
       rows += static_cast<int64_t>(part.wanted.size());
     }
@@ -98,15 +114,19 @@ class FakeModel final : public StepRunner {
     std::vector<float> keys(part.tokens.begin(), part.tokens.end());
     const auto count = static_cast<int64_t>(keys.size());
     cache_.write(0, part.slot, part.cached_length, count, keys.data(), keys.data());
-    if (part.wanted.empty()) return;
+    if (part.wanted.empty() && !part.all_hidden) return;
     keys.resize(static_cast<size_t>(part.cached_length + count));
     std::vector<float> values(keys.size());
     cache_.read(0, part.slot, 0, part.cached_length + count, keys.data(), values.data());
     const std::vector<int32_t> text(keys.begin(), keys.end());
+    const auto until = [&](int64_t index) {
+      return std::span(text).first(static_cast<size_t>(part.cached_length + index + 1));
+    };
+    for (int64_t i = 0; i < count && part.all_hidden; ++i) hidden_.push_back(hidden_after(until(i)));
     for (const int32_t index : part.wanted) {
-      const auto length = static_cast<size_t>(part.cached_length + index + 1);
-      const std::vector<float> scores = scores_after(std::span(text).first(length));
+      const std::vector<float> scores = scores_after(until(index));
       logits_.insert(logits_.end(), scores.begin(), scores.end());
+      if (!part.all_hidden) hidden_.push_back(hidden_after(until(index)));
     }
   }
 
@@ -115,6 +135,7 @@ class FakeModel final : public StepRunner {
   const int64_t max_tokens_;
   const int64_t max_rows_;
   std::vector<float> logits_;
+  std::vector<float> hidden_;
   int64_t rows_ = 0;
   int64_t steps_ = 0;
   int64_t largest_step_ = 0;

@@ -1,0 +1,116 @@
+// A search with beams over slots: the hypotheses are those of the same search without slots.
+#include "engine/beam_generation.h"
+
+#include <stdexcept>
+#include <vector>
+
+#include "support/by_hand.h"
+#include "support/testing.h"
+
+namespace gpt2fast {
+namespace {
+
+using namespace testing;
+
+std::shared_ptr<GenerationOptions> beams(int32_t num_beams, int64_t max_new_tokens) {
+  auto options = length(max_new_tokens);
+  options->num_beams = num_beams;
+  options->num_return_sequences = num_beams;
+  return options;
+}
+
+BeamGeneration made(const ByHand& engine, Tokens prompt, std::shared_ptr<const GenerationOptions> options) {
+  return {Request{std::move(prompt), 0, nullptr}, std::move(options), engine.options};
+}
+
+TEST(beams_in_slots_find_what_the_search_alone_finds) {
+  const Tokens prompt = range(2, 11);
+  for (const int64_t room : {8, 4}) {
+    for (const int32_t width : {1, 2, 4}) {
+      const auto options = beams(width, 9);
+      options->length_penalty = 0.5;
+      options->sampling.repetition_penalty = 1.5f;
+      options->stop.eos_token_ids = {3, 4};
+      ByHand engine;
+      BeamGeneration search = made(engine, prompt, options);
+      CHECK_EQ(search.slots_needed(), width);
+      CHECK(engine.admit(search) == Admitted::kYes);
+      CHECK_EQ(engine.slots.free(), 4 - width);
+      while (!search.done()) CHECK(engine.step(search, room) > 0);
+      engine.release(search);
+      CHECK_EQ(engine.slots.free(), 4);
+      const auto hypotheses = expected_beams(prompt, *options);
+      const std::vector<TextResult> results = search.results();
+      CHECK_EQ(results.size(), hypotheses.size());
+      for (size_t i = 0; i < results.size(); ++i) {
+        CHECK(results[i].tokens == hypotheses[i].tokens);
+        CHECK_EQ(results[i].score, hypotheses[i].score);
+        CHECK(results[i].finish_reason == (hypotheses[i].ended ? FinishReason::kEos : FinishReason::kLength));
+      }
+    }
+  }
+}
+
+TEST(one_beam_is_greedy) {
+  ByHand engine;
+  BeamGeneration search = made(engine, range(2, 3), beams(1, 20));
+  engine.admit(search);
+  engine.run(search);
+  CHECK(search.results()[0].tokens == FakeModel::greedy(range(2, 3), 20));
+}
+
+TEST(the_prompt_is_read_once_and_cut_to_the_room) {
+  ByHand engine;
+  BeamGeneration search = made(engine, range(0, 10), beams(3, 5));
+  engine.admit(search);
+  CHECK(!search.decodes());
+  CHECK_EQ(search.pending(), 10);
+  CHECK_EQ(engine.step(search, 6), 6);
+  CHECK_EQ(search.pending(), 4);
+  CHECK_EQ(engine.step(search, 6), 4);
+  CHECK(search.decodes());
+  CHECK_EQ(search.pending(), 1);
+  CHECK_EQ(engine.step(search, 2), 0);  // all beams or none
+  CHECK_EQ(engine.step(search, 3), 3);
+}
+
+TEST(all_slots_are_had_at_once) {
+  ByHand engine;
+  const int64_t taken = engine.slots.acquire({}, false).slot;
+  BeamGeneration search = made(engine, range(0, 3), beams(4, 5));
+  CHECK(engine.admit(search) == Admitted::kNoSlot);
+  CHECK(!search.has_slot());
+  CHECK_EQ(engine.slots.free(), 3);
+  engine.slots.release(taken, {});
+  CHECK(engine.admit(search) == Admitted::kYes);
+  CHECK(search.has_slot());
+}
+
+TEST(an_ended_search_gives_its_live_beams) {
+  ByHand engine;
+  BeamGeneration search = made(engine, range(0, 3), beams(2, 9));
+  engine.admit(search);
+  engine.step(search);
+  engine.step(search);
+  search.end(FinishReason::kCancelled);
+  CHECK(search.done());
+  for (const TextResult& one : search.results()) {
+    CHECK_EQ(one.tokens.size(), size_t{2});
+    CHECK(one.finish_reason == FinishReason::kCancelled);
+  }
+}
+
+TEST(bad_requests_are_refused) {
+  const ByHand engine;
+  CHECK_THROWS(made(engine, {}, beams(2, 5)), std::invalid_argument);
+  CHECK_THROWS(made(engine, {24}, beams(2, 5)), std::invalid_argument);
+  CHECK_THROWS(made(engine, {1}, beams(2, 0)), std::invalid_argument);
+  CHECK_THROWS(made(engine, range(0, 40), beams(2, 9)), std::invalid_argument);
+  CHECK_THROWS(made(engine, {1}, beams(5, 5)), std::invalid_argument);
+  const auto many = beams(2, 5);
+  many->num_return_sequences = 3;
+  CHECK_THROWS(made(engine, {1}, many), std::invalid_argument);
+}
+
+}  // namespace
+}  // namespace gpt2fast

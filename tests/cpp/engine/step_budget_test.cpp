@@ -1,0 +1,70 @@
+// How much of a prompt a step may take, by the times that steps have taken.
+#include "engine/step_budget.h"
+
+#include "support/testing.h"
+
+namespace gpt2fast {
+namespace {
+
+TEST(some_tokens_are_read_while_no_times_are_known) {
+  CHECK_EQ(StepBudget(128, 2.0).prompt_tokens(4), 16);
+  CHECK_EQ(StepBudget(8, 2.0).prompt_tokens(4), 8);
+  StepBudget half(128, 2.0);
+  half.observe(4, 0, 1.0);
+  CHECK_EQ(half.prompt_tokens(4), 16);
+}
+
+TEST(prompts_lengthen_a_step_by_the_slowdown) {
+  for (const auto& [slowdown, tokens] : {std::pair(2.0, 16), std::pair(1.5, 8), std::pair(3.0, 32)}) {
+    StepBudget budget(128, slowdown);
+    budget.observe(4, 0, 1.0);
+    budget.observe(0, 32, 2.0);  // 1 / 16 s a token
+    CHECK_EQ(budget.prompt_tokens(4), tokens);
+  }
+}
+
+TEST(one_token_at_least_and_a_whole_step_at_most) {
+  StepBudget none(128, 1.0);
+  none.observe(4, 0, 1.0);
+  none.observe(0, 32, 2.0);
+  CHECK_EQ(none.prompt_tokens(4), 1);
+  StepBudget endless(128, 1e9);
+  endless.observe(4, 0, 1.0);
+  endless.observe(0, 32, 2.0);
+  CHECK_EQ(endless.prompt_tokens(4), 128);
+}
+
+TEST(a_mixed_step_tells_what_its_prompt_tokens_took) {
+  StepBudget budget(128, 2.0);
+  budget.observe(4, 8, 9.0);  // of no use as long as nothing is known of decoding alone
+  CHECK_EQ(budget.prompt_tokens(4), 16);
+  budget.observe(4, 0, 1.0);
+  CHECK_EQ(budget.prompt_tokens(4), 16);
+  budget.observe(4, 8, 1.5);  // half a second for 8 tokens
+  CHECK_EQ(budget.prompt_tokens(4), 16);
+  budget.observe(4, 8, 1.0);  // as fast as without: one of about ten measurements
+  CHECK_EQ(budget.prompt_tokens(4), 17);
+}
+
+TEST(the_nearest_number_of_texts_counts) {
+  StepBudget budget(128, 2.0);
+  budget.observe(0, 32, 2.0);
+  budget.observe(2, 0, 0.5);
+  budget.observe(10, 0, 2.0);
+  CHECK_EQ(budget.prompt_tokens(1), 8);
+  CHECK_EQ(budget.prompt_tokens(5), 8);
+  CHECK_EQ(budget.prompt_tokens(7), 32);
+  CHECK_EQ(budget.prompt_tokens(500), 32);
+}
+
+TEST(times_are_running_means) {
+  StepBudget budget(1000, 2.0);
+  budget.observe(0, 1, 0.0625);
+  budget.observe(1, 0, 1.0);
+  CHECK_EQ(budget.prompt_tokens(1), 16);
+  budget.observe(1, 0, 11.0);  // 1 + (11 - 1) / 10
+  CHECK_EQ(budget.prompt_tokens(1), 32);
+}
+
+}  // namespace
+}  // namespace gpt2fast
