@@ -59,7 +59,7 @@ def sanitize(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """Run the documentation's Python blocks and check the files that it names."""
-    session.install(".[test]")
+    session.install(".[server,test]")
     session.run("python", "-m", "pytest", "tests/python/test_docs.py", *session.posargs)
 
 

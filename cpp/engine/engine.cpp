@@ -37,7 +37,12 @@ class Handle {
       new std::shared_ptr<Call>(std::move(call_));
       return;
     }
-    cancel();
+    // Where its own thread would have run the loop, nobody else may come to end it.
+    if (call_->attended) {
+      close();
+    } else {
+      cancel();
+    }
   }
   Handle(const Handle&) = delete;
   Handle& operator=(const Handle&) = delete;

@@ -134,14 +134,15 @@ Readiness LiveSequence::readiness() {
   if (!streamed_) return Readiness::kReady;
   // Once paused it goes on when half has been read: a text that lost its slot is not computed anew for every
   // token that its reader takes.
-  const int64_t unread = unread_tokens_.load(std::memory_order_acquire);
   const int64_t limit = paused_ ? options_.read_ahead / 2 : options_.read_ahead;
-  paused_ = unread > limit;
+  // It says that it pauses before it looks: a reader that takes tokens meanwhile sees that it has to wake it.
+  paused_ = true;
+  paused_ = unread_tokens_ > limit;
   return paused_ ? Readiness::kPaused : Readiness::kReady;
 }
 
 bool LiveSequence::took(int64_t tokens) {
-  unread_tokens_.fetch_sub(tokens, std::memory_order_acq_rel);
+  unread_tokens_ -= tokens;
   return paused_;
 }
 
@@ -304,7 +305,7 @@ bool LiveSequence::report(Mailbox& mailbox, int64_t index) {
   const std::span<const int32_t> fresh = output().subspan(reported_tokens_);
   if (fresh.empty() && (!finished() || reported_end_)) return false;
   reported_end_ = finished();
-  unread_tokens_.fetch_add(static_cast<int64_t>(fresh.size()), std::memory_order_acq_rel);
+  unread_tokens_ += static_cast<int64_t>(fresh.size());
   Mailbox::Report report;
   report.index = index;
   report.tokens = fresh;

@@ -124,9 +124,11 @@ uint64_t Mailbox::nudges() const {
   return nudges_;
 }
 
-void Mailbox::wait_until(Clock::time_point time, uint64_t seen) {
+void Mailbox::wait_until(Clock::time_point time, bool or_progress, uint64_t seen) {
   std::unique_lock lock(mutex_);
-  const auto woken = [&] { return !reports_.empty() || !hooks_.empty() || finished_ || nudges_ != seen; };
+  const auto woken = [&] {
+    return (or_progress && !reports_.empty()) || !hooks_.empty() || finished_ || nudges_ != seen;
+  };
   if (time == kNever) {
     changed_.wait(lock, woken);
   } else {

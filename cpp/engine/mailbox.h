@@ -64,8 +64,9 @@ class Mailbox {
   // Rethrows what went wrong, if anything did.
   void rethrow() const;
   bool has_progress() const;
-  // Blocks until something is there, or nudge() was called since `seen`, or the time (kNever: any) is over.
-  void wait_until(Clock::time_point time, uint64_t seen);
+  // Blocks until there is a hook to run, everything is done or, with `or_progress`, there is something to
+  // take; or until nudge() has been called since `seen`, or the time (kNever: any) is over.
+  void wait_until(Clock::time_point time, bool or_progress, uint64_t seen);
   // Counts nudges; read before deciding to wait.
   uint64_t nudges() const;
 

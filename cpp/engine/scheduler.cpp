@@ -22,6 +22,7 @@ constexpr int64_t kSpareTokens = 16;
 
 bool Scheduler::turn(InterruptGuard* guard) {
   changed_ = false;
+  clear_if_wanted();
   take_incoming();
   retire();
   admit();
@@ -32,6 +33,16 @@ bool Scheduler::turn(InterruptGuard* guard) {
   retire();
   deliver();
   return true;
+}
+
+void Scheduler::clear_if_wanted() {
+  if (!clear_wanted_) return;
+  slots_.clear_idle();
+  {
+    const std::lock_guard lock(mutex_);
+    clear_wanted_ = false;
+  }
+  driver_changed_.notify_all();
 }
 
 void Scheduler::take_incoming() {
@@ -139,6 +150,7 @@ void Scheduler::admit() {
         admitted = entry.participant->admit(admission);
       } catch (...) {
         entry.call->fail(std::current_exception());
+        look_at_waiting_ = true;  // it ends at the next turn, and gives back what it has taken
         changed_ = true;
         ++i;
         continue;
@@ -154,6 +166,7 @@ void Scheduler::admit() {
       continue;
     }
     if (!std::exchange(entry.had_slot, true)) counters_.waiting.add(-1);
+    entry.served = served_;  // behind those that have waited for longer
     holders_.push_back(entry.participant);
     live_.push_back(entry);
     waiting_.erase(waiting_.begin() + static_cast<std::ptrdiff_t>(i));
@@ -206,11 +219,14 @@ void Scheduler::plan() {
       prompts_.push_back(&entry);
     }
   }
+  // Drafts leave some of the step to prompts.
+  const int64_t of_prompts =
+      prompts_.empty() ? 0 : std::min(runner_.max_tokens() / 2, runner_.max_tokens() - kept_back);
   bool streaming = false;
   for (Entry& entry : live_) {
     if (entry.pending < 0 || !entry.participant->decodes()) continue;
     kept_back -= entry.participant->slots_needed();
-    plan_entry(entry, runner_.max_tokens(), kept_back);
+    plan_entry(entry, runner_.max_tokens() - plan_.tokens() - of_prompts, kept_back);
     streaming = streaming || entry.call->streamed;
   }
   decoded_tokens_ = plan_.tokens();

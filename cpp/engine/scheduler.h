@@ -71,6 +71,7 @@ class Scheduler {
   // One turn of the loop. Returns whether anything was done. Throws Interrupted when `guard` (null: nobody)
   // says so.
   bool turn(InterruptGuard* guard);
+  void clear_if_wanted();
   void take_incoming();
   void retire();
   bool retire_entry(const Entry& entry, bool live);
@@ -135,6 +136,7 @@ class Scheduler {
   bool driving_ = false;                       // whether a thread makes a turn
   bool woken_ = false;
   bool closed_ = false;
+  std::atomic<bool> clear_wanted_ = false;  // of the prefix cache
   int64_t lone_turns_ = 0;  // that the loop's thread has made for a caller who could make them itself
   std::thread loop_;
   // Whether a waiting text may have been cancelled: the loop looks at those only then.

@@ -87,16 +87,16 @@ void Scheduler::wait(Call& call, bool or_progress, const InterruptCheck& interru
       bool advanced = false;
       try {
         advanced = turn(&guard);
+        if (!advanced) until = next_deadline_;
       } catch (...) {
         stop_driving();
         throw;
       }
       stop_driving();
       if (advanced) continue;
-      until = next_deadline_;
     }
     if (interrupted) until = std::min(until, Clock::now() + kInterruptInterval);
-    call.mailbox.wait_until(until, seen);
+    call.mailbox.wait_until(until, or_progress, seen);
   }
 }
 
@@ -112,12 +112,14 @@ void Scheduler::wake() {
 
 void Scheduler::clear_prefix_cache() {
   HostCode::refuse(this);
-  {
-    std::unique_lock lock(mutex_);
-    driver_changed_.wait(lock, [this] { return !driving_; });
-    driving_ = true;
-  }
-  slots_.clear_idle();
+  // Whoever drives does it at the next turn; it need not stop driving for that.
+  std::unique_lock lock(mutex_);
+  clear_wanted_ = true;
+  driver_changed_.wait(lock, [this] { return !driving_ || !clear_wanted_; });
+  if (!clear_wanted_) return;
+  driving_ = true;
+  lock.unlock();
+  clear_if_wanted();
   stop_driving();
 }
 

@@ -19,3 +19,7 @@ def __getattr__(name: str) -> Any:
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'gpt2fast.serving' has no attribute {name!r}")
     return getattr(import_module(f"gpt2fast.serving.{_MODULE_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,5 +1,4 @@
-// The engine over a small random model: no allocation in the decode loop, slots, cancelling, drafts,
-// prefixes.
+// The engine over a small random model: results, reports, ends, cancelling, drafts, prefixes, errors.
 #include "gpt2fast/engine.h"
 
 #include <algorithm>
@@ -9,124 +8,14 @@
 #include <thread>
 #include <vector>
 
-#include "engine/live_sequence.h"
-#include "engine/scheduler.h"
 #include "engine/stepper.h"
-#include "gpt2fast/weights.h"
-#include "support/counted_allocations.h"
 #include "support/ort_testing.h"
+#include "support/small_model.h"
 
 namespace gpt2fast {
 namespace {
 
-using testing::Model;
-using testing::Node;
-using testing::ramp;
-
-constexpr int64_t kLayers = 2;
-constexpr int64_t kHeads = 2;
-constexpr int64_t kHeadDim = 8;
-constexpr int64_t kWidth = kHeads * kHeadDim;
-constexpr int64_t kInner = 24;
-constexpr int64_t kVocabulary = 40;
-constexpr int64_t kPositions = 64;
-
-// Adds a packed weight of reproducible values; returns its name.
-std::string packed(Model& model, const std::string& name, int64_t in_features, int64_t out_features,
-                   int seed) {
-  const std::vector<float> plain = ramp(static_cast<size_t>(in_features * out_features), seed);
-  std::vector<uint8_t> bytes(packed_weight_bytes(WeightFormat::kInt8, in_features, out_features));
-  pack_weight(WeightFormat::kInt8, plain.data(), out_features, 1, in_features, out_features, 1, bytes.data());
-  model.weight<uint8_t>(name, ElementType::kUInt8, {static_cast<int64_t>(bytes.size())}, bytes);
-  return name;
-}
-
-std::string vector(Model& model, const std::string& name, int64_t size, int seed) {
-  model.weight<float>(name, ElementType::kFloat32, {size}, ramp(static_cast<size_t>(size), seed));
-  return name;
-}
-
-Node linear(const std::vector<std::string>& inputs, const std::vector<std::string>& outputs,
-            int64_t in_features, int64_t out_features) {
-  return Node("Linear", inputs, outputs)
-      .set("in_features", in_features)
-      .set("out_features", out_features)
-      .set("format", int64_t{2})
-      .set("activation", int64_t{0})
-      .set("epsilon", 1e-5f);
-}
-
-void add_layer(Model& model, int64_t layer, const std::string& x, const std::string& y) {
-  const std::string p = "h" + std::to_string(layer) + ".";
-  const int seed = 10 * static_cast<int>(layer);
-  const std::string gamma = vector(model, p + "gamma", kWidth, seed + 1);
-  const std::string beta = vector(model, p + "beta", kWidth, seed + 2);
-  model.node(linear({x, packed(model, p + "qkv", kWidth, 3 * kWidth, seed + 3),
-                     vector(model, p + "qkv_bias", 3 * kWidth, seed + 4), gamma, beta},
-                    {p + "q"}, kWidth, 3 * kWidth));
-  std::vector<std::string> attended = {p + "q", "sequence_starts", "slots", "cached_lengths", "kv_cache"};
-  if (layer == kLayers - 1) attended.push_back("hidden_rows");
-  model.node(Node("CachedAttention", attended, p + "a")
-                 .set("layer", layer)
-                 .set("layers", kLayers)
-                 .set("heads", kHeads)
-                 .set("head_dim", kHeadDim)
-                 .set("positions", kPositions)
-                 .set("scale", 0.35f));
-  model.node(linear({p + "a", packed(model, p + "proj", kWidth, kWidth, seed + 5),
-                     vector(model, p + "proj_bias", kWidth, seed + 6), "", "", x},
-                    {p + "x"}, kWidth, kWidth));
-  model.node(linear({p + "x", packed(model, p + "fc", kWidth, kInner, seed + 7),
-                     vector(model, p + "fc_bias", kInner, seed + 8), gamma, beta},
-                    {p + "f"}, kWidth, kInner));
-  model.node(linear({p + "f", packed(model, p + "mlp", kInner, kWidth, seed + 9),
-                     vector(model, p + "mlp_bias", kWidth, seed + 1), "", "", p + "x"},
-                    {y}, kInner, kWidth));
-}
-
-Model small_model() {
-  Model model;
-  for (const char* name : {"input_ids", "positions", "sequence_starts", "slots", "cached_lengths",
-                           "hidden_rows", "logits_rows"}) {
-    model.input(name, ElementType::kInt32, {Model::kAny});
-  }
-  model.input("kv_cache", ElementType::kUInt8, {Model::kAny, 1, kLayers, kHeads, 2, Model::kAny});
-  const std::string table = packed(model, "table", kWidth, kVocabulary, 77);
-  model.weight<float>("wpe", ElementType::kFloat32, {kPositions, kWidth},
-                      ramp(static_cast<size_t>(kPositions * kWidth), 5));
-  model.node(Node("Embed", {"input_ids", "positions", table, "wpe"}, "x0")
-                 .set("width", kWidth)
-                 .set("vocabulary", kVocabulary)
-                 .set("format", int64_t{2}));
-  add_layer(model, 0, "x0", "x1");
-  add_layer(model, 1, "x1", "x2");
-  model.node(Node("Gather", {"x2", "hidden_rows"}, "kept", ""));
-  model.node(Node("LayerNorm",
-                  {"kept", vector(model, "ln_f.g", kWidth, 3), vector(model, "ln_f.b", kWidth, 4)}, "hidden")
-                 .set("epsilon", 1e-5f));
-  model.node(Node("Gather", {"hidden", "logits_rows"}, "rows", ""));
-  model.node(linear({"rows", table}, {"logits", "logits_maxima"}, kWidth, kVocabulary));
-  model.output("logits", ElementType::kFloat32, {Model::kAny, kVocabulary});
-  model.output("logits_maxima", ElementType::kFloat32, {Model::kAny, kMaximaLanes});  // of fewer than 256
-  model.output("hidden", ElementType::kFloat32, {Model::kAny, kWidth});
-  return model;
-}
-
-EngineOptions options_of(const testing::TemporaryFolder& folder, int64_t max_sequences = 4,
-                         int64_t max_step_tokens = 16) {
-  return {.model_path = folder.write("model.onnx", small_model().encoded()),
-          .n_layer = kLayers,
-          .n_head = kHeads,
-          .head_dim = kHeadDim,
-          .n_positions = kPositions,
-          .vocab_size = kVocabulary,
-          .cache_format = CacheFormat::kFloat32,
-          .threads = 1,
-          .max_sequences = max_sequences,
-          .max_step_tokens = max_step_tokens,
-          .prefix_cache_bytes = 1 << 20,
-          .with_host_lock = {}};
-}
+using namespace testing::small_model;
 
 using Tokens = std::vector<int32_t>;
 
@@ -180,17 +69,6 @@ GenerationOptions endless() {
   return options;
 }
 
-// Each token is one letter.
-std::shared_ptr<const TokenBytes> letters() {
-  std::string data;
-  std::vector<int32_t> offsets{0};
-  for (int32_t i = 0; i < kVocabulary; ++i) {
-    data.push_back(static_cast<char>('A' + i));
-    offsets.push_back(i + 1);
-  }
-  return std::make_shared<TokenBytes>(data, offsets, std::vector<int32_t>{});
-}
-
 std::string spelled(const Tokens& tokens) {
   std::string text;
   for (const int32_t token : tokens) text.push_back(static_cast<char>('A' + token));
@@ -201,92 +79,6 @@ Tokens long_prompt() {
   Tokens prompt;
   for (int32_t i = 0; i < 30; ++i) prompt.push_back((i * 7) % kVocabulary);
   return prompt;
-}
-
-// Notes how many allocations there have been when each step begins and ends.
-class CountedStepper final : public StepRunner {
- public:
-  explicit CountedStepper(const EngineOptions& options) : stepper_(options) { counts_.reserve(1000); }
-
-  KvCache& cache() override { return stepper_.cache(); }
-  int64_t max_tokens() const override { return stepper_.max_tokens(); }
-  int64_t max_logits_rows() const override { return stepper_.max_logits_rows(); }
-  void step(std::span<const StepPart> parts, const StopCheck& stop) override {
-    counts_.push_back(allocations());
-    stepper_.step(parts, stop);
-    counts_.push_back(allocations());
-  }
-  std::span<const float> logits(int64_t row) const override { return stepper_.logits(row); }
-  std::span<const float> maxima(int64_t row) const override { return stepper_.maxima(row); }
-  std::span<const float> hidden(int64_t row) const override { return stepper_.hidden(row); }
-
-  int64_t steps() const { return static_cast<int64_t>(counts_.size()) / 2; }
-  // Between the beginning of one step and the end of the last.
-  int64_t allocations_from(int64_t step) const {
-    return counts_.back() - counts_[2 * static_cast<size_t>(step)];
-  }
-
- private:
-  Stepper stepper_;
-  std::vector<int64_t> counts_;
-};
-
-GenerationOptions everything() {
-  GenerationOptions options = length(40);
-  options.sampling.do_sample = true;
-  options.sampling.top_k = 10;
-  options.sampling.top_p = 0.9;
-  options.sampling.repetition_penalty = 1.2f;
-  options.stop.stop_strings = {"never that"};
-  options.stop.token_bytes = letters();
-  options.logprobs = 3;
-  return options;
-}
-
-// What texts of 40 tokens allocate from their fourth step on: the first ones read the prompts and bind
-// buffers of their shapes.
-int64_t allocations_of(bool attended, bool streamed) {
-  const testing::TemporaryFolder folder;
-  EngineOptions options = options_of(folder);
-  options.read_ahead = 100;  // nobody reads along
-  CountedStepper stepper(options);
-  Scheduler scheduler(stepper, options);
-  const auto submit = [&](const GenerationOptions& generation, bool own_thread) {
-    const auto shared = std::make_shared<const GenerationOptions>(generation);
-    std::vector<std::unique_ptr<Participant>> texts;
-    for (const Tokens& prompt : {Tokens{1, 2, 3}, Tokens{4}}) {
-      texts.push_back(std::make_unique<LiveSequence>(Request{.prompt = prompt, .seed = 1, .hook = nullptr},
-                                                     shared, options, streamed, scheduler.waker()));
-    }
-    CallOptions call;
-    call.streamed = streamed;
-    auto made = std::make_shared<Call>(std::move(texts), call, own_thread);
-    scheduler.submit(made, true);
-    return made;
-  };
-  GenerationOptions sampled = everything();
-  if (streamed) sampled.logprobs = -1;  // of which the mailbox keeps no count beforehand
-  std::vector<std::shared_ptr<Call>> calls;
-  calls.reserve(2);
-  calls.push_back(submit(sampled, true));
-  // With a second call, which nobody attends, the scheduler's thread makes the steps of both.
-  if (!attended) calls.push_back(submit(length(40), false));
-  for (const auto& call : calls) {
-    while (!call->mailbox.finished()) scheduler.wait(*call, false, {});
-    for (const auto& text : call->participants) {
-      CHECK_EQ(static_cast<LiveSequence&>(*text).result().tokens.size(), size_t{40});
-    }
-  }
-  CHECK_EQ(stepper.steps(), int64_t{40});
-  CHECK(allocations() > 0);  // the count works
-  return stepper.allocations_from(3);
-}
-
-ORT_TEST(the_decode_loop_allocates_nothing) {
-  CHECK_EQ(allocations_of(true, false), int64_t{0});
-  CHECK_EQ(allocations_of(false, false), int64_t{0});
-  CHECK_EQ(allocations_of(true, true), int64_t{0});
-  CHECK_EQ(allocations_of(false, true), int64_t{0});
 }
 
 ORT_TEST(next_reports_each_token_once_and_how_it_ended) {
@@ -527,7 +319,7 @@ ORT_TEST(another_thread_cancels) {
   CHECK(!results[0][0].tokens.empty());
 }
 
-ORT_TEST(a_step_gives_the_largest_of_its_logits) {
+ORT_TEST(a_step_tells_the_largest_of_its_logits) {
   const testing::TemporaryFolder folder;
   Stepper stepper(options_of(folder));
   const std::vector<int32_t> tokens = {1, 2, 3}, wanted = {0, 2};

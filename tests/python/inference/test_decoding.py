@@ -206,7 +206,7 @@ def test_a_long_prefill_can_be_ended(tmp_path: Path, reason: str) -> None:
 
     def end(*_: Any) -> None:
         token.cancel()
-        while reason == "time" and time.monotonic() < started + 0.2:
+        while reason == "time" and time.monotonic() < started + 1.0:
             pass
 
     limit: dict[str, Any] = {"max_time": 0.2} if reason == "time" else {"cancel": token}

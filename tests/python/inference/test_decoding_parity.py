@@ -209,11 +209,11 @@ def random_options(rng: np.random.Generator, vocabulary: int) -> dict[str, Any]:
 def ours(
     logits: NDArray[np.float32], prompt: Any, output: Any, options: dict[str, Any]
 ) -> NDArray[np.float32]:
-    request = core.Request()
-    request.prompt = prompt.astype(np.int32)
+    request = core.Request(prompt.astype(np.int32))
+    shared = core.GenerationOptions()
     for name, value in options.items():
-        setattr(request, name, value)
-    return core.next_token_distribution(request, output.astype(np.int32), logits)
+        setattr(shared, name, value)
+    return core.next_token_distribution(request, shared, output.astype(np.int32), logits)
 
 
 def assert_equal_distributions(

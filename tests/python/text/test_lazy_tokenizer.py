@@ -242,7 +242,13 @@ def test_chunks_are_dataclasses_too() -> None:
     chunk = StreamChunk(unread(lambda: "part"), [1])
     assert chunk == StreamChunk(text="part", token_ids=[1], index=0, finish_reason=None)
     assert replace(chunk, index=2, finish_reason="stop") == whole
-    assert asdict(chunk) == {"text": "part", "token_ids": [1], "index": 0, "finish_reason": None}
+    assert asdict(chunk) == {
+        "text": "part",
+        "token_ids": [1],
+        "index": 0,
+        "finish_reason": None,
+        "logprobs": None,
+    }
     assert [field.name for field in fields(StreamChunk)] == list(vars(whole))
     with pytest.raises(FrozenInstanceError):
         chunk.index = 1  # type: ignore[misc]
@@ -309,13 +315,14 @@ def test_the_core_takes_only_int32_offsets() -> None:
 
 
 def test_the_core_needs_the_table_for_stop_strings_only(model: GPT2) -> None:
-    request = core.Request()
-    request.prompt = IDS
-    request.max_new_tokens = 3
-    run = model.loaded.engine.start([request])
-    run.finish()
-    assert run.safe_bytes(0) is None
-    assert len(run.token_ids(0)) == 3
-    request.stop_strings = [b"zzz"]
+    requests = [core.Request(IDS)]
+    options = core.GenerationOptions()
+    options.max_new_tokens = 3
+    call = model.loaded.engine.generate(requests, options)
+    call.wait()
+    (((token_ids, _, kept_bytes, *_),),) = call.results()
+    assert kept_bytes is None
+    assert len(token_ids) == 3
+    options.stop_strings = [b"zzz"]
     with pytest.raises(ValueError, match="stop_strings need token_bytes"):
-        model.loaded.engine.start([request])
+        model.loaded.engine.generate(requests, options)
