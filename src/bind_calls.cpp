@@ -12,7 +12,7 @@ py::object arrays_or_none(const Logprobs& values) {
   return as_arrays(values);
 }
 
-py::object as_tuples(std::vector<std::vector<TextResult>> results) {
+py::object as_tuples(const std::vector<std::vector<TextResult>>& results) {
   py::list all;
   for (const std::vector<TextResult>& of_request : results) {
     py::list texts;

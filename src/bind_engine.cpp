@@ -66,8 +66,9 @@ std::shared_ptr<Engine> make_engine(const std::string& model_path, int64_t n_lay
 
 std::unique_ptr<PythonGeneration> generate(Engine& engine,
                                            const std::vector<std::shared_ptr<Request>>& requests,
-                                           std::shared_ptr<GenerationOptions> options, int32_t priority,
-                                           double max_seconds, bool streamed, Queue queue, uint64_t key) {
+                                           const std::shared_ptr<GenerationOptions>& options,
+                                           int32_t priority, double max_seconds, bool streamed, Queue queue,
+                                           uint64_t key) {
   std::vector<Request> copies;
   copies.reserve(requests.size());
   for (const auto& request : requests) copies.push_back(*request);
@@ -76,7 +77,7 @@ std::unique_ptr<PythonGeneration> generate(Engine& engine,
   call.max_seconds = max_seconds;
   call.streamed = streamed;
   return std::make_unique<PythonGeneration>(
-      unlocked([&] { return engine.generate(std::move(copies), std::move(options), call); }));
+      unlocked([&] { return engine.generate(std::move(copies), options, call); }));
 }
 
 Past as_past(const Engine& engine, const PastArrays& arrays, int64_t batch) {
@@ -133,7 +134,8 @@ std::unique_ptr<PythonCall> forward(Engine& engine, const Sequences& sequences,
   const py::tuple results = py::make_tuple(py::cast(hidden), new_past);
   auto call = unlocked([&] { return engine.forward(request, call_options(std::move(queue), key)); });
   return std::make_unique<PythonCall>(
-      std::move(call), [results]() -> py::object { return results; },
+      std::move(call),
+      [results]() -> py::object { return results; },  // NOLINT(performance-no-automatic-move): called again
       py::make_tuple(sequences, past_arrays, results));
 }
 

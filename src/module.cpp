@@ -13,7 +13,7 @@ void set_error(const char* module, const char* type, const char* message) {
   PyErr_SetString(error.ptr(), message);
 }
 
-void translate(std::exception_ptr pointer) {
+void translate(std::exception_ptr pointer) {  // NOLINT(performance-unnecessary-value-param): pybind11's type
   try {
     if (pointer) std::rethrow_exception(pointer);
   } catch (const LibraryError& error) {

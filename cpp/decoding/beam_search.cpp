@@ -78,8 +78,7 @@ void BeamSearch::find_continuations(std::span<const float> log_probabilities) {
       const int32_t token = candidates_.id(i);
       const float score = row[static_cast<size_t>(token)] + beams_[beam].score;
       if (!std::isfinite(score)) continue;
-      const bool ended =
-          std::find(eos_token_ids_.begin(), eos_token_ids_.end(), token) != eos_token_ids_.end();
+      const bool ended = std::ranges::find(eos_token_ids_, token) != eos_token_ids_.end();
       continuations_.push_back({score, static_cast<int32_t>(beam), token, ended});
     }
   }
@@ -99,8 +98,8 @@ void BeamSearch::finish(const Beam& beam, const int32_t* token, float score, boo
   if (full()) finished_.pop_back();
   Hypothesis hypothesis{beam.tokens, score, ended};
   if (token != nullptr) hypothesis.tokens.push_back(*token);
-  const auto place = std::find_if(finished_.begin(), finished_.end(),
-                                  [score](const Hypothesis& other) { return other.score < score; });
+  const auto place =
+      std::ranges::find_if(finished_, [score](const Hypothesis& other) { return other.score < score; });
   finished_.insert(place, std::move(hypothesis));
 }
 

@@ -118,7 +118,7 @@ void Candidates::keep_typical(double typical_p) {
   // Tokens farther from the mean than the first have a weight of zero.
   constexpr std::array kBorders = {-256.0f, -16.0f, -8.0f, -4.0f, -2.0f, -1.0f, -0.5f, -0.25f};
   Borders borders;
-  std::transform(kBorders.begin(), kBorders.end(), borders.begin(), float_rank);
+  std::ranges::transform(kBorders, borders.begin(), float_rank);
   borders.back() = 1;
   const Cut cut = find_cut(keys, borders, typical_p * total);
   keep_at_least(keys, cut.key);

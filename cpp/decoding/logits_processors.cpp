@@ -167,7 +167,7 @@ std::unique_ptr<LogitsProcessor> make_bad_words(const std::vector<std::vector<in
   for (const auto& word : words) {
     if (word.empty()) throw std::invalid_argument("bad_words must not hold an empty sequence");
     for (int32_t token : word) require_token("bad_words", token, vocab_size);
-    const bool is_eos = std::find(eos_token_ids.begin(), eos_token_ids.end(), word[0]) != eos_token_ids.end();
+    const bool is_eos = std::ranges::find(eos_token_ids, word[0]) != eos_token_ids.end();
     if (word.size() > 1 || !is_eos) kept.emplace_back(word);
   }
   return kept.empty() ? nullptr : std::make_unique<BadWords>(std::move(kept));
@@ -209,7 +209,7 @@ void LogitsProcessors::apply(std::span<float> scores, const TokenHistory& histor
   }
   const size_t position = history.output.size();
   if (position < forced_prefix_.size()) {
-    std::fill(scores.begin(), scores.end(), kForbidden);
+    std::ranges::fill(scores, kForbidden);
     score_of(scores, forced_prefix_[position]) = 0;
   }
 }

@@ -9,7 +9,7 @@ namespace gpt2fast {
 
 TokenBytes::TokenBytes(std::string data, std::vector<int32_t> offsets, std::span<const int32_t> silent)
     : data_(std::move(data)), offsets_(std::move(offsets)) {
-  if (offsets_.empty() || offsets_.front() != 0 || !std::is_sorted(offsets_.begin(), offsets_.end()) ||
+  if (offsets_.empty() || offsets_.front() != 0 || !std::ranges::is_sorted(offsets_) ||
       static_cast<size_t>(offsets_.back()) != data_.size()) {
     throw std::invalid_argument("offsets must ascend from 0 to the number of bytes");
   }

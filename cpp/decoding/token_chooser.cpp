@@ -45,6 +45,17 @@ Extremum find_max(std::span<const float> scores, std::span<const float> maxima) 
   return found;
 }
 
+// The same; throws std::runtime_error when a score is NaN or infinite.
+Extremum find_best(std::span<const float> scores, std::span<const float> maxima,
+                   const TokenHistory& history) {
+  const Extremum best = find_max(scores, maxima);
+  if (!best.is_regular) {
+    throw std::runtime_error("a score of output token " + std::to_string(history.output.size()) +
+                             " is NaN or infinite: the model produced it, or a penalty or bias is too large");
+  }
+  return best;
+}
+
 }  // namespace
 
 TokenChooser::TokenChooser(std::shared_ptr<const SamplingOptions> options, uint64_t seed,
@@ -74,7 +85,7 @@ TokenChooser::Choice TokenChooser::choose(std::span<const float> logits, const T
 
 void TokenChooser::distribution(std::span<const float> logits, const TokenHistory& history,
                                 const uint32_t* allowed, std::span<float> probabilities) {
-  std::fill(probabilities.begin(), probabilities.end(), 0.0f);
+  std::ranges::fill(probabilities, 0.0f);
   const std::span<const float> scores = process(logits, history, allowed, nullptr);
   const Extremum best = find_best(scores, {}, history);
   if (best.value < -FLT_MAX) return;
@@ -90,20 +101,10 @@ std::span<const float> TokenChooser::process(std::span<const float> logits, cons
                                              const uint32_t* allowed, ChoiceHook* hook) {
   if (processors_.empty() && allowed == nullptr && hook == nullptr) return logits;
   const std::span<float> scores(scores_.get(), logits.size());
-  std::copy(logits.begin(), logits.end(), scores.begin());
+  std::ranges::copy(logits, scores.begin());
   processors_.apply(scores, history, allowed);
   if (hook != nullptr) hook->process_scores(history, scores);
   return scores;
-}
-
-Extremum TokenChooser::find_best(std::span<const float> scores, std::span<const float> maxima,
-                                 const TokenHistory& history) const {
-  const Extremum best = find_max(scores, maxima);
-  if (!best.is_regular) {
-    throw std::runtime_error("a score of output token " + std::to_string(history.output.size()) +
-                             " is NaN or infinite: the model produced it, or a penalty or bias is too large");
-  }
-  return best;
 }
 
 void TokenChooser::filter(std::span<const float> scores, float best) {

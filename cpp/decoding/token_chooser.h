@@ -47,8 +47,6 @@ class TokenChooser {
   // Returns the processed scores: `logits` themselves if nothing changes them, else scores_.
   std::span<const float> process(std::span<const float> logits, const TokenHistory& history,
                                  const uint32_t* allowed, ChoiceHook* hook);
-  Extremum find_best(std::span<const float> scores, std::span<const float> maxima,
-                     const TokenHistory& history) const;
   // Reduces `scores`, whose maximum is `best`, to the weighted candidates of a draw.
   void filter(std::span<const float> scores, float best);
 

@@ -14,8 +14,7 @@ namespace gpt2fast {
 
 namespace {
 
-const Request& checked(const Request& request, const GenerationOptions& generation,
-                       const EngineOptions& options) {
+Request checked(Request request, const GenerationOptions& generation, const EngineOptions& options) {
   check_token_ids(request.prompt, options.vocab_size);
   const int64_t wanted = generation.stop.max_new_tokens;
   if (wanted < 1) throw std::invalid_argument("max_new_tokens must be at least 1 for beams");
@@ -37,7 +36,7 @@ const Request& checked(const Request& request, const GenerationOptions& generati
 
 BeamGeneration::BeamGeneration(Request request, std::shared_ptr<const GenerationOptions> generation,
                                const EngineOptions& options)
-    : request_(checked(request, *generation, options)),
+    : request_(checked(std::move(request), *generation, options)),
       generation_(std::move(generation)),
       vocabulary_(static_cast<size_t>(options.vocab_size)),
       processors_(generation_->sampling, generation_->stop.eos_token_ids, options.vocab_size,

@@ -294,7 +294,7 @@ void Engine::clear_prefix_cache() { state()->scheduler().clear_prefix_cache(); }
 EngineStats Engine::stats() const { return state()->scheduler().stats(); }
 
 std::unique_ptr<GenerationCall> Engine::generate(std::vector<Request> requests,
-                                                 std::shared_ptr<const GenerationOptions> options,
+                                                 const std::shared_ptr<const GenerationOptions>& options,
                                                  const CallOptions& call) {
   const std::shared_ptr<EngineState> state = this->state();
   if (options->prefix) check_prefix(*options->prefix, state->options());

@@ -66,8 +66,8 @@ void Scheduler::take_incoming() {
 }
 
 void Scheduler::queue_waiting(const Entry& entry) {
-  const auto later = [](Clock::time_point turn, const Entry& other) { return turn < other.call->turn; };
-  waiting_.insert(std::upper_bound(waiting_.begin(), waiting_.end(), entry.call->turn, later), entry);
+  const auto turn = [](const Entry& other) { return other.call->turn; };
+  waiting_.insert(std::ranges::upper_bound(waiting_, entry.call->turn, {}, turn), entry);
 }
 
 void Scheduler::retire() {

@@ -75,7 +75,7 @@ class Scheduler {
   void take_incoming();
   void retire();
   bool retire_entry(const Entry& entry, bool live);
-  bool withdraw_hook(const Entry& entry);
+  static bool withdraw_hook(const Entry& entry);
   void finish_entry(const Entry& entry);
   void finish_call(Call& call);
   void admit();

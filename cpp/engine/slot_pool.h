@@ -26,7 +26,7 @@ class SlotPool {
 
   // `tokens` are those whose keys and values the slot holds; they stay for later prompts as the budget
   // allows.
-  void release(int64_t slot, std::span<const int32_t> tokens);
+  void release(int64_t index, std::span<const int32_t> tokens);
 
   int64_t size() const { return static_cast<int64_t>(slots_.size()); }
   int64_t free() const { return free_; }

@@ -122,7 +122,7 @@ static void append_int8_head(const AttentionTile& tile, int64_t head, char* scra
         float scale = round_vector<Ops>(new_key, head_dim, width, key).scale;
         value_scales[i] = round_vector<Ops>(new_value, head_dim, width, values + i * width).scale;
         const float sum = scale + value_scales[i];
-        if (scale != scale || value_scales[i] != value_scales[i]) scale = value_scales[i] = sum;
+        if (__builtin_isnan(sum)) scale = value_scales[i] = sum;
         store_int8_key(block, width, position + i, scale, key);
       }
       store_int8_values(block + tile.block_bytes, width, position, count, value_scales, values);

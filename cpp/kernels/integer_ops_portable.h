@@ -24,7 +24,7 @@ struct PortableOps {
 
   // The larger of two values without a sign. NaN is above infinity, and infinity above all else.
   static Vec<Tag> max_magnitude(const Vec<Tag>& a, const Vec<Tag>& b) {
-    return Vec<Tag>::map([&](int c) { return a.v[c] > b.v[c] || a.v[c] != a.v[c] ? a.v[c] : b.v[c]; });
+    return Vec<Tag>::map([&](int c) { return a.v[c] > b.v[c] || __builtin_isnan(a.v[c]) ? a.v[c] : b.v[c]; });
   }
   // Rounds 64 values, at most 127 in magnitude; returns the sums of every four.
   static Sums round_to_int8(const Vec<Tag> (&x)[4], int8_t* p) {

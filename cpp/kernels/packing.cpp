@@ -90,7 +90,7 @@ int64_t mixed_rows(int64_t first, int64_t rows) { return std::min(kMixedRows, ro
 void mix_rows(double* rows, int64_t count, double factor) {
   for (int64_t step = kMixedStep; step < count; step *= 2) {
     for (int64_t i = 0; i < count; ++i) {
-      if (i & step) continue;
+      if ((i & step) != 0) continue;
       const double low = rows[i], high = rows[i + step];
       rows[i] = low + high;
       rows[i + step] = low - high;
@@ -162,7 +162,10 @@ void unpack_int8_column(const uint8_t* panel, int64_t in_features, int64_t c, fl
     const uint8_t* values = panel + kColumnScalesBytes + first * kPanelColumns + c * 4;
     const int64_t mixed = mixed_rows(first, block_count(in_features) * kBlockRows);
     double rows[kMixedRows];
-    for (int64_t k = 0; k < mixed; ++k) rows[k] = scale * (values[k / 4 * 64 + k % 4] - 128);
+    for (int64_t k = 0; k < mixed; ++k) {
+      const int steps = values[k / 4 * 64 + k % 4] - 128;
+      rows[k] = scale * steps;
+    }
     mix_rows(rows, mixed, 2.0 * static_cast<double>(kMixedStep) / static_cast<double>(mixed));
     const int64_t count = std::min(mixed, in_features - first);
     for (int64_t k = 0; k < count; ++k) out[first + k] = static_cast<float>(rows[k]);

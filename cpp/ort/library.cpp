@@ -2,7 +2,8 @@
 #include "ort/library.h"
 
 #include <atomic>
-#include <cstdio>
+#include <charconv>
+#include <cstdint>
 #include <cstdlib>
 #include <mutex>
 
@@ -35,8 +36,10 @@ constexpr uint32_t kSpinDurationVersion = 26;
 // The newest version of the table that the library has: version 1.N offers N. It prints a message when a
 // version that it lacks is requested.
 uint32_t offered_api_version(const std::string& version) {
-  unsigned minor = 0;
-  return std::sscanf(version.c_str(), "1.%u", &minor) == 1 ? minor : 0;
+  if (!version.starts_with("1.")) return 0;
+  uint32_t minor = 0;
+  std::from_chars(version.data() + 2, version.data() + version.size(), minor);
+  return minor;
 }
 
 }  // namespace

@@ -29,7 +29,7 @@ class WorkerThreads {
   struct Worker;
 
   std::vector<std::unique_ptr<Worker>> workers_;
-  std::chrono::steady_clock::time_point last_use_{};
+  std::chrono::steady_clock::time_point last_use_;
 };
 
 // While an object lives, the pool's threads do not wake up on the core of the calling thread.

@@ -51,11 +51,10 @@ ReservedMemory::~ReservedMemory() {
 }
 
 void ReservedMemory::discard(size_t offset, size_t bytes) noexcept {
-  const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
-  const auto start = reinterpret_cast<uintptr_t>(data_) + offset;
-  const uintptr_t first = (start + page - 1) / page * page;
-  const uintptr_t last = (start + bytes) / page * page;
-  if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);
+  const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));  // data_ begins with one
+  const size_t first = (offset + page - 1) / page * page;
+  const size_t last = (offset + bytes) / page * page;
+  if (first < last) madvise(static_cast<char*>(data_) + first, last - first, MADV_DONTNEED);
 }
 
 #endif

@@ -22,8 +22,9 @@ class ThreadParallel final : public Parallel {
     const auto work = [&]() noexcept {
       for (int64_t i = next++; i < count; i = next++) function(data, i);
     };
-    std::vector<std::thread> others;
     const int64_t helpers = std::min<int64_t>(threads_, count) - 1;
+    std::vector<std::thread> others;
+    others.reserve(static_cast<size_t>(helpers));
     for (int64_t i = 0; i < helpers; ++i) others.emplace_back(work);
     work();
     for (std::thread& thread : others) thread.join();

@@ -109,21 +109,6 @@ def test_bindings_include_public_headers_only(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("layer", "forbidden"),
-    [
-        ("kernels", ("engine/", "ops/", "ort/", "decoding/")),
-        ("ort", ("engine/", "ops/", "decoding/", "kernels/linear", "kernels/attention")),
-        ("decoding", ("engine/", "ops/", "ort/")),
-        ("ops", ("engine/", "decoding/")),
-    ],
-)
-def test_includes_point_one_way(layer: str, forbidden: tuple[str, ...]) -> None:
-    for path in sources(f"cpp/{layer}/*.h", f"cpp/{layer}/*.cpp"):
-        for name in re.findall(r'#include "(.+)"', path.read_text("utf-8")):
-            assert not name.startswith(forbidden), f"{path.name} includes {name}"
-
-
-@pytest.mark.parametrize(
     "path",
     sources("cpp/**/*.cpp", "cpp/**/*.h", "src/*", "python/**/*.py", "tools/*.py", "examples/*.py"),
     ids=lambda path: path.relative_to(ROOT).as_posix(),

@@ -223,7 +223,7 @@ class Engine {
 
   // All throw std::invalid_argument for bad input and BusyError when too many texts wait, before any work.
   std::unique_ptr<GenerationCall> generate(std::vector<Request> requests,
-                                           std::shared_ptr<const GenerationOptions> options,
+                                           const std::shared_ptr<const GenerationOptions>& options,
                                            const CallOptions& call);
   std::unique_ptr<CallHandle> forward(const ForwardRequest& request, const CallOptions& call);
   std::unique_ptr<CallHandle> logits(const LogitsRequest& request, const CallOptions& call);

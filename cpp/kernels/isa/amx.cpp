@@ -39,7 +39,7 @@ GPT2FAST_INLINE void load_tile(const void* lines) {
   asm volatile("tileloadd (%0,%1,1), %%tmm%c2" : : "r"(lines), "r"(kLineBytes), "i"(tile) : "memory");
 }
 template <int tile>
-GPT2FAST_INLINE void store_tile(int32_t* lines) {
+GPT2FAST_INLINE void store_tile(int32_t* lines) {  // NOLINT(readability-non-const-parameter): written to
   asm volatile("tilestored %%tmm%c2, (%0,%1,1)" : : "r"(lines), "r"(kLineBytes), "i"(tile) : "memory");
 }
 template <int tile>
@@ -115,7 +115,7 @@ class Products {
  public:
   // Begins a block; `sums` is [panels][16][16].
   GPT2FAST_INLINE void add(const TileRows& rows, int64_t block, const PanelsBlock<panels>& panel_block,
-                           float* sums) {
+                           float* sums) {  // NOLINT(readability-non-const-parameter): added to later
     if (scaled_->height == kLanes) {
       start<true>(rows, block, panel_block);
     } else {

@@ -237,33 +237,6 @@ TEST(logprobs_are_those_of_the_raw_logits) {
   CHECK_NEAR(sum, 1, 1e-5);
 }
 
-TEST(log_sum_exp_of_known_values) {
-  CHECK_EQ(log_sum_exp(Floats{0}), 0.0);
-  CHECK_NEAR(log_sum_exp(Floats{0, 0, 0, 0}), std::log(4.0), 1e-15);
-  CHECK_NEAR(log_sum_exp(Floats{1000, 1000}), 1000 + std::log(2.0), 1e-12);
-  CHECK_NEAR(log_sum_exp(Floats(50257, -3.0f)), std::log(50257.0) - 3, 1e-12);
-  CHECK_THROWS(log_sum_exp(Floats{0, kNan}), std::runtime_error);
-  CHECK_THROWS(log_sum_exp(Floats{-kInfinity}), std::runtime_error);
-}
-
-TEST(top_logprobs_are_sorted_with_the_lower_id_first) {
-  TopLogprobs top(6, 3);
-  const auto best = top.find(Floats{1, 4, 2, 4, 0, 2});
-  CHECK_EQ(best.size(), size_t{3});
-  CHECK(best[0].token == 1 && best[1].token == 3 && best[2].token == 2);
-  CHECK(best[0].logprob == best[1].logprob && best[1].logprob > best[2].logprob);
-  CHECK_EQ(TopLogprobs(3, 10).find(Floats{1, 3, 2}).size(), size_t{3});
-  const Floats large = random_normal(50257, 2, 4);
-  TopLogprobs twenty(50257, 20);
-  const auto found = twenty.find(large);
-  Floats expected = large;
-  std::sort(expected.rbegin(), expected.rend());
-  const double normalizer = log_sum_exp(large);
-  for (size_t i = 0; i < 20; ++i) {
-    CHECK_NEAR(found[i].logprob, static_cast<double>(expected[i]) - normalizer, 1e-6);
-  }
-}
-
 TEST(choosing_never_allocates) {
   constexpr int kSteps = 64;
   const Floats logits = random_normal(50257, 3, 12);

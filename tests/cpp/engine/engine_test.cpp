@@ -8,7 +8,6 @@
 #include <thread>
 #include <vector>
 
-#include "engine/stepper.h"
 #include "support/ort_testing.h"
 #include "support/small_model.h"
 
@@ -369,16 +368,6 @@ ORT_TEST(another_thread_cancels) {
   const auto results = call->results();
   CHECK(results[1][0].finish_reason == FinishReason::kCancelled);
   CHECK(!results[0][0].tokens.empty());
-}
-
-ORT_TEST(a_step_tells_the_largest_of_its_logits) {
-  const testing::TemporaryFolder folder;
-  Stepper stepper(options_of(folder));
-  const std::vector<int32_t> tokens = {1, 2, 3}, wanted = {0, 2};
-  const StepPart part{.slot = 0, .cached_length = 0, .tokens = tokens, .wanted = wanted};
-  stepper.step({&part, 1}, {});
-  for (int64_t row : {0, 1})
-    CHECK_EQ(std::ranges::max(stepper.maxima(row)), std::ranges::max(stepper.logits(row)));
 }
 
 }  // namespace

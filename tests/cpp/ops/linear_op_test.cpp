@@ -1,46 +1,18 @@
-// Linear, LayerNorm and Embed give what their kernels give, and refuse graphs that would read outside their
-// tensors.
+// Linear gives what its kernel gives, and refuses graphs that would read outside their tensors.
+#include "ops/linear_op.h"
+
 #include <algorithm>
 #include <array>
-#include <cstring>
 #include <functional>
 #include <limits>
 
-#include "kernels/embedding.h"
-#include "kernels/layer_norm.h"
-#include "kernels/linear.h"
-#include "kernels/packing.h"
-#include "ops/registry.h"
-#include "support/kernel_testing.h"
-#include "support/ort_testing.h"
+#include "support/packed_weight.h"
 
 namespace gpt2fast::testing {
 namespace {
 
 constexpr ElementType kFloat = ElementType::kFloat32;
-constexpr ElementType kInt = ElementType::kInt32;
 constexpr ElementType kByte = ElementType::kUInt8;
-
-std::vector<uint8_t> packed(WeightFormat format, int64_t in_features, int64_t out_features) {
-  const std::vector<float> w = ramp(static_cast<size_t>(in_features * out_features), 3);
-  std::vector<uint8_t> bytes(packed_weight_bytes(format, in_features, out_features));
-  pack_columns(format, w.data(), out_features, 1, in_features, out_features, bytes.data(), Serial());
-  return bytes;
-}
-
-// A vector's bytes at the alignment that kernels read weights with.
-class Aligned {
- public:
-  explicit Aligned(const std::vector<uint8_t>& bytes) : bytes_(bytes.size()) {
-    std::memcpy(bytes_.data(), bytes.data(), bytes.size());
-  }
-  const uint8_t* data() const { return bytes_.data(); }
-
- private:
-  AlignedBytes bytes_;
-};
-
-// ---- Linear
 
 // What a test may get wrong on purpose.
 struct LinearGraph {
@@ -228,92 +200,6 @@ ORT_TEST(linear_refuses_unaligned_weights) {
     CHECK_EQ(message.empty(), offset == 4096);
     CHECK(message.empty() || contains(message, "multiple of 64"));
   }
-}
-
-// ---- LayerNorm
-
-ORT_TEST(layer_norm_equals_its_kernel) {
-  const std::vector<float> gamma = ramp(24, 1);
-  const std::vector<float> beta = ramp(24, 2);
-  LoadedModel model(Model()
-                        .input("x", kFloat, {Model::kAny, 24})
-                        .weight<float>("gamma", kFloat, {24}, gamma)
-                        .weight<float>("beta", kFloat, {24}, beta)
-                        .node(Node("LayerNorm", {"x", "gamma", "beta"}, "y").set("epsilon", 1e-5f))
-                        .output("y", kFloat, {Model::kAny, 24}));
-  std::vector<float> x = ramp(3 * 24, 3);
-  std::vector<float> y(3 * 24);
-  model.input("x", x, kFloat, {3, 24});
-  model.output("y", y, {3, 24});
-  model.run();
-  std::vector<float> expected(3 * 24);
-  layer_norm(x.data(), 3, 24, gamma.data(), beta.data(), 1e-5f, expected.data(), Serial(), kernels());
-  CHECK(y == expected);
-}
-
-ORT_TEST(layer_norm_refuses_unequal_vectors) {
-  const std::vector<float> vector = ramp(24, 1);
-  const Model model = Model()
-                          .input("x", kFloat, {Model::kAny, 24})
-                          .weight<float>("gamma", kFloat, {24}, vector)
-                          .weight<float>("beta", kFloat, {23}, std::span(vector).first(23))
-                          .node(Node("LayerNorm", {"x", "gamma", "beta"}, "y").set("epsilon", 1e-5f))
-                          .output("y", kFloat, {Model::kAny, 24});
-  CHECK(contains(error_of<ModelError>([&] { LoadedModel loaded(model); }), "beta must have shape [24]"));
-}
-
-// ---- Embed
-
-Model embed_model(int64_t vocabulary, int64_t positions_width) {
-  const std::vector<uint8_t> table = packed(WeightFormat::kInt8, 24, 30);
-  return Model()
-      .input("input_ids", kInt, {Model::kAny})
-      .input("positions", kInt, {Model::kAny})
-      .weight<uint8_t>("table", kByte, {static_cast<int64_t>(table.size())}, table)
-      .weight<float>("positions_table", kFloat, {10, positions_width},
-                     ramp(static_cast<size_t>(10 * positions_width), 7))
-      .node(Node("Embed", {"input_ids", "positions", "table", "positions_table"}, "y")
-                .set("width", int64_t{24})
-                .set("vocabulary", vocabulary)
-                .set("format", int64_t{2}))
-      .output("y", kFloat, {Model::kAny, 24});
-}
-
-std::string embed_error(std::vector<int32_t> ids, std::vector<int32_t> positions) {
-  LoadedModel model(embed_model(30, 24));
-  std::vector<float> y(ids.size() * 24);
-  model.input("input_ids", ids, kInt, {static_cast<int64_t>(ids.size())});
-  model.input("positions", positions, kInt, {static_cast<int64_t>(positions.size())});
-  model.output("y", y, {static_cast<int64_t>(ids.size()), 24});
-  return error_of<ModelError>([&] { model.run(); });
-}
-
-ORT_TEST(embed_equals_its_kernel) {
-  LoadedModel model(embed_model(30, 24));
-  std::vector<int32_t> ids = {29, 0, 7};
-  std::vector<int32_t> positions = {0, 9, 1};
-  std::vector<float> y(3 * 24);
-  model.input("input_ids", ids, kInt, {3});
-  model.input("positions", positions, kInt, {3});
-  model.output("y", y, {3, 24});
-  model.run();
-  const Aligned table(packed(WeightFormat::kInt8, 24, 30));
-  const std::vector<float> positions_table = ramp(10 * 24, 7);
-  std::vector<float> expected(3 * 24);
-  embed(WeightFormat::kInt8, table.data(), positions_table.data(), ids.data(), positions.data(), 3, 24,
-        expected.data(), Serial());
-  CHECK(y == expected);
-}
-
-ORT_TEST(embed_refuses_what_is_outside_its_tables) {
-  CHECK_EQ(embed_error({0, 29}, {0, 9}), std::string());
-  CHECK(contains(embed_error({0, 30}, {0, 1}), "input_ids must be in [0, 30), got 30"));
-  CHECK(contains(embed_error({-1}, {0}), "input_ids must be in [0, 30), got -1"));
-  CHECK(contains(embed_error({0}, {10}), "positions must be in [0, 10), got 10"));
-  CHECK(contains(embed_error({0, 1}, {0}), "positions must have 2 elements"));
-  CHECK(contains(error_of<ModelError>([] { LoadedModel model(embed_model(33, 24)); }),
-                 "table must have shape"));
-  CHECK(contains(error_of<ModelError>([] { LoadedModel model(embed_model(30, 23)); }), "positions_table"));
 }
 
 }  // namespace
