@@ -84,7 +84,7 @@ def open_model_directory(path: str | os.PathLike[str]) -> ModelDirectory:
         A file is missing, cut short or foreign; the format version differs; or the graph holds anything but
         the operators of a GPT-2 step graph over the tensors in ``weights.bin``.
     """
-    # Absolute: its files are opened again after the working directory may have changed, in other processes too.
+    # Its files are opened again when the working directory may be another, also in other processes.
     directory = Path(path).absolute()
     if not directory.is_dir():
         raise ModelError(f"{directory}: no such directory")

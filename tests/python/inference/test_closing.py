@@ -108,7 +108,7 @@ def test_close_ends_what_other_threads_do() -> None:
             assert begun.wait(SECONDS)
             model.close()
             for one in running:
-                with pytest.raises(RuntimeError, match="the model (was|is) closed"):
+                with pytest.raises(RuntimeError, match=r"the model (was|is) closed"):
                     one.result(SECONDS)
 
 

@@ -50,6 +50,16 @@ for _ in model.generate_many(iter(lambda: "Once", None), max_new_tokens=3):
 """,
     "agenerate": 'asyncio.run(model.agenerate("Once", logits_processor=report, **ENDLESS))',
     "astream": "asyncio.run(read())",
+    "a hook with a model": """
+other = GPT2.from_pretrained()
+def process(prompt, output, scores):
+    other.generate("Twice", max_new_tokens=2)
+    begun.set()
+async def main():
+    await model.agenerate("Once", logits_processor=process, **ENDLESS)
+threading.Thread(target=lambda: asyncio.run(main()), daemon=True).start()
+model.generate("Once", logits_processor=process, **ENDLESS)
+""",
     "many tasks": """
 async def main():
     await asyncio.gather(read(), read(logits_processor=report), *(

@@ -8,7 +8,6 @@ import os
 import pickle
 import signal
 import socket
-import sys
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -111,7 +110,7 @@ print(json.dumps(found))
 def test_processes_of_multiprocessing() -> None:
     found = json.loads(run_python(MULTIPROCESSING))
     assert "spawn" in found
-    assert found == dict.fromkeys(found, [True, 0])
+    assert [(method, found[method]) for method in found] == [(method, [True, 0]) for method in found]
 
 
 SETTINGS: dict[str, Any] = {

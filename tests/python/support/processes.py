@@ -25,7 +25,9 @@ class Ended:
     stderr: str
 
 
-def start_python(*arguments: str, pass_fds: tuple[int, ...] = (), **environment: str) -> subprocess.Popen[str]:
+def start_python(
+    *arguments: str, pass_fds: tuple[int, ...] = (), **environment: str
+) -> subprocess.Popen[str]:
     """Start an interpreter that can import the helpers of the tests."""
     path = os.pathsep.join(filter(None, (_TESTS, os.environ.get("PYTHONPATH"))))
     return subprocess.Popen(
