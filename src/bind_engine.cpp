@@ -55,7 +55,7 @@ std::shared_ptr<Engine> make_engine(const std::string& model_path, int64_t n_lay
                               .read_ahead = read_ahead,
                               .decode_slowdown = decode_slowdown,
                               .with_host_lock = [](const std::function<void()>& function) {
-                                const py::gil_scoped_acquire acquire;
+                                const LockedForHook lock;
                                 function();
                               }};
   std::shared_ptr<Engine> engine = unlocked([&] { return Engine::create(options); });

@@ -32,7 +32,7 @@ class PythonCall {
   bool done() { return call_->done(); }
   void cancel() { call_->cancel(); }
   void close() {
-    const py::gil_scoped_release release;
+    const Unlocked scope(Unlocked::AtTheEnd::kKeepLock);
     call_->close();
   }
   py::object results() {

@@ -28,6 +28,9 @@ struct Calls {
   for (;;) std::this_thread::sleep_for(std::chrono::hours(1));
 }
 
+// Hooks that this thread is running, one within another.
+thread_local int hooks_of_thread = 0;
+
 Calls& calls() {
   static auto* const all = new ProcessLocal<Calls>;
   return all->get();
@@ -35,13 +38,14 @@ Calls& calls() {
 
 }  // namespace
 
-Unlocked::Unlocked() : process_(process_generation()) {
+Unlocked::Unlocked(AtTheEnd at_the_end) : process_(process_generation()) {
   Calls& all = calls();
   std::unique_lock lock(all.mutex);
-  if (all.ending && all.ender == std::this_thread::get_id()) {
+  const bool too_late = all.ending;
+  if (too_late && (hooks_of_thread > 0 || all.ender == std::this_thread::get_id())) {
+    if (at_the_end == AtTheEnd::kKeepLock) return;
     throw ClosedError("the program is ending: no model can be used any more");
   }
-  const bool too_late = all.ending;
   if (!too_late) ++all.inside;
   lock.unlock();
   release_.emplace();
@@ -49,18 +53,28 @@ Unlocked::Unlocked() : process_(process_generation()) {
 }
 
 Unlocked::~Unlocked() {
-  // Where a hook has forked, nobody was inside in the child.
-  if (process_ == process_generation()) {
-    Calls& all = calls();
-    std::unique_lock lock(all.mutex);
-    --all.inside;
-    all.changed.notify_all();
-    const bool too_late = all.ending;
-    lock.unlock();
-    if (too_late) rest_for_ever();
+  if (!release_) return;
+  if (process_ != process_generation()) {  // a hook has forked: in the child nobody was inside
+    release_.reset();
+    return;
   }
-  release_.reset();
+  Calls& all = calls();
+  std::unique_lock lock(all.mutex);
+  const bool too_late = all.ending && hooks_of_thread == 0;
+  if (!too_late) {
+    lock.unlock();
+    release_.reset();  // while it still counts as inside: until then the interpreter does not end
+    lock.lock();
+  }
+  --all.inside;
+  all.changed.notify_all();
+  lock.unlock();
+  if (too_late) rest_for_ever();
 }
+
+LockedForHook::LockedForHook() { ++hooks_of_thread; }
+
+LockedForHook::~LockedForHook() { --hooks_of_thread; }
 
 void end_all_calls() {
   const pybind11::gil_scoped_release release;

@@ -10,10 +10,13 @@ namespace gpt2fast::bindings {
 
 // Gives Python's lock up while it lives. Once the interpreter ends, a thread does not come back to the lock,
 // which would take the process down with it: it stays here until the process is gone. The thread that ends
-// the interpreter gets ClosedError.
+// the interpreter, and hooks, for which an engine waits, get ClosedError, or where nothing may be thrown keep
+// the lock: nobody wants it any more.
 class Unlocked {
  public:
-  Unlocked();
+  enum class AtTheEnd { kThrow, kKeepLock };
+
+  explicit Unlocked(AtTheEnd at_the_end = AtTheEnd::kThrow);
   ~Unlocked();
   Unlocked(const Unlocked&) = delete;
   Unlocked& operator=(const Unlocked&) = delete;
@@ -21,6 +24,18 @@ class Unlocked {
  private:
   const uint64_t process_;
   std::optional<pybind11::gil_scoped_release> release_;
+};
+
+// Takes Python's lock for a hook that an engine runs and waits for.
+class LockedForHook {
+ public:
+  LockedForHook();
+  ~LockedForHook();
+  LockedForHook(const LockedForHook&) = delete;
+  LockedForHook& operator=(const LockedForHook&) = delete;
+
+ private:
+  pybind11::gil_scoped_acquire acquire_;
 };
 
 // Calls `function` without Python's lock: it may have to wait for a thread that waits for that lock.
@@ -38,7 +53,7 @@ void reset_unlocked(Pointer& pointer) {
     pointer.reset();
     return;
   }
-  const pybind11::gil_scoped_release release;
+  const Unlocked scope(Unlocked::AtTheEnd::kKeepLock);
   pointer.reset();
 }
 

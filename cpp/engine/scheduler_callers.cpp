@@ -148,6 +148,8 @@ void Scheduler::stop_driving() {
     woken_ = true;
     start_loop_locked();
     loop_changed_.notify_one();
+  } else if (closed_) {
+    loop_changed_.notify_one();  // its thread waits for the last call to be gone
   }
   driver_changed_.notify_all();
 }

@@ -7,11 +7,12 @@ which ones did, and wakes their tasks.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import itertools
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from weakref import WeakKeyDictionary, ref
+from weakref import WeakKeyDictionary, finalize, ref
 
 from gpt2fast._native import core
 
@@ -25,7 +26,7 @@ class Channel:
         self._keys = itertools.count(1)
         try:
             loop.add_reader(self.queue.fileno(), self._deliver)
-        except NotImplementedError:  # Windows' default loop waits for no file descriptors
+        except (NotImplementedError, RuntimeError):  # Windows' default loop waits for no file descriptors
             self._start_thread(loop)
 
     @contextmanager
@@ -39,27 +40,29 @@ class Channel:
             del self._events[key]
 
     def _deliver(self) -> None:
-        for key in self.queue.take():
+        self._wake(self.queue.take())
+
+    def _wake(self, keys: list[int]) -> None:
+        for key in keys:
             if (event := self._events.get(key)) is not None:
                 event.set()
 
     def _start_thread(self, loop: asyncio.AbstractEventLoop) -> None:
-        delivered, queue, deliver, alive = threading.Event(), self.queue, self._deliver, ref(loop)
-
-        def deliver_and_go_on() -> None:
-            deliver()
-            delivered.set()
+        """Let a thread wait for the calls; it ends with the loop."""
+        alive = ref(loop)
+        finalize(loop, self.queue.close).atexit = False
 
         def work() -> None:
             while True:
-                queue.wait()
-                loop = alive()
-                if loop is None or loop.is_closed():
+                self.queue.wait()
+                keys, loop = self.queue.take(), alive()
+                if loop is None or not keys:
                     return
-                delivered.clear()
-                loop.call_soon_threadsafe(deliver_and_go_on)
+                try:
+                    loop.call_soon_threadsafe(self._wake, keys)
+                except RuntimeError:  # the loop is closed
+                    return
                 del loop
-                delivered.wait()
 
         threading.Thread(target=work, name="gpt2fast-event-loop", daemon=True).start()
 
@@ -77,3 +80,11 @@ def channel() -> Channel:
         with _lock:
             _channels[loop] = found
     return found
+
+
+@atexit.register
+def _end_waits() -> None:
+    """Let no thread wait in the core when the interpreter ends."""
+    with _lock:
+        for one in list(_channels.values()):
+            one.queue.close()

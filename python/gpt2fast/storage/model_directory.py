@@ -85,7 +85,8 @@ def open_model_directory(path: str | os.PathLike[str]) -> ModelDirectory:
         A file is missing, cut short or foreign; the format version differs; or the graph holds anything but
         the operators of a GPT-2 step graph over the tensors in ``weights.bin``.
     """
-    directory = Path(path)
+    # Its files are opened again when the working directory may be another, also in other processes.
+    directory = Path(path).absolute()
     if not directory.is_dir():
         raise ModelError(f"{directory}: no such directory")
     metadata = read_json_object(file_inside(directory, METADATA_NAME))

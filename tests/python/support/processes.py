@@ -1,23 +1,65 @@
-"""Runs code in a fresh interpreter."""
+"""Runs programs in fresh interpreters; none outlives its test."""
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+#: Long enough for a program on a busy machine; one that takes longer hangs.
+SECONDS = 120.0
+
+_TESTS = str(Path(__file__).resolve().parents[1])
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a program ended: its exit status, negative for a signal, and what it wrote."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+
+def start_python(
+    *arguments: str, pass_fds: tuple[int, ...] = (), **environment: str
+) -> subprocess.Popen[str]:
+    """Start an interpreter that can import the helpers of the tests."""
+    path = os.pathsep.join(filter(None, (_TESTS, os.environ.get("PYTHONPATH"))))
+    return subprocess.Popen(
+        [sys.executable, "-X", "faulthandler", *arguments],
+        env={**os.environ, "PYTHONPATH": path, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        pass_fds=pass_fds,
+    )
+
+
+def end_of(program: subprocess.Popen[str], seconds: float = SECONDS) -> Ended:
+    """Wait for a program; AssertionError if it hangs, with what its threads were doing."""
+    try:
+        stdout, stderr = program.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        program.send_signal(signal.SIGABRT)  # faulthandler prints the threads' stacks
+        try:
+            program.wait(10)
+        except subprocess.TimeoutExpired:
+            program.kill()
+        stdout, stderr = program.communicate()
+        raise AssertionError(f"the program did not end within {seconds} s\n{stdout}\n{stderr}") from None
+    return Ended(program.returncode, stdout, stderr)
 
 
 def run_python(code: str, **environment: str) -> str:
-    """Standard output of a fresh interpreter."""
-    completed = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return completed.stdout.strip()
+    """Standard output of a fresh interpreter, which must end with status 0 and say nothing else."""
+    ended = end_of(start_python("-c", code, **environment))
+    assert (ended.status, ended.stderr) == (0, ""), ended
+    return ended.stdout.strip()
 
 
 def imported_by(statement: str) -> set[str]:

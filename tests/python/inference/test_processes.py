@@ -1,0 +1,262 @@
+"""A model in several processes: forked, spawned, pickled, under servers that fork."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import pickle
+import signal
+import socket
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpt2fast import GPT2
+from gpt2fast.text.tokenizer import Tokenizer
+from support.processes import end_of, run_python, start_python
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork()")
+
+# Children of os.fork(), all of one program: it prints each one's status, and what they found wrong.
+FORKS = """
+import json, sys, threading
+from gpt2fast import GPT2
+from support.forking import forked
+
+model = GPT2.from_pretrained(threads=int(sys.argv[1]))
+TEXT = model.generate("Once", max_new_tokens=20).text
+LONG = model.generate("Twice", max_new_tokens=200, eos_token_id=[]).text
+ended = {}
+
+def generate():
+    assert model.generate("Once", max_new_tokens=20).text == TEXT
+
+ended["holds the model"] = [forked(lambda: None)]
+ended["generates"] = [forked(generate)]
+
+done, texts = threading.Event(), []
+def generate_on():
+    while not done.is_set():
+        texts.append(model.generate("Twice", max_new_tokens=200, eos_token_id=[]).text)
+thread = threading.Thread(target=generate_on)
+thread.start()
+ended["generates as the parent does"] = [forked(generate) for _ in range(5)]
+done.set()
+thread.join()
+assert set(texts) == {LONG}
+
+stream = model.stream("Once", max_new_tokens=20)
+chunks = [next(stream)]
+def read_on():
+    try:
+        next(stream)
+    except RuntimeError as error:
+        assert "belongs to the parent process" in str(error), error
+    else:
+        raise AssertionError("a child read its parent's stream")
+    generate()
+ended["reads the parent's stream"] = [forked(read_on)]
+chunks += stream
+assert "".join(chunk.text for chunk in chunks) == TEXT
+
+def fork_again():
+    generate()
+    assert forked(generate) == 0
+ended["forks again"] = [forked(fork_again)]
+generate()
+print(json.dumps(ended))
+"""
+
+
+@needs_fork
+@pytest.mark.parametrize("threads", ["2", "4"])
+def test_children_of_fork_generate_and_exit(threads: str) -> None:
+    ended = end_of(start_python("-c", FORKS, threads))
+    assert (ended.status, ended.stderr) == (0, "")
+    assert {name: set(statuses) for name, statuses in json.loads(ended.stdout).items()} == {
+        "holds the model": {0},
+        "generates": {0},
+        "generates as the parent does": {0},
+        "reads the parent's stream": {0},
+        "forks again": {0},
+    }
+
+
+MULTIPROCESSING = """
+import json, multiprocessing
+from gpt2fast import GPT2
+from support.forking import send_text
+
+model = GPT2.from_pretrained(max_sequences=2)
+text = model.generate("Once", max_new_tokens=20).text
+found = {}
+for method in multiprocessing.get_all_start_methods():
+    context = multiprocessing.get_context(method)
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=send_text, args=(sender, model, "Once"))
+    process.start()
+    same = receiver.poll(60) and receiver.recv() == text
+    process.join(60)
+    found[method] = same, process.exitcode
+    process.kill()
+print(json.dumps(found))
+"""
+
+
+def test_processes_of_multiprocessing() -> None:
+    found = json.loads(run_python(MULTIPROCESSING))
+    assert "spawn" in found
+    assert [(method, found[method]) for method in found] == [(method, [True, 0]) for method in found]
+
+
+SETTINGS: dict[str, Any] = {
+    "threads": 1,
+    "kv_cache": "fp16",
+    "max_sequences": 3,
+    "prefix_cache_bytes": 1 << 20,
+    "max_waiting": 7,
+    "read_ahead": 5,
+    "decode_slowdown": 3.0,
+}
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_a_copy_has_the_same_files_and_settings(copied: Any) -> None:
+    model = GPT2.from_pretrained(precision="int4", **SETTINGS)
+    other = copied(model)
+    assert isinstance(other, GPT2)
+    assert other.directory.path == model.directory.path
+    assert other.loaded.settings == model.loaded.settings
+    assert (other.threads, other.kv_cache, other.max_sequences) == (1, "fp16", 3)
+    model.close()
+    with other, GPT2.from_pretrained(precision="int4", **SETTINGS) as fresh:
+        assert other.generate("Once", max_new_tokens=9) == fresh.generate("Once", max_new_tokens=9)
+
+
+def test_a_given_tokenizer_goes_along(embedded_dir: Path) -> None:
+    given = Tokenizer.from_source(embedded_dir)
+    model = GPT2.from_pretrained(tokenizer=given)
+    for other in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
+        assert other.tokenizer is not given
+        assert other.tokenizer.to_json() == given.to_json()
+        assert other.generate("Once", max_new_tokens=9).text == model.generate("Once", max_new_tokens=9).text
+
+
+def test_a_model_of_a_relative_path_is_found_from_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = GPT2.from_pretrained().directory.path
+    monkeypatch.chdir(directory.parent)
+    pickled = pickle.dumps(GPT2.from_pretrained(directory.name))
+    monkeypatch.chdir(tmp_path)
+    assert pickle.loads(pickled).directory.path == directory
+
+
+# Both workers answer at the same time: each waits for the other before it generates.
+WSGI = """
+import multiprocessing, os
+from gpt2fast import GPT2
+
+model = GPT2.from_pretrained()
+model.generate("Once", max_new_tokens=2)
+both = multiprocessing.Barrier(2)
+
+def application(environ, start_response):
+    both.wait(60)
+    text = model.generate("Once", max_new_tokens=20).text
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [f"{os.getpid()} {text}".encode()]
+"""
+# How workers ended, which gunicorn itself only writes to its log.
+CONFIGURATION = """
+import os
+
+waitpid = os.waitpid
+
+def recorded(*arguments):
+    pid, status = waitpid(*arguments)
+    if pid:
+        with open("statuses", "a") as file:
+            print(os.waitstatus_to_exitcode(status), file=file)
+    return pid, status
+
+os.waitpid = recorded
+"""
+
+
+@needs_fork
+def test_the_workers_of_gunicorn(tmp_path: Path) -> None:
+    pytest.importorskip("gunicorn")
+    (tmp_path / "service.py").write_text(WSGI)
+    (tmp_path / "gunicorn.conf.py").write_text(CONFIGURATION)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        options = ["--preload", "-w", "2", "-b", f"fd://{listener.fileno()}", "--timeout", "120"]
+        places = ["--chdir", str(tmp_path), "-c", str(tmp_path / "gunicorn.conf.py")]
+        server = start_python(
+            *("-m", "gunicorn", *options, *places, "service"),
+            pass_fds=(listener.fileno(),),
+            HOME=str(tmp_path),
+        )
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            answers = list(pool.map(lambda _: _get(url), range(2)))
+    finally:
+        server.send_signal(signal.SIGTERM)
+        ended = end_of(server)
+    assert ended.status == 0, ended.stderr
+    assert (tmp_path / "statuses").read_text().split() == ["0", "0"], ended.stderr
+    workers, texts = zip(*(answer.split(" ", 1) for answer in answers), strict=True)
+    assert len(set(workers)) == 2
+    assert set(texts) == {GPT2.from_pretrained().generate("Once", max_new_tokens=20).text}
+
+
+def _get(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=100) as answer:
+        return answer.read().decode()
+
+
+# The worker sends itself a task when it is ready; the task ends the worker, which waits for it.
+CELERY = """
+import os, signal
+from celery import Celery
+from celery.signals import worker_ready
+from gpt2fast import GPT2
+
+model = GPT2.from_pretrained()
+model.generate("Once", max_new_tokens=2)
+app = Celery("service", broker="filesystem://")
+folder = os.environ["FOLDER"]
+app.conf.broker_transport_options = {
+    "data_folder_in": folder, "data_folder_out": folder, "control_folder": folder, "polling_interval": 0.05,
+}
+
+@app.task
+def generate(prompt):
+    with open("answer", "w") as file:
+        file.write(f"{os.getppid()} {model.generate(prompt, max_new_tokens=20).text}")
+    os.kill(os.getppid(), signal.SIGTERM)
+
+@worker_ready.connect
+def begin(**_):
+    generate.delay("Once")
+"""
+
+
+@needs_fork
+def test_the_workers_of_celery(tmp_path: Path) -> None:
+    pytest.importorskip("celery")
+    (tmp_path / "service.py").write_text(CELERY)
+    (tmp_path / "queue").mkdir()
+    options = ["--pool", "prefork", "--concurrency", "1", "--without-gossip", "--without-mingle"]
+    arguments = ["--workdir", str(tmp_path), "-A", "service", "worker", *options, "-l", "info"]
+    worker = start_python("-W", "ignore", "-m", "celery", *arguments, FOLDER=str(tmp_path / "queue"))
+    ended = end_of(worker)
+    assert ended.status == 0, ended.stderr
+    assert "exited with" not in ended.stderr  # what it says of a process of its pool that fails
+    text = GPT2.from_pretrained().generate("Once", max_new_tokens=20).text
+    assert (tmp_path / "answer").read_text() == f"{worker.pid} {text}"
