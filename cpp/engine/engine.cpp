@@ -14,6 +14,7 @@
 #include "engine/continuation_reader.h"
 #include "engine/engine_state.h"
 #include "engine/engine_thread.h"
+#include "engine/host_code.h"
 #include "engine/live_sequence.h"
 #include "engine/text_reader.h"
 #include "gpt2fast/errors.h"
@@ -268,6 +269,7 @@ void Engine::close() {
   {
     Shared::Local& local = shared_->local.get();
     const std::lock_guard lock(local.mutex);
+    if (local.state) HostCode::refuse(&local.state->scheduler());
     local.closed = true;
     state = std::exchange(local.state, nullptr);
   }
