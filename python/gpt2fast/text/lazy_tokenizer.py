@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from gpt2fast._locks import ForkSafeLock
 from gpt2fast._native import core
 from gpt2fast.config import GPT2_VOCAB_SIZE
 
@@ -27,7 +27,7 @@ class LazyTokenizer:
 
     def __init__(self, load: Callable[[], Tokenizer]) -> None:
         self._load = load
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
         self._tokenizer: Tokenizer | None = None
         self._token_bytes: core.TokenBytes | None = None
 

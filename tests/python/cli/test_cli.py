@@ -159,7 +159,7 @@ def test_tokenize_with_another_tokenizer(run: Run, embedded_dir: Path, model: GP
     [
         (["generat"], "no command 'generat'; did you mean 'generate'?"),
         (["eval", "perplexiti"], "no command 'perplexiti'; did you mean 'perplexity'?"),
-        (["generate"], "Missing argument 'PROMPT'."),
+        (["generate"], "give either PROMPT, or --input and --output"),
         (["generate", "x", "--temprature", "1"], "--temperature"),
         (["generate", "x", "--top-p", "1.5"], "top_p must be in (0, 1], got 1.5"),
         (["generate", "x", "--top-k", "many"], "'many' is not a valid integer"),
