@@ -40,7 +40,11 @@ def cache_root() -> Path:
 
 def is_plain_name(name: str) -> bool:
     """Whether a name read from a file names something directly inside a folder."""
-    return 0 < len(name) <= 255 and name not in (".", "..") and not set(name) & set("/\\:\0")
+    return (
+        0 < len(name.encode("utf-8", "surrogatepass")) <= 255
+        and name not in (".", "..")
+        and not set(name) & set("/\\:\0")
+    )
 
 
 def find_inside(directory: Path, name: str) -> Path | None:
