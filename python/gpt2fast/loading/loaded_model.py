@@ -13,7 +13,7 @@ from gpt2fast._validation import Choice, Integer, Real
 from gpt2fast.errors import ModelError
 from gpt2fast.loading.sources import Precision, find_model_directory
 from gpt2fast.storage.files import read_bytes
-from gpt2fast.storage.model_directory import CONFIG_NAME, METADATA_NAME, ModelDirectory
+from gpt2fast.storage.model_directory import CONFIG_NAME, METADATA_NAME, MODEL_NAME, ModelDirectory
 from gpt2fast.text.lazy_tokenizer import lazy_tokenizer
 
 if TYPE_CHECKING:
@@ -117,7 +117,10 @@ class LoadedModel:
         self.kv_cache: KvCache = settings.kv_cache or _KV_CACHE_OF_PRECISION[directory.precision]
         self.runtime = load_runtime()
         self.engine = core.Engine(
-            str(directory.model_path),
+            directory.graph,
+            name=str(directory.path / MODEL_NAME),
+            weights_path=str(directory.weights_path),
+            tensors=directory.tensors,
             n_layer=config.n_layer,
             n_head=config.n_head,
             head_dim=config.head_dim,

@@ -8,7 +8,7 @@ mapped into memory at load), ``tokenizer.json``, ``config.json`` (Hugging Face's
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from gpt2fast.storage.files import (
     read_json_object,
     restore_set_aside,
 )
-from gpt2fast.storage.graph_check import WEIGHTS_NAME, check_graph
+from gpt2fast.storage.graph_check import WEIGHTS_NAME, StoredTensor, check_graph
 
 #: Incremented whenever a change to the graph, the packed layouts or a reader changes a conversion's result.
 FORMAT_VERSION = 7
@@ -36,7 +36,7 @@ METADATA_NAME = "gpt2fast.json"
 FILE_NAMES = (MODEL_NAME, WEIGHTS_NAME, TOKENIZER_NAME, CHAT_TEMPLATE_NAME, CONFIG_NAME, METADATA_NAME)
 
 #: The graph of a model with a thousand layers takes about 2 MiB; its tensors are in weights.bin.
-MAX_GRAPH_BYTES = 16 << 20
+MAX_GRAPH_BYTES = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,12 @@ class ModelDirectory:
         The model's configuration.
     precision : str
         One of ``PRECISIONS``.
-    model_path : Path
-        The graph, for ONNX Runtime.
+    graph : bytes
+        The content of ``model.onnx`` that was checked.
+    tensors : list of StoredTensor
+        Where its weights are.
+    weights_path : Path
+        ``weights.bin``, links resolved.
     tokenizer_path : Path or None
         ``tokenizer.json``, if the model came with a tokenizer.
     metadata : dict
@@ -64,7 +68,9 @@ class ModelDirectory:
     path: Path
     config: ModelConfig
     precision: str
-    model_path: Path
+    graph: bytes = field(repr=False)
+    tensors: list[StoredTensor] = field(repr=False)
+    weights_path: Path
     tokenizer_path: Path | None
     metadata: dict[str, Any]
     weights_bytes: int
@@ -93,21 +99,23 @@ def open_model_directory(path: str | os.PathLike[str]) -> ModelDirectory:
     precision = _check_metadata(metadata, directory / METADATA_NAME)
     config_path = file_inside(directory, CONFIG_NAME)
     config = ModelConfig.from_dict(read_json_object(config_path, MAX_CONFIG_BYTES), where=str(config_path))
-    weights_bytes = file_inside(directory, WEIGHTS_NAME).stat().st_size
+    weights_path = file_inside(directory, WEIGHTS_NAME)
+    weights_bytes = weights_path.stat().st_size
     if weights_bytes != metadata["weights_bytes"]:
         raise ModelError(
             f"{directory / WEIGHTS_NAME}: has {weights_bytes} bytes; {METADATA_NAME} says "
             f"{metadata['weights_bytes']}; convert the model again"
         )
-    model_path = directory / MODEL_NAME
     graph = read_bytes(file_inside(directory, MODEL_NAME), MAX_GRAPH_BYTES)
-    check_graph(graph, config, weights_bytes, where=str(model_path))
+    tensors = check_graph(graph, config, weights_bytes, where=str(directory / MODEL_NAME))
     tokenizer_path = directory / TOKENIZER_NAME
     return ModelDirectory(
         path=directory,
         config=config,
         precision=precision,
-        model_path=model_path,
+        graph=graph,
+        tensors=tensors,
+        weights_path=weights_path,
         tokenizer_path=tokenizer_path if find_inside(directory, TOKENIZER_NAME) is not None else None,
         metadata=metadata,
         weights_bytes=weights_bytes,
