@@ -12,6 +12,7 @@ from typing import Any
 
 from gpt2fast.checkpoints.base import Checkpoint, LazyTensor, expected_shapes
 from gpt2fast.checkpoints.fingerprint import fingerprint
+from gpt2fast.checkpoints.head import settle_head
 from gpt2fast.checkpoints.safetensors_file import SafetensorsFile
 from gpt2fast.checkpoints.tokenizer_files import find_tokenizer_files
 from gpt2fast.config import ModelConfig
@@ -27,6 +28,7 @@ WEIGHT_FILES = (
 )
 
 _PREFIX = "transformer."
+_TABLE, _HEAD = "wte.weight", "lm_head.weight"
 # Causal masks that old versions of transformers saved with the weights.
 _BUFFER = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")
 _LAYER = re.compile(r"h\.(\d{1,6})\.")
@@ -54,8 +56,8 @@ class ShardedTensors(Mapping[str, LazyTensor]):
 def open_directory(directory: Path) -> Checkpoint:
     """Read a checkpoint directory in the form that ``save_pretrained`` writes.
 
-    The tensor names may have the prefix ``transformer.``. With a tied head, as in ``transformers``, a
-    ``lm_head.weight`` in the file is not used (unless it is the only copy of the table that was saved).
+    The tensor names may have the prefix ``transformer.``. Whether a ``lm_head.weight`` in the file is used
+    follows from its numbers: see :func:`gpt2fast.checkpoints.head.settle_head`.
 
     Raises
     ------
@@ -142,16 +144,18 @@ def _checkpoint(
     config: ModelConfig, tensors: Mapping[str, LazyTensor], files: list[Path], source: Path, home: Path
 ) -> Checkpoint:
     names = _canonical_names(tensors, source)
-    if config.tie_word_embeddings:
-        head = names.pop("lm_head.weight", None)
-        if head is not None:
-            names.setdefault("wte.weight", head)
+    if config.tie_word_embeddings and _HEAD in names and _TABLE not in names:
+        # The only copy of the table that was saved.
+        names[_TABLE] = names.pop(_HEAD)
     wanted: dict[str, LazyTensor] = {}
     for canonical, _ in expected_shapes(config):
         if canonical not in names:
             raise ModelError(_missing(canonical, config, names, source))
         wanted[canonical] = tensors[names.pop(canonical)]
+    if _HEAD in names:
+        wanted[_HEAD] = tensors[names.pop(_HEAD)]
     _warn_of_unused(names.values(), source)
+    config, wanted = settle_head(config, wanted, source)
     tokenizer = find_tokenizer_files(home)
     checkpoint = Checkpoint.checked(config, wanted, source=source, fingerprint="", tokenizer=tokenizer)
     # Hashing reads all the weights, so it waits until they are known to fit.
@@ -173,9 +177,9 @@ def _canonical_names(tensors: Mapping[str, LazyTensor], source: Path) -> dict[st
 
 def _missing(canonical: str, config: ModelConfig, names: Mapping[str, str], source: Path) -> str:
     message = f"{source}: the tensor {canonical!r} is missing"
-    if canonical == "lm_head.weight":
+    if canonical == _HEAD:
         return f"{message}; the configuration says that the head is not tied (tie_word_embeddings is false)"
-    if canonical == "wte.weight":
+    if canonical == _TABLE:
         return f"{message}; is it a GPT-2 model? It holds {_some(names.values())}"
     return f"{message}; the configuration says {config.n_layer} layers"
 
@@ -202,7 +206,7 @@ def _infer_config(
             )
         return shape[0], shape[1]
 
-    table = "wte.weight" if "wte.weight" in names else "lm_head.weight"
+    table = _TABLE if _TABLE in names else _HEAD
     vocab_size, width = matrix(table)
     if n_head is None:
         n_head = _usual_heads(width, path)
@@ -216,7 +220,8 @@ def _infer_config(
         "vocab_size": vocab_size,
         "bos_token_id": _GPT2_END_OF_TEXT,
         "eos_token_id": _GPT2_END_OF_TEXT,
-        "tie_word_embeddings": table == "lm_head.weight" or "lm_head.weight" not in names,
+        # A head of its own is told from the table by its numbers.
+        "tie_word_embeddings": True,
     }
     return ModelConfig.from_dict(values, where=str(path))
 

@@ -25,7 +25,7 @@ from gpt2fast.storage.files import (
 from gpt2fast.storage.graph_check import WEIGHTS_NAME, check_graph
 
 #: Incremented whenever a change to the graph, the packed layouts or a reader changes a conversion's result.
-FORMAT_VERSION = 7
+FORMAT_VERSION = 8
 PRECISIONS = ("fp32", "bf16", "int8", "int4")
 
 MODEL_NAME = "model.onnx"

@@ -63,13 +63,6 @@ def test_other_tensors_are_ignored_with_a_warning(tmp_path: Path) -> None:
         assert_tensors(open_checkpoint(tmp_path), random_tensors(config))
 
 
-def test_a_tied_head_wins_over_the_file(tmp_path: Path) -> None:
-    config = small_config()
-    tensors = random_tensors(config)
-    file = {**tensors, "lm_head.weight": np.ones((101, 64), np.float32)}
-    assert_tensors(open_checkpoint(write_directory(tmp_path, config, file)), tensors)
-
-
 def test_a_tied_head_may_be_the_only_copy_of_the_table(tmp_path: Path) -> None:
     config = small_config()
     tensors = random_tensors(config)
