@@ -17,7 +17,7 @@ from gpt2fast.errors import ModelError
 from gpt2fast.export.standard import export_onnx
 from gpt2fast.loading.sources import embedded_model
 from support.checkpoint_samples import Tensors, random_tensors, small_config, torch_state
-from support.huggingface_samples import write_directory
+from support.huggingface_samples import assert_tensors, write_directory
 from support.tensorflow_samples import write_tensorflow
 
 # transformers 5.24: the embedded model with `lm_head.weight = transformer.wte.weight.flip(0)` added to its
@@ -79,10 +79,7 @@ def test_every_format(tmp_path: Path, kind: str, own: bool) -> None:
         tensors["lm_head.weight"] = plain["wte.weight"]
     checkpoint = open_checkpoint(write_source(tmp_path / "m", kind, tensors))
     assert checkpoint.config.tie_word_embeddings is not own
-    wanted = tensors if own else plain
-    assert set(checkpoint.tensors) == set(wanted)
-    for name, values in wanted.items():
-        np.testing.assert_array_equal(checkpoint.tensors[name].read(), values, err_msg=name)
+    assert_tensors(checkpoint, tensors if own else plain)
 
 
 def test_identity_follows_the_head(tmp_path: Path) -> None:

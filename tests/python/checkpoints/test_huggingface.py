@@ -1,4 +1,4 @@
-"""Checkpoint directories and lone weight files: names, dtypes, shards, heads, links, and refusals."""
+"""Checkpoint directories and lone weight files: names, dtypes, shards, and refusals."""
 
 from __future__ import annotations
 
@@ -11,19 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 from gpt2fast.checkpoints import open_checkpoint
-from gpt2fast.checkpoints.base import Checkpoint
 from gpt2fast.errors import ModelError
 from support.checkpoint_samples import Tensors, random_tensors, small_config, torch_state
-from support.huggingface_samples import edit_config, with_prefix, write_directory
-
-
-def assert_tensors(checkpoint: Checkpoint, expected: Tensors) -> None:
-    assert set(checkpoint.tensors) == set(expected)
-    for name, values in expected.items():
-        np.testing.assert_array_equal(checkpoint.tensors[name].read(), values, err_msg=name)
+from support.huggingface_samples import assert_tensors, edit_config, with_prefix, write_directory
 
 
 @pytest.mark.parametrize("prefix", ["", "transformer."])
@@ -143,57 +136,6 @@ def test_pytorch_weights(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").unlink()
     (tmp_path / "pytorch_model.bin").write_bytes(torch_state(with_prefix(tensors, "transformer.")))
     assert_tensors(open_checkpoint(tmp_path), tensors)
-
-
-def test_a_link_out_of_the_directory_is_refused(tmp_path: Path) -> None:
-    write_directory(tmp_path / "m")
-    (tmp_path / "m/model.safetensors").rename(tmp_path / "elsewhere.safetensors")
-    (tmp_path / "m/model.safetensors").symlink_to(tmp_path / "elsewhere.safetensors")
-    with pytest.raises(ModelError, match=r"a link that leads out of its directory"):
-        open_checkpoint(tmp_path / "m")
-
-
-def test_a_link_within_the_directory_is_followed(tmp_path: Path) -> None:
-    tensors = random_tensors(small_config())
-    write_directory(tmp_path, tensors=tensors)
-    (tmp_path / "model.safetensors").rename(tmp_path / "v2.safetensors")
-    (tmp_path / "model.safetensors").symlink_to("v2.safetensors")
-    assert_tensors(open_checkpoint(tmp_path), tensors)
-
-
-def as_hub_snapshot(directory: Path, root: Path) -> Path:
-    """The same files in the form of the hub's cache: a snapshot of links into ``blobs``."""
-    blobs, snapshot = root / "models--org--name/blobs", root / "models--org--name/snapshots/0123"
-    blobs.mkdir(parents=True)
-    snapshot.mkdir(parents=True)
-    for index, path in enumerate(sorted(directory.iterdir())):
-        path.rename(blobs / f"{index:064}")
-        (snapshot / path.name).symlink_to(f"../../blobs/{index:064}")
-    return snapshot
-
-
-def test_links_of_the_hub_cache_are_followed(tmp_path: Path) -> None:
-    tensors = random_tensors(small_config())
-    snapshot = as_hub_snapshot(write_directory(tmp_path / "m", tensors=tensors), tmp_path)
-    assert_tensors(open_checkpoint(snapshot), tensors)
-    with pytest.warns(UserWarning, match="not used"):
-        lone = open_checkpoint(with_extra(snapshot / "model.safetensors"))
-    assert_tensors(lone, tensors)
-
-
-def with_extra(path: Path) -> Path:
-    """Add a tensor that no model uses."""
-    save_file({**load_file(path), "extra": np.ones(1, np.float32)}, path.resolve())
-    return path
-
-
-def test_a_blob_that_leads_further_is_refused(tmp_path: Path) -> None:
-    snapshot = as_hub_snapshot(write_directory(tmp_path / "m"), tmp_path)
-    blob = (snapshot / "model.safetensors").resolve()
-    blob.rename(tmp_path / "elsewhere")
-    blob.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(ModelError, match="leads out of its directory"):
-        open_checkpoint(snapshot)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs FIFOs")
