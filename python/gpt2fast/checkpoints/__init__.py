@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -84,6 +85,8 @@ def open_checkpoint(
     checkpoint = _open(locate(source, revision=revision, token=token), n_head)
     if n_head not in (None, checkpoint.config.n_head):
         raise ValueError(f"n_head={n_head}, but {source} says {checkpoint.config.n_head}; leave n_head out")
+    for text in checkpoint.warnings:
+        warnings.warn(text, stacklevel=2)
     if tokenizer is None:
         return checkpoint
     from gpt2fast.checkpoints.tokenizer_files import read_tokenizer_files
@@ -135,4 +138,10 @@ def with_tokenizer(checkpoint: Checkpoint, files: TokenizerFiles) -> Checkpoint:
     from gpt2fast.checkpoints.fingerprint import fingerprint
 
     combined = checkpoint.fingerprint + fingerprint(checkpoint.config, files, ())
-    return replace(checkpoint, tokenizer=files, fingerprint=sha256(combined.encode()).hexdigest())
+    return replace(
+        checkpoint,
+        tokenizer=files,
+        fingerprint=sha256(combined.encode()).hexdigest(),
+        tokenizer_fault=None,
+        tokenizer_is_given=True,
+    )

@@ -9,18 +9,20 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpt2fast.checkpoints.base import Checkpoint, LazyTensor
+from gpt2fast.checkpoints.base import Checkpoint, LazyTensor, TokenizerFiles
 from gpt2fast.checkpoints.binary_file import BinaryFile
 from gpt2fast.checkpoints.fingerprint import fingerprint
 from gpt2fast.checkpoints.gguf_container import Container, TensorInfo, check_ranges, read_container
 from gpt2fast.checkpoints.gguf_tokenizer import tokenizer_files
 from gpt2fast.checkpoints.head import settle_head
+from gpt2fast.checkpoints.state_dict import unused_tensors
 from gpt2fast.checkpoints.stored_tensor import STORED_DTYPES, StoredTensor, nearest_decimal, to_float32
 from gpt2fast.config import ModelConfig
 from gpt2fast.errors import ModelError
@@ -87,9 +89,17 @@ def open_gguf(path: Path) -> Checkpoint:
             tensors[canonical] = stored.lazy(transposed=canonical.startswith("h.") and stored.rank == 2)
     # Older converters store the tied table a second time.
     config, tensors = settle_head(config, tensors, path)
-    tokenizer = tokenizer_files(container.metadata, path)
+    fault = None
+    try:
+        tokenizer = tokenizer_files(container.metadata, path)
+    except ModelError as error:
+        tokenizer, fault = TokenizerFiles(), str(error)
     identity = fingerprint(config, tokenizer, [resolved])
-    return Checkpoint.checked(config, tensors, source=path, fingerprint=identity, tokenizer=tokenizer)
+    checkpoint = Checkpoint.checked(config, tensors, source=path, fingerprint=identity, tokenizer=tokenizer)
+    # A second copy of the table is used, in a way.
+    used = {*checkpoint.tensors, "lm_head.weight"}
+    unused = [name for name in readers if _canonical_name(name) not in used]
+    return replace(checkpoint, tokenizer_fault=fault, warnings=unused_tensors(unused, path))
 
 
 def _config(file: BinaryFile, container: Container) -> ModelConfig:
