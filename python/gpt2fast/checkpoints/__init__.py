@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["locate", "open_checkpoint", "with_tokenizer"]
 
-_TORCH_SUFFIXES = (".bin", ".pt", ".pth")
+_TORCH_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 _SUFFIXES = (".safetensors", *_TORCH_SUFFIXES, ".gguf", ".onnx")
 
 
@@ -65,7 +65,7 @@ def open_checkpoint(
     ----------
     source : str or path
         A Hugging Face directory, a TensorFlow directory of the original release, a ``.safetensors``, PyTorch
-        (``.bin``, ``.pt``, ``.pth``), ``.gguf`` or ``.onnx`` file, or a hub id.
+        (``.bin``, ``.pt``, ``.pth``, ``.ckpt``), ``.gguf`` or ``.onnx`` file, or a hub id.
     tokenizer : str or path, optional
         A directory, a file or a hub id to take the tokenizer from, in place of the source's own.
     n_head : int, optional

@@ -6,12 +6,19 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from gpt2fast.checkpoints.base import Checkpoint, LazyTensor, expected_shapes
 from gpt2fast.checkpoints.fingerprint import fingerprint
 from gpt2fast.checkpoints.head import settle_head
 from gpt2fast.checkpoints.safetensors_file import SafetensorsFile
-from gpt2fast.checkpoints.state_dict import canonical_names, infer_config, missing_tensor, unused_tensors
+from gpt2fast.checkpoints.state_dict import (
+    StateDict,
+    infer_config,
+    missing_tensor,
+    nanogpt_config,
+    unused_tensors,
+)
 from gpt2fast.checkpoints.tokenizer_files import find_tokenizer_files
 from gpt2fast.config import ModelConfig
 from gpt2fast.errors import ModelError
@@ -63,13 +70,14 @@ def open_directory(directory: Path) -> Checkpoint:
     else:
         resolved = file_inside(directory, path.name)
         tensors, files = _open_tensors(path.name, resolved), [resolved]
-    return _checkpoint(config, tensors, files, directory, directory)
+    return _checkpoint(config, StateDict(tensors, directory), files, directory, directory)
 
 
 def open_weights_file(path: Path, *, n_head: int | None = None) -> Checkpoint:
     """Read a lone ``.safetensors`` or PyTorch file; configuration and tokenizer are those beside it, if any.
 
-    Without a ``config.json`` the sizes follow from the shapes, with ``n_head`` heads. Without that, heads
+    A training checkpoint of nanoGPT brings its sizes along. Without a ``config.json`` the sizes follow from
+    the shapes, with ``n_head`` heads. Without that, heads
     of width 64 are assumed, as all GPT-2 models have, with a warning.
 
     Raises
@@ -79,13 +87,22 @@ def open_weights_file(path: Path, *, n_head: int | None = None) -> Checkpoint:
         not a multiple of 64.
     """
     resolved = Path(os.path.realpath(path))
-    tensors = _open_tensors(path.name, resolved)
     assumption = None
-    if find_inside(path.parent, "config.json") is not None:
+    model_args: Mapping[str, Any] = {}
+    if path.name.lower().endswith(".safetensors"):
+        state = StateDict(SafetensorsFile(resolved), path)
+    else:
+        from gpt2fast.checkpoints.torch_pickle import open_torch_file
+
+        file = open_torch_file(resolved)
+        state, model_args = StateDict(file.tensors, path), file.model_args
+    if model_args:
+        config = nanogpt_config(model_args, path)
+    elif find_inside(path.parent, "config.json") is not None:
         config = read_config(path.parent)
     else:
-        config, assumption = infer_config(tensors, path, n_head)
-    checkpoint = _checkpoint(config, tensors, [resolved], path, path.parent)
+        config, assumption = infer_config(state, path, n_head)
+    checkpoint = _checkpoint(config, state, [resolved], path, path.parent)
     return replace(checkpoint, warnings=(assumption, *checkpoint.warnings)) if assumption else checkpoint
 
 
@@ -115,9 +132,9 @@ def _open_tensors(name: str, resolved: Path) -> Mapping[str, LazyTensor]:
     """The tensors of one file; ``name`` has its suffix (in the hub's cache ``resolved`` is a hash)."""
     if name.endswith(".safetensors"):
         return SafetensorsFile(resolved)
-    from gpt2fast.checkpoints.torch_pickle import open_torch_tensors
+    from gpt2fast.checkpoints.torch_pickle import open_torch_file
 
-    return open_torch_tensors(resolved)
+    return open_torch_file(resolved).tensors
 
 
 def _open_shards(directory: Path, index_name: str) -> tuple[Mapping[str, LazyTensor], list[Path]]:
@@ -134,19 +151,19 @@ def _open_shards(directory: Path, index_name: str) -> tuple[Mapping[str, LazyTen
 
 
 def _checkpoint(
-    config: ModelConfig, tensors: Mapping[str, LazyTensor], files: list[Path], source: Path, home: Path
+    config: ModelConfig, state: StateDict, files: list[Path], source: Path, home: Path
 ) -> Checkpoint:
-    names = canonical_names(tensors, source)
-    if config.tie_word_embeddings and _HEAD in names and _TABLE not in names:
-        # The only copy of the table that was saved.
-        names[_TABLE] = names.pop(_HEAD)
+    # The head may be the only copy of the table that was saved.
+    table = _HEAD if config.tie_word_embeddings and _TABLE not in state else _TABLE
     wanted: dict[str, LazyTensor] = {}
     for canonical, _ in expected_shapes(config):
-        if canonical not in names:
-            raise ModelError(missing_tensor(canonical, config, names, source))
-        wanted[canonical] = tensors[names.pop(canonical)]
-    if _HEAD in names:
-        wanted[_HEAD] = tensors[names.pop(_HEAD)]
+        there = table if canonical == _TABLE else canonical
+        if there not in state:
+            raise ModelError(missing_tensor(canonical, config, state.names, source))
+        wanted[canonical] = state[there]
+    if _HEAD in state and table != _HEAD:
+        wanted[_HEAD] = state[_HEAD]
+    unused = [there for name, there in state.names.items() if name not in wanted and name != table]
     config, wanted = settle_head(config, wanted, source)
     tokenizer = find_tokenizer_files(home)
     checkpoint = Checkpoint.checked(config, wanted, source=source, fingerprint="", tokenizer=tokenizer)
@@ -154,5 +171,5 @@ def _checkpoint(
     return replace(
         checkpoint,
         fingerprint=fingerprint(config, tokenizer, files),
-        warnings=unused_tensors(names.values(), source),
+        warnings=unused_tensors(unused, source),
     )

@@ -165,7 +165,7 @@ def put(name: str, *shape: int) -> Callable[[Tensors], object]:
             put("wpe.weight", 25, 64),
             r"'wpe.weight' has shape \[25, 64\]; the configuration requires \[24, 64\]",
         ),
-        (put("h.0.attn.c_attn.weight", 192, 64), r"has shape \[192, 64\]"),
+        (put("h.0.attn.c_attn.weight", 192, 64), r"has shape \[256, 64\]"),
         (put("transformer.ln_f.bias", 64), r"both 'ln_f.bias' and 'transformer.ln_f.bias'"),
     ],
 )
