@@ -102,6 +102,22 @@ def open_gguf(path: Path) -> Checkpoint:
     return replace(checkpoint, tokenizer_fault=fault, warnings=unused_tensors(unused, path))
 
 
+def read_gguf_tokenizer(path: Path) -> TokenizerFiles:
+    """The tokenizer in a GGUF file.
+
+    Raises
+    ------
+    ModelError
+        It has none, or one of another kind than GPT-2's, or one that is broken.
+    """
+    metadata = read_container(BinaryFile(Path(os.path.realpath(path)))).metadata
+    files = tokenizer_files(metadata, path)
+    if not files:
+        kind = str(metadata.get("tokenizer.ggml.model"))[:40]
+        raise ModelError(f"{path}: has no tokenizer of GPT-2's kind; tokenizer.ggml.model is {kind}")
+    return files
+
+
 def _config(file: BinaryFile, container: Container) -> ModelConfig:
     values = {
         ours: container.metadata[theirs]

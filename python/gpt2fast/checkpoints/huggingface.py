@@ -11,6 +11,7 @@ from typing import Any
 from gpt2fast.checkpoints.base import Checkpoint, LazyTensor, expected_shapes
 from gpt2fast.checkpoints.fingerprint import fingerprint
 from gpt2fast.checkpoints.head import settle_head
+from gpt2fast.checkpoints.other_files import explain_without_weights
 from gpt2fast.checkpoints.safetensors_file import SafetensorsFile
 from gpt2fast.checkpoints.state_dict import (
     StateDict,
@@ -63,8 +64,11 @@ def open_directory(directory: Path) -> Checkpoint:
         A file is missing, broken, or leads out of the directory; the model is not a GPT-2; a tensor is
         missing or has another shape than the configuration requires.
     """
+    path = find_weights(directory)
+    if path is None:
+        looked = f"no weights in it; looked for {', '.join(WEIGHT_FILES)}"
+        raise ModelError(f"{directory}: {explain_without_weights(directory) or looked}")
     config = read_config(directory)
-    path = _find_weights(directory)
     if path.name.endswith(".index.json"):
         tensors, files = _open_shards(directory, path.name)
     else:
@@ -121,11 +125,12 @@ def read_config(directory: Path) -> ModelConfig:
     return ModelConfig.from_dict(values, where=str(path))
 
 
-def _find_weights(directory: Path) -> Path:
+def find_weights(directory: Path) -> Path | None:
+    """The file with the weights of a directory, or the index of several; None if there is none."""
     for name in WEIGHT_FILES:
         if find_inside(directory, name) is not None:
             return directory / name
-    raise ModelError(f"{directory}: no weights in it; looked for {', '.join(WEIGHT_FILES)}")
+    return None
 
 
 def _open_tensors(name: str, resolved: Path) -> Mapping[str, LazyTensor]:

@@ -20,6 +20,8 @@ MAX_TOKENIZER_BYTES = 64 << 20
 
 _CONTENT_HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+
 # Without these (Windows) a link or FIFO is still caught by the checks on the resolved path and the
 # descriptor.
 _OPEN_FLAGS = (
@@ -120,7 +122,18 @@ def read_bytes(path: Path, limit: int) -> bytes:
         size = os.fstat(file.fileno()).st_size
         if size > limit:
             raise ModelError(f"{path}: has {size} bytes; the limit for such a file is {limit}")
-        return file.read(size)
+        data = file.read(size)
+    refuse_lfs_pointer(data, path)
+    return data
+
+
+def refuse_lfs_pointer(beginning: bytes, path: Path) -> None:
+    """Raise ModelError if a file is what Git LFS leaves where the content was not fetched."""
+    if beginning.startswith(_LFS_POINTER):
+        raise ModelError(
+            f"{path}: a pointer of Git LFS, not the file itself; run 'git lfs pull' in its repository, or "
+            f"download the file"
+        )
 
 
 def read_text(path: Path, limit: int) -> str:
