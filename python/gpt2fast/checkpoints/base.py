@@ -79,6 +79,12 @@ class Checkpoint:
     tokenizer: TokenizerFiles = field(default_factory=TokenizerFiles)
     #: Runs the source itself, where it can run, and raises ModelError unless it agrees; conversions call it.
     check_source: Callable[[], None] | None = field(default=None, compare=False)
+    #: What a user should know of what was left out or assumed; conversions keep it for later loads.
+    warnings: tuple[str, ...] = ()
+    #: What is wrong with the source's own tokenizer, if it has one that can't be read.
+    tokenizer_fault: str | None = None
+    #: Whether a user named the tokenizer, so that one that does not fit is an error.
+    tokenizer_is_given: bool = False
 
     @classmethod
     def checked(

@@ -20,6 +20,8 @@ from gpt2fast.storage.model_directory import CHAT_TEMPLATE_NAME
 
 # A name with one of these suffixes is a missing file, not a hub id.
 _SUFFIXES = (".json", ".txt")
+# Model files whose tokenizer lies beside them.
+_MODEL_SUFFIXES = (".onnx", ".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 
 
 def find_tokenizer_files(directory: Path) -> TokenizerFiles:
@@ -65,7 +67,8 @@ def read_tokenizer_files(source: str | os.PathLike[str], *, token: str | None = 
     Parameters
     ----------
     source : str or path
-        A directory, a ``tokenizer.json``, a ``vocab.json`` beside its merges, or the id of a model on the
+        A directory, a ``.gguf`` file, another model file with a tokenizer beside it, a ``tokenizer.json``, a
+        ``vocab.json`` beside its merges, or the id of a model on the
         hub. What exists as a path is taken as one.
     token : str, optional
         Access token for the hub.
@@ -79,6 +82,12 @@ def read_tokenizer_files(source: str | os.PathLike[str], *, token: str | None = 
     path = Path(source)
     if isinstance(source, str) and not path.exists() and path.suffix not in _SUFFIXES and is_repo_id(source):
         path = download_tokenizer(source, token=token)
+    if path.is_file() and path.suffix.lower() == ".gguf":
+        from gpt2fast.checkpoints.gguf_file import read_gguf_tokenizer
+
+        return read_gguf_tokenizer(path)
+    if path.is_file() and path.suffix.lower() in _MODEL_SUFFIXES:
+        path = path.parent  # the tokenizer lies beside the model
     if path.is_dir():
         files = find_tokenizer_files(path)
         if not files:
@@ -89,6 +98,7 @@ def read_tokenizer_files(source: str | os.PathLike[str], *, token: str | None = 
             f"tokenizer must name a directory or a file, got {str(source)!r}, which does not exist"
         )
     resolved = Path(os.path.realpath(path))
+    _refuse_bare_vocabulary(path, resolved)
     if path.name == "vocab.json":
         merges = file_inside(path.parent, "merges.txt")
         return TokenizerFiles(
@@ -96,3 +106,15 @@ def read_tokenizer_files(source: str | os.PathLike[str], *, token: str | None = 
             merges_txt=read_text(merges, MAX_TOKENIZER_BYTES),
         )
     return TokenizerFiles(tokenizer_json=read_text(resolved, MAX_TOKENIZER_BYTES))
+
+
+def _refuse_bare_vocabulary(path: Path, resolved: Path) -> None:
+    """Raise ModelError for a ``vocab.json`` under another name, whose merges can't be found."""
+    if path.name == "vocab.json" or path.suffix.lower() != ".json":
+        return
+    values = read_json_object(resolved, MAX_TOKENIZER_BYTES)
+    if values and all(type(value) is int for value in values.values()):
+        raise ModelError(
+            f"{path}: a vocabulary without merges; put it into a directory as vocab.json, beside its "
+            f"merges.txt, and name the directory"
+        )

@@ -10,6 +10,7 @@ import errno
 import json
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,13 +79,15 @@ def save_huggingface(
     ModelError
         A tensor can't be read, or is too large for ``dtype``.
     """
-    from gpt2fast.export.tokenizer_json import tokenizer_json
+    from gpt2fast.export.fitting_tokenizer import fitting_tokenizer
 
     _DTYPE("dtype", dtype)
     shards = _shards(checkpoint, dtype, _SHARD_BYTES("max_shard_bytes", max_shard_bytes))
     target = Path(os.path.realpath(directory))
     check_checkpoint_directory(target, overwrite=overwrite)
-    tokenizer = tokenizer_json(checkpoint)
+    tokenizer, fault = fitting_tokenizer(checkpoint)
+    if fault is not None:
+        warnings.warn(f"{fault}; the tokenizer is left out", stacklevel=2)
     total = sum(_stored_bytes(tensor, dtype) for tensor in checkpoint.tensors.values())
     target.parent.mkdir(parents=True, exist_ok=True)
     check_room(target.parent, total + len(tokenizer or "") + _SPARE_BYTES)

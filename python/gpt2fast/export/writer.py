@@ -8,13 +8,13 @@ import os
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gpt2fast.errors import ModelError
 from gpt2fast.export.block_writer import BlockWriter
+from gpt2fast.export.fitting_tokenizer import fitting_tokenizer
 from gpt2fast.export.graph import build_graph
 from gpt2fast.export.quantize import PackedTensor, layout, packed_chunks
-from gpt2fast.export.tokenizer_json import tokenizer_json
 from gpt2fast.storage.atomic import atomic_directory, check_room, write_new
 from gpt2fast.storage.files import restore_set_aside
 from gpt2fast.storage.graph_check import WEIGHTS_NAME
@@ -45,11 +45,16 @@ def write_model_directory(
     overwrite: bool = False,
     confirm: Callable[[], None] | None = None,
     progress: Progress | None = None,
-) -> None:
+) -> str | None:
     """Convert a checkpoint into the directory ``out``.
 
     Everything is written to a temporary directory beside ``out``, synced, and renamed; an error or
     interrupt leaves what was there before. ``confirm`` is called after the last write and may still raise.
+
+    Returns
+    -------
+    str or None
+        Why the tokenizer was left out, if it was; the directory's metadata has it too.
 
     Raises
     ------
@@ -58,13 +63,13 @@ def write_model_directory(
     OSError
         There is no room, or no permission to write.
     ModelError
-        A tensor or the tokenizer can't be converted.
+        A tensor can't be converted, or a tokenizer that a user named does not fit.
     """
     out = Path(os.path.realpath(out))
     check_destination(out, overwrite=overwrite)
     if checkpoint.check_source is not None:
         checkpoint.check_source()
-    tokenizer_text = tokenizer_json(checkpoint)
+    tokenizer_text, fault = fitting_tokenizer(checkpoint)
     tensors = layout(checkpoint.config, precision)
     total = tensors[-1].offset + tensors[-1].length
     graph = build_graph(checkpoint.config, tensors)
@@ -79,13 +84,14 @@ def write_model_directory(
                     write_new(temporary / CHAT_TEMPLATE_NAME, checkpoint.tokenizer.chat_template.encode())
             write_new(temporary / MODEL_NAME, graph.SerializeToString(deterministic=True))
             _write_weights(temporary / WEIGHTS_NAME, checkpoint, tensors, progress)
-            write_new(temporary / METADATA_NAME, _metadata(checkpoint, precision, total).encode())
+            write_new(temporary / METADATA_NAME, _metadata(checkpoint, precision, total, fault).encode())
             if confirm is not None:
                 confirm()
     except OSError as error:
         if error.filename is None:  # of a write: a full disk shows here
             error.filename = str(out)
         raise
+    return fault
 
 
 def check_destination(out: Path, *, overwrite: bool) -> None:
@@ -133,8 +139,8 @@ def _write_weights(
         os.fsync(file.fileno())
 
 
-def _metadata(checkpoint: Checkpoint, precision: str, weights_bytes: int) -> str:
-    values = {
+def _metadata(checkpoint: Checkpoint, precision: str, weights_bytes: int, tokenizer_fault: str | None) -> str:
+    values: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "precision": precision,
         "source": checkpoint.source,
@@ -142,4 +148,8 @@ def _metadata(checkpoint: Checkpoint, precision: str, weights_bytes: int) -> str
         "weights_bytes": weights_bytes,
         "gpt2fast_version": version("gpt2fast"),
     }
+    if checkpoint.warnings:
+        values["warnings"] = list(checkpoint.warnings)
+    if tokenizer_fault is not None:
+        values["tokenizer_fault"] = tokenizer_fault
     return json.dumps(values, indent=2) + "\n"

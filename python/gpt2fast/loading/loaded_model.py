@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +14,7 @@ from gpt2fast._validation import Choice, Integer, Real
 from gpt2fast.errors import ModelError
 from gpt2fast.loading.sources import Precision, find_model_directory
 from gpt2fast.storage.files import read_bytes
-from gpt2fast.storage.model_directory import CONFIG_NAME, METADATA_NAME, MODEL_NAME, ModelDirectory
+from gpt2fast.storage.model_directory import CONFIG_NAME, METADATA_NAME, MODEL_NAME, ModelDirectory, no_text
 from gpt2fast.text.lazy_tokenizer import lazy_tokenizer
 
 if TYPE_CHECKING:
@@ -139,9 +140,9 @@ class LoadedModel:
     def read_tokenizer(self) -> Tokenizer:
         """The tokenizer, read at the first call; raises the errors of :attr:`gpt2fast.GPT2.tokenizer`."""
         if self.tokenizer is None:
-            raise ModelError(
-                f"{self.directory.path} has no tokenizer; give one to from_pretrained(tokenizer=...)"
-            )
+            fault = self.directory.tokenizer_fault
+            reason = f"{self.directory.path} has no tokenizer" if fault is None else fault
+            raise ModelError(f"{reason}; give one to from_pretrained(tokenizer=...)")
         return self.tokenizer.get()
 
     @cached_property
@@ -185,6 +186,8 @@ def find_model(
     load_runtime()
     directory = find_model_directory(source, precision, revision=revision, token=token)
     if tokenizer is None:
+        if directory.tokenizer_fault is not None:
+            warnings.warn(no_text(directory.tokenizer_fault), stacklevel=3)
         return directory, None
     from gpt2fast.text.tokenizer import Tokenizer
 

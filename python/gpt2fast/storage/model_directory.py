@@ -25,7 +25,7 @@ from gpt2fast.storage.files import (
 from gpt2fast.storage.graph_check import WEIGHTS_NAME, StoredTensor, check_graph
 
 #: Incremented whenever a change to the graph, the packed layouts or a reader changes a conversion's result.
-FORMAT_VERSION = 7
+FORMAT_VERSION = 8
 PRECISIONS = ("fp32", "bf16", "int8", "int4")
 
 MODEL_NAME = "model.onnx"
@@ -37,6 +37,9 @@ FILE_NAMES = (MODEL_NAME, WEIGHTS_NAME, TOKENIZER_NAME, CHAT_TEMPLATE_NAME, CONF
 
 #: The graph of a model with a thousand layers takes about 2 MiB; its tensors are in weights.bin.
 MAX_GRAPH_BYTES = 4 << 20
+#: Limits on what is shown of the metadata.
+_MAX_WARNINGS = 16
+_MAX_MESSAGE = 2000
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,29 @@ class ModelDirectory:
     tokenizer_path: Path | None
     metadata: dict[str, Any]
     weights_bytes: int
+
+    @property
+    def warnings(self) -> list[str]:
+        """What was left out or assumed when the model was converted."""
+        return stored_warnings(self.metadata)
+
+    @property
+    def tokenizer_fault(self) -> str | None:
+        """Why the checkpoint's tokenizer was left out, if it was."""
+        fault = self.metadata.get("tokenizer_fault")
+        return fault[:_MAX_MESSAGE] if isinstance(fault, str) else None
+
+
+def stored_warnings(metadata: dict[str, Any]) -> list[str]:
+    """What a ``gpt2fast.json`` has to warn of; it may come from strangers."""
+    stored = metadata.get("warnings")
+    texts = stored[:_MAX_WARNINGS] if isinstance(stored, list) else []
+    return [text[:_MAX_MESSAGE] for text in texts if isinstance(text, str)]
+
+
+def no_text(fault: str) -> str:
+    """The warning for a model whose tokenizer was left out."""
+    return f"{fault}; the model takes token ids, but no text, unless tokenizer= (--tokenizer) gives another"
 
 
 def is_model_directory(path: str | os.PathLike[str]) -> bool:

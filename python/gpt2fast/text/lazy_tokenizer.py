@@ -63,7 +63,7 @@ def lazy_tokenizer(directory: ModelDirectory, given: Tokenizer | None) -> LazyTo
     path, vocab_size = directory.tokenizer_path, directory.config.vocab_size
     if path is not None:
         return LazyTokenizer(lambda: _read(path, vocab_size))
-    if vocab_size == GPT2_VOCAB_SIZE:
+    if vocab_size == GPT2_VOCAB_SIZE and directory.tokenizer_fault is None:
         source = str(directory.metadata.get("source", directory.path))
         return LazyTokenizer(lambda: _read(_gpt2_tokenizer_file(source), vocab_size))
     return None

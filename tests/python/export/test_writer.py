@@ -45,7 +45,7 @@ def test_a_model_directory(source: Path, tmp_path: Path, precision: str) -> None
     assert model.config == checkpoint.config
     assert model.precision == precision
     assert model.metadata == {
-        "format_version": 7,
+        "format_version": 8,
         "precision": precision,
         "source": str(source),
         "fingerprint": checkpoint.fingerprint,
@@ -282,10 +282,10 @@ def test_a_tokenizer_json_is_kept_as_it_is(source: Path, tmp_path: Path) -> None
     assert (tmp_path / "second/tokenizer.json").read_text() == text
 
 
-def test_a_tokenizer_that_is_too_large_is_refused(source: Path, tmp_path: Path) -> None:
+def test_a_tokenizer_that_a_user_names_must_fit(source: Path, tmp_path: Path) -> None:
     write_vocabulary(source, 102)
     with pytest.raises(ModelError, match=r"does not fit the model: its largest token id is 101"):
-        convert(source, tmp_path / "out")
+        convert(source, tmp_path / "out", tokenizer=source)
     assert entries(tmp_path) == ["source"]
 
 
@@ -301,11 +301,16 @@ def test_tokens_added_beyond_the_vocabulary_are_left_out(source: Path, tmp_path:
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", "{" * 500, '{"model": null}'])
-def test_a_broken_tokenizer_is_refused(source: Path, tmp_path: Path, text: str) -> None:
+def test_a_broken_tokenizer_is_left_out(source: Path, tmp_path: Path, text: str) -> None:
     (source / "tokenizer.json").write_text(text)
-    with pytest.raises(ModelError, match=r"tokenizer\.json"):
+    with pytest.warns(UserWarning, match=r"tokenizer\.json: .*; the model takes token ids, but no text"):
         convert(source, tmp_path / "out")
-    assert entries(tmp_path) == ["source"]
+    model = open_model_directory(tmp_path / "out")
+    assert model.tokenizer_path is None
+    assert "tokenizer.json" in str(model.tokenizer_fault)
+    with pytest.raises(ModelError, match=r"tokenizer\.json"):
+        convert(source, tmp_path / "other", tokenizer=source)
+    assert entries(tmp_path) == ["out", "source"]
 
 
 PEAK_SCRIPT = """
