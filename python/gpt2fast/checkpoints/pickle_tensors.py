@@ -203,8 +203,8 @@ class _Machine:
             raise ValueError("a name is not text")
         if (module, name) not in _ADMITTED:
             raise ModelError(
-                f"{self._where}: the pickle refers to {module[:80]}.{name[:80]}, which is no part of a tensor; "
-                f"nothing of it was run. Save the weights alone, by torch.save(model.state_dict(), PATH)"
+                f"{self._where}: the pickle refers to {module[:80]}.{name[:80]}, which is no part of a "
+                f"tensor; nothing of it was run. Save the weights alone, by torch.save(model.state_dict(), PATH)"
             )
         self._stack.append(_Symbol((module, name)))
 

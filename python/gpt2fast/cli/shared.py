@@ -126,7 +126,7 @@ def read_text(text: str) -> str:
         return text
     data = sys.stdin.buffer.read()
     try:
-        return data.decode("utf-8")
+        return data.decode("utf-8-sig")  # editors of Windows begin a text with a byte order mark
     except UnicodeDecodeError as error:
         raise click.ClickException(
             f"standard input is not UTF-8 text: {error.reason} at byte {error.start}"

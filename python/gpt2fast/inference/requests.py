@@ -266,6 +266,6 @@ def _ids_of(model: LoadedModel, text: str | Sequence[int], name: str) -> list[in
             return []
         if model.tokenizer is None:
             raise ValueError(f"{name} is text, but the model has no tokenizer; give token ids")
-        return model.tokenizer.get().encode(text)
+        return model.tokenizer.get().encode(text, add_special_tokens=False)
     check_token_ids(text, name, model.config)
     return list(text)

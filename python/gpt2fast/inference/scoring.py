@@ -86,7 +86,7 @@ def _read_choices(model: LoadedModel, choices: Sequence[Prompt], prompt_tokens: 
     for index, choice in enumerate(choices):
         if len(choice) == 0:
             raise ValueError(f"choices[{index}] must not be empty")
-    tokens, single = read_prompts(choices, model.config, model.tokenizer, name="choice")
+    tokens, single = read_prompts(choices, model.config, model.tokenizer, continues=True, name="choice")
     if single:
         raise TypeError("choices must be a list of texts or of lists of token ids, got a list of ids")
     for index, ids in enumerate(tokens):

@@ -191,6 +191,9 @@ def find_model(
         return directory, None
     from gpt2fast.text.tokenizer import Tokenizer
 
-    if not isinstance(tokenizer, Tokenizer):
-        tokenizer = Tokenizer.from_source(tokenizer, vocab_size=directory.config.vocab_size, token=token)
+    vocab_size = directory.config.vocab_size
+    if isinstance(tokenizer, (str, os.PathLike)):
+        tokenizer = Tokenizer.from_source(tokenizer, vocab_size=vocab_size, token=token)
+    elif not isinstance(tokenizer, Tokenizer):
+        tokenizer = Tokenizer.from_transformers(tokenizer, vocab_size=vocab_size)
     return directory, tokenizer

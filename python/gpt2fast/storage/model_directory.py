@@ -1,7 +1,8 @@
 """A converted model on disk: what it consists of, and the checks before anything is loaded from it.
 
 The directory holds ``model.onnx`` (the step graph), ``weights.bin`` (every tensor, each on its own page,
-mapped into memory at load), ``tokenizer.json``, ``config.json`` (Hugging Face's keys) and ``gpt2fast.json``
+mapped into memory at load), ``tokenizer.json`` with ``tokenizer_config.json``, ``config.json`` (Hugging
+Face's keys) and ``gpt2fast.json``
 (format version, precision, source). Reading it here imports neither onnx nor NumPy.
 """
 
@@ -30,10 +31,14 @@ PRECISIONS = ("fp32", "bf16", "int8", "int4")
 
 MODEL_NAME = "model.onnx"
 TOKENIZER_NAME = "tokenizer.json"
+TOKENIZER_CONFIG_NAME = "tokenizer_config.json"
 CHAT_TEMPLATE_NAME = "chat_template.jinja"
 CONFIG_NAME = "config.json"
 METADATA_NAME = "gpt2fast.json"
-FILE_NAMES = (MODEL_NAME, WEIGHTS_NAME, TOKENIZER_NAME, CHAT_TEMPLATE_NAME, CONFIG_NAME, METADATA_NAME)
+FILE_NAMES = (
+    *(MODEL_NAME, WEIGHTS_NAME, TOKENIZER_NAME, TOKENIZER_CONFIG_NAME, CHAT_TEMPLATE_NAME),
+    *(CONFIG_NAME, METADATA_NAME),
+)
 
 #: The graph of a model with a thousand layers takes about 2 MiB; its tensors are in weights.bin.
 MAX_GRAPH_BYTES = 4 << 20

@@ -24,12 +24,14 @@ def read_prompts(
     tokenizer: LazyTokenizer | None,
     *,
     before: list[int] | None = None,
+    continues: bool = False,
     name: str = "prompt",
 ) -> tuple[list[list[int]], bool]:
     """Token ids of each prompt, never empty, and whether the caller gave a single one.
 
     An empty prompt becomes the model's beginning-of-text (or end-of-text) token. With ``before``, each prompt
-    begins with these tokens. Errors call a prompt ``name``.
+    begins with these tokens. With either that or ``continues``, a prompt goes on where another text ends, and
+    the tokenizer's template adds nothing to it. Errors call a prompt ``name``.
     """
     single = _is_single(prompts, name)
     given = [prompts] if single else list(prompts)
@@ -37,9 +39,14 @@ def read_prompts(
         raise ValueError(f"{name}s: at most {MAX_PROMPTS} (MAX_PROMPTS) in one call, got {len(given)}")
     names = [name] if single else [f"{name}s[{i}]" for i in range(len(given))]
     if before is None:
-        read = [_read_prompt(one, label, config, tokenizer) for one, label in zip(given, names, strict=True)]
+        read = [
+            _read_prompt(one, label, config, tokenizer, continues)
+            for one, label in zip(given, names, strict=True)
+        ]
     else:
-        own = [_read_ids(one, label, config, tokenizer) for one, label in zip(given, names, strict=True)]
+        own = [
+            _read_ids(one, label, config, tokenizer, True) for one, label in zip(given, names, strict=True)
+        ]
         read = [before + ids for ids in own]
     return read, single
 
@@ -90,8 +97,10 @@ def _axes(value: Any) -> int:
     return np.ndim(value)
 
 
-def _read_prompt(prompt: Any, name: str, config: ModelConfig, tokenizer: LazyTokenizer | None) -> list[int]:
-    ids = _read_ids(prompt, name, config, tokenizer)
+def _read_prompt(
+    prompt: Any, name: str, config: ModelConfig, tokenizer: LazyTokenizer | None, continues: bool
+) -> list[int]:
+    ids = _read_ids(prompt, name, config, tokenizer, continues)
     if ids:
         return ids
     starts = [token for token in (config.bos_token_id, *config.eos_token_ids) if token is not None]
@@ -100,13 +109,15 @@ def _read_prompt(prompt: Any, name: str, config: ModelConfig, tokenizer: LazyTok
     return starts[:1]
 
 
-def _read_ids(prompt: Any, name: str, config: ModelConfig, tokenizer: LazyTokenizer | None) -> list[int]:
+def _read_ids(
+    prompt: Any, name: str, config: ModelConfig, tokenizer: LazyTokenizer | None, continues: bool
+) -> list[int]:
     if isinstance(prompt, str):
         if tokenizer is None:
             raise ValueError(f"{name} is text, but the model has no tokenizer; give token ids")
         encode = tokenizer.get().encode
         try:
-            return encode(prompt)
+            return encode(prompt, add_special_tokens=not continues)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
     if type(prompt) in (list, tuple) and set(map(type, prompt)) <= {int}:
