@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gpt2fast.cli.generation_options import collect, generation_options
-from gpt2fast.cli.shared import ModelChoice, model_options, print_json, read_text
+from gpt2fast.cli.shared import (
+    ModelChoice,
+    generation_config_option,
+    model_options,
+    print_json,
+    read_text,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,6 +27,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("prompt")
 @model_options
+@generation_config_option
 @click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object for each text, when it is complete."
 )

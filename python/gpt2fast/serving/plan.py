@@ -106,7 +106,7 @@ def make_plan(
     if service.settings.prefix_cache_scope == "key":
         values["use_prefix_cache"] = False
     values["max_time"] = min(values.get("max_time", limits.seconds), limits.seconds)
-    options = GenerationOptions(**values)
+    options = service.calls.options(values)
     _check_stream(stream, options)
     _check_limits(prompts, options, limits, prompt_name)
     room = n_positions - max_tokens
@@ -132,10 +132,9 @@ def _choose_copies(values: dict[str, Any], n: int) -> None:
     best_of = values.pop("best_of", None)
     if best_of is not None and best_of < n:
         raise bad_request(f"best_of ({best_of}) must be at least n ({n})", "best_of")
-    if values.get("num_beams", 1) == 1 and values.get("temperature") != 0:
+    if values.setdefault("num_beams", 1) == 1 and values.get("temperature") != 0:
         values.setdefault("do_sample", True)
-    if n > 1:
-        values["num_return_sequences"] = n
+    values["num_return_sequences"] = n
     if best_of is not None and best_of > n:
         values["best_of"] = best_of
 

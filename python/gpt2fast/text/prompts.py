@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from gpt2fast._validation import MAX_PROMPTS, Integer
@@ -33,6 +34,8 @@ def read_prompts(
     """
     single = _is_single(prompts, name)
     given = [prompts] if single else list(prompts)
+    if not single:
+        _warn_of_padding(prompts, given, config, name)
     if len(given) > MAX_PROMPTS:
         raise ValueError(f"{name}s: at most {MAX_PROMPTS} (MAX_PROMPTS) in one call, got {len(given)}")
     names = [name] if single else [f"{name}s[{i}]" for i in range(len(given))]
@@ -75,10 +78,41 @@ def _is_single(prompts: Any, name: str) -> bool:
         )
     if hasattr(prompts, "__array__"):
         return _axes(prompts) == 1
+    if isinstance(prompts, Mapping) and "input_ids" in prompts:
+        raise TypeError(f"{name}s must be text or token ids, got {type(prompts).__name__}: write **inputs")
     if not isinstance(prompts, Sequence):
         raise TypeError(f"{name}s must be text, token ids or a list of these, got {type(prompts).__name__}")
     # A list of ids is one prompt; the empty list is a list without prompts.
     return len(prompts) > 0 and not (isinstance(prompts[0], Sequence) or _axes(prompts[0]) > 0)
+
+
+def _warn_of_padding(prompts: Any, given: list[Any], config: ModelConfig, name: str) -> None:
+    """Warn if rows of one length begin or end with tokens that end texts, as padded ones do.
+
+    Several of them are padding; a single one may be the beginning of a text, unless it is an array that has
+    it in some rows only.
+    """
+    ends = config.eos_token_ids
+    if not ends or not given or isinstance(given[0], str):
+        return
+    try:
+        length = len(given[0])
+        if length < 2 or any(isinstance(row, str) or len(row) != length for row in given):
+            return
+        for last, other in ((0, 1), (-1, -2)):
+            singles = [row[last] in ends for row in given]
+            runs = [row[last] in ends and row[other] == row[last] for row in given]
+            if any(runs) or (hasattr(prompts, "__array__") and any(singles) and not all(singles)):
+                row = (runs if any(runs) else singles).index(True)
+                warnings.warn(
+                    f"{name}s[{row}] {'ends' if last else 'begins'} with the end-of-text token "
+                    f"{int(given[row][last])}, which is read as text: if it is padding, leave it out, as "
+                    f"{name}s may differ in length (generate also takes attention_mask)",
+                    stacklevel=5,
+                )
+                return
+    except (TypeError, ValueError):
+        return  # not rows of integers: the checks of the ids say so
 
 
 def _axes(value: Any) -> int:

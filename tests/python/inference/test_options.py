@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpt2fast import CancelToken, Generation, GenerationOptions, StreamChunk
+from gpt2fast.inference import other_names
 
 NAMES = [option.name for option in fields(GenerationOptions)]
 
@@ -36,9 +37,9 @@ TABLE: list[tuple[str, list[Any], list[Any], list[Any]]] = [
     ("bad_words", [(), ("a", (1, 2))], [5, [5], [[1.5]], None], [[""], [[]], [[-1]]]),
     (
         "logit_bias",
-        [None, {}, {5: -1.5}],
+        [None, {}, {5: -1.5}, {5: -math.inf}],
         [[1], "a", {"a": 1}, {1: "a"}, {True: 1.0}],
-        [{-1: 0.0}, {1: math.nan}, {1: 1e9}],
+        [{-1: 0.0}, {1: math.nan}, {1: math.inf}, {1: 1e9}],
     ),
     ("forced_prefix", [(), "Once", (1, 2)], [5, [1.5], None], [[-1]]),
     ("eos_token_id", [None, (), (0,), (0, 5)], ["a", 1.5, True, [None]], [-1, [2**31]]),
@@ -116,7 +117,6 @@ def test_errors_name_value_and_range() -> None:
         ("topk", "top_k"),
         ("temprature", "temperature"),
         ("max_tokens", "max_new_tokens"),
-        ("max_length", "max_new_tokens"),
         ("stop", "stop_strings"),
         ("n", "num_return_sequences"),
         ("bad_words_ids", "bad_words"),
@@ -128,8 +128,38 @@ def test_unknown_names_get_the_nearest(given_name: str, meant: str) -> None:
 
 
 def test_unknown_names_far_from_all() -> None:
-    with pytest.raises(TypeError, match="the options are max_new_tokens, "):
+    with pytest.raises(TypeError, match=r"'xyzzy'; help\(gpt2fast.GenerationOptions\) lists the options"):
         GenerationOptions.make(None, {"xyzzy": 1})
+
+
+@pytest.mark.parametrize(
+    "name", ["pad_token_id", "use_cache", "constraints", "forced_eos_token_id", "penalty_alpha", "foo"]
+)
+def test_there_is_no_hint_by_a_spelling_far_away(name: str) -> None:
+    with pytest.raises(TypeError, match=f"unknown generation option '{name}'; ") as caught:
+        GenerationOptions(**{name: "x"})
+    assert "did you mean" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given_name", "written"),
+    [
+        ("max_length", "max_new_tokens = max_length less the prompt's tokens"),
+        ("streamer", r"for chunk in model\.stream"),
+        ("stopping_criteria", "stop_strings, max_time or cancel"),
+        ("output_scores", "logprobs=N"),
+        ("forced_bos_token_id", "forced_prefix"),
+        ("sequence_bias", "logit_bias"),
+        ("past_key_values", r"prefix=model\.prefill"),
+    ],
+)
+def test_what_to_write_for_names_of_transformers(given_name: str, written: str) -> None:
+    with pytest.raises(TypeError, match=f"'{given_name}'; .*{written}"):
+        GenerationOptions.make(None, {given_name: 1})
+
+
+def test_every_hint_names_options_that_exist() -> None:
+    assert set(other_names._SAME.values()) <= set(NAMES)
 
 
 def test_overrides_win() -> None:
@@ -169,6 +199,7 @@ def test_numpy_numbers_are_numbers() -> None:
         ({"do_sample": True}, True),
         ({"do_sample": False, "seed": 3}, False),
         ({"do_sample": False, "temperature": 0}, False),
+        ({"do_sample": False, "temperature": 1.0, "top_k": 50, "top_p": 1.0}, False),
         ({"repetition_penalty": 1.2}, False),
     ],
 )
