@@ -500,13 +500,25 @@ class GPT2:
 
     # To the type checker a str is also a sequence of texts; here it is one text.
     @overload
-    def score(self, texts: Prompt, *, stride: int | None = None) -> TextScore: ...  # type: ignore[overload-overlap]
+    def score(  # type: ignore[overload-overlap]
+        self, texts: Prompt, *, context: Prompt | None = None, stride: int | None = None
+    ) -> TextScore: ...
 
     @overload
-    def score(self, texts: Sequence[Prompt], *, stride: int | None = None) -> list[TextScore]: ...
+    def score(
+        self,
+        texts: Sequence[Prompt],
+        *,
+        context: Prompt | Sequence[Prompt] | None = None,
+        stride: int | None = None,
+    ) -> list[TextScore]: ...
 
     def score(
-        self, texts: Prompt | Sequence[Prompt], *, stride: int | None = None
+        self,
+        texts: Prompt | Sequence[Prompt],
+        *,
+        context: Prompt | Sequence[Prompt] | None = None,
+        stride: int | None = None,
     ) -> TextScore | list[TextScore]:
         """The log-probability of each token, given those before it, without keeping the vocabulary's scores.
 
@@ -514,10 +526,12 @@ class GPT2:
         ----------
         texts : str, token ids, or a list of these
             As for :meth:`gpt2fast.GPT2.generate`, of any length.
+        context : str, token ids, or a list of these, optional
+            What precedes the texts, or each of them; it is not scored, and the first token after it is.
         stride : int, optional
-            A text longer than the context is read in windows of the context's length, which start this many
-            tokens apart. Default: half the context. Each token is scored once, in the first window in which
-            a token precedes it.
+            A text longer than the model's context is read in windows as long as that, which start this many
+            tokens apart. Default: half of it. Each token is scored once, in the first window in which a token
+            precedes it; with windows side by side (``stride=n_positions``) the first of each is not.
 
         Returns
         -------
@@ -531,7 +545,7 @@ class GPT2:
         """
         from gpt2fast.inference.scoring import score
 
-        return run(score(self._loaded, texts, stride))
+        return run(score(self._loaded, texts, stride, context))
 
     def perplexity(self, text: Prompt, *, stride: int | None = None) -> float:
         """``exp`` of the mean negative log-likelihood of the text's tokens after the first.
@@ -549,6 +563,7 @@ class GPT2:
         *,
         by: Literal["mean", "total"] = "mean",
         prefix: Prefix | None = None,
+        overflow: Literal["error", "truncate"] = "error",
     ) -> list[RankedChoice]:
         """Choices ordered by their likelihood after a prompt, the likeliest first.
 
@@ -565,6 +580,9 @@ class GPT2:
             The log-probability per token, or the sum, which favours short choices.
         prefix : Prefix, optional
             Precedes the prompt; its keys and values are not computed again.
+        overflow : {"error", "truncate"}
+            When prompt and choice exceed the model's positions: refuse, or leave out the prompt's oldest
+            tokens, for each choice as few as necessary, as lm-evaluation-harness does.
 
         Raises
         ------
@@ -573,7 +591,7 @@ class GPT2:
         """
         from gpt2fast.inference.scoring import rank
 
-        return run(rank(self._loaded, prompt, choices, by, prefix))
+        return run(rank(self._loaded, prompt, choices, by, prefix, overflow))
 
     def embed(
         self,

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from gpt2fast.model import GPT2
 
 
+_BETWEEN_TEXTS = "---"
+
+
 @click.command()
 @click.argument("prompt")
 @model_options
@@ -42,14 +45,19 @@ def command(prompt: str, as_json: bool, **values: Any) -> None:
     cat story.txt | gpt2fast generate - --overflow truncate
     gpt2fast generate "A" --json --num-return-sequences 3 --temperature 1
 
-    Without options it always takes the likeliest token; with a sampling option or a seed it samples.
+    Without options it always takes the likeliest token, unless the model's generation_config.json says
+    otherwise; with a sampling option or a seed it samples. Several texts have a line of three dashes between
+    them.
     """
+    from gpt2fast.inference.requests import choose_options
+
     choice = ModelChoice.take(values)
     options = collect(values)
     text = read_text(prompt)
     if prompt == "-":
         text = text.removesuffix("\n").removesuffix("\r")
     model = choice.load_for_text()
+    options = choose_options(model.loaded, options, None)
     whole = options.num_beams > 1 or options.best_of is not None or options.num_return_sequences is not None
     if as_json or whole:
         _print_whole(model, text, options, as_json=as_json)
@@ -65,11 +73,13 @@ def _print_stream(model: GPT2, prompt: str, options: GenerationOptions) -> None:
 
 
 def _print_whole(model: GPT2, prompt: str, options: GenerationOptions, *, as_json: bool) -> None:
-    for result in model.generate([prompt], options):
+    for index, result in enumerate(model.generate([prompt], options)):
         if as_json:
             print_json(_as_dict(result))
-        else:
-            click.echo(result.text)
+            continue
+        if index > 0:
+            click.echo(_BETWEEN_TEXTS)
+        click.echo(result.text)
 
 
 def _as_dict(result: Generation) -> dict[str, Any]:

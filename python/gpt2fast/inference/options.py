@@ -78,7 +78,8 @@ def _option(default: Any, check: Check, text: str) -> Any:
 class GenerationOptions:
     """How to continue a prompt; options that Hugging Face has keep their names.
 
-    Wrong types raise ``TypeError``; values out of range and contradictions raise ``ValueError``.
+    Wrong types raise ``TypeError``; values out of range and contradictions raise ``ValueError``, as does
+    a call with an option that needs another.
     """
 
     max_new_tokens: int = _option(128, Integer(0, _MAX_COUNT), "The most tokens to generate.")
@@ -345,8 +346,10 @@ class GenerationOptions:
             raise ValueError("choices must hold at least one string")
         if self.num_beams > 1:
             self._check_beams()
-        else:
-            self._check_without_beams()
+        if self.best_of is not None and self.best_of < (self.num_return_sequences or 1):
+            raise ValueError(
+                f"num_return_sequences ({self.num_return_sequences}) must not exceed best_of ({self.best_of})"
+            )
         if self.prompt_lookup_num_tokens and self.assistant_model is not None:
             raise ValueError(
                 "prompt_lookup_num_tokens contradicts assistant_model: both guess tokens; leave one out"
@@ -372,16 +375,15 @@ class GenerationOptions:
                 f"({self.num_beams})"
             )
 
-    def _check_without_beams(self) -> None:
+    def check_needs(self) -> None:
+        """Raise ValueError for an option that needs another: a call has it from the caller or the model."""
+        if self.num_beams > 1:
+            return
         for name in ("length_penalty", "early_stopping"):
-            if getattr(self, name) != GenerationOptions.__dataclass_fields__[name].default:
+            if getattr(self, name) != self.__dataclass_fields__[name].default:
                 raise ValueError(f"{name}={getattr(self, name)!r} needs num_beams above 1")
         if self.best_of is not None and not self.sampling:
             raise ValueError(f"best_of={self.best_of} needs sampling: give temperature or do_sample=True")
-        if self.best_of is not None and self.best_of < (self.num_return_sequences or 1):
-            raise ValueError(
-                f"num_return_sequences ({self.num_return_sequences}) must not exceed best_of ({self.best_of})"
-            )
         if (self.num_return_sequences or 1) > 1 and not self.sampling:
             raise ValueError(
                 f"num_return_sequences={self.num_return_sequences} needs sampling (give temperature or "

@@ -101,9 +101,13 @@ def choose_options(
             defaults = None
         overrides = {name: value for name, value in overrides.items() if not is_harmless(name, value)}
     if defaults is not None:
-        return join_defaults(defaults, options, overrides)
-    chosen = GenerationOptions.make(options, overrides)
-    return chosen if model.defaults is None else chosen.with_given(OPTION_NAMES)
+        chosen = join_defaults(defaults, options, overrides)
+    else:
+        chosen = GenerationOptions.make(options, overrides)
+        if model.defaults is not None:
+            chosen = chosen.with_given(OPTION_NAMES)
+    chosen.check_needs()
+    return chosen
 
 
 def _take_inputs(model: LoadedModel, prompts: Any, overrides: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -201,18 +205,20 @@ def _fit(prompt: list[int], options: GenerationOptions, n_positions: int) -> lis
     """The prompt, or its newest part, so that the output fits the model's positions."""
     tokens, wanted = len(prompt), options.max_new_tokens
     room = n_positions - wanted
-    if tokens <= room or options.overflow == "slide":
+    # The last token is not read, so it needs no position.
+    if tokens <= min(room + 1, n_positions) or options.overflow == "slide":
         return prompt
     if options.overflow == "truncate" and room > 0:
         return prompt[-room:]
     if room <= 0:
         advice = f"max_new_tokens must be below {n_positions}"
     else:
-        advice = f"give max_new_tokens <= {n_positions - tokens}, or" if tokens < n_positions else "give"
+        most = n_positions + 1 - tokens
+        advice = f"give max_new_tokens <= {most}, or" if most > 0 else "give"
         advice += " overflow='truncate' to keep the newest prompt tokens"
     raise ValueError(
         f"prompt ({tokens} tokens) + max_new_tokens ({wanted}) = {tokens + wanted} exceeds the model's "
-        f"n_positions ({n_positions}); {advice}"
+        f"n_positions ({n_positions}) by more than the last token, which needs none; {advice}"
     )
 
 

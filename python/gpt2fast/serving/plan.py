@@ -111,7 +111,7 @@ def make_plan(
     _check_limits(prompts, options, limits, prompt_name)
     room = n_positions - max_tokens
     if options.overflow == "truncate" and room > 0:
-        prompts = [prompt[-room:] for prompt in prompts]
+        prompts = [prompt if len(prompt) <= room + 1 else prompt[-room:] for prompt in prompts]
     elif options.overflow != "slide":
         _check_context(prompts, max_tokens, n_positions, prompt_name)
     return Plan(
@@ -194,7 +194,8 @@ def _check_limits(
 
 def _check_context(prompts: Sequence[list[int]], max_tokens: int, n_positions: int, prompt_name: str) -> None:
     for tokens in map(len, prompts):
-        if tokens + max_tokens > n_positions:
+        # The last token is not read, so it needs no position.
+        if tokens + max_tokens > n_positions + (max_tokens > 0):
             raise bad_request(
                 f"This model's maximum context length is {n_positions} tokens, but this request has "
                 f"{tokens} in its prompt and asks for {max_tokens} more, {tokens + max_tokens} in all. "

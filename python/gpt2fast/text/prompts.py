@@ -34,8 +34,8 @@ def read_prompts(
     """
     single = _is_single(prompts, name)
     given = [prompts] if single else list(prompts)
-    if not single:
-        _warn_of_padding(prompts, given, config, name)
+    if not single and hasattr(prompts, "__array__"):
+        _warn_of_padding(prompts, config, name)
     if len(given) > MAX_PROMPTS:
         raise ValueError(f"{name}s: at most {MAX_PROMPTS} (MAX_PROMPTS) in one call, got {len(given)}")
     names = [name] if single else [f"{name}s[{i}]" for i in range(len(given))]
@@ -86,33 +86,29 @@ def _is_single(prompts: Any, name: str) -> bool:
     return len(prompts) > 0 and not (isinstance(prompts[0], Sequence) or _axes(prompts[0]) > 0)
 
 
-def _warn_of_padding(prompts: Any, given: list[Any], config: ModelConfig, name: str) -> None:
-    """Warn if rows of one length begin or end with tokens that end texts, as padded ones do.
+def _warn_of_padding(rows: Any, config: ModelConfig, name: str) -> None:
+    """Warn if rows of an array begin or end with tokens that end texts, as padded ones do.
 
-    Several of them are padding; a single one may be the beginning of a text, unless it is an array that has
-    it in some rows only.
+    A single one may be the beginning of a text, unless only some of the rows have it.
     """
-    ends = config.eos_token_ids
-    if not ends or not given or isinstance(given[0], str):
+    import numpy as np
+
+    ids = np.asarray(rows)
+    if ids.ndim != 2 or ids.shape[1] < 2 or not config.eos_token_ids:
         return
-    try:
-        length = len(given[0])
-        if length < 2 or any(isinstance(row, str) or len(row) != length for row in given):
+    for place, edge in (("begins", ids[:, :2]), ("ends", ids[:, :-3:-1])):
+        ends = np.isin(edge, config.eos_token_ids)
+        single, several = ends[:, 0], ends.all(axis=1) & (edge[:, 0] == edge[:, 1])
+        padded = several if several.any() or single.all() else single
+        if padded.any():
+            row = int(padded.argmax())
+            warnings.warn(
+                f"{name}s[{row}] {place} with the end-of-text token {int(edge[row, 0])}, read as text: "
+                f"if it is padding, leave it out, as {name}s may differ in length (generate also takes "
+                f"attention_mask)",
+                stacklevel=5,
+            )
             return
-        for last, other in ((0, 1), (-1, -2)):
-            singles = [row[last] in ends for row in given]
-            runs = [row[last] in ends and row[other] == row[last] for row in given]
-            if any(runs) or (hasattr(prompts, "__array__") and any(singles) and not all(singles)):
-                row = (runs if any(runs) else singles).index(True)
-                warnings.warn(
-                    f"{name}s[{row}] {'ends' if last else 'begins'} with the end-of-text token "
-                    f"{int(given[row][last])}, which is read as text: if it is padding, leave it out, as "
-                    f"{name}s may differ in length (generate also takes attention_mask)",
-                    stacklevel=5,
-                )
-                return
-    except (TypeError, ValueError):
-        return  # not rows of integers: the checks of the ids say so
 
 
 def _axes(value: Any) -> int:

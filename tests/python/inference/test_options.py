@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import FrozenInstanceError, fields, replace
 from typing import Any
@@ -11,7 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpt2fast import CancelToken, Generation, GenerationOptions, StreamChunk
+from gpt2fast import (
+    CancelToken,
+    Generation,
+    GenerationOptions,
+    RankedChoice,
+    StreamChunk,
+    TextScore,
+    TokenLogprobs,
+)
 from gpt2fast.inference import other_names
 
 NAMES = [option.name for option in fields(GenerationOptions)]
@@ -217,12 +226,27 @@ def test_when_tokens_are_sampled(values: dict[str, Any], sampling: bool) -> None
             {"min_new_tokens": 9, "max_new_tokens": 8},
             r"min_new_tokens \(9\) must not exceed max_new_tokens \(8\)",
         ),
-        ({"num_return_sequences": 2}, "num_return_sequences=2 needs sampling"),
+        ({"seed": 3, "best_of": 2, "num_return_sequences": 3}, r"\(3\) must not exceed best_of \(2\)"),
     ],
 )
 def test_contradictions(values: dict[str, Any], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         GenerationOptions(**values)
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"num_return_sequences": 2}, "num_return_sequences=2 needs sampling"),
+        ({"best_of": 2}, "best_of=2 needs sampling"),
+        ({"early_stopping": True}, "early_stopping=True needs num_beams above 1"),
+        ({"length_penalty": 2.0}, r"length_penalty=2\.0 needs num_beams above 1"),
+    ],
+)
+def test_options_that_need_others(values: dict[str, Any], named: str) -> None:
+    """Which the model may have, so that the call is the first to know."""
+    with pytest.raises(ValueError, match=named):
+        GenerationOptions(**values).check_needs()
 
 
 def test_options_are_frozen_and_copied() -> None:
@@ -263,9 +287,44 @@ def test_any_values_give_options_or_a_named_error(values: dict[str, Any]) -> Non
 
 def test_results_have_short_reprs() -> None:
     result = Generation(text="x" * 500, token_ids=[1] * 300, finish_reason="length", prompt_token_ids=[0])
-    assert repr(result).endswith("', tokens=300, finish_reason='length')") or "..., tokens=300" in repr(
-        result
-    )
+    shown = f"(text='{'x' * 47}'..., token_ids=[300 ids], finish_reason='length')"
+    assert repr(result).endswith(shown)
     assert len(repr(result)) < 120
     assert str(result) == "x" * 500
-    assert repr(StreamChunk("a", [5])) == "StreamChunk(index=0, text='a', tokens=1)"
+    assert repr(StreamChunk("a", [5])) == "StreamChunk(index=0, text='a', token_ids=[5])"
+
+
+def test_results_become_json() -> None:
+    logprobs = TokenLogprobs(
+        np.array([np.nan, -1.5], np.float32),
+        np.array([[-1], [7]], np.int32),
+        np.array([[np.nan], [-0.5]], np.float32),
+    )
+    result = Generation("a", [5, 6], "eos", [0], seed=3, logprobs=logprobs)
+    assert json.loads(json.dumps(result.to_dict(), allow_nan=False)) == {
+        "text": "a",
+        "token_ids": [5, 6],
+        "finish_reason": "eos",
+        "prompt_token_ids": [0],
+        "seed": 3,
+        "cached_tokens": 0,
+        "logprobs": {"chosen": [None, -1.5], "top_ids": [[-1], [7]], "top": [[None], [-0.5]]},
+        "score": None,
+    }
+    assert StreamChunk("a", [5], 1).to_dict() == {
+        "text": "a",
+        "token_ids": [5],
+        "index": 1,
+        "finish_reason": None,
+        "logprobs": None,
+    }
+    assert TextScore([5], np.array([np.nan], np.float32)).to_dict()["logprobs"] == [None]
+    ranked = RankedChoice(" a", 0, [5], np.array([-2.0], np.float32), -2.0, -2.0)
+    assert ranked.to_dict() == {
+        "choice": " a",
+        "index": 0,
+        "token_ids": [5],
+        "logprobs": [-2.0],
+        "total": -2.0,
+        "mean": -2.0,
+    }
