@@ -357,7 +357,8 @@ std::unique_ptr<ScoreCall> Engine::score_continuations(ContinuationsRequest requ
   const std::shared_ptr<EngineState> state = this->state();
   check_text(request.prompt, 0, state->options());
   for (const std::vector<int32_t>& one : request.continuations) {
-    check_text(one, static_cast<int64_t>(request.prompt.size()), state->options());
+    // The last token is not read.
+    check_text(one, static_cast<int64_t>(request.prompt.size()) - 1, state->options());
   }
   if (request.prefix) check_prefix(*request.prefix, state->options());
   const auto readers =

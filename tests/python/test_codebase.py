@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "python" / "gpt2fast"
 MAX_LINES = 420
 #: The class that users meet has all its methods' documentation in one place; the bodies are a few lines each.
-LONGER_FILES = {"python/gpt2fast/model.py": 620}
+LONGER_FILES = {"python/gpt2fast/model.py": 700}
 
 
 def sources(*patterns: str) -> list[Path]:

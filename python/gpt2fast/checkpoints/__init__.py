@@ -83,7 +83,10 @@ def open_checkpoint(
     """
     if n_head is not None:
         n_head = Integer(1, MAX_DIMENSION)("n_head", n_head)
-    checkpoint = _open(locate(source, revision=revision, token=token), n_head)
+    from gpt2fast.checkpoints.generation_config import with_generation_config
+
+    path = locate(source, revision=revision, token=token)
+    checkpoint = with_generation_config(_open(path, n_head), path)
     if n_head not in (None, checkpoint.config.n_head):
         raise ValueError(f"n_head={n_head}, but {source} says {checkpoint.config.n_head}; leave n_head out")
     for text in checkpoint.warnings:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gpt2fast.config import ModelConfig
 from gpt2fast.errors import ModelError
@@ -82,6 +82,8 @@ class Checkpoint:
     source: str
     fingerprint: str
     tokenizer: TokenizerFiles = field(default_factory=TokenizerFiles)
+    #: What ``generation_config.json`` holds; empty without one.
+    generation_config: Mapping[str, Any] = field(default_factory=dict)
     #: Runs the source itself, where it can run, and raises ModelError unless it agrees; conversions call it.
     check_source: Callable[[], None] | None = field(default=None, compare=False)
     #: What a user should know of what was left out or assumed; conversions keep it for later loads.

@@ -204,7 +204,8 @@ class _Machine:
         if (module, name) not in _ADMITTED:
             raise ModelError(
                 f"{self._where}: the pickle refers to {module[:80]}.{name[:80]}, which is no part of a "
-                f"tensor; nothing of it was run. Save the weights alone, by torch.save(model.state_dict(), PATH)"
+                f"tensor; nothing of it was run. Save the weights alone, by "
+                f"torch.save(model.state_dict(), PATH)"
             )
         self._stack.append(_Symbol((module, name)))
 

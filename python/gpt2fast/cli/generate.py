@@ -9,16 +9,26 @@ import click
 
 from gpt2fast.cli.generation_options import collect, generation_options
 from gpt2fast.cli.result_fields import result_fields
-from gpt2fast.cli.shared import ModelChoice, model_options, print_json, read_text
+from gpt2fast.cli.shared import (
+    ModelChoice,
+    generation_config_option,
+    model_options,
+    print_json,
+    read_text,
+)
 
 if TYPE_CHECKING:
     from gpt2fast.inference.options import GenerationOptions
     from gpt2fast.model import GPT2
 
 
+_BETWEEN_TEXTS = "---"
+
+
 @click.command()
 @click.argument("prompt", required=False)
 @model_options
+@generation_config_option
 @click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object for each text, when it is complete."
 )
@@ -60,8 +70,12 @@ def command(
     gpt2fast generate "A" --json --num-return-sequences 3 --temperature 1
     gpt2fast generate --input prompts.jsonl --output results.jsonl
 
-    Without options it always takes the likeliest token; with a sampling option or a seed it samples.
+    Without options it always takes the likeliest token, unless the model's generation_config.json says
+    otherwise; with a sampling option or a seed it samples. Several texts have a line of three dashes between
+    them.
     """
+    from gpt2fast.inference.requests import choose_options
+
     choice = ModelChoice.take(values)
     options = collect(values)
     if prompt is None and prompts_file is not None and results_file is not None:
@@ -75,6 +89,7 @@ def command(
     if prompt == "-":
         text = text.removesuffix("\n").removesuffix("\r")
     model = choice.load_for_text()
+    options = choose_options(model.loaded, options, None)
     whole = options.num_beams > 1 or options.best_of is not None or options.num_return_sequences is not None
     if as_json or whole:
         _print_whole(model, text, options, as_json=as_json)
@@ -90,8 +105,10 @@ def _print_stream(model: GPT2, prompt: str, options: GenerationOptions) -> None:
 
 
 def _print_whole(model: GPT2, prompt: str, options: GenerationOptions, *, as_json: bool) -> None:
-    for result in model.generate([prompt], options):
+    for index, result in enumerate(model.generate([prompt], options)):
         if as_json:
             print_json({**result_fields(result), "cached_tokens": result.cached_tokens})
-        else:
-            click.echo(result.text)
+            continue
+        if index > 0:
+            click.echo(_BETWEEN_TEXTS)
+        click.echo(result.text)

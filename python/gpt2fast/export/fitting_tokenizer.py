@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def fitting_tokenizer(checkpoint: Checkpoint) -> tuple[tuple[str, TokenizerSettings] | None, str | None]:
-    """The text of a ``tokenizer.json`` with its settings, and why there is none where the checkpoint's own is left out.
+    """The text of a ``tokenizer.json`` with its settings, and why it is left out where it is.
 
     Raises
     ------

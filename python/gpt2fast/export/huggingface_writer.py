@@ -159,7 +159,7 @@ def _small_files(
     values = config.to_dict()
     yield "config.json", _json({**values, "torch_dtype": _TORCH_DTYPES[dtype]})
     tokens = {key: values[key] for key in ("bos_token_id", "eos_token_id")}
-    yield "generation_config.json", _json(tokens)
+    yield "generation_config.json", _json({**checkpoint.generation_config, **tokens})
     if tokenizer is not None:
         text, settings = tokenizer
         if settings.model_max_length is None:

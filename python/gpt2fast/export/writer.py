@@ -23,6 +23,7 @@ from gpt2fast.storage.model_directory import (
     CONFIG_NAME,
     FILE_NAMES,
     FORMAT_VERSION,
+    GENERATION_CONFIG_NAME,
     METADATA_NAME,
     MODEL_NAME,
     TOKENIZER_CONFIG_NAME,
@@ -79,6 +80,9 @@ def write_model_directory(
     try:
         with atomic_directory(out) as temporary:
             write_new(temporary / CONFIG_NAME, checkpoint.config.to_json().encode())
+            if checkpoint.generation_config:
+                generation_text = json.dumps(dict(checkpoint.generation_config), indent=2) + "\n"
+                write_new(temporary / GENERATION_CONFIG_NAME, generation_text.encode())
             if tokenizer is not None:
                 text, settings = tokenizer
                 write_new(temporary / TOKENIZER_NAME, text.encode())

@@ -186,7 +186,9 @@ def _with_prompts(
     distinct = {tuple(one.prompt_token_ids): None for one in results}
     top = min(options.logprobs or 0, model.config.vocab_size)
     values = yield from token_logprobs(model, list(distinct), top=top)
-    of_prompt = dict(zip(distinct, values, strict=True))
+    of_prompt = {
+        ids: (value.chosen, value.top_ids, value.top) for ids, value in zip(distinct, values, strict=True)
+    }
     echoed = []
     for one in results:
         if one.logprobs is None:

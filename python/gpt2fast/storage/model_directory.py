@@ -2,8 +2,8 @@
 
 The directory holds ``model.onnx`` (the step graph), ``weights.bin`` (every tensor, each on its own page,
 mapped into memory at load), ``tokenizer.json`` with ``tokenizer_config.json``, ``config.json`` (Hugging
-Face's keys) and ``gpt2fast.json``
-(format version, precision, source). Reading it here imports neither onnx nor NumPy.
+Face's keys), if the checkpoint had one ``generation_config.json``, and ``gpt2fast.json`` (format version,
+precision, source). Reading it here imports neither onnx nor NumPy.
 """
 
 from __future__ import annotations
@@ -34,10 +34,11 @@ TOKENIZER_NAME = "tokenizer.json"
 TOKENIZER_CONFIG_NAME = "tokenizer_config.json"
 CHAT_TEMPLATE_NAME = "chat_template.jinja"
 CONFIG_NAME = "config.json"
+GENERATION_CONFIG_NAME = "generation_config.json"
 METADATA_NAME = "gpt2fast.json"
 FILE_NAMES = (
     *(MODEL_NAME, WEIGHTS_NAME, TOKENIZER_NAME, TOKENIZER_CONFIG_NAME, CHAT_TEMPLATE_NAME),
-    *(CONFIG_NAME, METADATA_NAME),
+    *(CONFIG_NAME, GENERATION_CONFIG_NAME, METADATA_NAME),
 )
 
 #: The graph of a model with a thousand layers takes about 2 MiB; its tensors are in weights.bin.
@@ -71,6 +72,8 @@ class ModelDirectory:
         The content of ``gpt2fast.json``, including ``source`` and ``fingerprint``.
     weights_bytes : int
         Size of ``weights.bin``.
+    generation_config : dict
+        The content of ``generation_config.json``, as ``transformers`` has it; empty without one.
     """
 
     path: Path
@@ -82,6 +85,7 @@ class ModelDirectory:
     tokenizer_path: Path | None
     metadata: dict[str, Any]
     weights_bytes: int
+    generation_config: dict[str, Any] = field(default_factory=dict)
 
     @property
     def warnings(self) -> list[str]:
@@ -140,6 +144,7 @@ def open_model_directory(path: str | os.PathLike[str]) -> ModelDirectory:
     graph = read_bytes(file_inside(directory, MODEL_NAME), MAX_GRAPH_BYTES)
     tensors = check_graph(graph, config, weights_bytes, where=str(directory / MODEL_NAME))
     tokenizer_path = directory / TOKENIZER_NAME
+    generation_path = find_inside(directory, GENERATION_CONFIG_NAME)
     return ModelDirectory(
         path=directory,
         config=config,
@@ -150,6 +155,7 @@ def open_model_directory(path: str | os.PathLike[str]) -> ModelDirectory:
         tokenizer_path=tokenizer_path if find_inside(directory, TOKENIZER_NAME) is not None else None,
         metadata=metadata,
         weights_bytes=weights_bytes,
+        generation_config={} if generation_path is None else read_json_object(generation_path),
     )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from gpt2fast._validation import MAX_PROMPTS, Integer
@@ -35,6 +36,8 @@ def read_prompts(
     """
     single = _is_single(prompts, name)
     given = [prompts] if single else list(prompts)
+    if not single and hasattr(prompts, "__array__"):
+        _warn_of_padding(prompts, config, name)
     if len(given) > MAX_PROMPTS:
         raise ValueError(f"{name}s: at most {MAX_PROMPTS} (MAX_PROMPTS) in one call, got {len(given)}")
     names = [name] if single else [f"{name}s[{i}]" for i in range(len(given))]
@@ -82,10 +85,37 @@ def _is_single(prompts: Any, name: str) -> bool:
         )
     if hasattr(prompts, "__array__"):
         return _axes(prompts) == 1
+    if isinstance(prompts, Mapping) and "input_ids" in prompts:
+        raise TypeError(f"{name}s must be text or token ids, got {type(prompts).__name__}: write **inputs")
     if not isinstance(prompts, Sequence):
         raise TypeError(f"{name}s must be text, token ids or a list of these, got {type(prompts).__name__}")
     # A list of ids is one prompt; the empty list is a list without prompts.
     return len(prompts) > 0 and not (isinstance(prompts[0], Sequence) or _axes(prompts[0]) > 0)
+
+
+def _warn_of_padding(rows: Any, config: ModelConfig, name: str) -> None:
+    """Warn if rows of an array begin or end with tokens that end texts, as padded ones do.
+
+    A single one may be the beginning of a text, unless only some of the rows have it.
+    """
+    import numpy as np
+
+    ids = np.asarray(rows)
+    if ids.ndim != 2 or ids.shape[1] < 2 or not config.eos_token_ids:
+        return
+    for place, edge in (("begins", ids[:, :2]), ("ends", ids[:, :-3:-1])):
+        ends = np.isin(edge, config.eos_token_ids)
+        single, several = ends[:, 0], ends.all(axis=1) & (edge[:, 0] == edge[:, 1])
+        padded = several if several.any() or single.all() else single
+        if padded.any():
+            row = int(padded.argmax())
+            warnings.warn(
+                f"{name}s[{row}] {place} with the end-of-text token {int(edge[row, 0])}, read as text: "
+                f"if it is padding, leave it out, as {name}s may differ in length (generate also takes "
+                f"attention_mask)",
+                stacklevel=5,
+            )
+            return
 
 
 def _axes(value: Any) -> int:
