@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["locate", "open_checkpoint", "with_tokenizer"]
 
-_TORCH_SUFFIXES = (".bin", ".pt", ".pth")
+_TORCH_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 _SUFFIXES = (".safetensors", *_TORCH_SUFFIXES, ".gguf", ".onnx")
 
 
@@ -63,8 +64,9 @@ def open_checkpoint(
     Parameters
     ----------
     source : str or path
-        A Hugging Face directory, a TensorFlow directory of the original release, a ``.safetensors``, PyTorch
-        (``.bin``, ``.pt``, ``.pth``), ``.gguf`` or ``.onnx`` file, or a hub id.
+        A Hugging Face directory, a directory with one model file, a TensorFlow directory of the original
+        release, a ``.safetensors``, PyTorch (``.bin``, ``.pt``, ``.pth``, ``.ckpt``), ``.gguf`` or ``.onnx``
+        file, or a hub id.
     tokenizer : str or path, optional
         A directory, a file or a hub id to take the tokenizer from, in place of the source's own.
     n_head : int, optional
@@ -81,9 +83,14 @@ def open_checkpoint(
     """
     if n_head is not None:
         n_head = Integer(1, MAX_DIMENSION)("n_head", n_head)
-    checkpoint = _open(locate(source, revision=revision, token=token), n_head)
+    from gpt2fast.checkpoints.generation_config import with_generation_config
+
+    path = locate(source, revision=revision, token=token)
+    checkpoint = with_generation_config(_open(path, n_head), path)
     if n_head not in (None, checkpoint.config.n_head):
         raise ValueError(f"n_head={n_head}, but {source} says {checkpoint.config.n_head}; leave n_head out")
+    for text in checkpoint.warnings:
+        warnings.warn(text, stacklevel=2)
     if tokenizer is None:
         return checkpoint
     from gpt2fast.checkpoints.tokenizer_files import read_tokenizer_files
@@ -93,7 +100,7 @@ def open_checkpoint(
 
 def _open(path: Path, n_head: int | None) -> Checkpoint:
     if path.is_dir():
-        return _open_directory(path)
+        return _open_directory(path, n_head)
     suffix = path.suffix.lower()
     if suffix == ".gguf":
         from gpt2fast.checkpoints.gguf_file import open_gguf
@@ -107,13 +114,13 @@ def _open(path: Path, n_head: int | None) -> Checkpoint:
         from gpt2fast.checkpoints.huggingface import open_weights_file
 
         return open_weights_file(path, n_head=n_head)
-    raise ModelError(
-        f"{path}: not a known kind of model file; known are {', '.join(_SUFFIXES)} "
-        f"and directories with a config.json"
-    )
+    from gpt2fast.checkpoints.other_files import explain_foreign
+
+    known = f"known are {', '.join(_SUFFIXES)} and directories with a config.json"
+    raise ModelError(f"{path}: {explain_foreign(path) or f'not a known kind of model file; {known}'}")
 
 
-def _open_directory(path: Path) -> Checkpoint:
+def _open_directory(path: Path, n_head: int | None) -> Checkpoint:
     if (path / "gpt2fast.json").exists():
         raise ModelError(
             f"{path}: already a converted model; conversion needs the checkpoint that it was made from"
@@ -122,8 +129,13 @@ def _open_directory(path: Path) -> Checkpoint:
         from gpt2fast.checkpoints.tensorflow_checkpoint import open_tensorflow
 
         return open_tensorflow(path)
-    from gpt2fast.checkpoints.huggingface import open_directory
+    from gpt2fast.checkpoints.huggingface import find_weights, open_directory
+    from gpt2fast.checkpoints.other_files import single_model_file
 
+    if find_weights(path) is None:
+        file = single_model_file(path)
+        if file is not None:
+            return _open(file, n_head)
     return open_directory(path)
 
 
@@ -135,4 +147,10 @@ def with_tokenizer(checkpoint: Checkpoint, files: TokenizerFiles) -> Checkpoint:
     from gpt2fast.checkpoints.fingerprint import fingerprint
 
     combined = checkpoint.fingerprint + fingerprint(checkpoint.config, files, ())
-    return replace(checkpoint, tokenizer=files, fingerprint=sha256(combined.encode()).hexdigest())
+    return replace(
+        checkpoint,
+        tokenizer=files,
+        fingerprint=sha256(combined.encode()).hexdigest(),
+        tokenizer_fault=None,
+        tokenizer_is_given=True,
+    )

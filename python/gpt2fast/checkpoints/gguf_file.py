@@ -9,17 +9,20 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpt2fast.checkpoints.base import Checkpoint, LazyTensor
+from gpt2fast.checkpoints.base import Checkpoint, LazyTensor, TokenizerFiles
 from gpt2fast.checkpoints.binary_file import BinaryFile
 from gpt2fast.checkpoints.fingerprint import fingerprint
 from gpt2fast.checkpoints.gguf_container import Container, TensorInfo, check_ranges, read_container
 from gpt2fast.checkpoints.gguf_tokenizer import tokenizer_files
+from gpt2fast.checkpoints.head import settle_head
+from gpt2fast.checkpoints.state_dict import unused_tensors
 from gpt2fast.checkpoints.stored_tensor import STORED_DTYPES, StoredTensor, nearest_decimal, to_float32
 from gpt2fast.config import ModelConfig
 from gpt2fast.errors import ModelError
@@ -37,13 +40,13 @@ _CONFIG_KEYS = {
     "bos_token_id": "tokenizer.ggml.bos_token_id",
     "eos_token_id": "tokenizer.ggml.eos_token_id",
 }
-_TABLE, _POSITIONS, _HEAD = "token_embd.weight", "position_embd.weight", "output.weight"
+_TABLE, _POSITIONS = "token_embd.weight", "position_embd.weight"
 _TOP_NAMES = {
     _TABLE: "wte.weight",
     _POSITIONS: "wpe.weight",
     "output_norm.weight": "ln_f.weight",
     "output_norm.bias": "ln_f.bias",
-    _HEAD: "lm_head.weight",
+    "output.weight": "lm_head.weight",
 }
 _LAYER_NAMES = {
     "attn_norm": "ln_1",
@@ -53,7 +56,6 @@ _LAYER_NAMES = {
     "ffn_up": "mlp.c_fc",
     "ffn_down": "mlp.c_proj",
 }
-_COMPARED_BYTES = 1 << 20
 
 
 def open_gguf(path: Path) -> Checkpoint:
@@ -79,18 +81,44 @@ def open_gguf(path: Path) -> Checkpoint:
         raise ModelError(f"{path}: the architecture is {str(architecture)[:40]!r}; only 'gpt2' is supported")
     readers = {name: _stored(file, name, info) for name, info in container.tensors.items()}
     check_ranges(file, container, {name: stored.size for name, stored in readers.items()})
-    config = _config(file, container, readers)
+    config = _config(file, container)
     tensors = {}
     for name, stored in readers.items():
         canonical = _canonical_name(name)
         if canonical is not None:
             tensors[canonical] = stored.lazy(transposed=canonical.startswith("h.") and stored.rank == 2)
-    tokenizer = tokenizer_files(container.metadata, path)
+    # Older converters store the tied table a second time.
+    config, tensors = settle_head(config, tensors, path)
+    fault = None
+    try:
+        tokenizer = tokenizer_files(container.metadata, path)
+    except ModelError as error:
+        tokenizer, fault = TokenizerFiles(), str(error)
     identity = fingerprint(config, tokenizer, [resolved])
-    return Checkpoint.checked(config, tensors, source=path, fingerprint=identity, tokenizer=tokenizer)
+    checkpoint = Checkpoint.checked(config, tensors, source=path, fingerprint=identity, tokenizer=tokenizer)
+    # A second copy of the table is used, in a way.
+    used = {*checkpoint.tensors, "lm_head.weight"}
+    unused = [name for name in readers if _canonical_name(name) not in used]
+    return replace(checkpoint, tokenizer_fault=fault, warnings=unused_tensors(unused, path))
 
 
-def _config(file: BinaryFile, container: Container, readers: dict[str, _Stored]) -> ModelConfig:
+def read_gguf_tokenizer(path: Path) -> TokenizerFiles:
+    """The tokenizer in a GGUF file.
+
+    Raises
+    ------
+    ModelError
+        It has none, or one of another kind than GPT-2's, or one that is broken.
+    """
+    metadata = read_container(BinaryFile(Path(os.path.realpath(path)))).metadata
+    files = tokenizer_files(metadata, path)
+    if not files:
+        kind = str(metadata.get("tokenizer.ggml.model"))[:40]
+        raise ModelError(f"{path}: has no tokenizer of GPT-2's kind; tokenizer.ggml.model is {kind}")
+    return files
+
+
+def _config(file: BinaryFile, container: Container) -> ModelConfig:
     values = {
         ours: container.metadata[theirs]
         for ours, theirs in _CONFIG_KEYS.items()
@@ -103,9 +131,6 @@ def _config(file: BinaryFile, container: Container, readers: dict[str, _Stored])
         if name not in container.tensors:
             raise ModelError(f"{file.path}: the tensor {name!r} is missing")
         values[key] = container.tensors[name].dimensions[-1]
-    # Older converters store the tied table a second time.
-    head = readers.get(_HEAD)
-    values["tie_word_embeddings"] = head is None or _same_bytes(head, readers[_TABLE])
     return ModelConfig.from_dict(values, where=str(file.path))
 
 
@@ -189,15 +214,3 @@ def _decode_blocks(dequantize: Callable[..., Any], kind: Any, raw: NDArray[np.ui
     # In a damaged file a block's scale may be infinite or NaN; the values then are too.
     with np.errstate(all="ignore"):
         return np.asarray(dequantize(raw, kind), dtype=np.float32)
-
-
-def _same_bytes(first: _Stored, second: _Stored) -> bool:
-    one, other = first.raw, second.raw
-    if one.shape != other.shape:
-        return False
-    rows, row_bytes = one.shape
-    step = max(1, _COMPARED_BYTES // row_bytes)
-    return all(
-        np.array_equal(one.narrow(0, row, row + step).read(), other.narrow(0, row, row + step).read())
-        for row in range(0, rows, step)
-    )

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +10,16 @@ from typing import Any
 
 from gpt2fast.checkpoints.base import Checkpoint, LazyTensor, expected_shapes
 from gpt2fast.checkpoints.fingerprint import fingerprint
+from gpt2fast.checkpoints.head import settle_head
+from gpt2fast.checkpoints.other_files import explain_without_weights
 from gpt2fast.checkpoints.safetensors_file import SafetensorsFile
+from gpt2fast.checkpoints.state_dict import (
+    StateDict,
+    infer_config,
+    missing_tensor,
+    nanogpt_config,
+    unused_tensors,
+)
 from gpt2fast.checkpoints.tokenizer_files import find_tokenizer_files
 from gpt2fast.config import ModelConfig
 from gpt2fast.errors import ModelError
@@ -26,13 +33,7 @@ WEIGHT_FILES = (
     "pytorch_model.bin.index.json",
 )
 
-_PREFIX = "transformer."
-# Causal masks that old versions of transformers saved with the weights.
-_BUFFER = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")
-_LAYER = re.compile(r"h\.(\d{1,6})\.")
-_GPT2_END_OF_TEXT = 50256
-_USUAL_HEAD_DIM = 64
-_NAMES_SHOWN = 5
+_TABLE, _HEAD = "wte.weight", "lm_head.weight"
 
 
 class ShardedTensors(Mapping[str, LazyTensor]):
@@ -54,8 +55,8 @@ class ShardedTensors(Mapping[str, LazyTensor]):
 def open_directory(directory: Path) -> Checkpoint:
     """Read a checkpoint directory in the form that ``save_pretrained`` writes.
 
-    The tensor names may have the prefix ``transformer.``. With a tied head, as in ``transformers``, a
-    ``lm_head.weight`` in the file is not used (unless it is the only copy of the table that was saved).
+    The tensor names may have the prefix ``transformer.``. Whether a ``lm_head.weight`` in the file is used
+    follows from its numbers: see :func:`gpt2fast.checkpoints.head.settle_head`.
 
     Raises
     ------
@@ -63,20 +64,24 @@ def open_directory(directory: Path) -> Checkpoint:
         A file is missing, broken, or leads out of the directory; the model is not a GPT-2; a tensor is
         missing or has another shape than the configuration requires.
     """
+    path = find_weights(directory)
+    if path is None:
+        looked = f"no weights in it; looked for {', '.join(WEIGHT_FILES)}"
+        raise ModelError(f"{directory}: {explain_without_weights(directory) or looked}")
     config = read_config(directory)
-    path = _find_weights(directory)
     if path.name.endswith(".index.json"):
         tensors, files = _open_shards(directory, path.name)
     else:
         resolved = file_inside(directory, path.name)
         tensors, files = _open_tensors(path.name, resolved), [resolved]
-    return _checkpoint(config, tensors, files, directory, directory)
+    return _checkpoint(config, StateDict(tensors, directory), files, directory, directory)
 
 
 def open_weights_file(path: Path, *, n_head: int | None = None) -> Checkpoint:
     """Read a lone ``.safetensors`` or PyTorch file; configuration and tokenizer are those beside it, if any.
 
-    Without a ``config.json`` the sizes follow from the shapes, with ``n_head`` heads. Without that, heads
+    A training checkpoint of nanoGPT brings its sizes along. Without a ``config.json`` the sizes follow from
+    the shapes, with ``n_head`` heads. Without that, heads
     of width 64 are assumed, as all GPT-2 models have, with a warning.
 
     Raises
@@ -86,12 +91,23 @@ def open_weights_file(path: Path, *, n_head: int | None = None) -> Checkpoint:
         not a multiple of 64.
     """
     resolved = Path(os.path.realpath(path))
-    tensors = _open_tensors(path.name, resolved)
-    if find_inside(path.parent, "config.json") is not None:
+    assumption = None
+    model_args: Mapping[str, Any] = {}
+    if path.name.lower().endswith(".safetensors"):
+        state = StateDict(SafetensorsFile(resolved), path)
+    else:
+        from gpt2fast.checkpoints.torch_pickle import open_torch_file
+
+        file = open_torch_file(resolved)
+        state, model_args = StateDict(file.tensors, path), file.model_args
+    if model_args:
+        config = nanogpt_config(model_args, path)
+    elif find_inside(path.parent, "config.json") is not None:
         config = read_config(path.parent)
     else:
-        config = _infer_config(_canonical_names(tensors, path), tensors, path, n_head)
-    return _checkpoint(config, tensors, [resolved], path, path.parent)
+        config, assumption = infer_config(state, path, n_head)
+    checkpoint = _checkpoint(config, state, [resolved], path, path.parent)
+    return replace(checkpoint, warnings=(assumption, *checkpoint.warnings)) if assumption else checkpoint
 
 
 def read_config(directory: Path) -> ModelConfig:
@@ -109,20 +125,21 @@ def read_config(directory: Path) -> ModelConfig:
     return ModelConfig.from_dict(values, where=str(path))
 
 
-def _find_weights(directory: Path) -> Path:
+def find_weights(directory: Path) -> Path | None:
+    """The file with the weights of a directory, or the index of several; None if there is none."""
     for name in WEIGHT_FILES:
         if find_inside(directory, name) is not None:
             return directory / name
-    raise ModelError(f"{directory}: no weights in it; looked for {', '.join(WEIGHT_FILES)}")
+    return None
 
 
 def _open_tensors(name: str, resolved: Path) -> Mapping[str, LazyTensor]:
     """The tensors of one file; ``name`` has its suffix (in the hub's cache ``resolved`` is a hash)."""
     if name.endswith(".safetensors"):
         return SafetensorsFile(resolved)
-    from gpt2fast.checkpoints.torch_pickle import open_torch_tensors
+    from gpt2fast.checkpoints.torch_pickle import open_torch_file
 
-    return open_torch_tensors(resolved)
+    return open_torch_file(resolved).tensors
 
 
 def _open_shards(directory: Path, index_name: str) -> tuple[Mapping[str, LazyTensor], list[Path]]:
@@ -139,98 +156,25 @@ def _open_shards(directory: Path, index_name: str) -> tuple[Mapping[str, LazyTen
 
 
 def _checkpoint(
-    config: ModelConfig, tensors: Mapping[str, LazyTensor], files: list[Path], source: Path, home: Path
+    config: ModelConfig, state: StateDict, files: list[Path], source: Path, home: Path
 ) -> Checkpoint:
-    names = _canonical_names(tensors, source)
-    if config.tie_word_embeddings:
-        head = names.pop("lm_head.weight", None)
-        if head is not None:
-            names.setdefault("wte.weight", head)
+    # The head may be the only copy of the table that was saved.
+    table = _HEAD if config.tie_word_embeddings and _TABLE not in state else _TABLE
     wanted: dict[str, LazyTensor] = {}
     for canonical, _ in expected_shapes(config):
-        if canonical not in names:
-            raise ModelError(_missing(canonical, config, names, source))
-        wanted[canonical] = tensors[names.pop(canonical)]
-    _warn_of_unused(names.values(), source)
+        there = table if canonical == _TABLE else canonical
+        if there not in state:
+            raise ModelError(missing_tensor(canonical, config, state.names, source))
+        wanted[canonical] = state[there]
+    if _HEAD in state and table != _HEAD:
+        wanted[_HEAD] = state[_HEAD]
+    unused = [there for name, there in state.names.items() if name not in wanted and name != table]
+    config, wanted = settle_head(config, wanted, source)
     tokenizer = find_tokenizer_files(home)
     checkpoint = Checkpoint.checked(config, wanted, source=source, fingerprint="", tokenizer=tokenizer)
     # Hashing reads all the weights, so it waits until they are known to fit.
-    return replace(checkpoint, fingerprint=fingerprint(config, tokenizer, files))
-
-
-def _canonical_names(tensors: Mapping[str, LazyTensor], source: Path) -> dict[str, str]:
-    """Canonical name -> name in the file, without the mask buffers."""
-    names: dict[str, str] = {}
-    for name in tensors:
-        canonical = name.removeprefix(_PREFIX)
-        if _BUFFER.fullmatch(canonical):
-            continue
-        if canonical in names:
-            raise ModelError(f"{source}: both {names[canonical]!r} and {name!r} are in it")
-        names[canonical] = name
-    return names
-
-
-def _missing(canonical: str, config: ModelConfig, names: Mapping[str, str], source: Path) -> str:
-    message = f"{source}: the tensor {canonical!r} is missing"
-    if canonical == "lm_head.weight":
-        return f"{message}; the configuration says that the head is not tied (tie_word_embeddings is false)"
-    if canonical == "wte.weight":
-        return f"{message}; is it a GPT-2 model? It holds {_some(names.values())}"
-    return f"{message}; the configuration says {config.n_layer} layers"
-
-
-def _warn_of_unused(names: Any, source: Path) -> None:
-    if names:
-        warnings.warn(f"{source}: {len(names)} tensors are not used: {_some(names)}", stacklevel=4)
-
-
-def _some(names: Any) -> str:
-    shown = sorted(names)[:_NAMES_SHOWN]
-    return ", ".join(shown) + (", ..." if len(names) > len(shown) else "") if shown else "no tensors"
-
-
-def _infer_config(
-    names: Mapping[str, str], tensors: Mapping[str, LazyTensor], path: Path, n_head: int | None
-) -> ModelConfig:
-    def matrix(canonical: str) -> tuple[int, int]:
-        shape = tensors[names[canonical]].shape if canonical in names else ()
-        if len(shape) != 2:
-            raise ModelError(
-                f"{path}: no config.json beside it, and no matrix {canonical!r} in it for the sizes; "
-                f"it holds {_some(names.values())}"
-            )
-        return shape[0], shape[1]
-
-    table = "wte.weight" if "wte.weight" in names else "lm_head.weight"
-    vocab_size, width = matrix(table)
-    if n_head is None:
-        n_head = _usual_heads(width, path)
-    layers = [int(match[1]) for match in map(_LAYER.match, names) if match]
-    values = {
-        "n_layer": max(layers, default=-1) + 1,
-        "n_head": n_head,
-        "n_embd": width,
-        "n_inner": matrix("h.0.mlp.c_fc.weight")[1],
-        "n_positions": matrix("wpe.weight")[0],
-        "vocab_size": vocab_size,
-        "bos_token_id": _GPT2_END_OF_TEXT,
-        "eos_token_id": _GPT2_END_OF_TEXT,
-        "tie_word_embeddings": table == "lm_head.weight" or "lm_head.weight" not in names,
-    }
-    return ModelConfig.from_dict(values, where=str(path))
-
-
-def _usual_heads(width: int, path: Path) -> int:
-    if width % _USUAL_HEAD_DIM:
-        raise ModelError(
-            f"{path}: the number of heads does not follow from the shapes (width {width} is not a multiple "
-            f"of {_USUAL_HEAD_DIM}); put the model's config.json beside it, or convert it with n_head given "
-            f"(gpt2fast convert --n-head N)"
-        )
-    warnings.warn(
-        f"{path}: no config.json beside it; assuming {width // _USUAL_HEAD_DIM} heads of {_USUAL_HEAD_DIM} "
-        f"and GPT-2's conventions",
-        stacklevel=5,
+    return replace(
+        checkpoint,
+        fingerprint=fingerprint(config, tokenizer, files),
+        warnings=unused_tensors(unused, source),
     )
-    return width // _USUAL_HEAD_DIM

@@ -11,6 +11,7 @@ import numpy as np
 
 from gpt2fast.checkpoints.base import Checkpoint, LazyTensor, TokenizerFiles
 from gpt2fast.checkpoints.fingerprint import fingerprint
+from gpt2fast.checkpoints.head import settle_head
 from gpt2fast.checkpoints.huggingface import read_config
 from gpt2fast.checkpoints.onnx_attention import find_attention_scales, find_heads
 from gpt2fast.checkpoints.onnx_file import OnnxFile, read_onnx
@@ -33,7 +34,6 @@ from gpt2fast.storage.files import find_inside
 
 _PER_LAYER = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
 _GPT2_VOCABULARY = 50257
-_COMPARED_ROWS = 4096
 _TOLERANCE = 0.01
 
 
@@ -63,11 +63,11 @@ def open_onnx(
     file = read_onnx(path)
     graph = Graph(file)
     model = _Model(file, graph)
-    config = model.config(n_head)
+    config, tensors = settle_head(model.config(n_head), model.tensors(), path)
     files = find_tokenizer_files(path.parent) if tokenizer is None else tokenizer
     checkpoint = Checkpoint.checked(
         config,
-        model.tensors(),
+        tensors,
         source=path,
         fingerprint=fingerprint(config, files, file.files),
         tokenizer=files,
@@ -95,7 +95,6 @@ class _Model:
         self._head: Linear | None = linears[-1] if len(linears) % 4 == 1 else None
         self._width = self._embeddings.tokens.shape[1]
         self._check_layers(len(linears))
-        self.tied = self._head is None or self._is_tied(self._head)
 
     def config(self, n_head: int | None) -> ModelConfig:
         """What the graph reveals, completed from a ``config.json`` that fits."""
@@ -117,7 +116,8 @@ class _Model:
             "n_head": heads,
             "activation_function": find_activation(self._graph, first[2], first[3]),
             "layer_norm_epsilon": self._epsilon(),
-            "tie_word_embeddings": self.tied,
+            # A head of its own is told from the table by its numbers.
+            "tie_word_embeddings": True,
             "bos_token_id": beside.bos_token_id if beside else end_of_text,
             "eos_token_id": list(beside.eos_token_ids) if beside else end_of_text,
             **self._scaling(self._width // heads),
@@ -139,7 +139,7 @@ class _Model:
             for linear, part in zip(layer, _PER_LAYER, strict=True):
                 tensors[f"h.{i}.{part}.weight"] = linear.weight.lazy()
                 tensors[f"h.{i}.{part}.bias"] = (linear.bias or _zeros(linear.weight.shape[1])).lazy()
-        if self._head is not None and not self.tied:
+        if self._head is not None:
             tensors["lm_head.weight"] = self._head.weight.transpose().lazy()
         return tensors
 
@@ -165,6 +165,8 @@ class _Model:
                 raise ModelError(f"{path}: in layer {i}, a linear layer does not follow its LayerNorm")
         if self._head is not None and self._head.weight.shape[0] != width:
             raise ModelError(f"{path}: the last linear layer has shape {list(self._head.weight.shape)}")
+        if self._head is not None and self._head.bias is not None:
+            raise ModelError(f"{path}: its head has a bias, which a GPT-2's has not")
 
     def _sizes(self) -> dict[str, int]:
         return {
@@ -205,21 +207,6 @@ class _Model:
                 if np.allclose(found, wanted, rtol=_TOLERANCE, atol=0):
                     return {"scale_attn_weights": scaled, "scale_attn_by_inverse_layer_idx": by_layer}
         raise ModelError(f"{self._file.path}: attention scales its scores in an unknown way, by {found[:3]}")
-
-    def _is_tied(self, head: Linear) -> bool:
-        """Whether the head's weight is the token table, transposed."""
-        table, weight = self._embeddings.tokens, head.weight.transpose()
-        if head.bias is not None:
-            raise ModelError(f"{self._file.path}: its head has a bias, which a GPT-2's has not")
-        if table.shape != weight.shape or table.dtype_name != weight.dtype_name:
-            return False
-        return all(
-            np.array_equal(
-                table.narrow(0, row, row + _COMPARED_ROWS).read(),
-                weight.narrow(0, row, row + _COMPARED_ROWS).read(),
-            )
-            for row in range(0, table.shape[0], _COMPARED_ROWS)
-        )
 
 
 def _heads_of_past(file: OnnxFile, width: int) -> int | None:

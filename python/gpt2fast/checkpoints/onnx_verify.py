@@ -165,19 +165,34 @@ class _Feed:
 
 def _largest_difference(checkpoint: Checkpoint, feed: _Feed, outputs: Sequence[Any], path: Path) -> float:
     hidden, present = reference.forward(checkpoint, feed.ids, feed.past, dtype=np.float32)
-    results = [
-        each for each in (hidden, reference.logits(checkpoint, hidden)) if each.size == outputs[0].size
+    results = (hidden, reference.logits(checkpoint, hidden))
+    differences = [
+        _difference(*pair) for result in results for pair in _comparable(outputs[0], result, result is hidden)
     ]
-    if not results:
+    if not differences:
         raise ModelError(f"{path}: its first output has shape {list(outputs[0].shape)}, as no GPT-2's has")
     # If the vocabulary is as large as the width, the first output may be either.
-    first = np.min([_difference(outputs[0], result) for result in results])
+    first = np.min(differences)
     caches = [output for output in outputs[1:] if output.ndim > 3 and output.shape[-2] == present[0].shape[3]]
     stacked = any(output.ndim == 5 for output in caches)
     wanted = list(present) if stacked else [half for layer in present for half in layer]
     pairs = zip(caches, wanted, strict=True) if len(caches) == len(wanted) else ()
     # NumPy's maximum, unlike Python's, is NaN if one of them is.
     return float(np.max([first, *(_difference(output, cache) for output, cache in pairs)]))
+
+
+def _comparable(
+    output: NDArray[Any], result: NDArray[Any], is_hidden: bool
+) -> list[tuple[NDArray[Any], NDArray[Any]]]:
+    """The output and what it should be: of every token, or of each text's last; none if it has other sizes.
+
+    Scores may go on beyond the vocabulary, where a padded head has rows of zeros.
+    """
+    size = result.shape[-1]
+    if not output.ndim or output.shape[-1] < size or (is_hidden and output.shape[-1] != size):
+        return []
+    output = output[..., :size]
+    return [(output, wanted) for wanted in (result, result[:, -1:]) if wanted.size == output.size][:1]
 
 
 def _difference(output: NDArray[Any], wanted: NDArray[Any]) -> float:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from heapq import heappop, heappush
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,25 +32,25 @@ _MAX_EXPRESSION = 6
 
 
 class Graph:
-    """The nodes of a file, checked to be in topological order.
+    """The nodes of a file in topological order.
 
     Attributes
     ----------
     nodes : list
-        NodeProto messages.
+        NodeProto messages, each after those that it reads from, otherwise in the file's order.
     constants : dict
         Initializers, values of Constant nodes, and the results of Identity, Cast and Transpose on them.
     """
 
     def __init__(self, file: OnnxFile) -> None:
         self.path = file.path
-        self.nodes = file.nodes
+        self.nodes = _topological_order(file.nodes, file.path)
         self.constants: dict[str, StoredTensor] = dict(file.tensors)
         self._producers: dict[str, Any] = {}
         self._consumers: dict[str, list[Any]] = {}
         self._scalars: dict[tuple[str, int | None], float | None] = {}
         known = {"", *file.inputs, *file.tensors}
-        for node in file.nodes:
+        for node in self.nodes:
             if any(attribute.HasField("g") for attribute in node.attribute):
                 raise ModelError(
                     f"{file.path}: has the control flow operation {node.op_type}; only one If is followed, "
@@ -201,6 +203,31 @@ class Graph:
         if node.op_type == "Squeeze" and joined.size == 1:
             joined = joined.reshape(())
         return _stored(joined)
+
+
+def _topological_order(nodes: list[Any], path: Path) -> list[Any]:
+    """Kahn's algorithm; of the nodes that may come next, the first in the file does."""
+    maker = {name: index for index, node in enumerate(nodes) for name in node.output if name}
+    readers: dict[int, list[int]] = {}
+    missing = [0] * len(nodes)
+    for index, node in enumerate(nodes):
+        for before in {maker[name] for name in node.input if name in maker}:
+            readers.setdefault(before, []).append(index)
+            missing[index] += 1
+    ready = [index for index, count in enumerate(missing) if not count]
+    order = []
+    while ready:
+        index = heappop(ready)
+        order.append(nodes[index])
+        for reader in readers.get(index, ()):
+            missing[reader] -= 1
+            if not missing[reader]:
+                heappush(ready, reader)
+    if len(order) < len(nodes):
+        raise ModelError(
+            f"{path}: {len(nodes) - len(order)} nodes of its graph depend on one another in a circle"
+        )
+    return order
 
 
 def attribute_ints(node: Any, name: str) -> tuple[int, ...]:

@@ -36,7 +36,21 @@ _STORAGE_DTYPES = {
 _ORDERED_DICT = ("collections", "OrderedDict")
 _REBUILD_TENSOR = ("torch._utils", "_rebuild_tensor_v2")
 _REBUILD_PARAMETER = ("torch._utils", "_rebuild_parameter")
-_ADMITTED = {*_STORAGE_DTYPES, _ORDERED_DICT, _REBUILD_TENSOR, _REBUILD_PARAMETER}
+#: What training programs save beside tensors; it is neither looked up nor made.
+_IGNORED = {
+    ("argparse", "Namespace"),
+    ("pathlib", "PosixPath"),
+    ("pathlib", "WindowsPath"),
+    ("numpy", "dtype"),
+    ("numpy.core.multiarray", "scalar"),
+    ("numpy._core.multiarray", "scalar"),
+    ("_codecs", "encode"),
+    ("pytorch_lightning.utilities.parsing", "AttributeDict"),
+    ("lightning.pytorch.utilities.parsing", "AttributeDict"),
+    ("lightning_fabric.utilities.data", "AttributeDict"),
+    ("lightning.fabric.utilities.data", "AttributeDict"),
+}
+_ADMITTED = {*_STORAGE_DTYPES, _ORDERED_DICT, _REBUILD_TENSOR, _REBUILD_PARAMETER, *_IGNORED}
 
 
 @dataclass(frozen=True)
@@ -74,6 +88,10 @@ class _Tuple(tuple[Any, ...]):
     """A tuple that knows how deep tuples are nested in it."""
 
     depth: int
+
+
+class _IgnoredObject:
+    """Stands for an object of a class in ``_IGNORED``."""
 
 
 class _Mark:
@@ -165,6 +183,8 @@ class _Machine:
 
     def _set_items(self, items: list[Any]) -> None:
         target = self._stack[-1]
+        if isinstance(target, _IgnoredObject):
+            return
         if type(target) is not dict:
             raise ValueError("an item is set in something that is not a dictionary")
         for key, value in zip(items[::2], items[1::2], strict=True):
@@ -183,8 +203,9 @@ class _Machine:
             raise ValueError("a name is not text")
         if (module, name) not in _ADMITTED:
             raise ModelError(
-                f"{self._where}: the pickle refers to {module[:80]}.{name[:80]}, which is no part "
-                f"of a tensor; nothing of it was run"
+                f"{self._where}: the pickle refers to {module[:80]}.{name[:80]}, which is no part of a "
+                f"tensor; nothing of it was run. Save the weights alone, by "
+                f"torch.save(model.state_dict(), PATH)"
             )
         self._stack.append(_Symbol((module, name)))
 
@@ -197,7 +218,9 @@ class _Machine:
         function = self._stack.pop()
         if not isinstance(function, _Symbol) or not isinstance(arguments, tuple):
             raise ValueError("a call of something that is not a function")
-        if function.name == _ORDERED_DICT and not arguments:
+        if function.name in _IGNORED:
+            self._stack.append(_IgnoredObject())
+        elif function.name == _ORDERED_DICT and not arguments:
             self._stack.append({})
         elif function.name == _REBUILD_TENSOR:
             self._stack.append(_tensor_view(*arguments[:4]))
@@ -206,10 +229,17 @@ class _Machine:
         else:
             raise ValueError(f"the call of {'.'.join(function.name)} has unknown arguments")
 
+    def _new_object(self) -> None:
+        self._stack.pop()
+        cls = self._stack.pop()
+        if not isinstance(cls, _Symbol) or cls.name not in _IGNORED:
+            raise ValueError("an object of an unknown class")
+        self._stack.append(_IgnoredObject())
+
     def _build(self) -> None:
         # The attributes of a state dictionary are its `_metadata` of module versions: nothing to keep.
         self._stack.pop()
-        if type(self._stack[-1]) is not dict:
+        if type(self._stack[-1]) is not dict and not isinstance(self._stack[-1], _IgnoredObject):
             raise ValueError("attributes are set on something that is not a dictionary")
 
     def _persistent(self) -> None:
@@ -280,6 +310,7 @@ _ACTIONS: dict[str, Any] = {
     "GLOBAL": lambda machine, argument: machine._symbol(*argument.split(" ", 1)),
     "STACK_GLOBAL": lambda machine, _: machine._stack_symbol(),
     "REDUCE": lambda machine, _: machine._reduce(),
+    "NEWOBJ": lambda machine, _: machine._new_object(),
     "BUILD": lambda machine, _: machine._build(),
     "BINPERSID": lambda machine, _: machine._persistent(),
 }

@@ -10,6 +10,7 @@ from gpt2fast.checkpoints.base import Checkpoint, LazyTensor, TokenizerFiles
 from gpt2fast.checkpoints.binary_file import BinaryFile, refuse_overlaps
 from gpt2fast.checkpoints.bundle_index import BundleEntry, read_index
 from gpt2fast.checkpoints.fingerprint import fingerprint
+from gpt2fast.checkpoints.head import settle_head
 from gpt2fast.checkpoints.stored_tensor import STORED_DTYPES, StoredTensor
 from gpt2fast.config import ModelConfig
 from gpt2fast.errors import ModelError
@@ -60,9 +61,10 @@ def open_tensorflow(directory: Path) -> Checkpoint:
     shards = {
         shard: BinaryFile(file_inside(directory, f"{prefix}.data-{shard:05}-of-{count:05}")) for shard in used
     }
+    config, tensors = settle_head(config, _tensors(entries, shards), directory)
     return Checkpoint.checked(
         config,
-        _tensors(entries, shards),
+        tensors,
         source=directory,
         fingerprint=fingerprint(config, tokenizer, [index.path, *(file.path for file in shards.values())]),
         tokenizer=tokenizer,

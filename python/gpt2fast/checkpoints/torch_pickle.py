@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 import zipfile
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -21,6 +22,8 @@ _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
 #: Limits the ZIP directory, and any string of a pickle; the largest GPT-2 needs a tenth.
 _MAX_PIECE = 1 << 20
+#: Where training programs keep the state dictionary in what they save.
+_WRAPPERS = ("model", "state_dict", "model_state_dict", "module")
 _ZIP_ERRORS = (
     zipfile.BadZipFile,
     NotImplementedError,
@@ -32,18 +35,23 @@ _ZIP_ERRORS = (
 )
 
 
-def open_torch_tensors(path: Path) -> dict[str, LazyTensor]:
-    """The tensors of a state dictionary saved by ``torch.save``.
+@dataclass(frozen=True)
+class TorchFile:
+    """Tensors by their names in the file, and the sizes that nanoGPT saves with them (``model_args``)."""
+
+    tensors: dict[str, LazyTensor]
+    model_args: dict[str, Any] = field(default_factory=dict)
+
+
+def open_torch_file(path: Path) -> TorchFile:
+    """The state dictionary in a file of ``torch.save``.
 
     Parameters
     ----------
     path : Path
-        A file in PyTorch's ZIP or older format, links resolved.
-
-    Returns
-    -------
-    dict
-        Tensors by their names in the file; entries that are not tensors or have no axes are left out.
+        A file in PyTorch's ZIP or older format, links resolved. The state dictionary may be an entry of a
+        training checkpoint, as nanoGPT (``model``) and Lightning (``state_dict``) have it; the rest of such
+        a checkpoint is left alone. Entries that are not tensors or have no axes are left out.
 
     Raises
     ------
@@ -54,15 +62,28 @@ def open_torch_tensors(path: Path) -> dict[str, LazyTensor]:
     """
     file = BinaryFile(path)
     if file.read(0, min(4, file.size), "the magic bytes") == b"PK\x03\x04":
-        state, offsets = _read_zip(file)
+        saved, offsets = _read_zip(file)
     else:
-        state, offsets = _read_legacy(file)
-    if not isinstance(state, dict):
+        saved, offsets = _read_legacy(file)
+    if not isinstance(saved, dict):
         raise ModelError(f"{path}: holds no state dictionary")
-    views = {name: value for name, value in state.items() if isinstance(value, TensorView) and value.shape}
+    views = _views(saved)
+    for wrapper in () if views else _WRAPPERS:
+        views = views or _views(saved.get(wrapper))
     if not views or not all(isinstance(name, str) for name in views):
         raise ModelError(f"{path}: holds no tensors by name")
-    return {name: _lazy(file, name, view, offsets) for name, view in views.items()}
+    model_args = saved.get("model_args")
+    return TorchFile(
+        {name: _lazy(file, name, view, offsets) for name, view in views.items()},
+        model_args if isinstance(model_args, dict) else {},
+    )
+
+
+def _views(state: Any) -> dict[str, TensorView]:
+    """The tensors of a dictionary; none of anything else."""
+    if not isinstance(state, dict):
+        return {}
+    return {name: value for name, value in state.items() if isinstance(value, TensorView) and value.shape}
 
 
 def _lazy(file: BinaryFile, name: str, view: TensorView, offsets: dict[str, int]) -> LazyTensor:

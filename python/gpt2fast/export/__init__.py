@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpt2fast.checkpoints import open_checkpoint
 from gpt2fast.checkpoints.base import Checkpoint
+from gpt2fast.storage.model_directory import no_text
 
 if TYPE_CHECKING:
     from gpt2fast.storage.progress import Progress
@@ -73,5 +75,9 @@ def convert(
             )
     else:
         source = open_checkpoint(source, tokenizer=tokenizer, n_head=n_head, revision=revision, token=token)
-    write_model_directory(source, destination, precision=precision, overwrite=overwrite, progress=progress)
+    fault = write_model_directory(
+        source, destination, precision=precision, overwrite=overwrite, progress=progress
+    )
+    if fault is not None:
+        warnings.warn(no_text(fault), stacklevel=2)
     return destination

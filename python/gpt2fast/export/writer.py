@@ -8,13 +8,13 @@ import os
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gpt2fast.errors import ModelError
 from gpt2fast.export.block_writer import BlockWriter
+from gpt2fast.export.fitting_tokenizer import fitting_tokenizer
 from gpt2fast.export.graph import build_graph
 from gpt2fast.export.quantize import PackedTensor, layout, packed_chunks
-from gpt2fast.export.tokenizer_json import tokenizer_json
 from gpt2fast.storage.atomic import atomic_directory, check_room, write_new
 from gpt2fast.storage.files import restore_set_aside
 from gpt2fast.storage.graph_check import WEIGHTS_NAME
@@ -23,8 +23,10 @@ from gpt2fast.storage.model_directory import (
     CONFIG_NAME,
     FILE_NAMES,
     FORMAT_VERSION,
+    GENERATION_CONFIG_NAME,
     METADATA_NAME,
     MODEL_NAME,
+    TOKENIZER_CONFIG_NAME,
     TOKENIZER_NAME,
     is_model_directory,
 )
@@ -45,11 +47,16 @@ def write_model_directory(
     overwrite: bool = False,
     confirm: Callable[[], None] | None = None,
     progress: Progress | None = None,
-) -> None:
+) -> str | None:
     """Convert a checkpoint into the directory ``out``.
 
     Everything is written to a temporary directory beside ``out``, synced, and renamed; an error or
     interrupt leaves what was there before. ``confirm`` is called after the last write and may still raise.
+
+    Returns
+    -------
+    str or None
+        Why the tokenizer was left out, if it was; the directory's metadata has it too.
 
     Raises
     ------
@@ -58,34 +65,40 @@ def write_model_directory(
     OSError
         There is no room, or no permission to write.
     ModelError
-        A tensor or the tokenizer can't be converted.
+        A tensor can't be converted, or a tokenizer that a user named does not fit.
     """
     out = Path(os.path.realpath(out))
     check_destination(out, overwrite=overwrite)
     if checkpoint.check_source is not None:
         checkpoint.check_source()
-    tokenizer_text = tokenizer_json(checkpoint)
+    tokenizer, fault = fitting_tokenizer(checkpoint)
     tensors = layout(checkpoint.config, precision)
     total = tensors[-1].offset + tensors[-1].length
     graph = build_graph(checkpoint.config, tensors)
     out.parent.mkdir(parents=True, exist_ok=True)
-    check_room(out.parent, total + len(tokenizer_text or "") + _SPARE_BYTES)
+    check_room(out.parent, total + len(tokenizer[0] if tokenizer else "") + _SPARE_BYTES)
     try:
         with atomic_directory(out) as temporary:
             write_new(temporary / CONFIG_NAME, checkpoint.config.to_json().encode())
-            if tokenizer_text is not None:
-                write_new(temporary / TOKENIZER_NAME, tokenizer_text.encode())
+            if checkpoint.generation_config:
+                generation_text = json.dumps(dict(checkpoint.generation_config), indent=2) + "\n"
+                write_new(temporary / GENERATION_CONFIG_NAME, generation_text.encode())
+            if tokenizer is not None:
+                text, settings = tokenizer
+                write_new(temporary / TOKENIZER_NAME, text.encode())
+                write_new(temporary / TOKENIZER_CONFIG_NAME, settings.to_json().encode())
                 if checkpoint.tokenizer.chat_template is not None:
                     write_new(temporary / CHAT_TEMPLATE_NAME, checkpoint.tokenizer.chat_template.encode())
             write_new(temporary / MODEL_NAME, graph.SerializeToString(deterministic=True))
             _write_weights(temporary / WEIGHTS_NAME, checkpoint, tensors, progress)
-            write_new(temporary / METADATA_NAME, _metadata(checkpoint, precision, total).encode())
+            write_new(temporary / METADATA_NAME, _metadata(checkpoint, precision, total, fault).encode())
             if confirm is not None:
                 confirm()
     except OSError as error:
         if error.filename is None:  # of a write: a full disk shows here
             error.filename = str(out)
         raise
+    return fault
 
 
 def check_destination(out: Path, *, overwrite: bool) -> None:
@@ -133,8 +146,8 @@ def _write_weights(
         os.fsync(file.fileno())
 
 
-def _metadata(checkpoint: Checkpoint, precision: str, weights_bytes: int) -> str:
-    values = {
+def _metadata(checkpoint: Checkpoint, precision: str, weights_bytes: int, tokenizer_fault: str | None) -> str:
+    values: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "precision": precision,
         "source": checkpoint.source,
@@ -142,4 +155,8 @@ def _metadata(checkpoint: Checkpoint, precision: str, weights_bytes: int) -> str
         "weights_bytes": weights_bytes,
         "gpt2fast_version": version("gpt2fast"),
     }
+    if checkpoint.warnings:
+        values["warnings"] = list(checkpoint.warnings)
+    if tokenizer_fault is not None:
+        values["tokenizer_fault"] = tokenizer_fault
     return json.dumps(values, indent=2) + "\n"

@@ -16,6 +16,7 @@ import re
 import secrets
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,7 +25,13 @@ from typing import TYPE_CHECKING, Any
 from gpt2fast.checkpoints import locate
 from gpt2fast.errors import ModelError
 from gpt2fast.storage.files import CACHE_VARIABLE, cache_root, read_json_object
-from gpt2fast.storage.model_directory import FORMAT_VERSION, PRECISIONS, is_complete
+from gpt2fast.storage.model_directory import (
+    FORMAT_VERSION,
+    METADATA_NAME,
+    PRECISIONS,
+    is_complete,
+    stored_warnings,
+)
 
 if TYPE_CHECKING:
     from gpt2fast.checkpoints.base import Checkpoint
@@ -81,6 +88,9 @@ def cached_conversion(
     settled = _is_settled(snapshot)
     known = _recorded_fingerprint(record, snapshot)
     if known is not None and is_complete(found := _model_path(root, path, precision, known)):
+        # Opening the checkpoint, which is left out here, would have said the same.
+        for text in stored_warnings(read_json_object(found / METADATA_NAME)):
+            warnings.warn(text, stacklevel=2)
         return found
 
     from gpt2fast.checkpoints import open_checkpoint

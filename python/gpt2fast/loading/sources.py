@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -50,6 +51,8 @@ def find_model_directory(
             f"precision={precision!r}, but the model directory {source} holds {directory.precision!r}; leave "
             f"precision out, or convert the original checkpoint again"
         )
+    for text in directory.warnings:
+        warnings.warn(text, stacklevel=2)
     return directory
 
 

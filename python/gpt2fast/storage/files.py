@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,6 +20,10 @@ MAX_TOKENIZER_BYTES = 64 << 20
 #: Of lists, objects and commas in JSON; a vocabulary has one for each token.
 MAX_JSON_ITEMS = 1 << 19
 
+_CONTENT_HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+
 # Without these (Windows) a link or FIFO is still caught by the checks on the resolved path and the
 # descriptor.
 _OPEN_FLAGS = (
@@ -31,10 +36,13 @@ _OPEN_FLAGS = (
 
 
 def cache_root() -> Path:
-    """Where converted models are kept: ``GPT2FAST_CACHE``, or the user's cache directory."""
+    """Where converted models are kept: ``GPT2FAST_CACHE`` (``~`` expanded), or the user's cache directory."""
     override = os.environ.get(CACHE_VARIABLE)
     if override:
-        return Path(override)
+        expanded = os.path.expanduser(override)
+        if expanded.startswith("~"):
+            raise ValueError(f"{CACHE_VARIABLE} must name a directory, got {override!r}: no such user")
+        return Path(expanded)
     from platformdirs import user_cache_path
 
     return user_cache_path("gpt2fast", appauthor=False)
@@ -52,8 +60,8 @@ def is_plain_name(name: str) -> bool:
 def find_inside(directory: Path, name: str) -> Path | None:
     """The regular file ``name`` directly inside ``directory``, links resolved, or None if there is none.
 
-    A link may lead to another place inside the directory, or, as the Hugging Face hub's cache has it, from
-    ``models--X/snapshots/REVISION`` into ``models--X/blobs``; nowhere else.
+    A link may lead to another place inside the directory, or to where the Hugging Face hub's cache keeps
+    contents (see :func:`_is_hub_blob`); nowhere else.
 
     Raises
     ------
@@ -68,15 +76,27 @@ def find_inside(directory: Path, name: str) -> Path | None:
         return None
     home = Path(os.path.realpath(directory))
     resolved = Path(os.path.realpath(path))
-    repository = home.parents[1] if len(home.parents) > 1 else home
-    is_snapshot = home.parent.name == "snapshots" and repository.name.startswith("models--")
-    if not resolved.is_relative_to(home) and not (is_snapshot and resolved.parent == repository / "blobs"):
+    if not resolved.is_relative_to(home) and not _is_hub_blob(home, resolved):
         raise ModelError(
             f"{path}: a link that leads out of its directory, to {resolved}; put the file itself there"
         )
     if not resolved.is_file():
         raise ModelError(f"{path}: not a regular file")
     return resolved
+
+
+def _is_hub_blob(home: Path, resolved: Path) -> bool:
+    """Whether a file is a content in the hub's cache that a link in ``home`` may lead to.
+
+    It is in a folder ``blobs`` under its hash (SHA-1 or SHA-256). From ``REPOSITORY/snapshots/REVISION`` and
+    below links lead into ``REPOSITORY/blobs``; from a ``local_dir`` of older versions of ``huggingface_hub``
+    into ``models--X/blobs`` of the cache.
+    """
+    if resolved.parent.name != "blobs" or _CONTENT_HASH.fullmatch(resolved.name) is None:
+        return False
+    repository = resolved.parents[1]
+    snapshots = repository / "snapshots"
+    return repository.name.startswith("models--") or (home != snapshots and home.is_relative_to(snapshots))
 
 
 def file_inside(directory: Path, name: str) -> Path:
@@ -108,7 +128,18 @@ def read_bytes(path: Path, limit: int) -> bytes:
         size = os.fstat(file.fileno()).st_size
         if size > limit:
             raise ModelError(f"{path}: has {size} bytes; the limit for such a file is {limit}")
-        return file.read(size)
+        data = file.read(size)
+    refuse_lfs_pointer(data, path)
+    return data
+
+
+def refuse_lfs_pointer(beginning: bytes, path: Path) -> None:
+    """Raise ModelError if a file is what Git LFS leaves where the content was not fetched."""
+    if beginning.startswith(_LFS_POINTER):
+        raise ModelError(
+            f"{path}: a pointer of Git LFS, not the file itself; run 'git lfs pull' in its repository, or "
+            f"download the file"
+        )
 
 
 def read_text(path: Path, limit: int) -> str:

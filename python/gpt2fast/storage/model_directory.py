@@ -1,8 +1,9 @@
 """A converted model on disk: what it consists of, and the checks before anything is loaded from it.
 
 The directory holds ``model.onnx`` (the step graph), ``weights.bin`` (every tensor, each on its own page,
-mapped into memory at load), ``tokenizer.json``, ``config.json`` (Hugging Face's keys) and ``gpt2fast.json``
-(format version, precision, source). Reading it here imports neither onnx nor NumPy.
+mapped into memory at load), ``tokenizer.json`` with ``tokenizer_config.json``, ``config.json`` (Hugging
+Face's keys), if the checkpoint had one ``generation_config.json``, and ``gpt2fast.json`` (format version,
+precision, source). Reading it here imports neither onnx nor NumPy.
 """
 
 from __future__ import annotations
@@ -25,18 +26,26 @@ from gpt2fast.storage.files import (
 from gpt2fast.storage.graph_check import WEIGHTS_NAME, StoredTensor, check_graph
 
 #: Incremented whenever a change to the graph, the packed layouts or a reader changes a conversion's result.
-FORMAT_VERSION = 7
+FORMAT_VERSION = 8
 PRECISIONS = ("fp32", "bf16", "int8", "int4")
 
 MODEL_NAME = "model.onnx"
 TOKENIZER_NAME = "tokenizer.json"
+TOKENIZER_CONFIG_NAME = "tokenizer_config.json"
 CHAT_TEMPLATE_NAME = "chat_template.jinja"
 CONFIG_NAME = "config.json"
+GENERATION_CONFIG_NAME = "generation_config.json"
 METADATA_NAME = "gpt2fast.json"
-FILE_NAMES = (MODEL_NAME, WEIGHTS_NAME, TOKENIZER_NAME, CHAT_TEMPLATE_NAME, CONFIG_NAME, METADATA_NAME)
+FILE_NAMES = (
+    *(MODEL_NAME, WEIGHTS_NAME, TOKENIZER_NAME, TOKENIZER_CONFIG_NAME, CHAT_TEMPLATE_NAME),
+    *(CONFIG_NAME, GENERATION_CONFIG_NAME, METADATA_NAME),
+)
 
 #: The graph of a model with a thousand layers takes about 2 MiB; its tensors are in weights.bin.
 MAX_GRAPH_BYTES = 4 << 20
+#: Limits on what is shown of the metadata.
+_MAX_WARNINGS = 16
+_MAX_MESSAGE = 2000
 
 
 @dataclass(frozen=True)
@@ -63,6 +72,8 @@ class ModelDirectory:
         The content of ``gpt2fast.json``, including ``source`` and ``fingerprint``.
     weights_bytes : int
         Size of ``weights.bin``.
+    generation_config : dict
+        The content of ``generation_config.json``, as ``transformers`` has it; empty without one.
     """
 
     path: Path
@@ -74,6 +85,30 @@ class ModelDirectory:
     tokenizer_path: Path | None
     metadata: dict[str, Any]
     weights_bytes: int
+    generation_config: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What was left out or assumed when the model was converted."""
+        return stored_warnings(self.metadata)
+
+    @property
+    def tokenizer_fault(self) -> str | None:
+        """Why the checkpoint's tokenizer was left out, if it was."""
+        fault = self.metadata.get("tokenizer_fault")
+        return fault[:_MAX_MESSAGE] if isinstance(fault, str) else None
+
+
+def stored_warnings(metadata: dict[str, Any]) -> list[str]:
+    """What a ``gpt2fast.json`` has to warn of; it may come from strangers."""
+    stored = metadata.get("warnings")
+    texts = stored[:_MAX_WARNINGS] if isinstance(stored, list) else []
+    return [text[:_MAX_MESSAGE] for text in texts if isinstance(text, str)]
+
+
+def no_text(fault: str) -> str:
+    """The warning for a model whose tokenizer was left out."""
+    return f"{fault}; the model takes token ids, but no text, unless tokenizer= (--tokenizer) gives another"
 
 
 def is_model_directory(path: str | os.PathLike[str]) -> bool:
@@ -109,6 +144,7 @@ def open_model_directory(path: str | os.PathLike[str]) -> ModelDirectory:
     graph = read_bytes(file_inside(directory, MODEL_NAME), MAX_GRAPH_BYTES)
     tensors = check_graph(graph, config, weights_bytes, where=str(directory / MODEL_NAME))
     tokenizer_path = directory / TOKENIZER_NAME
+    generation_path = find_inside(directory, GENERATION_CONFIG_NAME)
     return ModelDirectory(
         path=directory,
         config=config,
@@ -119,6 +155,7 @@ def open_model_directory(path: str | os.PathLike[str]) -> ModelDirectory:
         tokenizer_path=tokenizer_path if find_inside(directory, TOKENIZER_NAME) is not None else None,
         metadata=metadata,
         weights_bytes=weights_bytes,
+        generation_config={} if generation_path is None else read_json_object(generation_path),
     )
 
 

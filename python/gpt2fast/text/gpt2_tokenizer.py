@@ -52,7 +52,8 @@ def with_gpt2_tokenizer(checkpoint: Checkpoint) -> Checkpoint:
     """
     from gpt2fast.checkpoints import with_tokenizer
 
-    if checkpoint.tokenizer or checkpoint.config.vocab_size != GPT2_VOCAB_SIZE:
+    has_own = checkpoint.tokenizer or checkpoint.tokenizer_fault is not None
+    if has_own or checkpoint.config.vocab_size != GPT2_VOCAB_SIZE:
         return checkpoint
     text = read_text(gpt2_tokenizer_file(checkpoint.source).resolve(), MAX_TOKENIZER_BYTES)
     return with_tokenizer(checkpoint, TokenizerFiles(tokenizer_json=text))

@@ -101,10 +101,6 @@ def test_another_kind_of_tokenizer_is_left_out(tmp_path: Path) -> None:
     [
         ({"architecture": "llama"}, "the architecture is 'llama'"),
         ({"heads": 7}, "n_embd .64. must be a multiple of n_head .7."),
-        ({"tokens": ["a"] * 101}, "occurs twice in tokenizer.ggml.tokens"),
-        ({"tokens": ["a"]}, "as long as tokenizer.ggml.tokens"),
-        ({"merges": ["no pair of tokens"]}, "does not join two tokens"),
-        ({"merges": ["! zzz"]}, "does not join two tokens"),
     ],
 )
 def test_metadata_that_does_not_fit_is_refused(tmp_path: Path, change: dict[str, Any], fault: str) -> None:
@@ -112,6 +108,23 @@ def test_metadata_that_does_not_fit_is_refused(tmp_path: Path, change: dict[str,
     write_gguf(path, **change)
     with pytest.raises(ModelError, match=rf"model\.gguf: .*{fault}"):
         open_gguf(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"tokens": ["a"] * 101}, "occurs twice in tokenizer.ggml.tokens"),
+        ({"tokens": ["a"]}, "as long as tokenizer.ggml.tokens"),
+        ({"merges": ["no pair of tokens"]}, "does not join two tokens"),
+        ({"merges": ["! zzz"]}, "does not join two tokens"),
+    ],
+)
+def test_a_broken_tokenizer_leaves_the_weights(tmp_path: Path, change: dict[str, Any], fault: str) -> None:
+    path = tmp_path / "model.gguf"
+    write_gguf(path, **change)
+    checkpoint = open_gguf(path)
+    assert not checkpoint.tokenizer
+    assert fault in str(checkpoint.tokenizer_fault)
 
 
 def test_a_missing_layer_is_refused(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpt2fast.checkpoints.torch_pickle import open_torch_tensors
+from gpt2fast.checkpoints.torch_pickle import open_torch_file
 from gpt2fast.errors import ModelError
 from support.checkpoint_samples import (
     pickled_state,
@@ -32,7 +32,7 @@ MATRIX = pickled_tensor("0", 12, (3, 4), (4, 1))
 def opened(tmp_path: Path, content: bytes) -> Any:
     path = tmp_path / "pytorch_model.bin"
     path.write_bytes(content)
-    return open_torch_tensors(path)
+    return open_torch_file(path).tensors
 
 
 def one(tmp_path: Path, tensor: bytes, storage: bytes = NUMBERS.tobytes()) -> Any:
@@ -228,7 +228,7 @@ def test_reads_what_torch_saves(tmp_path: Path, zipped: bool, protocol: int) -> 
     state["mask"] = torch.ones(1, 1, 4, 4).tril().bool()
     path = tmp_path / "model.bin"
     torch.save(state, path, pickle_protocol=protocol, _use_new_zipfile_serialization=zipped)
-    found = open_torch_tensors(path)
+    found = open_torch_file(path).tensors
     assert list(found) == list(state)
     for name, tensor in state.items():
         np.testing.assert_array_equal(found[name].read(), tensor.detach().float().numpy())

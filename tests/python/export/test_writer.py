@@ -22,7 +22,12 @@ from gpt2fast.errors import ModelError
 from gpt2fast.export import convert
 from gpt2fast.loading.sources import find_model_directory
 from gpt2fast.storage.files import set_aside_name
-from gpt2fast.storage.model_directory import CHAT_TEMPLATE_NAME, FILE_NAMES, open_model_directory
+from gpt2fast.storage.model_directory import (
+    CHAT_TEMPLATE_NAME,
+    FILE_NAMES,
+    GENERATION_CONFIG_NAME,
+    open_model_directory,
+)
 from support.checkpoint_samples import random_tensors, small_config
 from support.huggingface_samples import write_directory, write_vocabulary
 
@@ -39,13 +44,13 @@ def entries(directory: Path) -> list[str]:
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8", "int4"])
 def test_a_model_directory(source: Path, tmp_path: Path, precision: str) -> None:
     assert convert(source, tmp_path / "out", precision=precision) == tmp_path / "out"
-    assert entries(tmp_path / "out") == sorted({*FILE_NAMES} - {CHAT_TEMPLATE_NAME})
+    assert entries(tmp_path / "out") == sorted({*FILE_NAMES} - {CHAT_TEMPLATE_NAME, GENERATION_CONFIG_NAME})
     model = open_model_directory(tmp_path / "out")
     checkpoint = open_checkpoint(source)
     assert model.config == checkpoint.config
     assert model.precision == precision
     assert model.metadata == {
-        "format_version": 7,
+        "format_version": 8,
         "precision": precision,
         "source": str(source),
         "fingerprint": checkpoint.fingerprint,
@@ -144,7 +149,7 @@ def test_overwriting(source: Path, tmp_path: Path) -> None:
 def test_an_empty_directory_is_filled(source: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     convert(source, tmp_path / "out")
-    assert entries(tmp_path / "out") == sorted({*FILE_NAMES} - {CHAT_TEMPLATE_NAME})
+    assert entries(tmp_path / "out") == sorted({*FILE_NAMES} - {CHAT_TEMPLATE_NAME, GENERATION_CONFIG_NAME})
 
 
 def test_missing_parents_are_made(source: Path, tmp_path: Path) -> None:
@@ -282,10 +287,10 @@ def test_a_tokenizer_json_is_kept_as_it_is(source: Path, tmp_path: Path) -> None
     assert (tmp_path / "second/tokenizer.json").read_text() == text
 
 
-def test_a_tokenizer_that_is_too_large_is_refused(source: Path, tmp_path: Path) -> None:
+def test_a_tokenizer_that_a_user_names_must_fit(source: Path, tmp_path: Path) -> None:
     write_vocabulary(source, 102)
     with pytest.raises(ModelError, match=r"does not fit the model: its largest token id is 101"):
-        convert(source, tmp_path / "out")
+        convert(source, tmp_path / "out", tokenizer=source)
     assert entries(tmp_path) == ["source"]
 
 
@@ -301,11 +306,16 @@ def test_tokens_added_beyond_the_vocabulary_are_left_out(source: Path, tmp_path:
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", "{" * 500, '{"model": null}'])
-def test_a_broken_tokenizer_is_refused(source: Path, tmp_path: Path, text: str) -> None:
+def test_a_broken_tokenizer_is_left_out(source: Path, tmp_path: Path, text: str) -> None:
     (source / "tokenizer.json").write_text(text)
-    with pytest.raises(ModelError, match=r"tokenizer\.json"):
+    with pytest.warns(UserWarning, match=r"tokenizer\.json: .*; the model takes token ids, but no text"):
         convert(source, tmp_path / "out")
-    assert entries(tmp_path) == ["source"]
+    model = open_model_directory(tmp_path / "out")
+    assert model.tokenizer_path is None
+    assert "tokenizer.json" in str(model.tokenizer_fault)
+    with pytest.raises(ModelError, match=r"tokenizer\.json"):
+        convert(source, tmp_path / "other", tokenizer=source)
+    assert entries(tmp_path) == ["out", "source"]
 
 
 PEAK_SCRIPT = """

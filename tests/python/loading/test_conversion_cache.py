@@ -54,6 +54,12 @@ def models(root: Path) -> list[str]:
 def test_the_variable_names_the_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("GPT2FAST_CACHE", str(tmp_path))
     assert cache_root() == tmp_path
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("GPT2FAST_CACHE", "~/x")
+    assert cache_root() == tmp_path / "x"
+    monkeypatch.setenv("GPT2FAST_CACHE", "~nobody-of-this-name/x")
+    with pytest.raises(ValueError, match=r"GPT2FAST_CACHE must name a directory, got '~nobody.*no such user"):
+        cache_root()
     monkeypatch.delenv("GPT2FAST_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert "gpt2fast" in cache_root().parts

@@ -87,8 +87,8 @@ def test_no_directory(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format_version": 6}, "format_version is 6; this gpt2fast reads 7; convert the model again"),
-        ({"format_version": 8}, "format_version is 8; this gpt2fast reads 7; convert the model again"),
+        ({"format_version": 7}, "format_version is 7; this gpt2fast reads 8; convert the model again"),
+        ({"format_version": 9}, "format_version is 9; this gpt2fast reads 8; convert the model again"),
         ({"format_version": None}, "format_version is None"),
         ({"precision": "int3"}, r"precision must be one of .*, got 'int3'"),
         ({"precision": ["int8"]}, "precision must be one of"),

@@ -94,7 +94,12 @@ def pickled_tensor(
 
 def pickled_state(entries: Mapping[str, bytes]) -> bytes:
     """The pickle of a dictionary whose values are given as opcodes."""
-    return b"\x80\x02}(" + b"".join(pickled_text(name) + value for name, value in entries.items()) + b"u."
+    return b"\x80\x02" + pickled_dict(entries) + b"."
+
+
+def pickled_dict(entries: Mapping[str, bytes]) -> bytes:
+    """The opcodes of a dictionary whose values are given as opcodes."""
+    return b"}(" + b"".join(pickled_text(name) + value for name, value in entries.items()) + b"u"
 
 
 def torch_zip(state: bytes, storages: Mapping[str, bytes], *, byteorder: str = "little") -> bytes:
@@ -122,13 +127,24 @@ def torch_legacy(state: bytes, storages: Mapping[str, bytes], itemsize: int = 4)
     return b"".join([*head, state, keys, *data])
 
 
-def torch_state(tensors: Mapping[str, NDArray[np.float32]], *, legacy: bool = False) -> bytes:
-    """The file that ``torch.save`` makes of these tensors, each with a storage of its own."""
+def torch_state(
+    tensors: Mapping[str, NDArray[np.float32]],
+    *,
+    legacy: bool = False,
+    within: str | None = None,
+    beside: Mapping[str, bytes] | None = None,
+) -> bytes:
+    """The file that ``torch.save`` makes of these tensors, each with a storage of its own.
+
+    They may be the entry ``within`` of a training checkpoint, with others, given as opcodes, beside it.
+    """
     entries, storages = {}, {}
     for i, (name, values) in enumerate(tensors.items()):
         strides = tuple(stride // 4 for stride in np.ascontiguousarray(values).strides)
         entries[name] = pickled_tensor(str(i), values.size, values.shape, strides, legacy=legacy)
         storages[str(i)] = values.tobytes()
+    if within is not None:
+        entries = {within: pickled_dict(entries), **(beside or {})}
     make = torch_legacy if legacy else torch_zip
     return make(pickled_state(entries), storages)
 

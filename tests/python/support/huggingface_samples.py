@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
+from gpt2fast.checkpoints.base import Checkpoint
 from gpt2fast.config import ModelConfig
 from support.checkpoint_samples import byte_level_vocabulary, random_tensors, small_config
 
@@ -51,6 +52,13 @@ def write_vocabulary(directory: Path, size: int) -> None:
     vocabulary = {token: index for index, token in enumerate(tokens)}
     (directory / "vocab.json").write_text(json.dumps(vocabulary), "utf-8")
     (directory / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n", "utf-8")
+
+
+def assert_tensors(checkpoint: Checkpoint, expected: Mapping[str, NDArray[Any]]) -> None:
+    """The checkpoint has exactly these tensors."""
+    assert set(checkpoint.tensors) == set(expected)
+    for name, values in expected.items():
+        np.testing.assert_array_equal(checkpoint.tensors[name].read(), values, err_msg=name)
 
 
 def edit_config(directory: Path, **changes: object) -> None:

@@ -93,15 +93,21 @@ def tensorflow_name(canonical: str) -> str:
     """OpenAI's name of a tensor."""
     base, kind = canonical.rsplit(".", 1)
     base = base.replace("h.", "h", 1) if base.startswith("h.") else base
-    if base in ("wte", "wpe"):
+    if base in ("wte", "wpe", "lm_head"):
         return f"model/{base}"
     gain = "g" if base.endswith(("ln_1", "ln_2", "ln_f")) else "w"
     return f"model/{base.replace('.', '/')}/{gain if kind == 'weight' else 'b'}"
 
 
-def write_tensorflow(directory: Path, config: ModelConfig, **changes: Any) -> dict[str, NDArray[np.float32]]:
-    """A checkpoint of random weights with all its files; ``changes`` replace values of hparams.json."""
-    tensors = random_tensors(config)
+def write_tensorflow(
+    directory: Path,
+    config: ModelConfig,
+    *,
+    tensors: dict[str, NDArray[np.float32]] | None = None,
+    **changes: Any,
+) -> dict[str, NDArray[np.float32]]:
+    """A checkpoint with all its files, random weights unless given; ``changes`` are for hparams.json."""
+    tensors = tensors or random_tensors(config)
     named = {}
     for name, values in tensors.items():
         is_linear = name.startswith("h.") and values.ndim == 2
