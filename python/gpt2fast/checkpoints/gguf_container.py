@@ -136,7 +136,7 @@ class _Cursor:
 
     def count(self, item_bytes: int, limit: int, what: str) -> int:
         """A count of items, each of which takes at least ``item_bytes`` of what follows."""
-        count = int(self.number("Q"))
+        count = int.from_bytes(self.take(8, "a number of the header"), "little")
         if count > limit or count * item_bytes > self.file.size - self.position:
             raise ModelError(
                 f"{self.file.path}: claims {count} {what}; the limit is {limit}, "

@@ -1,7 +1,7 @@
 """Checks an ONNX message before a protobuf library makes objects of it.
 
-A field of two bytes becomes an object of hundreds, and libraries differ in what they make of tags wider than 32
-bits and of fields that they don't know: such messages are refused at every level.
+A field of two bytes becomes an object of hundreds, and libraries differ in what they make of tags wider than
+32 bits and of fields that they don't know: such messages are refused at every level.
 """
 
 from __future__ import annotations
