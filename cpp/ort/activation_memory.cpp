@@ -105,7 +105,8 @@ struct ActivationAllocator : abi::Allocator {
       } else if (ActivationMemory::Block* block = ActivationMemory::create(bytes, 0); block != nullptr) {
         data = block->data();
       }
-      // The library takes null for memory. It expects this from its own allocators and turns it into a status.
+      // The library takes null for memory. It expects this from its own allocators and turns it into a
+      // status.
       if (data == nullptr) throw std::bad_alloc();
       return data;
     };

@@ -50,9 +50,10 @@ OptionsHandle make_options(const abi::Api& api, const SessionOptions& options,
 std::vector<Value> add_weights(const abi::Api& api, abi::SessionOptions* options, const ModelFiles& files,
                                const MappedFile& weights) {
   // Newer versions insist that the file that a graph in memory names is there, whether or not they read it.
-  const auto folder = std::filesystem::path(std::u8string(files.weights_path.begin(), files.weights_path.end()))
-                          .parent_path()
-                          .u8string();
+  const auto folder =
+      std::filesystem::path(std::u8string(files.weights_path.begin(), files.weights_path.end()))
+          .parent_path()
+          .u8string();
   check(api.AddSessionConfigEntry(options, "session.model_external_initializers_file_folder_path",
                                   std::string(folder.begin(), folder.end()).c_str()));
   std::vector<Value> values;
@@ -61,7 +62,8 @@ std::vector<Value> add_weights(const abi::Api& api, abi::SessionOptions* options
     const auto bytes = static_cast<size_t>(element_count(tensor.shape)) * element_bytes(type);
     const auto offset = static_cast<size_t>(tensor.offset);
     if (tensor.offset < 0 || offset > weights.bytes() || bytes > weights.bytes() - offset) {
-      throw ModelError("the tensor '" + tensor.name + "' reaches past the end of '" + files.weights_path + "'");
+      throw ModelError("the tensor '" + tensor.name + "' reaches past the end of '" + files.weights_path +
+                       "'");
     }
     // The operators only read their weights.
     auto* data = const_cast<std::byte*>(weights.data()) + offset;

@@ -38,8 +38,9 @@ struct MappedFile::State {
 };
 
 MappedFile::MappedFile(const std::string& path) : state_(std::make_unique<State>()) {
-  const HANDLE file = CreateFileW(native_path(path).c_str(), GENERIC_READ, FILE_SHARE_READ | FILE_SHARE_DELETE,
-                                  nullptr, OPEN_EXISTING, FILE_ATTRIBUTE_NORMAL, nullptr);
+  const HANDLE file =
+      CreateFileW(native_path(path).c_str(), GENERIC_READ, FILE_SHARE_READ | FILE_SHARE_DELETE, nullptr,
+                  OPEN_EXISTING, FILE_ATTRIBUTE_NORMAL, nullptr);
   LARGE_INTEGER size{};
   HANDLE mapping = nullptr;
   if (file != INVALID_HANDLE_VALUE && GetFileSizeEx(file, &size) != 0 && size.QuadPart > 0) {
@@ -84,8 +85,8 @@ void handle_bus_error(int number, siginfo_t* info, void* context) {
     const int error = errno;
     const uintptr_t page = address / page_bytes * page_bytes;
     void* lost = reinterpret_cast<void*>(page);  // NOLINT(performance-no-int-to-ptr)
-    void* zeros = mmap(lost, end - page, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE,
-                       -1, 0);
+    void* zeros =
+        mmap(lost, end - page, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
     errno = error;
     if (zeros == MAP_FAILED) break;
     range->is_damaged = true;
@@ -102,7 +103,7 @@ void handle_bus_error(int number, siginfo_t* info, void* context) {
 
 void install_handler() {
   page_bytes = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
-  struct sigaction action {};
+  struct sigaction action{};
   action.sa_sigaction = handle_bus_error;
   action.sa_flags = SA_SIGINFO | SA_ONSTACK;
   sigemptyset(&action.sa_mask);
@@ -142,7 +143,7 @@ bool same_time(const struct stat& first, const struct stat& second) {
 
 struct MappedFile::State {
   int descriptor = -1;  // stays open: this file is watched, not what the path leads to later
-  struct stat at_first {};
+  struct stat at_first{};
   void* data = nullptr;
   size_t bytes = 0;
   WatchedRange* range = nullptr;
@@ -175,7 +176,7 @@ MappedFile::MappedFile(const std::string& path) : state_(std::make_unique<State>
 
 bool MappedFile::changed() const noexcept {
   if (state_ == nullptr) return false;
-  struct stat now {};
+  struct stat now{};
   return state_->range->is_damaged || fstat(state_->descriptor, &now) != 0 ||
          now.st_size != state_->at_first.st_size || !same_time(now, state_->at_first);
 }

@@ -56,7 +56,7 @@ _EXTERNAL = 1
 #: Operators that may run for ever; the file is run once to compare it with what was read from it.
 _LOOPS = frozenset(("Loop", "Scan", "SequenceMap"))
 
-_MAX_NODES = 100_000
+_MAX_NODES = 30_000
 _MAX_NODE_BYTES = 256 << 20
 _MAX_INITIALIZERS = 50_000
 _MAX_DESCRIPTION = 1 << 16

@@ -67,7 +67,8 @@ inline ModelFiles in_memory(const Model& model) {
 class LoadedModel {
  public:
   explicit LoadedModel(const Model& model, int threads = 1) : context_{.threads = threads} {
-    session_ = std::make_unique<Session>(in_memory(model), SessionOptions{.threads = threads}, registry_.domain());
+    session_ =
+        std::make_unique<Session>(in_memory(model), SessionOptions{.threads = threads}, registry_.domain());
     binding_ = std::make_unique<Binding>(*session_);
   }
 

@@ -54,8 +54,16 @@ GIGANTIC: dict[str, tuple[str, Callable[[], bytes], str]] = {
         lambda: graph(bytes_field(1, bytes_field(5, b"") * (1 << 18))),
         "more than",
     ),
-    "nodes of two bytes": ("model.onnx", lambda: graph(bytes_field(1, b"") * (1 << 18)), ""),
-    "initializers of two bytes": ("model.onnx", lambda: graph(bytes_field(5, b"") * (1 << 18)), ""),
+    "nodes of two bytes": (
+        "model.onnx",
+        lambda: graph(bytes_field(1, b"") * (1 << 18)),
+        "more nodes than any GPT-2",
+    ),
+    "initializers of two bytes": (
+        "model.onnx",
+        lambda: graph(bytes_field(5, b"") * (1 << 18)),
+        "element type 0",
+    ),
     "unknown fields": ("model.onnx", lambda: graph((varint(100 << 3) + b"\0") * (1 << 20)), "more than"),
     "unknown fields of a node": (
         "model.onnx",
