@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cfloat>
+#include <limits>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -103,8 +104,25 @@ std::span<const float> TokenChooser::process(std::span<const float> logits, cons
   const std::span<float> scores(scores_.get(), logits.size());
   std::ranges::copy(logits, scores.begin());
   processors_.apply(scores, history, allowed);
-  if (hook != nullptr) hook->process_scores(history, scores);
+  if (hook != nullptr) {
+    remember_bans(scores);
+    hook->process_scores(history, scores);
+    ban_again(scores);
+  }
   return scores;
+}
+
+void TokenChooser::remember_bans(std::span<const float> scores) {
+  banned_.assign((scores.size() + 63) / 64, 0);
+  for (size_t i = 0; i < scores.size(); ++i) {
+    banned_[i / 64] |= uint64_t{scores[i] < -FLT_MAX} << (i % 64);
+  }
+}
+
+void TokenChooser::ban_again(std::span<float> scores) const {
+  for (size_t i = 0; i < scores.size(); ++i) {
+    if ((banned_[i / 64] >> (i % 64) & 1) != 0) scores[i] = -std::numeric_limits<float>::infinity();
+  }
 }
 
 void TokenChooser::filter(std::span<const float> scores, float best) {

@@ -47,6 +47,9 @@ class TokenChooser {
   // Returns the processed scores: `logits` themselves if nothing changes them, else scores_.
   std::span<const float> process(std::span<const float> logits, const TokenHistory& history,
                                  const uint32_t* allowed, ChoiceHook* hook);
+  // A hook may change scores, but not choose what the options or a constraint forbid.
+  void remember_bans(std::span<const float> scores);
+  void ban_again(std::span<float> scores) const;
   // Reduces `scores`, whose maximum is `best`, to the weighted candidates of a draw.
   void filter(std::span<const float> scores, float best);
 
@@ -54,6 +57,7 @@ class TokenChooser {
   const uint64_t seed_;
   LogitsProcessors processors_;
   std::unique_ptr<float[]> scores_;  // [vocab_size]
+  std::vector<uint64_t> banned_;     // [(vocab_size + 63) / 64], with a hook: a bit a token
   Candidates candidates_;
 };
 

@@ -10,7 +10,11 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from gpt2fast import _core as core
+from gpt2fast._interpreters import refuse_subinterpreters
+
+refuse_subinterpreters()
+
+from gpt2fast import _core as core  # noqa: E402  after the check
 
 __all__ = ["Runtime", "core", "find_library", "load_runtime"]
 

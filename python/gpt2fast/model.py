@@ -649,6 +649,8 @@ class GPT2:
         ------
         ModelError
             It is not a prefix, is damaged, or was made by another model.
+        TypeError
+            ``source`` is none of these.
         """
         from gpt2fast.inference.prefix import load_prefix
 

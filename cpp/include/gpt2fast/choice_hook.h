@@ -14,7 +14,7 @@ class ChoiceHook {
   virtual ~ChoiceHook() = default;
   // Bit set of allowed tokens, least significant bit first, (vocab_size + 31) / 32 words, or null for all.
   virtual const uint32_t* allowed_tokens(const TokenHistory& history, int64_t vocab_size) = 0;
-  // May change the scores [vocab_size].
+  // May change the scores [vocab_size]; what the options or allowed_tokens() forbid stays forbidden.
   virtual void process_scores(const TokenHistory& history, std::span<float> scores) = 0;
   // Asked after each chosen token: true ends the text there, with FinishReason::kStop.
   virtual bool is_complete(const TokenHistory& history) = 0;

@@ -16,8 +16,12 @@ from gpt2fast.errors import ModelError
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 _MAX_ENTRIES = 1 << 16
-_MAX_ITEMS = 1 << 22
+#: Of all arrays together: a vocabulary has a text, a type, a score and a merge for each token.
+_MAX_ITEMS = 1 << 20
 _MAX_STRING = 1 << 20
+#: Of all strings together.
+_MAX_TEXT = 16 << 20
+_READ_AHEAD = 1 << 16
 _MAX_RANK = 4
 _MAX_DIMENSION = 1 << 32
 _DEFAULT_ALIGNMENT = 32
@@ -110,11 +114,21 @@ class _Cursor:
     def __init__(self, file: BinaryFile) -> None:
         self.file = file
         self.position = 0
+        self._ahead, self._ahead_start = b"", 0
+        self._items_left, self._text_left = _MAX_ITEMS, _MAX_TEXT
 
     def take(self, length: int, what: str) -> bytes:
-        data = self.file.read(self.position, length, what)
+        start = self.position - self._ahead_start
+        if start + length > len(self._ahead):
+            self.file.check_range(self.position, length, what)
+            wanted = min(max(length, _READ_AHEAD), self.file.size - self.position)
+            self._ahead, self._ahead_start, start = (
+                self.file.read(self.position, wanted, what),
+                self.position,
+                0,
+            )
         self.position += length
-        return data
+        return self._ahead[start : start + length]
 
     def number(self, code: str) -> Any:
         layout = struct.Struct("<" + code)
@@ -122,7 +136,7 @@ class _Cursor:
 
     def count(self, item_bytes: int, limit: int, what: str) -> int:
         """A count of items, each of which takes at least ``item_bytes`` of what follows."""
-        count = int(self.number("Q"))
+        count = int.from_bytes(self.take(8, "a number of the header"), "little")
         if count > limit or count * item_bytes > self.file.size - self.position:
             raise ModelError(
                 f"{self.file.path}: claims {count} {what}; the limit is {limit}, "
@@ -130,8 +144,16 @@ class _Cursor:
             )
         return count
 
+    def _item_count(self, item_bytes: int, what: str) -> int:
+        count = self.count(item_bytes, self._items_left, what)
+        self._items_left -= count
+        return count
+
     def string(self) -> str:
         data = self.take(self.count(1, _MAX_STRING, "bytes of a string"), "a string")
+        self._text_left -= len(data)
+        if self._text_left < 0:
+            raise ModelError(f"{self.file.path}: its header has more than {_MAX_TEXT} bytes of text")
         try:
             return data.decode()
         except UnicodeDecodeError as error:
@@ -148,10 +170,10 @@ class _Cursor:
 
     def _array(self, type_id: int) -> list[Any]:
         if type_id == _STRING:
-            return [self.string() for _ in range(self.count(8, _MAX_ITEMS, "strings of an array"))]
+            return [self.string() for _ in range(self._item_count(8, "strings of an array"))]
         if type_id not in _SCALARS:
             raise ModelError(f"{self.file.path}: an array of the metadata has items of the type {type_id}")
         item_bytes = struct.calcsize("<" + _SCALARS[type_id])
-        count = self.count(item_bytes, _MAX_ITEMS, "items of an array")
+        count = self._item_count(item_bytes, "items of an array")
         data = self.take(count * item_bytes, "an array")
         return list(struct.unpack(f"<{count}{_SCALARS[type_id]}", data))

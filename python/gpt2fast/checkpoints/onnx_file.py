@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from gpt2fast.checkpoints.binary_file import BinaryFile, Memory
+from gpt2fast.checkpoints.onnx_limits import OnnxLimits
 from gpt2fast.checkpoints.stored_tensor import STORED_DTYPES, StoredTensor
 from gpt2fast.checkpoints.wire_format import BYTES, Field, fields
 from gpt2fast.errors import ModelError
@@ -52,8 +53,10 @@ _MODEL_GRAPH, _MODEL_FUNCTIONS = 7, 25
 _GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_SPARSE, _GRAPH_INPUT, _GRAPH_OUTPUT = 1, 5, 15, 11, 12
 _TENSOR_FLOAT_DATA, _TENSOR_RAW_DATA = 4, 9
 _EXTERNAL = 1
+#: Operators that may run for ever; the file is run once to compare it with what was read from it.
+_LOOPS = frozenset(("Loop", "Scan", "SequenceMap"))
 
-_MAX_NODES = 100_000
+_MAX_NODES = 30_000
 _MAX_NODE_BYTES = 256 << 20
 _MAX_INITIALIZERS = 50_000
 _MAX_DESCRIPTION = 1 << 16
@@ -138,6 +141,7 @@ class _Scanner:
         self._result = OnnxFile(path, files=[self._file.path])
         self._external: dict[str, BinaryFile] = {}
         self._node_bytes = 0
+        self._limits = OnnxLimits(str(path))
 
     def scan(self) -> OnnxFile:
         graphs = []
@@ -177,6 +181,7 @@ class _Scanner:
                 declared[value.name] = _dimensions(value)
 
     def _add_node(self, node: Any) -> None:
+        self._refuse_loops(node)
         self._check_text(node.op_type, node.name, *node.input, *node.output)
         branches = {attribute.name: attribute.g for attribute in node.attribute if attribute.HasField("g")}
         if (
@@ -191,6 +196,14 @@ class _Scanner:
         if len(self._result.nodes) >= _MAX_NODES:
             raise ModelError(f"{self._path}: the graph has more nodes than any GPT-2")
         self._result.nodes.append(node)
+
+    def _refuse_loops(self, node: Any) -> None:
+        if node.op_type in _LOOPS:
+            raise ModelError(f"{self._path}: has a {node.op_type}, which no GPT-2 needs")
+        for attribute in node.attribute:
+            for graph in (attribute.g, *attribute.graphs):
+                for inner in graph.node:
+                    self._refuse_loops(inner)
 
     def _add_branch(self, branch: Any, outputs: Sequence[str]) -> None:
         """Replace the If that has these outputs by the nodes and weights of one of its branches."""
@@ -266,6 +279,7 @@ class _Scanner:
         return StoredTensor.contiguous(file, dtype_name, offset, shape)
 
     def _parse(self, message: Any, data: bytes) -> Any:
+        self._limits.check(data, message)
         try:
             return message.FromString(data)
         except Exception as error:  # protobuf's DecodeError, which the package onnx does not export

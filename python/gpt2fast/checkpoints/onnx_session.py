@@ -3,43 +3,53 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from gpt2fast.checkpoints.onnx_limits import OnnxLimits
 from gpt2fast.errors import ModelError
 from gpt2fast.storage.files import find_inside, read_bytes
 
 _MAX_MODEL_BYTES = (1 << 31) - 1
 _MAX_GRAPH_DEPTH = 16
+# For models in memory: where the files of their external data are looked up.
+_FOLDER_OF_EXTERNAL_DATA = "session.model_external_initializers_file_folder_path"
 
 
 def open_session(path: Path) -> Any:
-    """An ``onnxruntime.InferenceSession`` on the CPU; ModelError if ONNX Runtime refuses the model."""
+    """An ``onnxruntime.InferenceSession`` on the CPU, of the bytes that were checked.
+
+    Raises
+    ------
+    ModelError
+        The model is broken, its external data is not in regular files beside it, or ONNX Runtime refuses it.
+    """
     import onnxruntime
 
+    data = read_bytes(Path(os.path.realpath(path)), _MAX_MODEL_BYTES)
+    _check_external_data(data, path)
     onnxruntime.disable_telemetry_events()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.add_session_config_entry(_FOLDER_OF_EXTERNAL_DATA, str(path.parent.absolute()))
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions have no common base
         raise ModelError(f"{path}: ONNX Runtime can't load it: {error}") from None
 
 
-def check_external_data(path: Path) -> None:
+def _check_external_data(data: bytes, path: Path) -> None:
     """Raise ModelError unless every external tensor of a model lies in a regular file beside it."""
     from onnx import ModelProto, TensorProto
 
-    model = ModelProto()
+    OnnxLimits(str(path)).check(data, ModelProto)
     try:
-        model.ParseFromString(read_bytes(Path(os.path.realpath(path)), _MAX_MODEL_BYTES))
-    except ModelError:
-        raise
+        model = ModelProto.FromString(data)
     except Exception as error:  # protobuf's DecodeError derives from Exception
         raise ModelError(f"{path}: not an ONNX model, or cut short: {error}") from None
     locations = set()
-    for tensor in _tensors(model.graph, path):
+    for tensor in _tensors(model, path):
         if tensor.data_location == TensorProto.EXTERNAL:
             entries = {entry.key: entry.value for entry in tensor.external_data}
             locations.add(entries.get("location", ""))
@@ -48,14 +58,32 @@ def check_external_data(path: Path) -> None:
             raise ModelError(f"{path}: its weights are in {location!r}, which is not beside it")
 
 
-def _tensors(graph: Any, path: Path, depth: int = 0) -> Iterator[Any]:
+def _tensors(model: Any, path: Path) -> Iterator[Any]:
+    """Every tensor of a model, wherever it is."""
+    yield from _graph_tensors(model.graph, path)
+    for function in model.functions:
+        yield from _node_tensors(function.node, path, 1)
+    for info in model.training_info:
+        yield from _graph_tensors(info.initialization, path)
+        yield from _graph_tensors(info.algorithm, path)
+
+
+def _graph_tensors(graph: Any, path: Path, depth: int = 0) -> Iterator[Any]:
     if depth > _MAX_GRAPH_DEPTH:
         raise ModelError(f"{path}: graphs nested more than {_MAX_GRAPH_DEPTH} deep")
     yield from graph.initializer
-    for node in graph.node:
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    yield from _node_tensors(graph.node, path, depth + 1)
+
+
+def _node_tensors(nodes: Sequence[Any], path: Path, depth: int) -> Iterator[Any]:
+    for node in nodes:
         for attribute in node.attribute:
             yield attribute.t
             yield from attribute.tensors
+            for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+                yield from (sparse.values, sparse.indices)
             for inner in (attribute.g, *attribute.graphs):
                 if inner.ByteSize():
-                    yield from _tensors(inner, path, depth + 1)
+                    yield from _graph_tensors(inner, path, depth)

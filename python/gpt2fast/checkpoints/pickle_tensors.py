@@ -17,10 +17,9 @@ from gpt2fast.errors import ModelError
 #: The largest GPT-2 (580 tensors) takes some 30,000 opcodes.
 _MAX_OPCODES = 200_000
 _MAX_RANK = 8
-#: Of a tuple: a persistent id has six.
-_MAX_ITEMS = 64
-#: Of values inside one another: a tensor's shape is in a call's arguments in a dictionary.
-_MAX_DEPTH = 8
+#: Of a tuple and the tuples in it; a state of a random generator has 627 values.
+_MAX_DEPTH = 16
+_MAX_LEAVES = 1 << 16
 _STORAGE_DTYPES = {
     ("torch", "DoubleStorage"): "F64",
     ("torch", "FloatStorage"): "F32",
@@ -85,9 +84,10 @@ class _Symbol:
 
 
 class _Tuple(tuple[Any, ...]):
-    """A tuple that knows how deep tuples are nested in it."""
+    """A tuple that knows how deep it is, and of how many values with those of the tuples in it."""
 
     depth: int
+    leaves: int
 
 
 class _IgnoredObject:
@@ -173,12 +173,15 @@ class _Machine:
         self._push_tuple([self._stack.pop() for _ in range(length)][::-1])
 
     def _push_tuple(self, items: list[Any]) -> None:
-        # A tuple of tuples of one tuple takes no memory, but hashing or printing it takes for ever.
-        depth = 1 + max((item.depth for item in items if isinstance(item, _Tuple)), default=0)
-        if depth > _MAX_DEPTH or len(items) > _MAX_ITEMS:
-            raise ValueError(f"tuples are nested more than {_MAX_DEPTH} deep, or longer than {_MAX_ITEMS}")
+        # A tuple of a tuple twice, and so on, takes little memory, and hashing or printing it takes for ever.
+        inner = [item for item in items if isinstance(item, _Tuple)]
         value = _Tuple(items)
-        value.depth = depth
+        value.depth = 1 + max((item.depth for item in inner), default=0)
+        value.leaves = 1 + len(items) - len(inner) + sum(item.leaves for item in inner)
+        if value.depth > _MAX_DEPTH or value.leaves > _MAX_LEAVES:
+            raise ValueError(
+                f"tuples nested more than {_MAX_DEPTH} deep, or of more than {_MAX_LEAVES} values"
+            )
         self._stack.append(value)
 
     def _set_items(self, items: list[Any]) -> None:

@@ -20,7 +20,8 @@ from gpt2fast.checkpoints.stored_tensor import StoredTensor
 from gpt2fast.errors import ModelError
 from gpt2fast.storage.files import parse_json_object
 
-MAX_HEADER_BYTES = 100_000_000
+#: The package safetensors allows 100 MB, which take a gigabyte to parse; the largest GPT-2 needs 70 KB.
+MAX_HEADER_BYTES = 8 << 20
 MAX_RANK = 8
 
 _ITEM_BYTES = {
@@ -87,7 +88,7 @@ def _read_header(file: BinaryFile) -> dict[str, TensorEntry]:
     if size < 8 or not 2 <= length <= min(size - 8, MAX_HEADER_BYTES):
         raise ModelError(
             f"{path}: not a safetensors file, or cut short: it has {size} bytes and claims "
-            f"a header of {length}"
+            f"a header of {length}; the limit is {MAX_HEADER_BYTES}"
         )
     header = parse_json_object(file.read(8, length, "the header"), path)
     _check_metadata(header.pop("__metadata__", {}), path)

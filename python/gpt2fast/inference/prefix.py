@@ -155,6 +155,10 @@ def load_prefix(model: LoadedModel, source: str | os.PathLike[str] | bytes | Bin
     if isinstance(source, (bytes, bytearray, memoryview)):
         return _parse(bytes(source), cache_format)
     if not isinstance(source, (str, os.PathLike)):
+        if not callable(getattr(source, "read", None)):
+            raise TypeError(
+                f"source must be a path, bytes or an open binary file, got {type(source).__name__}"
+            )
         return _parse(_read(source, cache_format), cache_format)
     path = Path(os.path.realpath(source))
     with open_regular(path) as file:
@@ -168,6 +172,8 @@ def load_prefix(model: LoadedModel, source: str | os.PathLike[str] | bytes | Bin
 def _read(file: BinaryIO, cache_format: CacheFormat) -> bytes:
     """The snapshot's bytes, as many as header and model allow, plus one that proves a file too long."""
     header = file.read(_HEADER.size)
+    if not isinstance(header, bytes):
+        raise TypeError(f"source must be open for binary reading, read() gave {type(header).__name__}")
     tokens = _check_header(header, cache_format)
     return header + file.read(cache_format.snapshot_bytes(tokens) - len(header) + 1)
 

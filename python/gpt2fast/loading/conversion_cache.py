@@ -122,12 +122,15 @@ def _source_key(path: Path) -> str:
 
 def _snapshot(path: Path) -> _Snapshot:
     """The state of all files that a conversion may read: those in the directory, or beside the file."""
+    state: _Snapshot = []
     with os.scandir(path if path.is_dir() else path.parent) as entries:
-        files = sorted((entry.name, entry.stat()) for entry in entries if entry.is_file())
-    state: _Snapshot = [[path.name]]
-    for name, stat in files:
-        state.append([name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino])
-    return state
+        for entry in entries:
+            with suppress(FileNotFoundError):  # a neighbour that has just gone
+                if entry.is_file():
+                    stat = entry.stat()
+                    times = (stat.st_mtime_ns, stat.st_ctime_ns)
+                    state.append([entry.name, stat.st_size, *times, stat.st_ino])
+    return [[path.name], *sorted(state)]
 
 
 def _is_settled(snapshot: _Snapshot) -> bool:

@@ -17,6 +17,8 @@ CACHE_VARIABLE = "GPT2FAST_CACHE"
 MAX_CONFIG_BYTES = 1 << 20
 MAX_INDEX_BYTES = 16 << 20
 MAX_TOKENIZER_BYTES = 64 << 20
+#: Of lists, objects and commas in JSON; a vocabulary has one for each token.
+MAX_JSON_ITEMS = 1 << 19
 
 _CONTENT_HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
@@ -171,9 +173,11 @@ def restore_set_aside(path: str | os.PathLike[str]) -> None:
 
 
 def parse_json_object(text: str | bytes, where: str | Path) -> dict[str, Any]:
-    """Parse a JSON object; ModelError if it is broken, nested too deep, or has a key twice."""
+    """Parse a JSON object; ModelError if it is broken, nested too deep or too large, or has a key twice."""
     try:
         decoded = text if isinstance(text, str) else text.decode("utf-8")
+        if sum(map(decoded.count, "[{,")) > MAX_JSON_ITEMS:  # each may become an object of a hundred bytes
+            raise ValueError(f"it has more than {MAX_JSON_ITEMS} values")
         value = json.loads(decoded, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise ModelError(f"{where}: not valid JSON: {error}") from None

@@ -87,7 +87,7 @@ def fields(data: bytes, position: int, stop: int, schema: Schema) -> Iterator[Fi
         else:
             position += 4
         if position > stop:
-            raise WireError("it is no ONNX model, or cut short: a field is longer than its message")
+            raise WireError("not a message, or cut short: a field is longer than it")
         yield tag, value, begin, position
 
 
@@ -129,4 +129,4 @@ def varint(data: bytes, position: int, stop: int) -> tuple[int, int]:
                 break
             return value, position
         shift += 7
-    raise WireError("it is no ONNX model, or cut short: a number does not end")
+    raise WireError("not a message, or cut short: a number does not end")

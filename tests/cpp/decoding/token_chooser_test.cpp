@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "decoding/log_probabilities.h"
+#include "gpt2fast/choice_hook.h"
 #include "kernels/linear.h"
 #include "support/counted_allocations.h"
 #include "support/kernel_testing.h"
@@ -65,6 +66,35 @@ std::vector<int> frequencies(const SamplingOptions& options, uint64_t seed, cons
 }
 
 }  // namespace
+
+namespace {
+
+// Would have one token above all others.
+class Prefers final : public ChoiceHook {
+ public:
+  explicit Prefers(size_t token) : token_(token) {}
+  const uint32_t* allowed_tokens(const TokenHistory&, int64_t) override { return nullptr; }
+  void process_scores(const TokenHistory&, std::span<float> scores) override { scores[token_] = 100; }
+  bool is_complete(const TokenHistory&) override { return false; }
+
+ private:
+  size_t token_;
+};
+
+}  // namespace
+
+TEST(a_hook_chooses_among_what_the_options_allow) {
+  const Floats logits = {1, 2, 3, 4};
+  const uint32_t allowed = 0b1101;
+  const auto options = with([](auto& o) { o.suppress_tokens = {2}; });
+  const auto choice = [&](size_t wanted) {
+    Prefers hook(wanted);
+    return chooser(options, logits.size()).choose(logits, {}, &allowed, false, &hook).token;
+  };
+  CHECK_EQ(choice(0), 0);
+  CHECK_EQ(choice(1), 3);  // the constraint forbids it
+  CHECK_EQ(choice(2), 3);  // it is suppressed
+}
 
 TEST(greedy_takes_the_first_greatest) {
   CHECK_EQ(chosen({}, {1, 3, 2, 3}), 1);

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gpt2fast.checkpoints.torch_pickle import open_torch_tensors
+from gpt2fast.checkpoints.torch_pickle import open_torch_file
 from gpt2fast.errors import ModelError
 from support.checkpoint_samples import pickled_state, pickled_text, torch_legacy, torch_zip
 
@@ -55,7 +55,7 @@ def refused_quickly(path: Path, content: bytes) -> None:
     path.write_bytes(content)
     start = time.process_time()
     with pytest.raises(ModelError):
-        open_torch_tensors(path)
+        open_torch_file(path)
     assert time.process_time() - start < 2
 
 

@@ -1,0 +1,167 @@
+"""Files whose reading would take memory or time out of proportion to their size."""
+
+from __future__ import annotations
+
+import json
+import struct
+import time
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gpt2fast.checkpoints import gguf_container, open_checkpoint
+from gpt2fast.errors import ModelError
+from gpt2fast.storage.files import MAX_JSON_ITEMS, parse_json_object
+from support.checkpoint_samples import small_config
+from support.protobuf_edits import bytes_field, varint
+
+MEMORY_ALLOWANCE = 64 << 20
+SECONDS = 2.0
+#: A small part of the real limit, to be quick.
+GGUF_ITEMS = 1 << 14
+
+
+def gguf(*entries: bytes) -> bytes:
+    return b"GGUF" + struct.pack("<IQQ", 3, 0, len(entries)) + b"".join(entries)
+
+
+def gguf_array(key: str, kind: int, count: int, data: bytes) -> bytes:
+    head = struct.pack("<Q", len(key)) + key.encode() + struct.pack("<IIQ", 9, kind, count)
+    return head + data
+
+
+def safetensors(header: bytes) -> bytes:
+    return struct.pack("<Q", len(header)) + header
+
+
+def graph(content: bytes) -> bytes:
+    return bytes_field(7, content)
+
+
+def deep(levels: int) -> bytes:
+    """A node with a graph in an attribute of a node with a graph ..."""
+    content = b""
+    for _ in range(levels):
+        content = bytes_field(1, bytes_field(5, bytes_field(6, content)))
+    return content
+
+
+GIGANTIC: dict[str, tuple[str, Callable[[], bytes], str]] = {
+    "attributes of two bytes": (
+        "model.onnx",
+        lambda: graph(bytes_field(1, bytes_field(5, b"") * (1 << 18))),
+        "more than",
+    ),
+    "nodes of two bytes": (
+        "model.onnx",
+        lambda: graph(bytes_field(1, b"") * (1 << 18)),
+        "more nodes than any GPT-2",
+    ),
+    "initializers of two bytes": (
+        "model.onnx",
+        lambda: graph(bytes_field(5, b"") * (1 << 18)),
+        "element type 0",
+    ),
+    "unknown fields": ("model.onnx", lambda: graph((varint(100 << 3) + b"\0") * (1 << 20)), "more than"),
+    "unknown fields of a node": (
+        "model.onnx",
+        lambda: graph(bytes_field(1, (varint(100 << 3) + b"\0") * (1 << 20))),
+        "field 100, which ONNX does not know",
+    ),
+    "strings of two bytes": (
+        "model.onnx",
+        lambda: graph(bytes_field(1, bytes_field(5, bytes_field(9, b"") * (5 << 18)))),
+        "more than",
+    ),
+    "graphs in graphs": ("model.onnx", lambda: graph(deep(200)), "nested more than"),
+    "a wide tag": ("model.onnx", lambda: graph(b"") + bytes_field(7, b"", wide=1), "wider than 32 bits"),
+    "a wide tag in a node": (
+        "model.onnx",
+        lambda: graph(bytes_field(1, bytes_field(5, b"", wide=1))),
+        "is cut short or corrupt",
+    ),
+    "arrays of 16 bits": (
+        "model.gguf",
+        lambda: gguf(*(gguf_array(str(i), 2, GGUF_ITEMS // 2, bytes(GGUF_ITEMS)) for i in range(6))),
+        "the limit is 0",
+    ),
+    "empty strings": (
+        "model.gguf",
+        lambda: gguf(gguf_array("a", 8, GGUF_ITEMS, bytes(8 * GGUF_ITEMS)), gguf_array("b", 8, 8, bytes(64))),
+        "the limit is 0",
+    ),
+    "strings of a megabyte": (
+        "model.gguf",
+        lambda: gguf(gguf_array("a", 8, 20, (struct.pack("<Q", 1 << 20) + bytes(1 << 20)) * 20)),
+        "more than 16777216 bytes of text",
+    ),
+    "lists in a header": (
+        "model.safetensors",
+        lambda: safetensors(b'{"a": [' + b"[]," * (2 << 20) + b"[]]}"),
+        f"more than {MAX_JSON_ITEMS} values",
+    ),
+    "a header of ten megabytes": (
+        "model.safetensors",
+        lambda: safetensors(b'{"a": "' + b"x" * (10 << 20) + b'"}'),
+        "the limit is 8388608",
+    ),
+    "lists in an index": (
+        "model.safetensors.index.json",
+        lambda: b'{"weight_map": [' + b"[]," * (4 << 20) + b"[]]}",
+        f"more than {MAX_JSON_ITEMS} values",
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "content", "message"), GIGANTIC.values(), ids=GIGANTIC)
+def test_memory_and_time_are_in_proportion(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    content: Callable[[], bytes],
+    message: str,
+) -> None:
+    monkeypatch.setattr(gguf_container, "_MAX_ITEMS", GGUF_ITEMS)
+    data = content()
+    (tmp_path / "config.json").write_text(small_config().to_json())
+    (tmp_path / name).write_bytes(data)
+    source = tmp_path / name if name.endswith((".onnx", ".gguf")) else tmp_path
+    tracemalloc.start()
+    start = time.process_time()
+    try:
+        with pytest.raises(ModelError, match=message):
+            open_checkpoint(source)
+        assert tracemalloc.get_traced_memory()[1] < 2 * len(data) + MEMORY_ALLOWANCE
+    finally:
+        tracemalloc.stop()
+    # Tracing makes allocations several times as slow.
+    assert time.process_time() - start < 5 * SECONDS
+
+
+@pytest.mark.parametrize("text", ['{"a": NaN}', '{"a": [1, Infinity]}', '{"a": -Infinity}'])
+def test_what_is_no_json_number_is_refused(text: str) -> None:
+    with pytest.raises(ModelError, match="is no JSON number"):
+        parse_json_object(text, "x.json")
+
+
+@pytest.mark.parametrize("operator", ["Loop", "Scan"])
+def test_operators_that_may_run_for_ever_are_refused(tmp_path: Path, operator: str) -> None:
+    import onnx
+    from onnx import helper
+
+    body = helper.make_graph([helper.make_node(operator, ["a"], ["b"])], "body", [], [])
+    outer = helper.make_node(
+        "If", ["c"], ["y"], then_branch=body, else_branch=helper.make_graph([], "e", [], [])
+    )
+    for node in (helper.make_node(operator, ["a"], ["b"]), outer):
+        model = helper.make_model(helper.make_graph([node], "g", [], []))
+        onnx.save(model, tmp_path / "model.onnx")
+        with pytest.raises(ModelError, match=f"has a {operator}, which no GPT-2 needs"):
+            open_checkpoint(tmp_path / "model.onnx")
+
+
+def test_the_largest_vocabularies_fit() -> None:
+    vocabulary = {f"token{i}": i for i in range(250_000)}
+    assert parse_json_object(json.dumps(vocabulary), "vocab.json") == vocabulary

@@ -1,0 +1,126 @@
+"""A model used by what it runs itself: hooks, signal handlers; and from interpreters that it can't serve."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+import gpt2fast
+from gpt2fast import GPT2, ModelError
+from support.processes import run_python
+
+USES = {
+    "generate": "model.generate('Once', max_new_tokens=2)",
+    "score": "model.score('Once upon')",
+    "embed": "model.embed('Once upon')",
+    "clear": "model.clear_prefix_cache()",
+    "close": "model.close()",
+    "load": "model.prefill('Once')",
+}
+
+_PROGRAM = """
+import signal, threading
+from gpt2fast import GPT2
+model = GPT2.from_pretrained(threads=2)
+wanted = model.generate("Once", max_new_tokens=5).text
+said = []
+
+def use(*_):
+    try:
+        {use}
+        said.append("used")
+    except RuntimeError as error:
+        said.append(str(error))
+
+others = []
+def other():
+    for _ in range(5):
+        others.append(model.generate("Once", max_new_tokens=5).text == wanted)
+thread = threading.Thread(target=other)
+thread.start()
+"""
+
+_HOOK = """
+model.generate("Once", max_new_tokens=3, logits_processor=use)
+"""
+
+_THREADS_HOOK = """
+worker = threading.Thread(target=lambda: model.generate("Once", max_new_tokens=3, logits_processor=use))
+worker.start()
+worker.join()
+"""
+
+_SIGNAL = """
+signal.signal(signal.SIGALRM, use)
+signal.setitimer(signal.ITIMER_REAL, 0.05)
+while not said:
+    model.generate("Once", max_new_tokens=200)
+"""
+
+_END = """
+thread.join()
+assert {text.partition("; ")[0] for text in said} == {
+    "a logits processor, constraint or signal handler must not use the model that is running it"
+}, said
+assert all(others) and len(others) == 5
+print(model.generate("Once", max_new_tokens=5).text == wanted)
+"""
+
+
+@pytest.mark.parametrize("use", USES.values(), ids=USES)
+@pytest.mark.parametrize("where", [_HOOK, _THREADS_HOOK], ids=["hook", "hook of a thread"])
+def test_a_hook_that_uses_its_own_model_gets_an_error(use: str, where: str) -> None:
+    assert run_python(_PROGRAM.format(use=use) + where + _END) == "True"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGALRM")
+@pytest.mark.parametrize("use", ["generate", "close"])
+def test_a_signal_handler_that_uses_the_model_it_interrupts_gets_an_error(use: str) -> None:
+    assert run_python(_PROGRAM.format(use=USES[use]) + _SIGNAL + _END) == "True"
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 13), reason="the module has another name there")
+def test_subinterpreters_are_refused() -> None:
+    code = """
+import _xxsubinterpreters as interpreters
+import gpt2fast
+other = interpreters.create()
+try:
+    interpreters.run_string(other, "import gpt2fast; gpt2fast.GPT2")
+except Exception as error:
+    print(error)
+interpreters.destroy(other)
+"""
+    assert "in the main interpreter of a process only" in run_python(code)
+
+
+@pytest.mark.parametrize("source", [5, None, 1.5, object(), ["a"]], ids=repr)
+def test_a_prefix_of_no_source_is_a_type_error(source: object) -> None:
+    model = GPT2.from_pretrained()
+    with pytest.raises(TypeError, match="source must be a path, bytes or an open binary file, got "):
+        model.load_prefix(source)  # type: ignore[arg-type]
+
+
+def test_a_prefix_of_a_text_file_is_a_type_error(tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("no prefix")
+    model = GPT2.from_pretrained()
+    with (tmp_path / "x").open() as file, pytest.raises(TypeError, match="open for binary reading"):
+        model.load_prefix(file)  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match="not a saved prefix"):
+        model.load_prefix(tmp_path / "x")
+
+
+def test_a_hook_cannot_choose_what_the_options_forbid() -> None:
+    model = gpt2fast.GPT2.from_pretrained()
+
+    def prefer_seven(prompt: object, output: object, scores: object) -> None:
+        scores[7] = 1e4  # type: ignore[index]
+
+    chosen = model.generate("Once", max_new_tokens=3, logits_processor=prefer_seven).tokens
+    suppressed = model.generate(
+        "Once", max_new_tokens=3, logits_processor=prefer_seven, suppress_tokens=[7]
+    ).tokens
+    assert list(chosen) == [7, 7, 7]
+    assert 7 not in suppressed
