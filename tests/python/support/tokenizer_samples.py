@@ -22,6 +22,7 @@ TEXTS = (
     "Does it n't work ? I 'm sure .",
     "unaffable é 中文 \U0001f999 x",
 )
+STOPS = ("<|sep|>", "<mask>", "</s>", " there", "two", "NOTE_2", " NOTE_2 BAR", "n't")
 _FLAGS = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
 _WORDS = ("the", "fox", "time", "Once", "upon", "there", "was", "a", "one", "two", "three", "it", "work", "I")
 
@@ -337,7 +338,24 @@ def answers(name: str) -> dict[str, Any]:
         "role_ids": {role: getattr(tokenizer, f"{role}_id") for role in roles},
         "length": len(tokenizer),
         "special": sorted(tokenizer.all_special_ids),
+        "stops": {stop: _stops(tokenizer, stop, ids) for stop in STOPS},
     }
+
+
+def _stops(tokenizer: Any, stop: str, texts: list[list[int]]) -> list[int | None] | None:
+    """After how many tokens a stop string ends each text, if it does; None where transformers fails."""
+    import torch
+    from transformers import StopStringCriteria
+
+    try:
+        criteria = StopStringCriteria(tokenizer, [stop])
+    except ValueError:  # it looks for 'abcdef' among the texts of tokens
+        return None
+
+    def ends(ids: list[int]) -> bool:
+        return bool(criteria(torch.tensor([ids]), torch.empty(0))[0])
+
+    return [next((n for n in range(1, len(ids) + 1) if ends(ids[:n])), None) for ids in texts]
 
 
 if __name__ == "__main__":
