@@ -192,7 +192,7 @@ def _take_run(options: dict[str, Any]) -> _Run:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_bytes().decode("utf-8")
+        return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise click.ClickException(f"{path}: not UTF-8 text: {error.reason} at byte {error.start}") from None
 

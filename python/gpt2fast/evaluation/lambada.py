@@ -108,7 +108,9 @@ def lambada(
 def _items(tokenizer: Tokenizer, texts: Sequence[str], n_positions: int) -> Iterator[Continuation]:
     for text in texts:
         context = text.rstrip().rpartition(" ")[0]
-        yield continuation(tokenizer.encode(context), tokenizer.encode(text.rstrip()), n_positions, text)
+        # Without a template's tokens, as in lm-evaluation-harness: one behind the context would divide it.
+        before, whole = tokenizer.encode_batch((context, text.rstrip()), add_special_tokens=False)
+        yield continuation(before, whole, n_positions, text)
 
 
 def continuation(context: Sequence[int], whole: Sequence[int], n_positions: int, text: str) -> Continuation:

@@ -130,10 +130,11 @@ def _items(tokenizer: Tokenizer, questions: Sequence[Question], n_positions: int
         # White space belongs to the word after it, as in the tokenizer.
         context = question.prompt.rstrip()
         gap = question.prompt[len(context) :]
-        before = tokenizer.encode(context)
+        # Without a template's tokens, as in lm-evaluation-harness: one behind the context would divide it.
+        before = tokenizer.encode(context, add_special_tokens=False)
         choices = []
         for choice in question.choices:
             between = gap or ("" if choice[0].isspace() else " ")
-            whole = tokenizer.encode(f"{context}{between}{choice}")
+            whole = tokenizer.encode(f"{context}{between}{choice}", add_special_tokens=False)
             choices.append(continuation(before, whole, n_positions - 1, choice))
         yield _Item(tuple(choices))

@@ -184,7 +184,7 @@ def find_constraint(
     ------
     ValueError
         The constraint is broken, too much for llguidance, or contradicts the tokens that the output must
-        begin with; or the model has no tokenizer.
+        begin with; or the model has no tokenizer, or one that is not byte-level.
     ImportError
         llguidance is not installed.
     """
@@ -193,7 +193,10 @@ def find_constraint(
         return None
     if model.tokenizer is None:
         raise ValueError(f"{name} needs a tokenizer, and the model has none")
-    vocabulary = vocabulary_of(model.tokenizer.get(), model.config.vocab_size)
+    tokenizer = model.tokenizer.get()
+    if not tokenizer.is_byte_level:
+        raise ValueError(f"{name} needs a byte-level tokenizer, and the model's is of another kind")
+    vocabulary = vocabulary_of(tokenizer, model.config.vocab_size)
     start = vocabulary.compiled(name, getattr(options, name))
     if not start.deep_copy().consume_tokens(list(forced_prefix)):
         raise ValueError(f"forced_prefix contradicts {name}: no output that begins with it is valid")

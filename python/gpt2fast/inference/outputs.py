@@ -46,7 +46,7 @@ def generation(model: LoadedModel, call: Call) -> Work[Generation | list[Generat
 def stream(model: LoadedModel, call: Call) -> Generator[StreamChunk, None, None]:
     """Generate step by step; closing the generator gives the slots back."""
     check_streamable(call.options)
-    return _chunks(model, call)
+    return _chunks(model, call, ChunkReader(model, call))
 
 
 def check_streamable(options: GenerationOptions) -> None:
@@ -96,8 +96,7 @@ class ChunkReader:
         return StreamChunk(text, new_ids, index, reason, _token_logprobs(self._call, new_ids, logprobs))
 
 
-def _chunks(model: LoadedModel, call: Call) -> Generator[StreamChunk, None, None]:
-    reader = ChunkReader(model, call)
+def _chunks(model: LoadedModel, call: Call, reader: ChunkReader) -> Generator[StreamChunk, None, None]:
     running = start_stream(model, call)
     try:
         with watched(running, call.options.cancel):

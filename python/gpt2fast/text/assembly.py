@@ -42,26 +42,32 @@ def assemble(
     settings = read_settings(files, where)
     if files.tokenizer_json is not None:
         text = _without_tokens_beyond(files.tokenizer_json, vocab_size, where)
-        backend = package.read_backend(text, where)
+        backend = package.read_backend(text, _file(where, "tokenizer.json"))
         if settings.is_gpt2:
             _cut_as_gpt2(backend, settings)
         _add_tokens(backend, settings, where, vocab_size)
         return backend, settings
     if files.vocab_txt is not None:
-        backend = _bert(files.vocab_txt, settings, where)
+        backend = _bert(files.vocab_txt, settings, _file(where, "vocab.txt"))
         _add_tokens(backend, settings, where, vocab_size)
         _set_template(backend, settings.roles.get("cls_token"), settings.roles.get("sep_token"))
         return backend, settings
     if files.vocab_json is None or files.merges_txt is None:
         raise ModelError(f"{where}: vocab.json needs merges.txt beside it")
-    vocabulary = parse_json_object(files.vocab_json, f"{where}: not a GPT-2 vocabulary with its merges")
-    backend = package.gpt2_backend(vocabulary, files.merges_txt, where)
+    name = _file(where, "vocab.json")
+    vocabulary = parse_json_object(files.vocab_json, f"{name}: not a GPT-2 vocabulary with its merges")
+    backend = package.gpt2_backend(vocabulary, files.merges_txt, name)
     package.set_byte_level(backend, add_prefix_space=settings.add_prefix_space)
     _add_tokens(backend, settings, where, vocab_size)
     begin = settings.roles.get("bos_token") if settings.add_bos_token else None
     end = settings.roles.get("eos_token") if settings.add_eos_token else None
     _set_template(backend, begin, end)
     return backend, settings
+
+
+def _file(where: str, name: str) -> str:
+    """What to call a file in errors, where ``where`` may be its directory or itself."""
+    return where if where.endswith(name) else f"{where}: {name}"
 
 
 def _bert(vocab_txt: str, settings: TokenizerSettings, where: str) -> package.Backend:
@@ -99,7 +105,7 @@ def _add_tokens(
         if known is None and token.content == END_OF_TEXT and token.token_id is None:
             continue
         new = _next_id(backend) if known is None else known
-        if vocab_size is not None and max(new, token.token_id or 0) >= vocab_size:
+        if known is None and vocab_size is not None and max(new, token.token_id or 0) >= vocab_size:
             beyond.append(token.content)
             continue
         _check_id(token, new, where)

@@ -103,6 +103,13 @@ class Tokenizer(TokenNames):
                 f"{where}: the decoder is ByteLevel, and neither pre_tokenizer nor normalizer is: texts "
                 f"would lose their spaces"
             )
+        with explained(f"{where}: not a tokenizer"):
+            around = backend.encode("", add_special_tokens=True).ids
+        if around and max(around) >= self._model_size:
+            raise ModelError(
+                f"{where}: the post_processor adds the token id {max(around)}, and the vocabulary ends at "
+                f"{self._model_size - 1}"
+            )
         self._cleans_up = settings.clean_up_tokenization_spaces and type(backend.model).__name__ != "BPE"
 
     @classmethod

@@ -22,6 +22,19 @@ TEXTS = (
     "Does it n't work ? I 'm sure .",
     "unaffable é 中文 \U0001f999 x",
 )
+CALLS: tuple[dict[str, Any], ...] = (
+    {"truncation": True, "max_length": 5},
+    {"max_length": 5, "add_special_tokens": False},
+    {"padding": True},
+    {"padding": "longest", "padding_side": "left"},
+    {"padding": "max_length", "max_length": 12, "truncation": True},
+)
+CHAT_TEMPLATE = """{% for message in messages %}
+{{ message['role'] + ': ' + message['content'] + (eos_token or '|') }}
+{% endfor %}
+{% if add_generation_prompt %}bot:{% endif %}"""
+CHAT = [{"role": "user", "content": "Is the fox there ?"}, {"role": "bot", "content": "It was </s> é"}]
+STOPS = ("<|sep|>", "<mask>", "</s>", " there", "two", "NOTE_2", " NOTE_2 BAR", "n't")
 _FLAGS = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
 _WORDS = ("the", "fox", "time", "Once", "upon", "there", "was", "a", "one", "two", "three", "it", "work", "I")
 
@@ -328,8 +341,13 @@ def answers(name: str) -> dict[str, Any]:
         tokenizer = AutoTokenizer.from_pretrained(write_sample(name, Path(directory)))
     roles = ("bos_token", "eos_token", "unk_token", "pad_token")
     ids = [tokenizer(text).input_ids for text in TEXTS]
+    calls = [one for one in CALLS if tokenizer.pad_token is not None or "padding" not in one]
+    chat = {"chat_template": CHAT_TEMPLATE, "add_generation_prompt": True}
     return {
         "ids": ids,
+        "calls": [[options, dict(tokenizer(list(TEXTS[1:3]), **options))] for options in calls],
+        "chat": tokenizer.apply_chat_template(CHAT, tokenize=False, **chat),
+        "chat_ids": tokenizer.apply_chat_template(CHAT, **chat).input_ids,
         "ids_alone": [tokenizer(text, add_special_tokens=False).input_ids for text in TEXTS],
         "texts": [tokenizer.decode(one) for one in ids],
         "texts_without_special": [tokenizer.decode(one, skip_special_tokens=True) for one in ids],
@@ -337,7 +355,24 @@ def answers(name: str) -> dict[str, Any]:
         "role_ids": {role: getattr(tokenizer, f"{role}_id") for role in roles},
         "length": len(tokenizer),
         "special": sorted(tokenizer.all_special_ids),
+        "stops": {stop: _stops(tokenizer, stop, ids) for stop in STOPS},
     }
+
+
+def _stops(tokenizer: Any, stop: str, texts: list[list[int]]) -> list[int | None] | None:
+    """After how many tokens a stop string ends each text, if it does; None where transformers fails."""
+    import torch
+    from transformers import StopStringCriteria
+
+    try:
+        criteria = StopStringCriteria(tokenizer, [stop])
+    except ValueError:  # it looks for 'abcdef' among the texts of tokens
+        return None
+
+    def ends(ids: list[int]) -> bool:
+        return bool(criteria(torch.tensor([ids]), torch.empty(0))[0])
+
+    return [next((n for n in range(1, len(ids) + 1) if ends(ids[:n])), None) for ids in texts]
 
 
 if __name__ == "__main__":

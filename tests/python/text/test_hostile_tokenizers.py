@@ -1,0 +1,137 @@
+"""Tokenizer files that are broken or trapped: a ModelError or ValueError that says what is wrong, at once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpt2fast import ModelError, Tokenizer
+from gpt2fast.checkpoints.base import TokenizerFiles
+from gpt2fast.loading.sources import embedded_model
+from gpt2fast.text.clean_up import IncrementalCleanUp, clean_up
+from support.tokenizer_samples import write_sample
+
+FILE: dict[str, Any] = json.loads((embedded_model() / "tokenizer.json").read_text("utf-8"))
+VOCABULARY = FILE["model"]["vocab"]
+END = FILE["added_tokens"][0]
+SPACES = {"pre_tokenizer": {"type": "WhitespaceSplit"}, "decoder": None, "added_tokens": []}
+
+
+def template(token_id: int | None) -> dict[str, Any]:
+    """A template with a token in front, which may not be defined."""
+    named = {} if token_id is None else {"<q>": {"id": "<q>", "ids": [token_id], "tokens": ["<q>"]}}
+    single = [{"SpecialToken": {"id": "<q>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+    return {"type": "TemplateProcessing", "single": single, "pair": single, "special_tokens": named}
+
+
+def made(model: dict[str, Any] | None = None, **parts: Any) -> Tokenizer:
+    """The embedded model's tokenizer with parts replaced."""
+    return Tokenizer(json.dumps({**FILE, **parts, "model": {**FILE["model"], **(model or {})}}))
+
+
+@pytest.mark.parametrize(
+    ("model", "parts", "message"),
+    [
+        ({"vocab": {**VOCABULARY, "z": 200_000_000}}, {}, "largest token id is 200000000.* may be unused"),
+        ({"vocab": {**VOCABULARY, "zzzz": 5}}, {}, "the tokens '%' and 'zzzz' have one id, 5"),
+        ({"vocab": {"a": 1.5}}, {}, "ids must be integers"),
+        ({"vocab": {"a": True}}, {}, "ids must be integers"),
+        ({}, {"added_tokens": [END, {**END, "id": 200_000_000, "content": "<x>"}]}, "id 200000000.* be 4096"),
+        ({}, {"added_tokens": [END, {**END, "id": 5, "content": "<x>"}]}, "'<x>' has the id 5; .* be 4096"),
+        ({}, {"added_tokens": [END, END]}, r"the added token '<\|endoftext\|>' occurs twice"),
+        ({}, {"added_tokens": ["x"]}, "not a tokenizer"),
+        ({}, {"pre_tokenizer": None}, "decoder is ByteLevel, and neither pre_tokenizer nor normalizer is"),
+        (
+            {},
+            {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}},
+            "not a tokenizer: Prec",
+        ),
+        ({}, {"post_processor": template(None)}, "not a tokenizer: no entry found"),
+        ({}, {"post_processor": template(99_999)}, "post_processor adds the token id 99999.* ends at 4095"),
+        (
+            {"vocab": {"a": 0, "b": 2}, "merges": []},
+            {"added_tokens": [{**END, "id": 2}]},
+            "id of another token",
+        ),
+    ],
+)
+def test_it_is_refused(model: dict[str, Any], parts: dict[str, Any], message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        made(model, **parts)
+
+
+@pytest.mark.parametrize(
+    ("model", "parts"),
+    [
+        ({"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "<unk>"}, SPACES),
+        (
+            {"type": "WordPiece", "vocab": {"a": 0}, "unk_token": "<unk>", "max_input_chars_per_word": 9},
+            SPACES,
+        ),
+        ({"type": "Unigram", "vocab": [["a", -1.0]], "unk_id": None}, SPACES),
+        ({}, {"normalizer": {"type": "Replace", "pattern": {"String": ""}, "content": "x"}}),
+    ],
+)
+def test_a_text_that_it_cannot_encode(model: dict[str, Any], parts: dict[str, Any]) -> None:
+    """The package's errors, one of them a panic; without an unknown token a word may have no id."""
+    model = {"continuing_subword_prefix": "##", **model} if model else FILE["model"]
+    tokenizer = Tokenizer(json.dumps({**FILE, **parts, "model": model}))
+    for encode in (tokenizer.encode, lambda text: tokenizer.encode_batch([text]), tokenizer):
+        with pytest.raises(ValueError, match="can't be encoded"):
+            encode("Once ☃")
+
+
+def test_dropout_of_training_is_not_applied() -> None:
+    plain, random = made(), made({"dropout": 0.9})
+    assert {tuple(random.encode("Once upon a time")) for _ in range(20)} == {
+        tuple(plain.encode("Once upon a time"))
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("tokenizer_config", "{", r"here: tokenizer_config\.json: not valid JSON"),
+        ("tokenizer_config", '{"bos_token": 5}', "here: bos_token must name a token, got 5"),
+        ("tokenizer_config", '{"add_bos_token": "yes"}', "here: add_bos_token must be a bool, got 'yes'"),
+        ("tokenizer_config", '{"added_tokens_decoder": {"x": {}}}', "added_tokens_decoder must map ids"),
+        ("tokenizer_config", '{"added_tokens_decoder": {"9": {"content": "<x>"}}}', "has the id 9.* be 2"),
+        ("tokenizer_config", '{"padding_side": "up"}', "padding_side must be left or right, got 'up'"),
+        ("tokenizer_config", '{"extra_special_tokens": 1}', "extra_special_tokens must be a list of tokens"),
+        ("special_tokens_map", "[]", r"here: special_tokens_map\.json: must hold a JSON object"),
+        ("added_tokens", '{"<x>": "2"}', r"added_tokens\.json must map tokens to ids"),
+        ("added_tokens", '{"<x>": 200000000}', "'<x>' has the id 200000000; .* must be 2"),
+        ("added_tokens", '{"<x>": 2, "<x>": 2}', "the key '<x>' occurs twice"),
+    ],
+)
+def test_files_beside_a_vocabulary(name: str, value: str, message: str) -> None:
+    files: dict[str, str] = {"vocab_json": '{"a": 0, "b": 1}', "merges_txt": "", name: value}
+    with pytest.raises(ModelError, match=message):
+        Tokenizer.from_files(TokenizerFiles(**files), where="here")
+
+
+def test_a_sentencepiece_model_alone_is_named(tmp_path: Path) -> None:
+    from gpt2fast.checkpoints.tokenizer_files import find_tokenizer_files
+
+    (tmp_path / "spiece.model").write_bytes(b"\n")
+    with pytest.warns(UserWarning, match=r"spiece\.model: a SentencePiece model, which is not read"):
+        assert not find_tokenizer_files(tmp_path)
+
+
+def test_a_file_named_alone_is_read_with_those_beside_it(tmp_path: Path) -> None:
+    directory = write_sample("special_tokens_map", tmp_path)
+    assert Tokenizer.from_source(directory / "vocab.json").encode("<s>") == [266]
+
+
+@given(st.text(" .,!?'ntmsvrea", max_size=30), st.lists(st.integers(0, 6), max_size=12))
+def test_cleaned_up_parts_are_the_cleaned_up_whole(text: str, sizes: list[int]) -> None:
+    cleaner, rest, parts = IncrementalCleanUp(), text, []
+    for size in sizes:
+        parts.append(cleaner.feed(rest[:size], final=False))
+        rest = rest[size:]
+    assert "".join([*parts, cleaner.feed(rest, final=True)]) == clean_up(text)
