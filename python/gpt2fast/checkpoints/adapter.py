@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpt2fast.checkpoints.adapter_config import ADAPTER_CONFIG, read_adapter_config
+from gpt2fast.checkpoints.adapter_config import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_adapter_config
 from gpt2fast.checkpoints.base import Checkpoint, LazyTensor
 from gpt2fast.checkpoints.fingerprint import fingerprint
 from gpt2fast.checkpoints.head import settle_head
@@ -28,7 +28,6 @@ from gpt2fast.storage.files import file_inside, find_inside
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 
 _TABLE, _HEAD = "wte.weight", "lm_head.weight"
 _LOW_RANK = re.compile(r"(.+)\.lora_(embedding_)?([AB])(\.weight)?")

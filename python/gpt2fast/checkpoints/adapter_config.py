@@ -10,6 +10,7 @@ from gpt2fast.errors import ModelError
 from gpt2fast.storage.files import file_inside, find_inside, read_json_object
 
 ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 
 #: Settings that change what an adapter computes, in ways that are not merged here.
 _UNSUPPORTED = (

@@ -151,6 +151,12 @@ def test_tensors_of_other_adapters_are_refused(tmp_path: Path, name: str) -> Non
         open_checkpoint(adapter)
 
 
+def test_the_weights_alone_are_no_model(tmp_path: Path) -> None:
+    adapter = write_adapter(tmp_path / "adapter", "attention", BASE)
+    with pytest.raises(ModelError, match="the weights of an adapter, not of a model; give its directory"):
+        open_checkpoint(adapter / "adapter_model.safetensors")
+
+
 def test_half_a_pair_is_refused(tmp_path: Path) -> None:
     adapter = write_adapter(tmp_path / "adapter", "attention", BASE)
     tensors = load_file(adapter / "adapter_model.safetensors")
