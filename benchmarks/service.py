@@ -1,6 +1,7 @@
 """``python -m benchmarks.service``: many callers of one model against one, and what they do to each other.
 
-Random weights of 124M's size in int8. Variants take turns; ratios are of medians.
+Random weights of 124M's size in int8. Variants take turns; ratios are of medians. Beside it, what programs
+with continuous batching do with the same requests, where they are installed.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import numpy as np
 
 from benchmarks.checkpoints import EMBEDDED, checkpoint_directory
 from benchmarks.report import table
+from benchmarks.service_peers import beside_peers
 from benchmarks.targets import Target
 from gpt2fast import GPT2
 from gpt2fast._native import core
@@ -379,6 +381,7 @@ def main() -> None:
     targets.append(first_token_beside_a_prompt(service))
     targets.append(scoring(service))
     targets += many_streams()
+    targets += beside_peers(source, arguments.work.resolve(), arguments.threads, arguments.repeats)
     if arguments.baseline:
         targets += against_baseline(str(source), arguments.baseline, arguments.repeats, 32, 6)
         targets += against_baseline("", arguments.baseline, arguments.repeats, 48, 40)

@@ -35,12 +35,27 @@ CallOptions call_options(Queue queue, uint64_t key) {
   return options;
 }
 
-std::shared_ptr<Engine> make_engine(const std::string& model_path, int64_t n_layer, int64_t n_head,
-                                    int64_t head_dim, int64_t n_positions, int64_t vocab_size,
-                                    CacheFormat cache_format, int threads, int64_t max_sequences,
-                                    int64_t max_step_tokens, int64_t prefix_cache_bytes, int64_t max_waiting,
-                                    int64_t read_ahead, double decode_slowdown) {
-  const EngineOptions options{.model_path = model_path,
+// Name, whether it is packed, shape, and offset in the file.
+using StoredTensors = std::vector<std::tuple<std::string, bool, std::vector<int64_t>, int64_t>>;
+
+ModelFiles model_files(const py::bytes& graph, const std::string& name, const std::string& weights_path,
+                       const StoredTensors& tensors) {
+  ModelFiles files{.name = name, .graph = graph, .weights_path = weights_path, .tensors = {}};
+  files.tensors.reserve(tensors.size());
+  for (const auto& [tensor, is_packed, shape, offset] : tensors) {
+    files.tensors.push_back({tensor, is_packed, shape, offset});
+  }
+  return files;
+}
+
+std::shared_ptr<Engine> make_engine(const py::bytes& graph, const std::string& name,
+                                    const std::string& weights_path, const StoredTensors& tensors,
+                                    int64_t n_layer, int64_t n_head, int64_t head_dim, int64_t n_positions,
+                                    int64_t vocab_size, CacheFormat cache_format, int threads,
+                                    int64_t max_sequences, int64_t max_step_tokens,
+                                    int64_t prefix_cache_bytes, int64_t max_waiting, int64_t read_ahead,
+                                    double decode_slowdown) {
+  const EngineOptions options{.model = model_files(graph, name, weights_path, tensors),
                               .n_layer = n_layer,
                               .n_head = n_head,
                               .head_dim = head_dim,
@@ -234,11 +249,11 @@ void register_engine(py::module_& module) {
       .value("FLOAT16", CacheFormat::kFloat16)
       .value("INT8", CacheFormat::kInt8);
   py::class_<Engine, std::shared_ptr<Engine>> type(module, "Engine");
-  type.def(py::init(&make_engine), py::arg("model_path"), py::kw_only(), py::arg("n_layer"),
-           py::arg("n_head"), py::arg("head_dim"), py::arg("n_positions"), py::arg("vocab_size"),
-           py::arg("cache_format"), py::arg("threads"), py::arg("max_sequences"), py::arg("max_step_tokens"),
-           py::arg("prefix_cache_bytes") = 0, py::arg("max_waiting") = -1, py::arg("read_ahead") = 16,
-           py::arg("decode_slowdown") = 2.0)
+  type.def(py::init(&make_engine), py::arg("graph"), py::kw_only(), py::arg("name"), py::arg("weights_path"),
+           py::arg("tensors"), py::arg("n_layer"), py::arg("n_head"), py::arg("head_dim"),
+           py::arg("n_positions"), py::arg("vocab_size"), py::arg("cache_format"), py::arg("threads"),
+           py::arg("max_sequences"), py::arg("max_step_tokens"), py::arg("prefix_cache_bytes") = 0,
+           py::arg("max_waiting") = -1, py::arg("read_ahead") = 16, py::arg("decode_slowdown") = 2.0)
       .def_property_readonly("threads", [](const Engine& engine) { return engine.options().threads; })
       .def_property_readonly("max_sequences",
                              [](const Engine& engine) { return engine.options().max_sequences; })

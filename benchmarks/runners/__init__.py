@@ -7,7 +7,9 @@ texts)`` returns a :class:`Runner` for at most so many texts together.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
@@ -28,11 +30,24 @@ NAMES = (
 )
 
 
+Received = Callable[[], None]
+
+#: Seconds from the beginning, the prompt, the number of new tokens.
+Request = tuple[float, list[int], int]
+
+
 class Runner(Protocol):
     """A loaded model."""
 
     def generate(self, prompts: list[list[int]], new_tokens: int) -> Arrivals:
         """Continue prompts of one length greedily, past any end-of-text, and say when tokens arrived."""
+
+
+class ServingRunner(Runner, Protocol):
+    """One that takes requests at any time and lets them share its steps."""
+
+    def serve(self, requests: list[Request]) -> Arrivals:
+        """Make each request at its time; say when, counted from the first, its tokens arrived."""
 
 
 class RunnerModule(Protocol):
@@ -46,6 +61,26 @@ class RunnerModule(Protocol):
 
     def load(self, directory: Path, format: str, threads: int, texts: int) -> Runner:
         """Load what was converted."""
+
+
+def serve_in_threads(
+    requests: list[Request], serve_one: Callable[[list[int], int, Received], None]
+) -> Arrivals:
+    """Make each request in a thread of its own, at its time; ``Received`` is told of each token."""
+    arrivals: Arrivals = [[] for _ in requests]
+    start = time.perf_counter()
+
+    def work(request: Request, times: list[float]) -> None:
+        seconds, prompt, new_tokens = request
+        time.sleep(max(0.0, start + seconds - time.perf_counter()))
+        serve_one(prompt, new_tokens, lambda: times.append(time.perf_counter() - start))
+
+    threads = [threading.Thread(target=work, args=pair) for pair in zip(requests, arrivals, strict=True)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return arrivals
 
 
 def runner_module(name: str) -> RunnerModule:

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.runners import Runner
+from benchmarks.runners import Received, Request, Runner, serve_in_threads
 from gpt2fast import GPT2
 
 if TYPE_CHECKING:
@@ -43,6 +43,15 @@ class _Runner:
             now = time.perf_counter() - start
             arrivals[chunk.index].extend([now] * len(chunk.token_ids))
         return arrivals
+
+    def serve(self, requests: list[Request]) -> Arrivals:
+        def complete(prompt: list[int], new_tokens: int, received: Received) -> None:
+            options = {"max_new_tokens": new_tokens, "eos_token_id": [], "use_prefix_cache": False}
+            for chunk in self._model.stream(prompt, **options):
+                for _ in chunk.token_ids:
+                    received()
+
+        return serve_in_threads(requests, complete)
 
     def draft_step_ms(self, context: int, drafts: int, steps: int, first_token: int) -> float:
         from gpt2fast.evaluation.speed import draft_step_ms

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.runners import Runner
+from benchmarks.runners import Request, Runner
 
 if TYPE_CHECKING:
     from gpt2fast.evaluation.speed import Arrivals
@@ -58,23 +58,36 @@ class _Runner:
         self._requests = 0
 
     def generate(self, prompts: list[list[int]], new_tokens: int) -> Arrivals:
+        return self.serve([(0.0, prompt, new_tokens) for prompt in prompts])
+
+    def serve(self, requests: list[Request]) -> Arrivals:
+        arrivals: Arrivals = [[] for _ in requests]
+        later = sorted(range(len(requests)), key=lambda index: requests[index][0], reverse=True)
+        handles: dict[int, Any] = {}
+        start = time.perf_counter()
+        while later or self._pipeline.has_non_finished_requests():
+            now = time.perf_counter() - start
+            while later and requests[later[-1]][0] <= now:
+                index = later.pop()
+                handles[index] = self._add(*requests[index][1:])
+            if not self._pipeline.has_non_finished_requests():
+                time.sleep(max(0.0, requests[later[-1]][0] - now))
+                continue
+            self._pipeline.step()
+            now = time.perf_counter() - start
+            for index, handle in handles.items():
+                if handle.can_read():
+                    for output in handle.read().values():
+                        arrivals[index].extend([now] * len(output.generated_ids))
+        return arrivals
+
+    def _add(self, prompt: list[int], new_tokens: int) -> Any:
         import numpy as np
         import openvino
         import openvino_genai
 
         config = openvino_genai.GenerationConfig(max_new_tokens=new_tokens, ignore_eos=True, do_sample=False)
-        tensors = [openvino.Tensor(np.array([prompt], dtype=np.int64)) for prompt in prompts]
-        arrivals: Arrivals = [[] for _ in prompts]
-        start = time.perf_counter()
-        handles = []
-        for tensor in tensors:
-            handles.append(self._pipeline.add_request(self._requests, tensor, config))
-            self._requests += 1
-        while self._pipeline.has_non_finished_requests():
-            self._pipeline.step()
-            now = time.perf_counter() - start
-            for handle, times in zip(handles, arrivals, strict=True):
-                if handle.can_read():
-                    for output in handle.read().values():
-                        times.extend([now] * len(output.generated_ids))
-        return arrivals
+        self._requests += 1
+        return self._pipeline.add_request(
+            self._requests, openvino.Tensor(np.array([prompt], dtype=np.int64)), config
+        )

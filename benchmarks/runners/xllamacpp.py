@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.gguf_checkpoint import write_gguf
-from benchmarks.runners import Runner
+from benchmarks.runners import Received, Request, Runner, serve_in_threads
 
 if TYPE_CHECKING:
     from gpt2fast.evaluation.speed import Arrivals
@@ -47,34 +45,26 @@ class _Runner:
         self._server = server
 
     def generate(self, prompts: list[list[int]], new_tokens: int) -> Arrivals:
-        arrivals: Arrivals = [[] for _ in prompts]
-        start = time.perf_counter()
+        return self.serve([(0.0, prompt, new_tokens) for prompt in prompts])
 
-        def complete(prompt: list[int], times: list[float]) -> None:
-            def record(chunk: Any) -> bool:
-                # The last chunk says why the text ended and has no token.
-                if chunk["choices"][0]["finish_reason"] is None:
-                    times.append(time.perf_counter() - start)
-                return False
+    def serve(self, requests: list[Request]) -> Arrivals:
+        return serve_in_threads(requests, self._complete)
 
-            request = {
-                "prompt": prompt,
-                "n_predict": new_tokens,
-                "ignore_eos": True,
-                "temperature": 0,
-                "samplers": ["top_k"],
-                "top_k": 1,
-                "cache_prompt": False,
-                "stream": True,
-            }
-            self._server.handle_completions(request, record)
+    def _complete(self, prompt: list[int], new_tokens: int, received: Received) -> None:
+        def record(chunk: Any) -> bool:
+            # The last chunk says why the text ended and has no token.
+            if chunk["choices"][0]["finish_reason"] is None:
+                received()
+            return False
 
-        calls = [
-            threading.Thread(target=complete, args=(prompt, times))
-            for prompt, times in zip(prompts, arrivals, strict=True)
-        ]
-        for call in calls:
-            call.start()
-        for call in calls:
-            call.join()
-        return arrivals
+        request = {
+            "prompt": prompt,
+            "n_predict": new_tokens,
+            "ignore_eos": True,
+            "temperature": 0,
+            "samplers": ["top_k"],
+            "top_k": 1,
+            "cache_prompt": False,
+            "stream": True,
+        }
+        self._server.handle_completions(request, record)

@@ -19,7 +19,7 @@ Request checked(Request request, const GenerationOptions& generation, const Engi
   const int64_t wanted = generation.stop.max_new_tokens;
   if (wanted < 1) throw std::invalid_argument("max_new_tokens must be at least 1 for beams");
   const int64_t total = static_cast<int64_t>(request.prompt.size()) + wanted;
-  if (total > options.n_positions) {
+  if (total - 1 > options.n_positions) {  // the last token is not read
     throw std::invalid_argument("prompt and max_new_tokens together (" + std::to_string(total) +
                                 ") exceed the model's context window of " +
                                 std::to_string(options.n_positions));

@@ -14,6 +14,7 @@
 #include "engine/continuation_reader.h"
 #include "engine/engine_state.h"
 #include "engine/engine_thread.h"
+#include "engine/host_code.h"
 #include "engine/live_sequence.h"
 #include "engine/text_reader.h"
 #include "gpt2fast/errors.h"
@@ -268,6 +269,7 @@ void Engine::close() {
   {
     Shared::Local& local = shared_->local.get();
     const std::lock_guard lock(local.mutex);
+    if (local.state) HostCode::refuse(&local.state->scheduler());
     local.closed = true;
     state = std::exchange(local.state, nullptr);
   }
@@ -355,7 +357,8 @@ std::unique_ptr<ScoreCall> Engine::score_continuations(ContinuationsRequest requ
   const std::shared_ptr<EngineState> state = this->state();
   check_text(request.prompt, 0, state->options());
   for (const std::vector<int32_t>& one : request.continuations) {
-    check_text(one, static_cast<int64_t>(request.prompt.size()), state->options());
+    // The last token is not read.
+    check_text(one, static_cast<int64_t>(request.prompt.size()) - 1, state->options());
   }
   if (request.prefix) check_prefix(*request.prefix, state->options());
   const auto readers =

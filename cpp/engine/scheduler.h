@@ -139,6 +139,7 @@ class Scheduler {
   std::atomic<bool> clear_wanted_ = false;  // of the prefix cache
   int64_t lone_turns_ = 0;  // that the loop's thread has made for a caller who could make them itself
   std::thread loop_;
+  std::mutex closing_mutex_;  // one thread joins the others
   // Whether a waiting text may have been cancelled: the loop looks at those only then.
   std::atomic<bool> look_at_waiting_ = false;
 };

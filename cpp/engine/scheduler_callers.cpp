@@ -207,6 +207,7 @@ void Scheduler::close(bool quietly) {
     }
     loop_changed_.notify_one();
   }
+  const std::lock_guard closing(closing_mutex_);
   if (loop_.joinable()) loop_.join();
   hooks_.close();
 }

@@ -57,7 +57,7 @@ Stepper::Stepper(const EngineOptions& options)
     : context_{.poll = nullptr, .threads = options.threads, .cache_format = options.cache_format},
       operators_(context_),
       cache_(cache_shape(options), options.max_sequences),
-      session_(options.model_path, {.threads = options.threads}, operators_.domain()),
+      session_(options.model, {.threads = options.threads}, operators_.domain()),
       buffers_(checked(session_, options), cache_, buffer_limits(options)) {}
 
 void Stepper::step(std::span<const StepPart> parts, const StopCheck& stop) {

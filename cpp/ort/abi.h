@@ -42,12 +42,6 @@ enum MemoryType : int { kDefaultMemory = 0 };
 enum ElementType : int { kUndefined = 0, kFloat32 = 1, kUInt8 = 2, kInt32 = 6, kInt64 = 7, kFloat16 = 10 };
 enum Characteristic : int { kRequired = 0, kOptional = 1 };
 
-#ifdef _WIN32
-using PathChar = wchar_t;
-#else
-using PathChar = char;
-#endif
-
 // How the library allocates: callbacks whose argument is the struct itself.
 struct Allocator {
   uint32_t version = kApiVersion;
@@ -65,9 +59,10 @@ struct Api {
   Status* (*CreateEnv)(LoggingLevel level, const char* log_id, Env** out);
   void* unused_4[2];
   Status* (*DisableTelemetryEvents)(const Env* env);
-  Status* (*CreateSession)(const Env* env, const PathChar* model_path, const SessionOptions* options,
-                           Session** out);
-  void* unused_8[2];
+  void* unused_7[1];
+  Status* (*CreateSessionFromArray)(const Env* env, const void* model, size_t bytes,
+                                    const SessionOptions* options, Session** out);
+  void* unused_9[1];
   Status* (*CreateSessionOptions)(SessionOptions** out);
   void* unused_11[6];
   Status* (*DisableMemPattern)(SessionOptions* options);
@@ -132,7 +127,9 @@ struct Api {
   void (*ReleaseIoBinding)(IoBinding* binding);
   Status* (*BindInput)(IoBinding* binding, const char* name, const Value* value);
   Status* (*BindOutput)(IoBinding* binding, const char* name, const Value* value);
-  void* unused_138[38];
+  void* unused_138[12];
+  Status* (*AddInitializer)(SessionOptions* options, const char* name, const Value* value);
+  void* unused_151[25];
   Status* (*RegisterAllocator)(Env* env, Allocator* allocator);
   void* unused_177[19];
   Status* (*SessionOptionsSetCustomCreateThreadFn)(SessionOptions* options,

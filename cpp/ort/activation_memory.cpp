@@ -99,9 +99,16 @@ struct ActivationAllocator : abi::Allocator {
   explicit ActivationAllocator(const abi::MemoryInfo* memory) : info(memory) {
     Alloc = [](abi::Allocator*, size_t bytes) -> void* {
       if (bytes == 0) return nullptr;
-      if (current.memory != nullptr) return current.memory->allocate(current.width, bytes);
-      ActivationMemory::Block* block = ActivationMemory::create(bytes, 0);
-      return block == nullptr ? nullptr : block->data();
+      void* data = nullptr;
+      if (current.memory != nullptr) {
+        data = current.memory->allocate(current.width, bytes);
+      } else if (ActivationMemory::Block* block = ActivationMemory::create(bytes, 0); block != nullptr) {
+        data = block->data();
+      }
+      // The library takes null for memory. It expects this from its own allocators and turns it into a
+      // status.
+      if (data == nullptr) throw std::bad_alloc();
+      return data;
     };
     Free = [](abi::Allocator*, void* data) { ActivationMemory::free(data); };
     Info = [](const abi::Allocator* allocator) {

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <exception>
+#include <new>
 #include <utility>
 
 #include "gpt2fast/errors.h"
@@ -14,9 +15,6 @@ namespace gpt2fast {
 namespace {
 
 using TensorHandle = Handle<abi::TensorInfo, &abi::Api::ReleaseTensorTypeAndShapeInfo>;
-
-// Exceptions travel through the library as messages; this one stands for Interrupted.
-constexpr const char* kInterruptedMessage = "gpt2fast: interrupted by the caller";
 
 std::string show_shape(std::span<const int64_t> shape) {
   std::string text = "[";
@@ -66,6 +64,8 @@ abi::Status* to_status() noexcept {
     throw;
   } catch (const Interrupted&) {
     return api.CreateStatus(abi::kFail, kInterruptedMessage);
+  } catch (const std::bad_alloc&) {
+    return api.CreateStatus(abi::kFail, kOutOfMemoryMessage);
   } catch (const std::exception& error) {
     return api.CreateStatus(abi::kInvalidArgument, error.what());
   } catch (...) {
@@ -78,6 +78,8 @@ std::unique_ptr<Kernel> create_kernel(const CustomOp& op, const CustomOp::Factor
                                       const abi::KernelInfo* info) {
   try {
     return factory(NodeInfo(info));
+  } catch (const std::bad_alloc&) {
+    throw;
   } catch (const std::exception& error) {
     const std::string node =
         read_text([&](char* out, size_t* size) { return ort_api().KernelInfo_GetNodeName(info, out, size); });
@@ -205,6 +207,7 @@ void* NodeContext::output(size_t index, std::span<const int64_t> shape) const {
   check(status);
   void* data = nullptr;
   check(api.GetTensorMutableData(value, &data));
+  if (data == nullptr && element_count(shape) > 0) throw std::bad_alloc();
   return data;
 }
 
@@ -290,11 +293,6 @@ CustomOpDomain::CustomOpDomain(const char* name) {
 void CustomOpDomain::add(std::unique_ptr<CustomOp> op) {
   check(ort_api().CustomOpDomain_Add(domain_.get(), op.get()));
   ops_.push_back(std::move(op));
-}
-
-void throw_run_error(const std::string& message) {
-  if (message.find(kInterruptedMessage) != std::string::npos) throw Interrupted{};
-  throw ModelError(message);
 }
 
 }  // namespace gpt2fast

@@ -144,8 +144,4 @@ class CustomOpDomain {
   Handle<abi::CustomOpDomain, &abi::Api::ReleaseCustomOpDomain> domain_;
 };
 
-// Throws what an operator threw, from the message of the failed run: Interrupted, or ModelError with the
-// message.
-[[noreturn]] void throw_run_error(const std::string& message);
-
 }  // namespace gpt2fast

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <mutex>
+#include <new>
 
 #include "gpt2fast/errors.h"
 #include "ort/activation_memory.h"
@@ -107,8 +108,16 @@ std::string take_message(abi::Status* status) {
   return message;
 }
 
+void throw_error(const std::string& message) {
+  const auto says = [&](const char* part) { return message.find(part) != std::string::npos; };
+  if (says(kInterruptedMessage)) throw Interrupted{};
+  // The library's own failures to allocate carry the words of the C++ runtimes.
+  if (says(kOutOfMemoryMessage) || says("std::bad_alloc") || says("bad allocation")) throw std::bad_alloc();
+  throw ModelError(message);
+}
+
 void check(abi::Status* status) {
-  if (status != nullptr) throw ModelError(take_message(status));
+  if (status != nullptr) throw_error(take_message(status));
 }
 
 }  // namespace gpt2fast

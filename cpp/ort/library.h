@@ -45,7 +45,15 @@ class Library {
 
 inline const abi::Api& ort_api() { return Library::instance().api(); }
 
-// Throws ModelError with the library's own message when `status` is an error, which it releases.
+// Exceptions travel through the library as messages; these stand for Interrupted and std::bad_alloc.
+inline constexpr const char* kInterruptedMessage = "gpt2fast: interrupted by the caller";
+inline constexpr const char* kOutOfMemoryMessage = "gpt2fast: out of memory";
+
+// Throws what a message of the library stands for: Interrupted, std::bad_alloc, or ModelError with the
+// message.
+[[noreturn]] void throw_error(const std::string& message);
+
+// Throws that error when `status` is one, which it releases.
 void check(abi::Status* status);
 
 // Returns the message of an error status and releases it.

@@ -1,8 +1,9 @@
 // Loads a model and runs it.
 #include "ort/session.h"
 
+#include <filesystem>
+
 #include "gpt2fast/errors.h"
-#include "system/native_path.h"
 
 namespace gpt2fast {
 
@@ -25,6 +26,7 @@ void spin_between_operators(const abi::Api& api, abi::SessionOptions* options) {
 
 OptionsHandle make_options(const abi::Api& api, const SessionOptions& options,
                            const CustomOpDomain& operators, WorkerThreads& workers) {
+  workers.start(options.threads - 1);
   abi::SessionOptions* created = nullptr;
   check(api.CreateSessionOptions(&created));
   OptionsHandle handle(created);
@@ -42,6 +44,33 @@ OptionsHandle make_options(const abi::Api& api, const SessionOptions& options,
     check(api.AddSessionConfigEntry(created, "session.use_env_allocators", "1"));
   }
   return handle;
+}
+
+// Gives the library the tensors of the weights' file, so that it opens no file itself.
+std::vector<Value> add_weights(const abi::Api& api, abi::SessionOptions* options, const ModelFiles& files,
+                               const MappedFile& weights) {
+  // Newer versions insist that the file that a graph in memory names is there, whether or not they read it.
+  const auto folder =
+      std::filesystem::path(std::u8string(files.weights_path.begin(), files.weights_path.end()))
+          .parent_path()
+          .u8string();
+  check(api.AddSessionConfigEntry(options, "session.model_external_initializers_file_folder_path",
+                                  std::string(folder.begin(), folder.end()).c_str()));
+  std::vector<Value> values;
+  for (const StoredTensor& tensor : files.tensors) {
+    const ElementType type = tensor.is_packed ? ElementType::kUInt8 : ElementType::kFloat32;
+    const auto bytes = static_cast<size_t>(element_count(tensor.shape)) * element_bytes(type);
+    const auto offset = static_cast<size_t>(tensor.offset);
+    if (tensor.offset < 0 || offset > weights.bytes() || bytes > weights.bytes() - offset) {
+      throw ModelError("the tensor '" + tensor.name + "' reaches past the end of '" + files.weights_path +
+                       "'");
+    }
+    // The operators only read their weights.
+    auto* data = const_cast<std::byte*>(weights.data()) + offset;
+    values.push_back(Value::tensor(data, bytes, tensor.shape, type));
+    check(api.AddInitializer(options, tensor.name.c_str(), values.back().get()));
+  }
+  return values;
 }
 
 std::string take_string(const abi::Api& api, abi::Allocator* allocator, char* text) {
@@ -72,20 +101,22 @@ std::vector<TensorInfo> describe(const abi::Session* session, Count count, Name 
 
 }  // namespace
 
-Session::Session(const std::string& model_path, const SessionOptions& options,
-                 const CustomOpDomain& operators) {
+Session::Session(const ModelFiles& files, const SessionOptions& options, const CustomOpDomain& operators)
+    : name_(files.name),
+      weights_(files.weights_path.empty() ? MappedFile() : MappedFile(files.weights_path)) {
   const abi::Api& api = ort_api();
   const OptionsHandle handle = make_options(api, options, operators, workers_);
+  if (!files.weights_path.empty()) tensors_ = add_weights(api, handle.get(), files, weights_);
   abi::Session* created = nullptr;
-  abi::Status* status =
-      api.CreateSession(Library::instance().env(), native_path(model_path).c_str(), handle.get(), &created);
-  if (status != nullptr) throw ModelError("'" + model_path + "' cannot be loaded: " + take_message(status));
+  abi::Status* status = api.CreateSessionFromArray(Library::instance().env(), files.graph.data(),
+                                                   files.graph.size(), handle.get(), &created);
+  if (status != nullptr) throw_error("'" + name_ + "' cannot be loaded: " + take_message(status));
   session_.reset(created);
 
   // A weight that callers may replace is not constant, and our operators must not write to a weight.
   size_t replaceable = 0;
   check(api.SessionGetOverridableInitializerCount(created, &replaceable));
-  if (replaceable != 0) throw ModelError("'" + model_path + "' declares weights as inputs");
+  if (replaceable != 0) throw ModelError("'" + name_ + "' declares weights as inputs");
   inputs_ = describe(created, &abi::Api::SessionGetInputCount, &abi::Api::SessionGetInputName,
                      &abi::Api::SessionGetInputTypeInfo);
   outputs_ = describe(created, &abi::Api::SessionGetOutputCount, &abi::Api::SessionGetOutputName,
@@ -96,7 +127,12 @@ void Session::run(const Binding& binding) {
   const ActivationScope scope(activations_);
   const OffCallersCore placement(workers_);
   abi::Status* status = ort_api().RunWithBinding(session_.get(), nullptr, binding.binding_.get());
-  if (status != nullptr) throw_run_error(take_message(status));
+  if (status != nullptr) throw_error(take_message(status));
+  // Asked afterwards: what was computed from other weights is thrown away.
+  if (weights_.changed()) {
+    throw ModelError("'" + name_ + "': its weights were shortened or rewritten in place while in use; load " +
+                     "the model again");
+  }
 }
 
 Binding::Binding(Session& session) {

@@ -4,11 +4,13 @@
 #include <string>
 #include <vector>
 
+#include "gpt2fast/model_files.h"
 #include "ort/activation_memory.h"
 #include "ort/custom_op.h"
 #include "ort/library.h"
 #include "ort/value.h"
 #include "ort/worker_threads.h"
+#include "system/mapped_file.h"
 
 namespace gpt2fast {
 
@@ -20,12 +22,13 @@ class Binding;
 
 class Session {
  public:
-  // Loads a model, whose weights are mapped from the file. `operators` must outlive the session. Throws
-  // ModelError when the file is missing or is not a model that we can run.
-  Session(const std::string& model_path, const SessionOptions& options, const CustomOpDomain& operators);
+  // Loads a model; its weights are mapped from their file. `operators` must outlive the session. Throws
+  // ModelError when the file is missing or the graph is not one that we can run, std::bad_alloc when memory
+  // runs out, and std::runtime_error when the system refuses the threads.
+  Session(const ModelFiles& files, const SessionOptions& options, const CustomOpDomain& operators);
 
-  // Throws Interrupted when an operator did, ModelError when one failed. Only one thread may call it at a
-  // time.
+  // Throws Interrupted when an operator did, std::bad_alloc when memory ran out, and ModelError when an
+  // operator failed or the file of the weights is not what it was. Only one thread may call it at a time.
   void run(const Binding& binding);
 
   const std::vector<TensorInfo>& inputs() const { return inputs_; }
@@ -34,6 +37,9 @@ class Session {
  private:
   friend class Binding;
 
+  std::string name_;
+  MappedFile weights_;
+  std::vector<Value> tensors_;  // over the weights
   ActivationMemory activations_;
   WorkerThreads workers_;
   Handle<abi::Session, &abi::Api::ReleaseSession> session_;

@@ -1,7 +1,10 @@
 // The threads of a session's pool, and the cores on which they wake up.
 #include "ort/worker_threads.h"
 
-#include <exception>
+#include <future>
+#include <stdexcept>
+#include <string>
+#include <system_error>
 #include <thread>
 #include <utility>
 
@@ -25,6 +28,15 @@ constexpr auto kLongSleep = std::chrono::milliseconds(1);
 
 struct WorkerThreads::Worker {
   std::thread thread;
+  std::promise<void> has_work;  // or is to end without
+  abi::ThreadWork work = nullptr;
+  void* data = nullptr;
+
+  void run() {
+    has_work.get_future().wait();
+    if (work != nullptr) work(data);
+  }
+
 #ifdef __linux__
   cpu_set_t allowed;  // the cores to allow again, while the thread is kept off one
   bool is_off = false;
@@ -47,27 +59,46 @@ struct WorkerThreads::Worker {
 };
 
 WorkerThreads::WorkerThreads() = default;
-WorkerThreads::~WorkerThreads() = default;
+
+WorkerThreads::~WorkerThreads() {
+  for (; given_ < workers_.size(); ++given_) {
+    workers_[given_]->has_work.set_value();
+    workers_[given_]->thread.join();
+  }
+}
+
+void WorkerThreads::start(int count) {
+  for (int i = 0; i < count; ++i) {
+    auto worker = std::make_unique<Worker>();
+    workers_.reserve(workers_.size() + 1);  // nothing may fail once the thread runs
+    try {
+      worker->thread = std::thread(&Worker::run, worker.get());
+    } catch (const std::system_error& error) {
+      throw std::runtime_error("threads=" + std::to_string(count + 1) + " needs " + std::to_string(count) +
+                               " threads beside the caller's, and the system grants " + std::to_string(i) +
+                               " (" + error.what() + "); give threads=" + std::to_string(i + 1) +
+                               " or raise the limit on processes");
+    }
+    workers_.push_back(std::move(worker));
+  }
+}
 
 void WorkerThreads::serve(abi::SessionOptions* options) {
   const abi::Api& api = ort_api();
   check(api.SessionOptionsSetCustomThreadCreationOptions(options, this));
   check(api.SessionOptionsSetCustomCreateThreadFn(options, [](void* self, abi::ThreadWork work, void* data) {
-    return static_cast<WorkerThreads*>(self)->start(work, data);
+    return static_cast<WorkerThreads*>(self)->give(work, data);
   }));
   check(api.SessionOptionsSetCustomJoinThreadFn(options, join));
 }
 
-abi::ThreadHandle WorkerThreads::start(abi::ThreadWork work, void* data) noexcept {
-  try {
-    workers_.reserve(workers_.size() + 1);  // nothing may fail once the thread runs
-    auto worker = std::make_unique<Worker>();
-    worker->thread = std::thread(work, data);
-    workers_.push_back(std::move(worker));
-    return reinterpret_cast<abi::ThreadHandle>(workers_.back().get());
-  } catch (const std::exception&) {
-    return nullptr;
-  }
+abi::ThreadHandle WorkerThreads::give(abi::ThreadWork work, void* data) noexcept {
+  if (given_ == workers_.size()) return nullptr;
+  Worker& worker = *workers_[given_++];
+  worker.work = work;
+  worker.data = data;
+  worker.has_work.set_value();
+  return reinterpret_cast<abi::ThreadHandle>(&worker);
 }
 
 void WorkerThreads::join(abi::ThreadHandle thread) noexcept {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <chrono>
+#include <cstddef>
 #include <memory>
 #include <vector>
 
@@ -14,14 +15,18 @@ class WorkerThreads {
   WorkerThreads();
   WorkerThreads(const WorkerThreads&) = delete;
   WorkerThreads& operator=(const WorkerThreads&) = delete;
-  // All threads must have been joined.
+  // Threads that were given work must have been joined.
   ~WorkerThreads();
+
+  // Starts threads that wait for work: once a pool is being made, none may be refused, since the library
+  // would then wait for those that it has for ever. Throws std::runtime_error when the system has no more.
+  void start(int count);
 
   // Sessions made with these options get their pool's threads from this object, which must outlive them.
   void serve(abi::SessionOptions* options);
 
-  // Starts a thread that calls work(data); returns null when that fails.
-  abi::ThreadHandle start(abi::ThreadWork work, void* data) noexcept;
+  // Has a waiting thread call work(data); returns null when there is none left.
+  abi::ThreadHandle give(abi::ThreadWork work, void* data) noexcept;
   static void join(abi::ThreadHandle thread) noexcept;
 
  private:
@@ -29,6 +34,7 @@ class WorkerThreads {
   struct Worker;
 
   std::vector<std::unique_ptr<Worker>> workers_;
+  size_t given_ = 0;  // the first so many have work
   std::chrono::steady_clock::time_point last_use_;
 };
 

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from gpt2fast.inference.prefix import Prefix
     from gpt2fast.inference.results import Generation, RankedChoice, StreamChunk, TextScore, TokenLogprobs
     from gpt2fast.model import GPT2
-    from gpt2fast.text.tokenizer import IncrementalDecoder, Tokenizer
+    from gpt2fast.text.incremental import IncrementalDecoder
+    from gpt2fast.text.tokenizer import Tokenizer
 
 __all__ = [
     "GPT2",
@@ -40,7 +41,7 @@ _MODULE_OF = {
     "CancelToken": "inference.cancellation",
     "Generation": "inference.results",
     "GenerationOptions": "inference.options",
-    "IncrementalDecoder": "text.tokenizer",
+    "IncrementalDecoder": "text.incremental",
     "ModelConfig": "config",
     "ModelError": "errors",
     "Prefix": "inference.prefix",

@@ -203,8 +203,11 @@ class Engine:
 
     def __init__(
         self,
-        model_path: str,
+        graph: bytes,
         *,
+        name: str,
+        weights_path: str,
+        tensors: Sequence[tuple[str, bool, Sequence[int], int]],
         n_layer: int,
         n_head: int,
         head_dim: int,

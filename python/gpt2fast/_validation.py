@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -226,7 +227,7 @@ class Texts:
 
 @dataclass(eq=False, repr=False)
 class TokenWeights:
-    """A mapping from token ids to finite numbers of at most ``largest`` in size; becomes a dict."""
+    """A mapping from token ids to numbers of at most ``largest`` in size, or -inf; becomes a dict."""
 
     largest: float
     limit: int
@@ -237,7 +238,9 @@ class TokenWeights:
         _check_count(name, value, self.limit)
         weight = Real(-self.largest, self.largest)
         return {
-            _TOKEN_ID(f"a key of {name}", token): weight(f"{name}[{token}]", bias)
+            _TOKEN_ID(f"a key of {name}", token): (
+                bias if isinstance(bias, float) and bias == -math.inf else weight(f"{name}[{token}]", bias)
+            )
             for token, bias in value.items()
         }
 

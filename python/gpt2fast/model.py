@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, overload
 from gpt2fast._native import Runtime
 from gpt2fast.config import ModelConfig
 from gpt2fast.inference import outputs
+from gpt2fast.inference.model_defaults import model_defaults
 from gpt2fast.inference.options import GenerationOptions
-from gpt2fast.inference.requests import read_call
+from gpt2fast.inference.other_names import refuse_settings
+from gpt2fast.inference.requests import choose_options, read_call
 from gpt2fast.inference.results import Generation, RankedChoice, StreamChunk, TextScore
 from gpt2fast.inference.work import arun, run
 from gpt2fast.loading.loaded_model import (
@@ -45,9 +47,16 @@ class GPT2:
     """
 
     def __init__(
-        self, directory: ModelDirectory, *, tokenizer: Tokenizer | None = None, **settings: Any
+        self,
+        directory: ModelDirectory,
+        *,
+        tokenizer: Tokenizer | None = None,
+        generation_config: Literal["model"] | None = "model",
+        **settings: Any,
     ) -> None:
-        self._loaded = LoadedModel(directory, EngineSettings(**settings), tokenizer)
+        defaults = None if generation_config is None else model_defaults(directory)
+        self._generation_config = generation_config
+        self._loaded = LoadedModel(directory, EngineSettings(**settings), tokenizer, defaults)
 
     @classmethod
     def from_pretrained(
@@ -66,6 +75,8 @@ class GPT2:
         max_waiting: int | None = None,
         read_ahead: int = 16,
         decode_slowdown: float = 2.0,
+        generation_config: Literal["model"] | None = "model",
+        **other: Any,
     ) -> GPT2:
         """Load a model; the first use of a checkpoint converts it into the user's cache, with a progress bar.
 
@@ -105,6 +116,12 @@ class GPT2:
         decode_slowdown : float
             While texts are streamed, prompts of other texts are read in portions that make a step at most
             this many times as long as without them.
+        generation_config : "model" or None
+            ``"model"``: what the model's generation_config.json says (``repetition_penalty``, ``do_sample``,
+            ``max_new_tokens``, ...) are the defaults of options that a call leaves out, as in
+            ``transformers``. None: the file is ignored.
+        **other
+            Refused, with a word on what to write for what ``transformers`` takes here (``torch_dtype``, ...).
 
         Notes
         -----
@@ -124,6 +141,12 @@ class GPT2:
         ImportError
             ONNX Runtime's library is missing or unusable.
         """
+        if other:
+            import inspect
+
+            refuse_settings(other, inspect.signature(cls.from_pretrained).parameters)
+        if generation_config not in ("model", None):
+            raise ValueError(f"generation_config must be 'model' or None, got {generation_config!r}")
         settings = EngineSettings(
             threads=threads,
             kv_cache=kv_cache,
@@ -136,12 +159,13 @@ class GPT2:
         directory, given = find_model(
             source, precision, tokenizer, adapter=adapter, revision=revision, token=token
         )
-        return cls(directory, tokenizer=given, **asdict(settings))
+        return cls(directory, tokenizer=given, generation_config=generation_config, **asdict(settings))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A model pickles as its directory and settings; unpickling opens it again."""
         loaded = self._loaded
-        return _reopen, (str(loaded.directory.path), loaded.given_tokenizer, asdict(loaded.settings))
+        settings = {**asdict(loaded.settings), "generation_config": self._generation_config}
+        return _reopen, (str(loaded.directory.path), loaded.given_tokenizer, settings)
 
     def close(self) -> None:
         """Free the model's memory; what is being generated ends, and later calls raise RuntimeError.
@@ -177,6 +201,15 @@ class GPT2:
     def directory(self) -> ModelDirectory:
         """The files of the model."""
         return self._loaded.directory
+
+    @property
+    def generation_config(self) -> dict[str, Any]:
+        """The model's own defaults of options by name; ``max_length``, ``min_length`` count the prompt."""
+        defaults = self._loaded.defaults
+        if defaults is None:
+            return {}
+        lengths = {"max_length": defaults.max_length, "min_length": defaults.min_length}
+        return {**defaults.options, **{name: value for name, value in lengths.items() if value is not None}}
 
     @property
     def precision(self) -> str:
@@ -253,8 +286,16 @@ class GPT2:
         **overrides: Any,
     ) -> list[Generation]: ...
 
+    @overload
     def generate(
-        self, prompts: Prompt | Sequence[Prompt], options: GenerationOptions | None = None, **overrides: Any
+        self, *, input_ids: ArrayLike, attention_mask: ArrayLike | None = None, **overrides: Any
+    ) -> Generation | list[Generation]: ...
+
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt] | None = None,
+        options: GenerationOptions | None = None,
+        **overrides: Any,
     ) -> Generation | list[Generation]:
         """Continue one prompt, or several at once.
 
@@ -263,10 +304,13 @@ class GPT2:
         prompts : str, token ids, or a list of these
             Token ids are a sequence of int or an integer array (tokens,); an array (batch, tokens) is a list.
             Prompts of a list may differ in length. An empty prompt starts from the end-of-text token.
+            ``input_ids=`` with ``attention_mask=``, as for ``transformers``, says the same: tokens that the
+            mask leaves out are padding and are dropped.
         options : GenerationOptions, optional
             How to generate.
         **overrides
-            Single options by name: see :class:`GenerationOptions`.
+            Single options by name: see :class:`GenerationOptions`. ``generation_config=None`` leaves out the
+            model's own defaults.
 
         Returns
         -------
@@ -283,7 +327,10 @@ class GPT2:
         return run(outputs.generation(self._loaded, call), call.options.cancel)
 
     def stream(
-        self, prompts: Prompt | Sequence[Prompt], options: GenerationOptions | None = None, **overrides: Any
+        self,
+        prompts: Prompt | Sequence[Prompt] | None = None,
+        options: GenerationOptions | None = None,
+        **overrides: Any,
     ) -> Generator[StreamChunk, None, None]:
         """Like :meth:`generate`, but yields text as it is made: a chunk for each text that a step advanced.
 
@@ -344,7 +391,7 @@ class GPT2:
         """
         from gpt2fast.inference.many import generate_many
 
-        chosen = GenerationOptions.make(options, overrides)
+        chosen = choose_options(self._loaded, options, overrides)
         outcomes = generate_many(self._loaded, prompts, chosen, ordered=ordered)
         return (outcome for _, outcome in outcomes) if ordered else outcomes
 
@@ -373,9 +420,14 @@ class GPT2:
         **overrides: Any,
     ) -> list[Generation]: ...
 
+    @overload
+    async def agenerate(
+        self, *, input_ids: ArrayLike, attention_mask: ArrayLike | None = None, **overrides: Any
+    ) -> Generation | list[Generation]: ...
+
     async def agenerate(
         self,
-        prompts: Prompt | Sequence[Prompt],
+        prompts: Prompt | Sequence[Prompt] | None = None,
         options: GenerationOptions | None = None,
         **overrides: Any,
     ) -> Generation | list[Generation]:
@@ -389,7 +441,7 @@ class GPT2:
 
     def astream(
         self,
-        prompts: Prompt | Sequence[Prompt],
+        prompts: Prompt | Sequence[Prompt] | None = None,
         options: GenerationOptions | None = None,
         **overrides: Any,
     ) -> AsyncGenerator[StreamChunk, None]:
@@ -454,13 +506,25 @@ class GPT2:
 
     # To the type checker a str is also a sequence of texts; here it is one text.
     @overload
-    def score(self, texts: Prompt, *, stride: int | None = None) -> TextScore: ...  # type: ignore[overload-overlap]
+    def score(  # type: ignore[overload-overlap]
+        self, texts: Prompt, *, context: Prompt | None = None, stride: int | None = None
+    ) -> TextScore: ...
 
     @overload
-    def score(self, texts: Sequence[Prompt], *, stride: int | None = None) -> list[TextScore]: ...
+    def score(
+        self,
+        texts: Sequence[Prompt],
+        *,
+        context: Prompt | Sequence[Prompt] | None = None,
+        stride: int | None = None,
+    ) -> list[TextScore]: ...
 
     def score(
-        self, texts: Prompt | Sequence[Prompt], *, stride: int | None = None
+        self,
+        texts: Prompt | Sequence[Prompt],
+        *,
+        context: Prompt | Sequence[Prompt] | None = None,
+        stride: int | None = None,
     ) -> TextScore | list[TextScore]:
         """The log-probability of each token, given those before it, without keeping the vocabulary's scores.
 
@@ -468,10 +532,12 @@ class GPT2:
         ----------
         texts : str, token ids, or a list of these
             As for :meth:`gpt2fast.GPT2.generate`, of any length.
+        context : str, token ids, or a list of these, optional
+            What precedes the texts, or each of them; it is not scored, and the first token after it is.
         stride : int, optional
-            A text longer than the context is read in windows of the context's length, which start this many
-            tokens apart. Default: half the context. Each token is scored once, in the first window in which
-            a token precedes it.
+            A text longer than the model's context is read in windows as long as that, which start this many
+            tokens apart. Default: half of it. Each token is scored once, in the first window in which a token
+            precedes it; with windows side by side (``stride=n_positions``) the first of each is not.
 
         Returns
         -------
@@ -485,7 +551,7 @@ class GPT2:
         """
         from gpt2fast.inference.scoring import score
 
-        return run(score(self._loaded, texts, stride))
+        return run(score(self._loaded, texts, stride, context))
 
     def perplexity(self, text: Prompt, *, stride: int | None = None) -> float:
         """``exp`` of the mean negative log-likelihood of the text's tokens after the first.
@@ -503,6 +569,7 @@ class GPT2:
         *,
         by: Literal["mean", "total"] = "mean",
         prefix: Prefix | None = None,
+        overflow: Literal["error", "truncate"] = "error",
     ) -> list[RankedChoice]:
         """Choices ordered by their likelihood after a prompt, the likeliest first.
 
@@ -519,6 +586,9 @@ class GPT2:
             The log-probability per token, or the sum, which favours short choices.
         prefix : Prefix, optional
             Precedes the prompt; its keys and values are not computed again.
+        overflow : {"error", "truncate"}
+            When prompt and choice exceed the model's positions: refuse, or leave out the prompt's oldest
+            tokens, for each choice as few as necessary, as lm-evaluation-harness does.
 
         Raises
         ------
@@ -527,7 +597,7 @@ class GPT2:
         """
         from gpt2fast.inference.scoring import rank
 
-        return run(rank(self._loaded, prompt, choices, by, prefix))
+        return run(rank(self._loaded, prompt, choices, by, prefix, overflow))
 
     def embed(
         self,

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "python" / "gpt2fast"
 MAX_LINES = 420
 #: The class that users meet has all its methods' documentation in one place; the bodies are a few lines each.
-LONGER_FILES = {"python/gpt2fast/model.py": 620}
+LONGER_FILES = {"python/gpt2fast/model.py": 700}
 
 
 def sources(*patterns: str) -> list[Path]:
@@ -92,6 +92,8 @@ def test_a_wrong_import_is_found(tmp_path: Path, path: str, line: str, fault: st
 
 @pytest.mark.parametrize("name", sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py")))
 def test_a_sub_package_lists_its_public_names(name: str) -> None:
+    if name == "serving":
+        pytest.importorskip("starlette")
     package = import_module(f"gpt2fast.{name}")
     for public in package.__all__:
         assert getattr(package, public) is not None
@@ -99,7 +101,7 @@ def test_a_sub_package_lists_its_public_names(name: str) -> None:
 
 
 def test_one_module_uses_the_tokenizers_package() -> None:
-    assert importers("tokenizers") == {"text/tokenizer.py"}
+    assert importers("tokenizers") == {"text/backend.py"}
 
 
 @pytest.mark.parametrize("path", sources("src/*.cpp", "src/*.h"), ids=lambda path: path.name)

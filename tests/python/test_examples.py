@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import random
@@ -21,7 +20,6 @@ from gpt2fast import GPT2
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 sys.path.insert(0, str(EXAMPLES))
 
-import async_service  # noqa: E402
 import compression  # noqa: E402
 import json_output  # noqa: E402
 from arithmetic_coding import Decoder, Encoder  # noqa: E402
@@ -67,31 +65,11 @@ def test_json_output_is_of_the_schema() -> None:
     assert 0 <= answer["age"] <= 120
 
 
-def test_the_service_answers_every_line() -> None:
-    prompts = ["The wolf", "The king", "", "The fox"]
-    replies = map(json.loads, run_example("async_service.py", stdin="\n".join(prompts) + "\n").splitlines())
-    texts = {reply["prompt"]: reply["text"] for reply in replies}
-    model = GPT2.from_pretrained()
-    assert texts == {prompt: model.generate(prompt, max_new_tokens=40).text for prompt in prompts}
-
-
-def test_the_service_gives_up_and_shuts_down() -> None:
-    model = GPT2.from_pretrained(max_sequences=1)
-
-    async def main() -> None:
-        hasty = async_service.Service(model, seconds=1e-4)
-        assert "not done within" in (await hasty.answer("Once", max_new_tokens=500))["error"]
-        service = async_service.Service(model)
-        assert "n_positions" in (await service.answer("Once", max_new_tokens=5000))["error"]
-        pieces = [piece async for piece in service.pieces("The wolf", max_new_tokens=10)]
-        assert "".join(pieces) == (await service.answer("The wolf", max_new_tokens=10))["text"]
-        waiting = asyncio.create_task(service.answer("Once", max_new_tokens=500))
-        await asyncio.sleep(0)  # the request begins
-        service.shut_down()
-        with pytest.raises(asyncio.CancelledError):
-            await waiting
-
-    asyncio.run(main())
+def test_concurrent_requests_are_compared_with_one_after_another() -> None:
+    found = re.findall(r"(.+?) +([\d,]+) tokens/s +([\d.]+) times", run_example("concurrent_requests.py"))
+    assert [name for name, _, _ in found] == ["one after another", "32 threads", "32 tasks"]
+    assert found[0][2] == "1.00"
+    assert all(float(times) > 0 for _, _, times in found)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

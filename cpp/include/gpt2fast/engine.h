@@ -12,6 +12,7 @@
 #include "gpt2fast/cache_format.h"
 #include "gpt2fast/choice_hook.h"
 #include "gpt2fast/generation_options.h"
+#include "gpt2fast/model_files.h"
 #include "gpt2fast/token_history.h"
 
 namespace gpt2fast {
@@ -20,7 +21,7 @@ namespace gpt2fast {
 using WithHostLock = std::function<void(const std::function<void()>&)>;
 
 struct EngineOptions {
-  std::string model_path;
+  ModelFiles model;
   int64_t n_layer = 0;
   int64_t n_head = 0;
   int64_t head_dim = 0;

@@ -131,8 +131,10 @@ def open_checkpoint(
     """
     if n_head is not None:
         n_head = Integer(1, MAX_DIMENSION)("n_head", n_head)
+    from gpt2fast.checkpoints.generation_config import with_generation_config
+
     path, adapter_path = locate_with_adapter(source, adapter, revision=revision, token=token)
-    checkpoint = _open(path, n_head)
+    checkpoint = with_generation_config(_open(path, n_head), path)
     if adapter_path is not None:
         from gpt2fast.checkpoints.adapter import merge_adapter
 

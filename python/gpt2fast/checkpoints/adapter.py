@@ -75,16 +75,13 @@ def merge_adapter(checkpoint: Checkpoint, directory: Path) -> Checkpoint:
     tokenizer = own or checkpoint.tokenizer
     files = (file_inside(directory, ADAPTER_CONFIG), path)
     identity = checkpoint.fingerprint + fingerprint(config, tokenizer, files)
-    merged = Checkpoint.checked(
-        config,
-        tensors,
-        source=checkpoint.source,
+    checked = Checkpoint.checked(config, tensors, source=directory, fingerprint="")
+    return replace(
+        checkpoint,
+        config=config,
+        tensors=checked.tensors,
         fingerprint=hashlib.sha256(identity.encode()).hexdigest(),
         tokenizer=tokenizer,
-    )
-    return replace(
-        merged,
-        check_source=checkpoint.check_source,
         warnings=(*checkpoint.warnings, *unused_tensors(unused, directory / weights)),
         tokenizer_fault=None if own else checkpoint.tokenizer_fault,
     )

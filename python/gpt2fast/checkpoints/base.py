@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gpt2fast.config import ModelConfig
 from gpt2fast.errors import ModelError
@@ -43,20 +43,25 @@ class LazyTensor:
 
 @dataclass(frozen=True)
 class TokenizerFiles:
-    """The text of a tokenizer's files; at most one of the two forms is set.
+    """The text of a tokenizer's files; at most one of the three forms is set.
 
     ``tokenizer_json`` is the text of a Hugging Face ``tokenizer.json``; ``vocab_json`` and ``merges_txt``
-    are the texts of GPT-2's two original files. ``chat_template`` is a Jinja template for conversations,
-    where the checkpoint has one.
+    are the texts of GPT-2's two original files; ``vocab_txt`` is that of BERT's. ``tokenizer_config``,
+    ``special_tokens_map`` and ``added_tokens`` are the texts of the files of these names beside them.
+    ``chat_template`` is a Jinja template for conversations, where the checkpoint has one.
     """
 
     tokenizer_json: str | None = None
     vocab_json: str | None = None
     merges_txt: str | None = None
+    vocab_txt: str | None = None
+    tokenizer_config: str | None = None
+    special_tokens_map: str | None = None
+    added_tokens: str | None = None
     chat_template: str | None = None
 
     def __bool__(self) -> bool:
-        return self.tokenizer_json is not None or self.vocab_json is not None
+        return any(text is not None for text in (self.tokenizer_json, self.vocab_json, self.vocab_txt))
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,8 @@ class Checkpoint:
     source: str
     fingerprint: str
     tokenizer: TokenizerFiles = field(default_factory=TokenizerFiles)
+    #: What ``generation_config.json`` holds; empty without one.
+    generation_config: Mapping[str, Any] = field(default_factory=dict)
     #: Runs the source itself, where it can run, and raises ModelError unless it agrees; conversions call it.
     check_source: Callable[[], None] | None = field(default=None, compare=False)
     #: What a user should know of what was left out or assumed; conversions keep it for later loads.

@@ -17,6 +17,9 @@ from gpt2fast.storage.files import open_regular, refuse_lfs_pointer
 
 _BEGINNING = 64
 
+# Read ahead for a line, at first.
+_FIRST_LINE_BYTES = 128
+
 
 class ByteSource(Protocol):
     """What holds the numbers of a tensor."""
@@ -119,8 +122,15 @@ class BoundedReader:
 
     def readline(self) -> bytes:
         """Bytes up to and including the next newline."""
-        ahead = self._file.read(self._position, min(self._limit, self._end - self._position), "a line")
-        data = ahead[: ahead.find(b"\n") + 1] or ahead
+        length = _FIRST_LINE_BYTES
+        while True:
+            available = min(length, self._limit, self._end - self._position)
+            ahead = self._file.read(self._position, available, "a line")
+            end = ahead.find(b"\n") + 1
+            if end or available < length:
+                break
+            length *= 2
+        data = ahead[:end] or ahead
         self._position += len(data)
         return data
 

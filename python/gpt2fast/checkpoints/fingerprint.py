@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,9 +30,7 @@ def fingerprint(config: ModelConfig, tokenizer: TokenizerFiles, weight_files: It
         Files with the weights, links resolved; their content counts, in order, their names don't.
     """
     total = hashlib.sha256()
-    texts = [config.to_json(), tokenizer.tokenizer_json, tokenizer.vocab_json, tokenizer.merges_txt]
-    if tokenizer.chat_template is not None:
-        texts.append(tokenizer.chat_template)
+    texts = [config.to_json(), *(getattr(tokenizer, one.name) for one in fields(tokenizer))]
     for text in texts:
         total.update(hashlib.sha256((text or "").encode()).digest())
     for path in weight_files:

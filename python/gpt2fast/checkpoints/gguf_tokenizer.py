@@ -9,12 +9,19 @@ from typing import Any, TypeGuard
 from gpt2fast.checkpoints.base import TokenizerFiles
 from gpt2fast.errors import ModelError
 
-#: Token types of GGUF that are matched as a whole: control (special) and user-defined.
-_CONTROL, _USER_DEFINED = 3, 4
+#: Token types of GGUF that are matched as a whole: unknown and control (special), and user-defined.
+_UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4
 #: The type of tokens that pad a vocabulary to the table's size.
 _UNUSED = 5
 #: Names of GPT-2's way of splitting a text into words.
 _GPT2_CUTS = (None, "gpt-2", "gpt2")
+#: GGUF's names of tokens with a role, and those of ``tokenizer_config.json``.
+_ROLES = {
+    "bos": "bos_token",
+    "eos": "eos_token",
+    "unknown": "unk_token",
+    "padding": "pad_token",
+}
 
 
 def tokenizer_files(metadata: dict[str, Any], path: Path) -> TokenizerFiles:
@@ -46,14 +53,66 @@ def tokenizer_files(metadata: dict[str, Any], path: Path) -> TokenizerFiles:
             or "".join(pair) not in vocabulary
         ):
             raise ModelError(f"{path}: the merge {' '.join(pair)[:80]!r} does not join two tokens to a third")
+    roles = _roles(metadata, tokens, path)
     # Some converters mark the end-of-text token as a normal one.
-    ends = [metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos")]
-    added = [
-        _added_token(i, token, special=types[i] == _CONTROL or i in ends)
-        for i, token in enumerate(tokens)
-        if types[i] in (_CONTROL, _USER_DEFINED) or i in ends
+    special = [
+        kind in (_UNKNOWN, _CONTROL) or (token in roles.values() and kind != _UNUSED)
+        for kind, token in zip(types, tokens, strict=True)
     ]
-    return TokenizerFiles(tokenizer_json=_byte_level_bpe(vocabulary, pairs, added))
+    added = [
+        _added_token(i, token, special=special[i])
+        for i, token in enumerate(tokens)
+        if special[i] or types[i] == _USER_DEFINED
+    ]
+    template = _template(metadata, roles, vocabulary)
+    return TokenizerFiles(
+        tokenizer_json=_byte_level_bpe(vocabulary, pairs, added, template),
+        tokenizer_config=json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", **roles}),
+        chat_template=_optional_text(metadata.get("tokenizer.chat_template")),
+    )
+
+
+def _optional_text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _roles(metadata: dict[str, Any], tokens: list[str], path: Path) -> dict[str, str]:
+    """The tokens that have a role, by the names of ``tokenizer_config.json``."""
+    roles = {}
+    for key, role in _ROLES.items():
+        token_id = metadata.get(f"tokenizer.ggml.{key}_token_id")
+        if token_id is None:
+            continue
+        if type(token_id) is not int or not 0 <= token_id < len(tokens):
+            raise ModelError(
+                f"{path}: tokenizer.ggml.{key}_token_id must be from 0 to {len(tokens) - 1}, got {token_id!r}"
+            )
+        roles[role] = tokens[token_id]
+    return roles
+
+
+def _template(
+    metadata: dict[str, Any], roles: dict[str, str], vocabulary: dict[str, int]
+) -> dict[str, Any] | None:
+    """What puts tokens around every text, where ``add_bos_token`` or ``add_eos_token`` ask for it."""
+    text = {"Sequence": {"id": "A", "type_id": 0}}
+    around: list[list[str]] = [[], []]
+    for place, key in enumerate(("bos", "eos")):
+        token = roles.get(f"{key}_token", "")
+        if metadata.get(f"tokenizer.ggml.add_{key}_token") is True and token in vocabulary:
+            around[place] = [token]
+    if around == [[], []]:
+        return None
+    begin, end = ([{"SpecialToken": {"id": token, "type_id": 0}} for token in part] for part in around)
+    named = {
+        token: {"id": token, "ids": [vocabulary[token]], "tokens": [token]}
+        for part in around
+        for token in part
+    }
+    single = [*begin, text, *end]
+    second = {"Sequence": {"id": "B", "type_id": 0}}
+    pair = [*single, second, *end]
+    return {"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": named}
 
 
 def _is_strings(value: object) -> TypeGuard[list[str]]:
@@ -65,7 +124,12 @@ def _added_token(token_id: int, content: str, *, special: bool) -> dict[str, Any
     return {"id": token_id, "content": content, **flags, "special": special}
 
 
-def _byte_level_bpe(vocabulary: dict[str, int], merges: list[list[str]], added: list[dict[str, Any]]) -> str:
+def _byte_level_bpe(
+    vocabulary: dict[str, int],
+    merges: list[list[str]],
+    added: list[dict[str, Any]],
+    template: dict[str, Any] | None,
+) -> str:
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     return json.dumps(
         {
@@ -75,7 +139,7 @@ def _byte_level_bpe(vocabulary: dict[str, int], merges: list[list[str]], added: 
             "added_tokens": added,
             "normalizer": None,
             "pre_tokenizer": byte_level,
-            "post_processor": None,
+            "post_processor": template,
             "decoder": byte_level,
             "model": {
                 "type": "BPE",

@@ -13,10 +13,15 @@ from typing import Any
 
 from gpt2fast.errors import ModelError
 
+#: Files that say more of a tokenizer than its vocabulary does.
+TOKENIZER_COMPANIONS = (
+    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    "chat_template.jinja",
+)
 #: Small files that describe a model.
 _DESCRIPTIONS = (
-    *("config.json", "generation_config.json", "tokenizer.json", "vocab.json", "merges.txt"),
-    *("tokenizer_config.json", "chat_template.jinja"),
+    *("config.json", "generation_config.json", "tokenizer.json", "vocab.json", "merges.txt", "vocab.txt"),
+    *TOKENIZER_COMPANIONS,
 )
 #: Where weights may be, in order of preference: one file, or an index and its shards.
 _WEIGHTS = (
@@ -31,7 +36,7 @@ _WEIGHTS = (
 #: Formats that hold a whole model in one file.
 _SINGLE_FILES = (".gguf", ".onnx")
 #: A tokenizer's files, in order of preference.
-_TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"))
+_TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("vocab.txt",))
 #: How often a broken transfer is resumed.
 _RETRIES = 2
 _TRUE = ("1", "on", "yes", "true")
@@ -103,7 +108,8 @@ def download_tokenizer(
     repo_id, token, cache_dir
         As for :func:`download_snapshot`, with the same errors.
     only : str, optional
-        The one file to fetch. Default: ``tokenizer.json``, or ``vocab.json`` with ``merges.txt``.
+        The one file to fetch. Default: ``tokenizer.json``, or ``vocab.json`` with ``merges.txt``, or
+        ``vocab.txt``; and what lies beside it.
 
     Returns
     -------
@@ -114,7 +120,10 @@ def download_tokenizer(
 
     def needed(names: Iterable[str]) -> list[str] | None:
         there = set(names)
-        return next((list(form) for form in forms if there.issuperset(form)), None)
+        form = next((form for form in forms if there.issuperset(form)), None)
+        if form is None:
+            return None
+        return [*form, *(name for name in TOKENIZER_COMPANIONS if only is None and name in there)]
 
     return _Request(repo_id, None, token, cache_dir, "tokenizer of a known format", needed).fetched(False)
 
@@ -270,7 +279,8 @@ def _needed(names: Iterable[str]) -> list[str] | None:
     names = list(names)
     descriptions = [name for name in names if name in _DESCRIPTIONS]
     if "tokenizer.json" in descriptions:
-        descriptions = [name for name in descriptions if name not in ("vocab.json", "merges.txt")]
+        replaced = ("vocab.json", "merges.txt", "vocab.txt")
+        descriptions = [name for name in descriptions if name not in replaced]
     for first, *shards in _WEIGHTS:
         if first in names:
             return [

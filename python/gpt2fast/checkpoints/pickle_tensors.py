@@ -17,6 +17,10 @@ from gpt2fast.errors import ModelError
 #: The largest GPT-2 (580 tensors) takes some 30,000 opcodes.
 _MAX_OPCODES = 200_000
 _MAX_RANK = 8
+#: Of a tuple: a persistent id has six.
+_MAX_ITEMS = 64
+#: Of values inside one another: a tensor's shape is in a call's arguments in a dictionary.
+_MAX_DEPTH = 8
 _STORAGE_DTYPES = {
     ("torch", "DoubleStorage"): "F64",
     ("torch", "FloatStorage"): "F32",
@@ -78,6 +82,12 @@ class _Symbol:
     """The name of a class or function; it is compared, never looked up."""
 
     name: tuple[str, str]
+
+
+class _Tuple(tuple[Any, ...]):
+    """A tuple that knows how deep tuples are nested in it."""
+
+    depth: int
 
 
 class _IgnoredObject:
@@ -160,7 +170,16 @@ class _Machine:
         raise ValueError("a mark is missing")
 
     def _tuple(self, length: int) -> None:
-        self._stack.append(tuple([self._stack.pop() for _ in range(length)][::-1]))
+        self._push_tuple([self._stack.pop() for _ in range(length)][::-1])
+
+    def _push_tuple(self, items: list[Any]) -> None:
+        # A tuple of tuples of one tuple takes no memory, but hashing or printing it takes for ever.
+        depth = 1 + max((item.depth for item in items if isinstance(item, _Tuple)), default=0)
+        if depth > _MAX_DEPTH or len(items) > _MAX_ITEMS:
+            raise ValueError(f"tuples are nested more than {_MAX_DEPTH} deep, or longer than {_MAX_ITEMS}")
+        value = _Tuple(items)
+        value.depth = depth
+        self._stack.append(value)
 
     def _set_items(self, items: list[Any]) -> None:
         target = self._stack[-1]
@@ -180,10 +199,12 @@ class _Machine:
         target.extend(items)
 
     def _symbol(self, module: Any, name: Any) -> None:
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise ValueError("a name is not text")
         if (module, name) not in _ADMITTED:
             raise ModelError(
-                f"{self._where}: the pickle refers to {str(module)[:80]}.{str(name)[:80]}, which is no part "
-                f"of a tensor; nothing of it was run. Save the weights alone, by "
+                f"{self._where}: the pickle refers to {module[:80]}.{name[:80]}, which is no part of a "
+                f"tensor; nothing of it was run. Save the weights alone, by "
                 f"torch.save(model.state_dict(), PATH)"
             )
         self._stack.append(_Symbol((module, name)))
@@ -195,7 +216,7 @@ class _Machine:
     def _reduce(self) -> None:
         arguments = self._stack.pop()
         function = self._stack.pop()
-        if not isinstance(function, _Symbol) or type(arguments) is not tuple:
+        if not isinstance(function, _Symbol) or not isinstance(arguments, tuple):
             raise ValueError("a call of something that is not a function")
         if function.name in _IGNORED:
             self._stack.append(_IgnoredObject())
@@ -222,7 +243,10 @@ class _Machine:
             raise ValueError("attributes are set on something that is not a dictionary")
 
     def _persistent(self) -> None:
-        kind, symbol, key, _location, count, *view = self._stack.pop()
+        identifier = self._stack.pop()
+        if not isinstance(identifier, tuple):
+            raise ValueError("a persistent id is not a tuple")
+        kind, symbol, key, _location, count, *view = identifier
         if kind != "storage" or not isinstance(symbol, _Symbol) or symbol.name not in _STORAGE_DTYPES:
             raise ValueError("a persistent id is not a storage")
         if not isinstance(key, str) or type(count) is not int or count < 0 or any(view):
@@ -234,7 +258,7 @@ class _Machine:
 
 
 def _tensor_view(storage: Any, offset: Any, shape: Any, strides: Any) -> TensorView:
-    if not isinstance(storage, Storage) or type(shape) is not tuple or type(strides) is not tuple:
+    if not isinstance(storage, Storage) or not isinstance(shape, tuple) or not isinstance(strides, tuple):
         raise ValueError("a tensor is described wrongly")
     if len(shape) != len(strides) or len(shape) > _MAX_RANK:
         raise ValueError(f"a tensor has {len(shape)} axes and {len(strides)} strides")
@@ -252,7 +276,7 @@ def _tensor_view(storage: Any, offset: Any, shape: Any, strides: Any) -> TensorV
         elements *= size
     if elements > storage.count:
         raise ValueError(f"a tensor of shape {list(shape)} repeats numbers of its storage of {storage.count}")
-    return TensorView(storage, offset, shape, strides)
+    return TensorView(storage, offset, tuple(shape), tuple(strides))
 
 
 _PUSHES_ARGUMENT = frozenset(
@@ -275,7 +299,7 @@ _PUSHES_CONSTANT: dict[str, Any] = {
 _MEMO_WRITES = frozenset(("BINPUT", "LONG_BINPUT", "MEMOIZE"))
 _MEMO_READS = frozenset(("BINGET", "LONG_BINGET"))
 _ACTIONS: dict[str, Any] = {
-    "TUPLE": lambda machine, _: machine._stack.append(tuple(machine._pop_to_mark())),
+    "TUPLE": lambda machine, _: machine._push_tuple(machine._pop_to_mark()),
     "TUPLE1": lambda machine, _: machine._tuple(1),
     "TUPLE2": lambda machine, _: machine._tuple(2),
     "TUPLE3": lambda machine, _: machine._tuple(3),

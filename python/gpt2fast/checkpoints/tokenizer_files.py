@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 from gpt2fast.checkpoints.base import TokenizerFiles
@@ -10,6 +12,7 @@ from gpt2fast.checkpoints.hub import download_tokenizer, is_repo_id
 from gpt2fast.errors import ModelError
 from gpt2fast.storage.files import (
     MAX_CONFIG_BYTES,
+    MAX_INDEX_BYTES,
     MAX_TOKENIZER_BYTES,
     file_inside,
     find_inside,
@@ -22,39 +25,62 @@ from gpt2fast.storage.model_directory import CHAT_TEMPLATE_NAME
 _SUFFIXES = (".json", ".txt")
 # Model files whose tokenizer lies beside them.
 _MODEL_SUFFIXES = (".onnx", ".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+#: The files of a tokenizer, in order of preference.
+_FORMS = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("vocab.txt",))
+#: What may lie beside them, in files of these names with the suffix .json.
+_COMPANIONS = ("tokenizer_config", "special_tokens_map", "added_tokens")
+_SENTENCEPIECE = ("spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
 
 
 def find_tokenizer_files(directory: Path) -> TokenizerFiles:
-    """A directory's tokenizer: ``tokenizer.json``, or ``vocab.json`` with ``merges.txt``, or none."""
-    tokenizer_json = find_inside(directory, "tokenizer.json")
-    if tokenizer_json is not None:
-        return TokenizerFiles(
-            tokenizer_json=read_text(tokenizer_json, MAX_TOKENIZER_BYTES),
-            chat_template=_find_chat_template(directory),
-        )
-    vocab_json = find_inside(directory, "vocab.json")
-    if vocab_json is None:
-        return TokenizerFiles()
-    return TokenizerFiles(
-        vocab_json=read_text(vocab_json, MAX_TOKENIZER_BYTES),
-        merges_txt=read_text(file_inside(directory, "merges.txt"), MAX_TOKENIZER_BYTES),
-        chat_template=_find_chat_template(directory),
-    )
+    """A directory's tokenizer and what lies beside it, or none.
+
+    Its forms, in order of preference: ``tokenizer.json``; ``vocab.json`` with ``merges.txt``; ``vocab.txt``.
+
+    Raises
+    ------
+    ModelError
+        A file leads out of the directory or is too large; or there is only a SentencePiece model, which
+        must be saved as a ``tokenizer.json`` first.
+    """
+    for first, *others in _FORMS:
+        path = find_inside(directory, first)
+        if path is not None:
+            paths = {_field(name): file_inside(directory, name) for name in others}
+            return _texts(directory, {_field(first): path, **paths})
+    for name in _SENTENCEPIECE:
+        if find_inside(directory, name) is not None:
+            warnings.warn(
+                f"{directory / name}: a SentencePiece model, which is not read: the model has no tokenizer; "
+                f"AutoTokenizer.from_pretrained(...).save_pretrained(...) of transformers makes a "
+                f"tokenizer.json of it",
+                stacklevel=2,
+            )
+    return TokenizerFiles()
+
+
+def _texts(directory: Path, paths: Mapping[str, Path]) -> TokenizerFiles:
+    """The texts of a tokenizer's files, links resolved, by their fields, and of what lies beside them."""
+    texts = {field: read_text(path, MAX_TOKENIZER_BYTES) for field, path in paths.items()}
+    for name in _COMPANIONS:
+        path = find_inside(directory, f"{name}.json")
+        if path is not None:
+            texts[name] = read_text(path, MAX_INDEX_BYTES)
+    return TokenizerFiles(**texts, chat_template=_find_chat_template(directory))
 
 
 def _find_chat_template(directory: Path) -> str | None:
     """The template beside a tokenizer: in a file of its own, or in the tokenizer's configuration.
 
-    A broken configuration is no reason to refuse the model: it says nothing else that counts here.
+    A broken template is no reason to refuse the model: prompts need none.
     """
     template = find_inside(directory, CHAT_TEMPLATE_NAME)
     if template is not None:
         return read_text(template, MAX_CONFIG_BYTES)
-    try:
-        config = find_inside(directory, "tokenizer_config.json")
-        found = None if config is None else read_json_object(config).get("chat_template")
-    except (ModelError, OSError):
+    config = find_inside(directory, "tokenizer_config.json")
+    if config is None:
         return None
+    found = read_json_object(config, MAX_INDEX_BYTES).get("chat_template")
     if isinstance(found, list):  # several, by name
         named = [one for one in found if isinstance(one, dict) and one.get("name") == "default"]
         found = named[0].get("template") if named else None
@@ -68,8 +94,8 @@ def read_tokenizer_files(source: str | os.PathLike[str], *, token: str | None = 
     ----------
     source : str or path
         A directory, a ``.gguf`` file, another model file with a tokenizer beside it, a ``tokenizer.json``, a
-        ``vocab.json`` beside its merges, or the id of a model on the
-        hub. What exists as a path is taken as one.
+        ``vocab.json`` beside its merges, a ``vocab.txt`` of BERT, or the id of a model on the hub. What
+        exists as a path is taken as one. Files of these names are read with what lies beside them.
     token : str, optional
         Access token for the hub.
 
@@ -91,26 +117,31 @@ def read_tokenizer_files(source: str | os.PathLike[str], *, token: str | None = 
     if path.is_dir():
         files = find_tokenizer_files(path)
         if not files:
-            raise ModelError(f"{path}: no tokenizer.json and no vocab.json with merges.txt in it")
+            raise ModelError(
+                f"{path}: no tokenizer.json, no vocab.json with merges.txt and no vocab.txt in it"
+            )
         return files
     if not path.is_file():
         raise ModelError(
             f"tokenizer must name a directory or a file, got {str(source)!r}, which does not exist"
         )
     resolved = Path(os.path.realpath(path))
-    _refuse_bare_vocabulary(path, resolved)
-    if path.name == "vocab.json":
-        merges = file_inside(path.parent, "merges.txt")
-        return TokenizerFiles(
-            vocab_json=read_text(resolved, MAX_TOKENIZER_BYTES),
-            merges_txt=read_text(merges, MAX_TOKENIZER_BYTES),
-        )
-    return TokenizerFiles(tokenizer_json=read_text(resolved, MAX_TOKENIZER_BYTES))
+    form = next((form for form in _FORMS if path.name == form[0]), None)
+    if form is None:
+        _refuse_bare_vocabulary(path, resolved)
+        return TokenizerFiles(tokenizer_json=read_text(resolved, MAX_TOKENIZER_BYTES))
+    others = {_field(name): file_inside(path.parent, name) for name in form[1:]}
+    return _texts(path.parent, {_field(path.name): resolved, **others})
+
+
+def _field(name: str) -> str:
+    """The field of :class:`TokenizerFiles` for a file."""
+    return name.replace(".", "_")
 
 
 def _refuse_bare_vocabulary(path: Path, resolved: Path) -> None:
     """Raise ModelError for a ``vocab.json`` under another name, whose merges can't be found."""
-    if path.name == "vocab.json" or path.suffix.lower() != ".json":
+    if path.suffix.lower() != ".json":
         return
     values = read_json_object(resolved, MAX_TOKENIZER_BYTES)
     if values and all(type(value) is int for value in values.values()):

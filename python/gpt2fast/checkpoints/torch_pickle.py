@@ -186,7 +186,8 @@ def _read_legacy(file: BinaryFile) -> tuple[Any, dict[str, int]]:
     for wanted, what in ((_LEGACY_MAGIC, "magic number"), (_LEGACY_PROTOCOL, "protocol")):
         found = read_pickle(reader, {}, where)
         if found != wanted:
-            raise ModelError(f"{where}: is not a file of torch.save: the {what} is {str(found)[:40]}")
+            shown = str(found)[:40] if isinstance(found, (int, str)) else f"a {type(found).__name__}"
+            raise ModelError(f"{where}: is not a file of torch.save: the {what} is {shown}")
     system = read_pickle(reader, {}, where)
     if not isinstance(system, dict) or system.get("little_endian") is not True:
         raise ModelError(f"{where}: was not written on a little-endian machine")

@@ -88,6 +88,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         code = cli.main(arguments, prog_name="gpt2fast", standalone_mode=False)
         sys.stdout.flush()
+    except click.NoSuchOption as error:
+        from gpt2fast.cli.wording import unknown_option
+
+        _fail(unknown_option(error), 2, error.ctx)
     except click.UsageError as error:
         _fail(error.format_message(), 2, error.ctx)
     except (KeyboardInterrupt, click.Abort):
@@ -113,7 +117,9 @@ def _describe(error: Exception) -> str:
 
 
 def _fail(message: str, code: int, ctx: click.Context | None = None) -> NoReturn:
-    click.echo(f"gpt2fast: error: {message}", err=True)
+    from gpt2fast.cli.wording import in_words_of_the_command_line
+
+    click.echo(f"gpt2fast: error: {in_words_of_the_command_line(message)}", err=True)
     if ctx is not None:
         click.echo(f"Try '{ctx.command_path} --help'.", err=True)
     sys.exit(code)

@@ -28,6 +28,8 @@ def command(as_json: bool, **options: Any) -> None:
         print_json(facts)
         return
     for section, values in facts.items():
+        if not values:
+            continue
         click.echo(f"{section}:")
         width = max(len(name) for name in values)
         for name, value in values.items():
@@ -52,6 +54,7 @@ def _facts(model: GPT2) -> dict[str, dict[str, Any]]:
             "vocab_size": config.vocab_size,
             "tokenizer": model.has_tokenizer,
         },
+        "generation_config": model.generation_config,
         "sizes": {
             "disk_bytes": disk,
             "weights_bytes": directory.weights_bytes,
@@ -75,4 +78,4 @@ def _readable(name: str, value: Any) -> str:
         return f"{value / 1e6:,.1f} MB"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return ", ".join(value) if isinstance(value, list) else str(value)
+    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)

@@ -43,6 +43,13 @@ tokenizer_option = click.option(
 )
 
 
+generation_config_option = click.option(
+    "--generation-config/--no-generation-config",
+    default=True,
+    help="Take options that are left out from the model's generation_config.json. Default: yes.",
+)
+
+
 def decorated(function: _Function, decorators: Sequence[Callable[[_Function], _Function]]) -> _Function:
     """Apply decorators in the order in which they would stand above the function."""
     for decorate in reversed(decorators):
@@ -91,6 +98,7 @@ class ModelChoice:
     tokenizer: str | None
     kv_cache: KvCache | None
     precision: Precision | None = None
+    generation_config: bool = True
 
     @classmethod
     def take(cls, options: dict[str, Any]) -> ModelChoice:
@@ -108,6 +116,7 @@ class ModelChoice:
             threads=self.threads,
             tokenizer=self.tokenizer,
             kv_cache=self.kv_cache,
+            generation_config="model" if self.generation_config else None,
         )
 
     def load_for_text(self) -> GPT2:
@@ -127,7 +136,7 @@ def read_text(text: str) -> str:
         return text
     data = sys.stdin.buffer.read()
     try:
-        return data.decode("utf-8")
+        return data.decode("utf-8-sig")  # editors of Windows begin a text with a byte order mark
     except UnicodeDecodeError as error:
         raise click.ClickException(
             f"standard input is not UTF-8 text: {error.reason} at byte {error.start}"

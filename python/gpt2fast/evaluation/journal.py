@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
 from gpt2fast.errors import ModelError
+from gpt2fast.storage.files import parse_json_object
+
+if TYPE_CHECKING:
+    from typing import TypeGuard
 
 #: The longest line and the largest file that are read.
 MAX_LINE_BYTES = 1 << 20
@@ -42,10 +47,18 @@ class Journal:
         self._done: dict[tuple[str, int], list[float]] = {}
         # Settings are compared in the form that JSON returns: tuples become lists.
         self._settings = json.loads(json.dumps(dict(settings)))
-        kept = self._read() if self._path.exists() else 0
-        self._file: BinaryIO = self._path.open("r+b" if kept else "wb")
-        self._file.truncate(kept)
-        self._file.seek(kept)
+        exists = os.path.lexists(self._path)
+        if exists and not self._path.is_file():
+            raise ModelError(f"{self._path}: not a regular file; name another")
+        # Opened once: what was read is what is written to.
+        self._file: BinaryIO = self._path.open("r+b" if exists else "xb")
+        try:
+            kept = self._read() if exists else 0
+            self._file.truncate(kept)
+            self._file.seek(kept)
+        except BaseException:
+            self._file.close()
+            raise
         self._has_settings = kept > 0
 
     def __enter__(self) -> Journal:
@@ -64,7 +77,16 @@ class Journal:
         return self._done.get((run, item))
 
     def record(self, run: str, values: Mapping[int, Sequence[float]]) -> None:
-        """Record the values of items; they are on disk when this returns."""
+        """Record the values of items; they are on disk when this returns.
+
+        Raises
+        ------
+        ModelError
+            A value is NaN or infinite: the model is broken, and nothing of these items is recorded.
+        """
+        for item, numbers in values.items():
+            if not _are_finite(list(numbers)):
+                raise ModelError(f"{run}: item {item} measured {list(numbers)[:4]}, which is not finite")
         # The file is not opened before: a measurement that fails at once leaves it free for another.
         if not self._has_settings:
             self._append({"settings": self._settings})
@@ -76,32 +98,40 @@ class Journal:
         os.fsync(self._file.fileno())
 
     def _append(self, line: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(line).encode("utf-8") + b"\n")
+        self._file.write(_encoded(line))
 
     def _read(self) -> int:
         """Read the existing content; returns the number of bytes in whole lines."""
-        if self._path.stat().st_size > MAX_BYTES:
+        if os.fstat(self._file.fileno()).st_size > MAX_BYTES:
             raise ModelError(f"{self._path}: larger than {MAX_BYTES} bytes; is it a journal?")
         kept = 0
-        with self._path.open("rb") as file:
-            for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES), b""), 1):
-                if not line.endswith(b"\n") and len(line) < MAX_LINE_BYTES:
-                    break
-                self._take(line, number)
-                kept += len(line)
+        for number, line in enumerate(iter(lambda: self._file.readline(MAX_LINE_BYTES), b""), 1):
+            if not line.endswith(b"\n") and len(line) < MAX_LINE_BYTES:
+                # A file that only looks cut short, such as text without a last newline, is somebody's.
+                if number == 1 and not _encoded({"settings": self._settings}).startswith(line):
+                    self._refuse(number)
+                break
+            self._take(line, number)
+            kept += len(line)
         return kept
 
     def _take(self, line: bytes, number: int) -> None:
         try:
-            value = json.loads(line)
-            if number == 1:
-                self._check_settings(dict(value["settings"]))
-            else:
-                self._done[str(value["run"]), int(value["item"])] = [float(one) for one in value["values"]]
+            value = parse_json_object(line, self._path)
         except ModelError:
-            raise
-        except (ValueError, KeyError, TypeError, RecursionError):
-            raise ModelError(f"{self._path}: line {number} is not a journal's; name another file") from None
+            self._refuse(number)
+        if number == 1:
+            if value.keys() != {"settings"} or not isinstance(value["settings"], dict):
+                self._refuse(number)
+            self._check_settings(value["settings"])
+            return
+        run, item, values = (value.get(key) for key in ("run", "item", "values"))
+        if not isinstance(run, str) or type(item) is not int or not _are_finite(values):
+            self._refuse(number)
+        self._done[run, item] = [float(one) for one in values]
+
+    def _refuse(self, number: int) -> NoReturn:
+        raise ModelError(f"{self._path}: line {number} is not a journal's; name another file")
 
     def _check_settings(self, found: dict[str, Any]) -> None:
         for name in sorted({*found, *self._settings}):
@@ -110,3 +140,15 @@ class Journal:
                     f"{self._path}: a journal of another measurement: its {name} is {found.get(name)!r}, "
                     f"not {self._settings.get(name)!r}; name another file"
                 )
+
+
+def _encoded(line: Mapping[str, Any]) -> bytes:
+    return json.dumps(line).encode("utf-8") + b"\n"
+
+
+def _are_finite(values: Any) -> TypeGuard[list[float]]:
+    """Whether these are numbers that a measurement can have."""
+    return isinstance(values, list) and all(
+        isinstance(one, (int, float)) and not isinstance(one, bool) and abs(one) <= sys.float_info.max
+        for one in values
+    )

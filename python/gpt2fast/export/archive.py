@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import gzip
-import io
-import shutil
 import tarfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from gpt2fast.errors import ModelError
+from gpt2fast.export.tar_stream import ArchiveError, GzipStream, Member, read_members
 from gpt2fast.storage.atomic import atomic_file
 from gpt2fast.storage.files import is_plain_name, open_regular
 
 #: What an archive may hold.
-MAX_MEMBERS = 100_000
+MAX_MEMBERS = 10_000
 MAX_DEPTH = 8
 #: An archive may unpack to this many times its own size (weights hardly shrink), plus a little.
 MAX_EXPANSION = 64
 SPARE_BYTES = 16 << 20
-
-_COPY_BYTES = 1 << 20
 
 
 def archive_path(model: Path) -> Path:
@@ -73,59 +69,30 @@ def unpack_archive(archive: Path, target: Path) -> None:
     with open_regular(archive) as file:
         limit = MAX_EXPANSION * file.seek(0, 2) + SPARE_BYTES
         file.seek(0)
-        stream = _LimitedReader(gzip.GzipFile(fileobj=file), limit, archive)
+        stream = GzipStream(file, limit)
         try:
-            with tarfile.open(fileobj=stream, mode="r|") as tar:
-                for count, member in enumerate(tar):
-                    if count >= MAX_MEMBERS:
-                        raise ModelError(f"{archive}: more than {MAX_MEMBERS} members")
-                    _unpack_member(tar, member, archive, target)
-        except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error, ValueError, OverflowError) as error:
-            if isinstance(error, ModelError):
-                raise
-            raise ModelError(f"{archive}: not a .tar.gz archive, or cut short: {error}") from None
+            for count, member in enumerate(read_members(stream)):
+                if count >= MAX_MEMBERS:
+                    raise ArchiveError(f"it has more than {MAX_MEMBERS} members")
+                _unpack_member(stream, member, target)
+            stream.finish()
+        except ArchiveError as error:
+            raise ModelError(f"{archive}: not a .tar.gz archive of a model: {error}") from None
 
 
-class _LimitedReader(io.RawIOBase):
-    """Reads a stream up to a limit; a longer one raises ModelError."""
-
-    def __init__(self, stream: gzip.GzipFile, limit: int, archive: Path) -> None:
-        self._stream = stream
-        self._left = limit
-        self._archive = archive
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1, /) -> bytes:
-        # One byte beyond the limit proves that the stream is too long.
-        size = self._left + 1 if size < 0 else min(size, self._left + 1)
-        data = self._stream.read(size)
-        self._left -= len(data)
-        if self._left < 0:
-            raise ModelError(
-                f"{self._archive}: unpacks to more than {MAX_EXPANSION} times its size; if that is right, "
-                f"unpack it by other means"
-            )
-        return data
-
-
-def _unpack_member(tar: tarfile.TarFile, member: tarfile.TarInfo, archive: Path, target: Path) -> None:
+def _unpack_member(stream: GzipStream, member: Member, target: Path) -> None:
     parts = PurePosixPath(member.name).parts
     parts = parts[1:] if parts[:1] == (".",) else parts
     if len(parts) > MAX_DEPTH or not all(map(is_plain_name, parts)):
-        raise ModelError(f"{archive}: the member {member.name[:80]!r} leads out of it, or too deep")
-    if member.isdir():
+        raise ArchiveError(f"the member {member.name[:80]!r} leads out of it, or too deep")
+    if member.is_directory:
         return
-    if not member.isreg() or member.issparse() or not parts:
-        raise ModelError(f"{archive}: the member {member.name[:80]!r} is not a regular file")
+    if not parts:
+        raise ArchiveError(f"the member {member.name[:80]!r} has no name")
     path = target.joinpath(*parts)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists():
-        raise ModelError(f"{archive}: the member {member.name[:80]!r} occurs twice")
-    source = tar.extractfile(member)
-    assert source is not None  # it is a regular file
-    with path.open("xb") as file:
-        shutil.copyfileobj(source, file, _COPY_BYTES)
-    if path.stat().st_size != member.size:
-        raise ModelError(f"{archive}: cut short inside {member.name[:80]!r}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("xb") as file:
+            stream.copy(member.size, file)
+    except (FileExistsError, NotADirectoryError):
+        raise ArchiveError(f"the member {member.name[:80]!r} occurs twice, or below a file") from None

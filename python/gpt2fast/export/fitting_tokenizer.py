@@ -9,10 +9,11 @@ from gpt2fast.export.tokenizer_json import tokenizer_json
 
 if TYPE_CHECKING:
     from gpt2fast.checkpoints.base import Checkpoint
+    from gpt2fast.text.tokenizer_settings import TokenizerSettings
 
 
-def fitting_tokenizer(checkpoint: Checkpoint) -> tuple[str | None, str | None]:
-    """The text of a ``tokenizer.json``, and why there is none where the checkpoint's own is left out.
+def fitting_tokenizer(checkpoint: Checkpoint) -> tuple[tuple[str, TokenizerSettings] | None, str | None]:
+    """The text of a ``tokenizer.json`` with its settings, and why it is left out where it is.
 
     Raises
     ------

@@ -12,6 +12,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +23,12 @@ from gpt2fast.checkpoints.base import Checkpoint, LazyTensor
 from gpt2fast.errors import ModelError
 from gpt2fast.storage.atomic import atomic_directory, check_room, write_new
 from gpt2fast.storage.files import restore_set_aside
+from gpt2fast.storage.model_directory import CHAT_TEMPLATE_NAME
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from gpt2fast.text.tokenizer_settings import TokenizerSettings
 
 DEFAULT_SHARD_BYTES = 5_000_000_000
 
@@ -36,7 +40,10 @@ _SAFETENSORS_DTYPES = {"fp32": "F32", "fp16": "F16"}
 _TORCH_DTYPES = {"fp32": "float32", "fp16": "float16"}
 _DTYPE = Choice(tuple(_NUMPY_DTYPES))
 _SHARD_BYTES = Integer(1, 1 << 62)
-_GENERATED = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
+_GENERATED = (
+    *("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"),
+    CHAT_TEMPLATE_NAME,
+)
 
 
 def save_huggingface(
@@ -90,7 +97,7 @@ def save_huggingface(
         warnings.warn(f"{fault}; the tokenizer is left out", stacklevel=2)
     total = sum(_stored_bytes(tensor, dtype) for tensor in checkpoint.tensors.values())
     target.parent.mkdir(parents=True, exist_ok=True)
-    check_room(target.parent, total + len(tokenizer or "") + _SPARE_BYTES)
+    check_room(target.parent, total + len(tokenizer[0] if tokenizer else "") + _SPARE_BYTES)
     with atomic_directory(target) as temporary:
         for name, text in _small_files(checkpoint, tokenizer, dtype):
             write_new(temporary / name, text.encode("utf-8"))
@@ -145,24 +152,22 @@ def _shards(checkpoint: Checkpoint, dtype: str, limit: int) -> dict[str, dict[st
     return {f"model-{i:05}-of-{count:05}.safetensors": group for i, group in enumerate(groups, 1)}
 
 
-def _small_files(checkpoint: Checkpoint, tokenizer: str | None, dtype: str) -> Iterator[tuple[str, str]]:
+def _small_files(
+    checkpoint: Checkpoint, tokenizer: tuple[str, TokenizerSettings] | None, dtype: str
+) -> Iterator[tuple[str, str]]:
     config = checkpoint.config
     values = config.to_dict()
     yield "config.json", _json({**values, "torch_dtype": _TORCH_DTYPES[dtype]})
     tokens = {key: values[key] for key in ("bos_token_id", "eos_token_id")}
-    yield "generation_config.json", _json(tokens)
+    yield "generation_config.json", _json({**checkpoint.generation_config, **tokens})
     if tokenizer is not None:
-        yield "tokenizer.json", tokenizer
-        yield "tokenizer_config.json", _json(_tokenizer_config(tokenizer, config.n_positions))
-
-
-def _tokenizer_config(tokenizer: str, n_positions: int) -> dict[str, Any]:
-    from gpt2fast.text.tokenizer import END_OF_TEXT
-
-    values: dict[str, Any] = {"model_max_length": n_positions, "tokenizer_class": "PreTrainedTokenizerFast"}
-    if any(token.get("content") == END_OF_TEXT for token in json.loads(tokenizer).get("added_tokens", ())):
-        values |= dict.fromkeys(("bos_token", "eos_token", "unk_token"), END_OF_TEXT)
-    return values
+        text, settings = tokenizer
+        if settings.model_max_length is None:
+            settings = replace(settings, model_max_length=config.n_positions)
+        yield "tokenizer.json", text
+        yield "tokenizer_config.json", settings.to_json()
+        if checkpoint.tokenizer.chat_template is not None:
+            yield CHAT_TEMPLATE_NAME, checkpoint.tokenizer.chat_template
 
 
 def _index(shards: Mapping[str, Mapping[str, LazyTensor]], total: int) -> str:

@@ -23,8 +23,10 @@ from gpt2fast.storage.model_directory import (
     CONFIG_NAME,
     FILE_NAMES,
     FORMAT_VERSION,
+    GENERATION_CONFIG_NAME,
     METADATA_NAME,
     MODEL_NAME,
+    TOKENIZER_CONFIG_NAME,
     TOKENIZER_NAME,
     is_model_directory,
 )
@@ -69,17 +71,22 @@ def write_model_directory(
     check_destination(out, overwrite=overwrite)
     if checkpoint.check_source is not None:
         checkpoint.check_source()
-    tokenizer_text, fault = fitting_tokenizer(checkpoint)
+    tokenizer, fault = fitting_tokenizer(checkpoint)
     tensors = layout(checkpoint.config, precision)
     total = tensors[-1].offset + tensors[-1].length
     graph = build_graph(checkpoint.config, tensors)
     out.parent.mkdir(parents=True, exist_ok=True)
-    check_room(out.parent, total + len(tokenizer_text or "") + _SPARE_BYTES)
+    check_room(out.parent, total + len(tokenizer[0] if tokenizer else "") + _SPARE_BYTES)
     try:
         with atomic_directory(out) as temporary:
             write_new(temporary / CONFIG_NAME, checkpoint.config.to_json().encode())
-            if tokenizer_text is not None:
-                write_new(temporary / TOKENIZER_NAME, tokenizer_text.encode())
+            if checkpoint.generation_config:
+                generation_text = json.dumps(dict(checkpoint.generation_config), indent=2) + "\n"
+                write_new(temporary / GENERATION_CONFIG_NAME, generation_text.encode())
+            if tokenizer is not None:
+                text, settings = tokenizer
+                write_new(temporary / TOKENIZER_NAME, text.encode())
+                write_new(temporary / TOKENIZER_CONFIG_NAME, settings.to_json().encode())
                 if checkpoint.tokenizer.chat_template is not None:
                     write_new(temporary / CHAT_TEMPLATE_NAME, checkpoint.tokenizer.chat_template.encode())
             write_new(temporary / MODEL_NAME, graph.SerializeToString(deterministic=True))

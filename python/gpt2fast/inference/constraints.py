@@ -6,7 +6,6 @@ The only importer of the package ``llguidance``.
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from gpt2fast._locks import ForkSafeLock
 from gpt2fast.inference.options import CONSTRAINTS
 
 if TYPE_CHECKING:
@@ -201,7 +201,7 @@ def find_constraint(
 
 
 _vocabularies: WeakKeyDictionary[Tokenizer, Vocabulary] = WeakKeyDictionary()
-_lock = threading.Lock()
+_lock = ForkSafeLock()
 
 
 def vocabulary_of(tokenizer: Tokenizer, vocab_size: int) -> Vocabulary:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from weakref import WeakKeyDictionary, finalize, ref
 
+from gpt2fast._locks import ForkSafeLock
 from gpt2fast._native import core
 
 
@@ -68,7 +69,8 @@ class Channel:
 
 
 _channels: WeakKeyDictionary[asyncio.AbstractEventLoop, Channel] = WeakKeyDictionary()
-_lock = threading.Lock()
+_lock = ForkSafeLock()
+_interpreter_ends = False
 
 
 def channel() -> Channel:
@@ -79,12 +81,16 @@ def channel() -> Channel:
         found = Channel(loop)
         with _lock:
             _channels[loop] = found
+            if _interpreter_ends:  # the loop of a daemon thread
+                found.queue.close()
     return found
 
 
 @atexit.register
 def _end_waits() -> None:
     """Let no thread wait in the core when the interpreter ends."""
+    global _interpreter_ends
     with _lock:
+        _interpreter_ends = True
         for one in list(_channels.values()):
             one.queue.close()

@@ -3,52 +3,48 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
-from gpt2fast.inference.results import Generation, UnreadText
+from gpt2fast.inference.results import UnreadText
 from gpt2fast.text.lazy_tokenizer import LazyTokenizer
 
 if TYPE_CHECKING:
-    from gpt2fast.text.tokenizer import IncrementalDecoder
+    from gpt2fast.text.incremental import IncrementalDecoder
+    from gpt2fast.text.tokenizer import Tokenizer
 
 
 class OutputText(UnreadText):
-    """The text of an output, up to ``kept_bytes``."""
+    """The text of an output, up to ``kept_bytes``, after that of the prompt ``before`` it."""
 
-    __slots__ = ("_kept_bytes", "_token_ids", "_tokenizer")
+    __slots__ = ("_before", "_kept_bytes", "_token_ids", "_tokenizer")
 
-    def __init__(self, tokenizer: LazyTokenizer, token_ids: list[int], kept_bytes: int | None = None) -> None:
+    def __init__(
+        self,
+        tokenizer: LazyTokenizer,
+        token_ids: list[int],
+        kept_bytes: int | None = None,
+        before: list[int] | None = None,
+    ) -> None:
         self._tokenizer = tokenizer
-        # A copy: the result's list may be changed before the text is read.
+        # Copies: the result's lists may be changed before the text is read.
         self._token_ids = tuple(token_ids)
         self._kept_bytes = kept_bytes
+        self._before = tuple(before or ())
 
     def decode(self) -> str:
         """The text."""
-        data = self._tokenizer.get().decode_bytes(self._token_ids)
-        return data[: self._kept_bytes].decode("utf-8", "replace")
+        tokenizer = self._tokenizer.get()
+        if self._kept_bytes is None:
+            return tokenizer.decode((*self._before, *self._token_ids))
+        decoder = _incremental(tokenizer)
+        text = decoder.feed(self._before)
+        kept = decoder.counted_bytes + self._kept_bytes
+        return text + decoder.feed(self._token_ids, limit=kept, final=True)
 
     def at_hand(self) -> bool:
         """Whether the tokenizer is loaded."""
         return self._tokenizer.is_loaded
-
-
-class EchoedText(UnreadText):
-    """The text of a prompt followed by that of its result."""
-
-    __slots__ = ("_prompt", "_result")
-
-    def __init__(self, tokenizer: LazyTokenizer, result: Generation) -> None:
-        self._prompt = OutputText(tokenizer, result.prompt_token_ids)
-        self._result = result
-
-    def decode(self) -> str:
-        """The text."""
-        return self._prompt.decode() + self._result.text
-
-    def at_hand(self) -> bool:
-        """Whether the tokenizer is loaded."""
-        return self._prompt.at_hand()
 
 
 class StreamPiece(UnreadText):
@@ -85,14 +81,22 @@ class StreamPiece(UnreadText):
 
 
 class StreamDecoder:
-    """Decodes the pieces of one text, in their order, when the text of one is first read."""
+    """Decodes the pieces of one text, in their order, when the text of one is first read.
 
-    def __init__(self, tokenizer: LazyTokenizer) -> None:
+    Parameters
+    ----------
+    tokenizer : LazyTokenizer
+        Of the model.
+    before : sequence of int
+        The prompt, if the text goes on where it ends.
+    """
+
+    def __init__(self, tokenizer: LazyTokenizer, before: Sequence[int] = ()) -> None:
         self.tokenizer = tokenizer
+        self._before = tuple(before)
         self._lock = threading.Lock()
         self._decoder: IncrementalDecoder | None = None
-        self._shown_bytes = 0
-        self._held_back = b""
+        self._bytes_before = 0
 
     def text_of(self, piece: StreamPiece) -> str:
         """The text of a piece; those before it are decoded first."""
@@ -107,18 +111,26 @@ class StreamDecoder:
         return cast("str", piece.text)
 
     def _decoded(self, piece: StreamPiece) -> str:
-        tokenizer = self.tokenizer.get()
+        text = ""
         if self._decoder is None:
-            from gpt2fast.text.tokenizer import IncrementalDecoder
-
-            self._decoder = IncrementalDecoder(tokenizer)
-        data = self._held_back + tokenizer.decode_bytes(piece.token_ids)
-        count = len(data) if piece.safe_bytes is None else max(0, piece.safe_bytes - self._shown_bytes)
-        shown, self._held_back = data[:count], data[count:]
-        self._shown_bytes += len(shown)
-        return self._decoder.feed_bytes(shown, final=piece.last)
+            self._decoder = _incremental(self.tokenizer.get())
+            text = self._decoder.feed(self._before)
+            self._bytes_before = self._decoder.counted_bytes
+        limit = None if piece.safe_bytes is None else self._bytes_before + piece.safe_bytes
+        return text + self._decoder.feed(piece.token_ids, limit=limit, final=piece.last)
 
 
-def output_text(tokenizer: LazyTokenizer | None, token_ids: list[int], kept_bytes: int | None = None) -> str:
+def _incremental(tokenizer: Tokenizer) -> IncrementalDecoder:
+    from gpt2fast.text.incremental import IncrementalDecoder
+
+    return IncrementalDecoder(tokenizer)
+
+
+def output_text(
+    tokenizer: LazyTokenizer | None,
+    token_ids: list[int],
+    kept_bytes: int | None = None,
+    before: list[int] | None = None,
+) -> str:
     """The text of an output for a field that takes unread text; empty without a tokenizer."""
-    return "" if tokenizer is None else cast("str", OutputText(tokenizer, token_ids, kept_bytes))
+    return "" if tokenizer is None else cast("str", OutputText(tokenizer, token_ids, kept_bytes, before))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 from gpt2fast._validation import (
@@ -23,6 +24,7 @@ from gpt2fast._validation import (
     TokenIds,
     TokenWeights,
 )
+from gpt2fast.inference.other_names import unknown_option
 
 if TYPE_CHECKING:
     from gpt2fast.inference.cancellation import CancelToken
@@ -44,6 +46,16 @@ _MAX_COUNT = 2**31 - 1
 #: The options that constrain the output; at most one of them may be given.
 CONSTRAINTS = ("regex", "json_schema", "grammar", "choices")
 
+#: The options that say how tokens are drawn, with the values that leave the model's own probabilities
+#: (``top_k`` also with the default of transformers).
+SAMPLING_OPTIONS: Mapping[str, tuple[float, ...]] = {
+    "temperature": (1.0,),
+    "top_k": (0, 50),
+    "top_p": (1.0,),
+    "min_p": (0.0,),
+    "typical_p": (1.0,),
+}
+
 # A beam search has no use for these: it chooses whole texts after the last step.
 _NOT_WITH_BEAMS = (
     "stop_strings",
@@ -56,30 +68,6 @@ _NOT_WITH_BEAMS = (
     "prefix",
 )
 
-# Names in other libraries -> ours, where the spelling alone would not suggest it.
-_ELSEWHERE = {
-    "bad_words_ids": "bad_words",
-    "guided_choice": "choices",
-    "guided_grammar": "grammar",
-    "guided_json": "json_schema",
-    "guided_regex": "regex",
-    "max_length": "max_new_tokens",
-    "max_tokens": "max_new_tokens",
-    "min_length": "min_new_tokens",
-    "min_tokens": "min_new_tokens",
-    "n": "num_return_sequences",
-    "n_predict": "max_new_tokens",
-    "num_hypotheses": "num_return_sequences",
-    "repeat_penalty": "repetition_penalty",
-    "sampling_temperature": "temperature",
-    "sampling_topk": "top_k",
-    "sampling_topp": "top_p",
-    "sequence_bias": "logit_bias",
-    "stop": "stop_strings",
-    "stop_token_ids": "eos_token_id",
-    "timeout": "max_time",
-}
-
 
 def _option(default: Any, check: Check, text: str) -> Any:
     """A field whose values pass ``check`` (or are None, where that is the default); ``text`` documents it."""
@@ -90,7 +78,8 @@ def _option(default: Any, check: Check, text: str) -> Any:
 class GenerationOptions:
     """How to continue a prompt; options that Hugging Face has keep their names.
 
-    Wrong types raise ``TypeError``; values out of range and contradictions raise ``ValueError``.
+    Wrong types raise ``TypeError``; values out of range and contradictions raise ``ValueError``, as does
+    a call with an option that needs another.
     """
 
     max_new_tokens: int = _option(128, Integer(0, _MAX_COUNT), "The most tokens to generate.")
@@ -153,7 +142,7 @@ class GenerationOptions:
     logit_bias: Mapping[int, float] | None = _option(
         None,
         TokenWeights(1e6, MAX_LISTED_TOKENS),
-        "Numbers to add to the scores of token ids.",
+        "Numbers to add to the scores of token ids; -inf forbids one.",
     )
     forced_prefix: str | Sequence[int] = _option(
         (), Text(MAX_LISTED_TOKENS), "Text (or token ids) that the output begins with."
@@ -270,13 +259,28 @@ class GenerationOptions:
         "A handle that ends the generation from another thread, in the middle of a long prompt too.",
     )
 
+    def __new__(cls, **values: Any) -> GenerationOptions:
+        """An object that remembers which options were given: the others are the model's to choose."""
+        if not values.keys() <= cls.__dataclass_fields__.keys():
+            raise unknown_option(
+                min(values.keys() - cls.__dataclass_fields__.keys()), cls.__dataclass_fields__
+            )
+        made = super().__new__(cls)
+        object.__setattr__(made, "_given", frozenset(values))
+        return made
+
     def __post_init__(self) -> None:
-        for option in fields(self):
-            value = getattr(self, option.name)
-            if value is None and option.default is None:
-                continue
-            object.__setattr__(self, option.name, option.metadata["check"](option.name, value))
+        for name in self.given:
+            object.__setattr__(self, name, self.checked(name, getattr(self, name)))
         self._check_contradictions()
+
+    @classmethod
+    def checked(cls, name: str, value: Any) -> Any:
+        """A value of one option in plain form; raises the errors of the class."""
+        option = cls.__dataclass_fields__[name]
+        if value is None and option.default is None:
+            return None
+        return option.metadata["check"](name, value)
 
     @classmethod
     def make(
@@ -287,40 +291,45 @@ class GenerationOptions:
         Raises
         ------
         TypeError
-            A name is not an option; the message suggests the nearest. Other errors are those of the class.
+            A name is not an option; the message says what to write. Other errors are those of the class.
         """
-        if options is not None and not isinstance(options, GenerationOptions):
+        if options is None:
+            return cls(**overrides) if overrides else cls()
+        if not isinstance(options, GenerationOptions):
             raise TypeError(f"options must be a GenerationOptions, got {type(options).__name__}")
-        overrides = overrides or {}
-        names = [option.name for option in fields(cls)]
-        for name in overrides:
-            if name not in names:
-                from difflib import get_close_matches
+        return options.changed(**overrides) if overrides else options
 
-                near = [_ELSEWHERE[name]] if name in _ELSEWHERE else get_close_matches(name, names, n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else f"; the options are {', '.join(names)}"
-                raise TypeError(f"unknown generation option {name!r}{hint}")
-        return replace(options, **overrides) if options is not None else cls(**overrides)
+    def changed(self, **values: Any) -> GenerationOptions:
+        """A copy with other values; :func:`dataclasses.replace` makes one in which every option is given."""
+        return GenerationOptions(**{**self.given_values(), **values})
+
+    def with_given(self, names: Collection[str]) -> GenerationOptions:
+        """A copy in which these options count as given."""
+        made = copy(self)
+        made.__dict__["_given"] = frozenset(names)
+        return made
+
+    @property
+    def given(self) -> frozenset[str]:
+        """The names of the options that were given; a model's generation_config.json rules the others."""
+        given: frozenset[str] = self.__dict__["_given"]
+        return given
+
+    def given_values(self) -> dict[str, Any]:
+        """The options that were given."""
+        return {name: getattr(self, name) for name in self.given}
 
     @property
     def sampling(self) -> bool:
         """Whether tokens are sampled, with all rules applied."""
-        if self.temperature == 0:
-            return False
-        if self.do_sample is not None:
-            return self.do_sample
-        return self.seed is not None or bool(self._given_sampling_options())
-
-    def _given_sampling_options(self) -> list[str]:
-        names = ("temperature", "top_k", "top_p", "min_p", "typical_p")
-        return [name for name in names if getattr(self, name) is not None]
+        return bool(sampling_asked(vars(self)))
 
     def _check_contradictions(self) -> None:
         if self.do_sample is False:
-            given = [name for name in self._given_sampling_options() if getattr(self, name) != 0]
-            if given:
-                value = getattr(self, given[0])
-                raise ValueError(f"{given[0]}={value} contradicts do_sample=False; leave one of them out")
+            for name, neutral in SAMPLING_OPTIONS.items():
+                value = getattr(self, name)
+                if value not in (None, 0, *neutral):
+                    raise ValueError(f"{name}={value} contradicts do_sample=False; leave one of them out")
         if self.do_sample and self.temperature == 0:
             raise ValueError(
                 "temperature=0 (the best token) contradicts do_sample=True; leave one of them out"
@@ -337,8 +346,10 @@ class GenerationOptions:
             raise ValueError("choices must hold at least one string")
         if self.num_beams > 1:
             self._check_beams()
-        else:
-            self._check_without_beams()
+        if self.best_of is not None and self.best_of < (self.num_return_sequences or 1):
+            raise ValueError(
+                f"num_return_sequences ({self.num_return_sequences}) must not exceed best_of ({self.best_of})"
+            )
         if self.prompt_lookup_num_tokens and self.assistant_model is not None:
             raise ValueError(
                 "prompt_lookup_num_tokens contradicts assistant_model: both guess tokens; leave one out"
@@ -364,21 +375,31 @@ class GenerationOptions:
                 f"({self.num_beams})"
             )
 
-    def _check_without_beams(self) -> None:
+    def check_needs(self) -> None:
+        """Raise ValueError for an option that needs another: a call has it from the caller or the model."""
+        if self.num_beams > 1:
+            return
         for name in ("length_penalty", "early_stopping"):
-            if getattr(self, name) != GenerationOptions.__dataclass_fields__[name].default:
+            if getattr(self, name) != self.__dataclass_fields__[name].default:
                 raise ValueError(f"{name}={getattr(self, name)!r} needs num_beams above 1")
         if self.best_of is not None and not self.sampling:
             raise ValueError(f"best_of={self.best_of} needs sampling: give temperature or do_sample=True")
-        if self.best_of is not None and self.best_of < (self.num_return_sequences or 1):
-            raise ValueError(
-                f"num_return_sequences ({self.num_return_sequences}) must not exceed best_of ({self.best_of})"
-            )
         if (self.num_return_sequences or 1) > 1 and not self.sampling:
             raise ValueError(
                 f"num_return_sequences={self.num_return_sequences} needs sampling (give temperature or "
                 f"do_sample=True) or num_beams: without it all texts would be the same"
             )
+
+
+def sampling_asked(options: Mapping[str, Any]) -> bool | None:
+    """Whether these options, by name, ask for sampling or for the best token; None: for neither."""
+    if options.get("temperature") == 0:
+        return False
+    if options.get("do_sample") is not None:
+        return bool(options["do_sample"])
+    if any(options.get(name) is not None for name in ("seed", *SAMPLING_OPTIONS)):
+        return True
+    return None
 
 
 def _documented() -> str:

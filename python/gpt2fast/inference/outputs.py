@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from gpt2fast._native import core
-from gpt2fast.inference.lazy_text import EchoedText, StreamDecoder, StreamPiece, output_text
+from gpt2fast.inference.lazy_text import StreamDecoder, StreamPiece, output_text
 from gpt2fast.inference.options import GenerationOptions
 from gpt2fast.inference.requests import Call
 from gpt2fast.inference.results import FinishReason, Generation, StreamChunk, TokenLogprobs, changed
@@ -38,7 +38,7 @@ def generation(model: LoadedModel, call: Call) -> Work[Generation | list[Generat
     ]
     if call.options.best_of is not None:
         results = _best(results, call.options, call.options.best_of)
-    if call.options.echo:
+    if call.options.echo and call.options.logprobs is not None:
         results = yield from _with_prompts(model, results, call.options)
     return results[0] if call.single else results
 
@@ -67,17 +67,22 @@ class ChunkReader:
     def __init__(self, model: LoadedModel, call: Call) -> None:
         self._call = call
         self._tokenizer = model.tokenizer
-        self._decoders = (
-            [] if self._tokenizer is None else [StreamDecoder(self._tokenizer) for _ in call.requests]
-        )
+        self._decoders: list[StreamDecoder] = []
         self._latest: list[StreamPiece | None] = [None] * len(call.requests)
+        if self._tokenizer is not None:
+            self._tokenizer.check_streamable()
+            prompts = [request.prompt if call.options.echo else () for request in call.requests]
+            self._decoders = [StreamDecoder(self._tokenizer, prompt) for prompt in prompts]
 
     def prompts(self) -> Iterator[StreamChunk]:
         """The chunks before the first token: with ``echo``, the prompts."""
-        if not self._call.options.echo or self._tokenizer is None:
+        if not self._call.options.echo:
             return
-        for index, request in enumerate(self._call.requests):
-            yield StreamChunk(output_text(self._tokenizer, request.prompt), [], index)
+        for index, decoder in enumerate(self._decoders):
+            # A piece without tokens: its text is that of the prompt, with which the decoder begins.
+            piece: Any = StreamPiece(decoder, None, [], None, False)
+            self._latest[index] = piece
+            yield StreamChunk(piece, [], index)
 
     def chunk(self, progress: core.Progress) -> StreamChunk:
         """What one text has gained."""
@@ -124,7 +129,9 @@ def _result(
 ) -> Generation:
     beams = call.options.num_beams > 1
     return Generation(
-        text=output_text(model.tokenizer, token_ids, kept_bytes),
+        text=output_text(
+            model.tokenizer, token_ids, kept_bytes, request.prompt if call.options.echo else None
+        ),
         token_ids=token_ids,
         finish_reason=_FINISH_REASONS[finished],
         prompt_token_ids=request.prompt,
@@ -171,23 +178,23 @@ def _mean_logprob(result: Generation) -> float:
 def _with_prompts(
     model: LoadedModel, results: list[Generation], options: GenerationOptions
 ) -> Work[list[Generation]]:
-    """The results with their prompts in front; equal prompts are read once."""
-    if options.logprobs is not None:
-        import numpy as np
+    """The results with the log-probabilities of their prompts in front; equal prompts are read once."""
+    import numpy as np
 
-        from gpt2fast.inference.scoring import token_logprobs
+    from gpt2fast.inference.scoring import token_logprobs
 
-        distinct = {tuple(one.prompt_token_ids): None for one in results}
-        top = min(options.logprobs, model.config.vocab_size)
-        values = yield from token_logprobs(model, list(distinct), top=top)
-        of_prompt = dict(zip(distinct, values, strict=True))
+    distinct = {tuple(one.prompt_token_ids): None for one in results}
+    top = min(options.logprobs or 0, model.config.vocab_size)
+    values = yield from token_logprobs(model, list(distinct), top=top)
+    of_prompt = {
+        ids: (value.chosen, value.top_ids, value.top) for ids, value in zip(distinct, values, strict=True)
+    }
     echoed = []
     for one in results:
-        logprobs = one.logprobs
-        if logprobs is not None:
-            own = (logprobs.chosen, logprobs.top_ids, logprobs.top)
-            parts = zip(of_prompt[tuple(one.prompt_token_ids)], own, strict=True)
-            logprobs = TokenLogprobs(*(np.concatenate(pair) for pair in parts))
-        text = "" if model.tokenizer is None else EchoedText(model.tokenizer, one)
-        echoed.append(changed(one, text=text, logprobs=logprobs))
+        if one.logprobs is None:
+            echoed.append(one)
+            continue
+        own = (one.logprobs.chosen, one.logprobs.top_ids, one.logprobs.top)
+        parts = zip(of_prompt[tuple(one.prompt_token_ids)], own, strict=True)
+        echoed.append(changed(one, logprobs=TokenLogprobs(*(np.concatenate(pair) for pair in parts))))
     return echoed

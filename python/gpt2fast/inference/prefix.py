@@ -90,7 +90,7 @@ class Prefix:
         self._core = core.Prefix(token_ids, [layer.astype(np.float32) for layer in self._layers])
 
     def __repr__(self) -> str:
-        return f"Prefix(tokens={self.length})"
+        return f"Prefix(length={self.length})"
 
     @property
     def token_ids(self) -> list[int]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from gpt2fast._native import core
 from gpt2fast._validation import MAX_PROMPTS, Integer
+from gpt2fast.inference.model_defaults import join_defaults, limit_by_defaults
 from gpt2fast.inference.options import CONSTRAINTS, GenerationOptions
+from gpt2fast.inference.other_names import is_harmless
 from gpt2fast.loading.loaded_model import LoadedModel
 from gpt2fast.text.prompts import check_token_ids, read_prompts
 
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 #: The default of transformers when it samples.
 DEFAULT_TOP_K = 50
+
+OPTION_NAMES = GenerationOptions.__dataclass_fields__.keys()
 
 _EARLY_STOPPING: dict[bool | str, core.EarlyStopping] = {
     False: core.EarlyStopping.FALSE,
@@ -42,7 +46,7 @@ class Call:
     shared : core.GenerationOptions
         What they share, in the core's terms: one object, which nobody changes.
     options : GenerationOptions
-        The same as the caller gave it.
+        The same as the caller gave it, with the model's own defaults.
     single : bool
         Whether the caller expects one result, not a list.
     """
@@ -55,12 +59,14 @@ class Call:
 
 def read_call(
     model: LoadedModel,
-    prompts: Prompt | Sequence[Prompt],
+    prompts: Prompt | Sequence[Prompt] | None,
     options: GenerationOptions | None = None,
     overrides: dict[str, Any] | None = None,
 ) -> Call:
     """Check the arguments of :meth:`gpt2fast.GPT2.generate` and make requests of them, before any work."""
-    chosen = GenerationOptions.make(options, overrides)
+    if overrides and not overrides.keys() <= OPTION_NAMES:
+        prompts, overrides = _take_inputs(model, prompts, overrides)
+    chosen = choose_options(model, options, overrides)
     if chosen.num_beams > model.engine.max_sequences:
         raise ValueError(
             f"num_beams ({chosen.num_beams}) must not exceed max_sequences ({model.engine.max_sequences}), "
@@ -71,11 +77,58 @@ def read_call(
         chosen.prefix.check_model(model)
         before = chosen.prefix.token_ids
     token_ids, single = read_prompts(prompts, model.config, model.tokenizer, before=before)
+    if model.defaults is not None:
+        chosen = limit_by_defaults(model.defaults, chosen, token_ids, model.config.n_positions)
     _check_number(len(token_ids), chosen)
     fitted = [_fit(prompt, chosen, model.config.n_positions) for prompt in token_ids]
     shared = _shared_options(model, chosen)
     requests = _build_requests(model, fitted, chosen, shared)
     return Call(requests, shared, chosen, single and chosen.num_return_sequences is None)
+
+
+def choose_options(
+    model: LoadedModel, options: GenerationOptions | None, overrides: Mapping[str, Any] | None
+) -> GenerationOptions:
+    """The options of a call: single values, then those of the object, then the model's own defaults.
+
+    ``generation_config=None`` among the single values leaves the model's defaults out. Options of other
+    libraries are taken where they ask for what happens anyway.
+    """
+    overrides = {} if overrides is None else overrides
+    defaults = model.defaults
+    if not overrides.keys() <= OPTION_NAMES:
+        if overrides.get("generation_config", options) is None and "generation_config" in overrides:
+            defaults = None
+        overrides = {name: value for name, value in overrides.items() if not is_harmless(name, value)}
+    if defaults is not None:
+        chosen = join_defaults(defaults, options, overrides)
+    else:
+        chosen = GenerationOptions.make(options, overrides)
+        if model.defaults is not None:
+            chosen = chosen.with_given(OPTION_NAMES)
+    chosen.check_needs()
+    return chosen
+
+
+def _take_inputs(model: LoadedModel, prompts: Any, overrides: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The prompts and the options, where the prompts are given as ``transformers`` takes them.
+
+    ``input_ids`` are the prompts; of their rows, the tokens count that ``attention_mask`` marks. Without a
+    mask, tokens that are ``pad_token_id`` don't count, unless it ends texts too.
+    """
+    options = dict(overrides)
+    ids, mask, pad = (options.pop(name, None) for name in ("input_ids", "attention_mask", "pad_token_id"))
+    if ids is not None:
+        if prompts is not None:
+            raise TypeError("input_ids contradicts prompts; leave one of them out")
+        prompts = ids
+    if pad is not None:
+        pad = Integer(0, model.config.vocab_size - 1)("pad_token_id", pad)
+    if mask is not None or (pad is not None and pad not in model.config.eos_token_ids):
+        from gpt2fast.text.arrays import unpadded
+
+        prompts = unpadded(prompts, mask, pad)
+    return prompts, options
 
 
 def _check_number(prompts: int, options: GenerationOptions) -> None:
@@ -152,18 +205,20 @@ def _fit(prompt: list[int], options: GenerationOptions, n_positions: int) -> lis
     """The prompt, or its newest part, so that the output fits the model's positions."""
     tokens, wanted = len(prompt), options.max_new_tokens
     room = n_positions - wanted
-    if tokens <= room or options.overflow == "slide":
+    # The last token is not read, so it needs no position.
+    if tokens <= min(room + 1, n_positions) or options.overflow == "slide":
         return prompt
     if options.overflow == "truncate" and room > 0:
         return prompt[-room:]
     if room <= 0:
         advice = f"max_new_tokens must be below {n_positions}"
     else:
-        advice = f"give max_new_tokens <= {n_positions - tokens}, or" if tokens < n_positions else "give"
+        most = n_positions + 1 - tokens
+        advice = f"give max_new_tokens <= {most}, or" if most > 0 else "give"
         advice += " overflow='truncate' to keep the newest prompt tokens"
     raise ValueError(
         f"prompt ({tokens} tokens) + max_new_tokens ({wanted}) = {tokens + wanted} exceeds the model's "
-        f"n_positions ({n_positions}); {advice}"
+        f"n_positions ({n_positions}) by more than the last token, which needs none; {advice}"
     )
 
 
@@ -266,6 +321,6 @@ def _ids_of(model: LoadedModel, text: str | Sequence[int], name: str) -> list[in
             return []
         if model.tokenizer is None:
             raise ValueError(f"{name} is text, but the model has no tokenizer; give token ids")
-        return model.tokenizer.get().encode(text)
+        return model.tokenizer.get().encode(text, add_special_tokens=False)
     check_token_ids(text, name, model.config)
     return list(text)

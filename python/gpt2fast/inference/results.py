@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 if TYPE_CHECKING:
@@ -34,6 +34,24 @@ def changed(result: Generation, **values: Any) -> Generation:
     return replace(result, **{"text": vars(result)["text"], **values})
 
 
+class Result:
+    """What the results have in common."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain values that ``json.dumps`` takes; NaN, which JSON lacks, as None."""
+        return {one.name: _plain(getattr(self, one.name)) for one in fields(cast("Any", self))}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Result):
+        return value.to_dict()
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    return None if value != value else value
+
+
 def _with_lazy_text(cls: type[_Result]) -> type[_Result]:
     """Let the field ``text`` of a dataclass hold an :class:`UnreadText`.
 
@@ -59,7 +77,7 @@ def _with_lazy_text(cls: type[_Result]) -> type[_Result]:
 
 
 @dataclass(frozen=True, eq=False)
-class TokenLogprobs:
+class TokenLogprobs(Result):
     """Natural-logarithm probabilities of generated tokens, before any option changed them.
 
     With ``echo`` those of the prompt's tokens come first; the first token has none: NaN, and -1 for ids.
@@ -80,12 +98,12 @@ class TokenLogprobs:
 
     def __repr__(self) -> str:
         tokens, k = self.top_ids.shape
-        return f"TokenLogprobs(tokens={tokens}, k={k}, sum={float(self.chosen.sum()):.3f})"
+        return f"TokenLogprobs(<{tokens} tokens, {k} likeliest of each>)"
 
 
 @_with_lazy_text
 @dataclass(frozen=True, repr=False)
-class Generation:
+class Generation(Result):
     """One generated text.
 
     Attributes
@@ -130,7 +148,7 @@ class Generation:
 
 @_with_lazy_text
 @dataclass(frozen=True, repr=False, init=False)
-class StreamChunk:
+class StreamChunk(Result):
     """What one step added to one text.
 
     Attributes
@@ -176,7 +194,7 @@ class StreamChunk:
 
 
 @dataclass(frozen=True, eq=False)
-class TextScore:
+class TextScore(Result):
     """How likely a model finds a text, token by token.
 
     Attributes
@@ -184,21 +202,28 @@ class TextScore:
     token_ids : list of int
         The text.
     logprobs : float32 array, shape (tokens,)
-        Natural-logarithm probability of each token, given those before it; NaN for the first, which has none.
+        Natural-logarithm probability of each token, given those before it; NaN where none is before it.
+    unscored : tuple of int
+        The places of tokens without a probability: the first, unless a context precedes it, and with a
+        stride as long as the context the first of each window.
     """
 
     token_ids: list[int]
     logprobs: NDArray[np.float32]
+    unscored: tuple[int, ...] = (0,)
 
     @property
     def total(self) -> float:
-        """The sum of the log-probabilities, without the first token."""
-        return math.fsum(self.logprobs[1:].tolist())
+        """The sum of the log-probabilities."""
+        values = self.logprobs.tolist()
+        for place in self.unscored:
+            values[place] = 0.0
+        return math.fsum(values)
 
     @property
     def mean(self) -> float:
-        """The mean log-probability of the tokens after the first; NaN if there are none."""
-        scored = len(self.token_ids) - 1
+        """The mean log-probability of the tokens that have one; NaN if none has."""
+        scored = len(self.token_ids) - len(self.unscored)
         return self.total / scored if scored > 0 else math.nan
 
     @property
@@ -208,7 +233,7 @@ class TextScore:
 
 
 @dataclass(frozen=True, eq=False)
-class RankedChoice:
+class RankedChoice(Result):
     """One continuation of a prompt, and how likely it is.
 
     Attributes
@@ -234,11 +259,11 @@ class RankedChoice:
 
 
 def _shown_output(result: Generation | StreamChunk) -> str:
-    """The beginning of the text, or of the ids if decoding needs files, and the number of tokens."""
+    """The beginning of the text, and the ids if they are few; of the ids alone if decoding needs files."""
     ids, unread = result.token_ids, vars(result)["text"]
     if isinstance(unread, UnreadText) and not unread.at_hand():
-        shown = ", ".join([*map(str, ids[:8]), *(["..."] if len(ids) > 8 else [])])
-        return f"token_ids=[{shown}], tokens={len(ids)}"
+        more = [f"... {len(ids)} in all"] if len(ids) > 8 else []
+        return f"token_ids=[{', '.join([*map(str, ids[:8]), *more])}]"
     text = result.text
-    shown = repr(text) if len(text) <= 60 else repr(text[:57]) + "..."
-    return f"text={shown}, tokens={len(ids)}"
+    shown = repr(text) if len(text) <= 50 else repr(text[:47]) + "..."
+    return f"text={shown}, token_ids={ids if len(ids) <= 4 else f'[{len(ids)} ids]'}"

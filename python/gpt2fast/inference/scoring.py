@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from gpt2fast.inference.work import Work
 
 _ORDERS = ("mean", "total")
+_OVERFLOWS = ("error", "truncate")
 _POOLINGS = ("mean", "last", "first", "max")
 # Hidden states of this many tokens are in memory at once.
 _GROUP_TOKENS = 8192
@@ -33,16 +34,36 @@ class TokenScores(NamedTuple):
     chosen: NDArray[np.float32]  # [tokens]
     top_ids: NDArray[np.int32]  # [tokens, top], the likeliest at each place
     top: NDArray[np.float32]  # [tokens, top], their log-probabilities
+    unscored: tuple[int, ...]  # the places of tokens that have none
 
 
 def score(
-    model: LoadedModel, texts: Prompt | Sequence[Prompt], stride: int | None = None
+    model: LoadedModel,
+    texts: Prompt | Sequence[Prompt],
+    stride: int | None = None,
+    context: Prompt | Sequence[Prompt] | None = None,
 ) -> Work[TextScore | list[TextScore]]:
     """See :meth:`gpt2fast.GPT2.score`."""
     ids, single = read_prompts(texts, model.config, model.tokenizer, name="text")
-    values = yield from token_logprobs(model, ids, stride=stride)
-    scores = [TextScore(one, value.chosen) for one, value in zip(ids, values, strict=True)]
+    before = _contexts(model, context, len(ids))
+    whole = [start + one for start, one in zip(before, ids, strict=True)]
+    first = [max(1, len(start)) for start in before]
+    values = yield from token_logprobs(model, whole, stride=stride, first=first)
+    scores = []
+    for start, one, value in zip(before, ids, values, strict=True):
+        unscored = tuple(place - len(start) for place in value.unscored if place >= len(start))
+        scores.append(TextScore(one, value.chosen[len(start) :], unscored))
     return scores[0] if single else scores
+
+
+def _contexts(model: LoadedModel, context: Prompt | Sequence[Prompt] | None, texts: int) -> list[list[int]]:
+    """The tokens before each text: none, the same before all, or a list."""
+    if context is None:
+        return [[] for _ in range(texts)]
+    ids, single = read_prompts(context, model.config, model.tokenizer, name="context")
+    if not single and len(ids) != texts:
+        raise ValueError(f"context must be one or as many as the texts ({texts}), got {len(ids)}")
+    return ids * texts if single else ids
 
 
 def perplexity(model: LoadedModel, text: Prompt, stride: int | None = None) -> Work[float]:
@@ -51,81 +72,117 @@ def perplexity(model: LoadedModel, text: Prompt, stride: int | None = None) -> W
     if len(ids) < 2:
         raise ValueError(f"text must have at least two tokens, got {len(ids)}: the first is not predicted")
     (value,) = yield from token_logprobs(model, [ids], stride=stride)
-    return TextScore(ids, value.chosen).perplexity
+    return TextScore(ids, value.chosen, value.unscored).perplexity
 
 
 def rank(
-    model: LoadedModel, prompt: Prompt, choices: Sequence[Prompt], by: str, prefix: Prefix | None
+    model: LoadedModel,
+    prompt: Prompt,
+    choices: Sequence[Prompt],
+    by: str,
+    prefix: Prefix | None,
+    overflow: str = "error",
 ) -> Work[list[RankedChoice]]:
     """See :meth:`gpt2fast.GPT2.rank`."""
     Choice(_ORDERS)("by", by)
+    Choice(_OVERFLOWS)("overflow", overflow)
     before = None
     if prefix is not None:
         Instance("gpt2fast.inference.prefix", "Prefix")("prefix", prefix).check_model(model)
         before = prefix.token_ids
     start = read_prompt(prompt, model.config, model.tokenizer, before=before)
-    tokens = _read_choices(model, choices, len(start))
-    call = yield partial(
-        model.engine.score_continuations,
-        np.asarray(start, np.int32),
-        _arrays(tokens),
-        None if prefix is None else prefix.core,
-    )
+    tokens = _read_choices(model, choices)
     ranked = []
-    for index, (choice, ids, values) in enumerate(zip(choices, tokens, call.results(), strict=True)):
-        logprobs = values[0]
-        total = math.fsum(logprobs.tolist())
-        shown = choice if isinstance(choice, str) else ids
-        ranked.append(RankedChoice(shown, index, ids, logprobs, total, total / len(ids)))
+    for cut, group in _cuts(model.config.n_positions, len(start), tokens, overflow).items():
+        call = yield partial(
+            model.engine.score_continuations,
+            np.asarray(start[cut:], np.int32),
+            _arrays([tokens[index] for index in group]),
+            None if prefix is None or cut else prefix.core,
+        )
+        for index, values in zip(group, call.results(), strict=True):
+            choice, ids, logprobs = choices[index], tokens[index], values[0]
+            total = math.fsum(logprobs.tolist())
+            shown = choice if isinstance(choice, str) else ids
+            ranked.append(RankedChoice(shown, index, ids, logprobs, total, total / len(ids)))
+    ranked.sort(key=lambda one: one.index)
     return sorted(ranked, key=lambda one: getattr(one, by), reverse=True)
 
 
-def _read_choices(model: LoadedModel, choices: Sequence[Prompt], prompt_tokens: int) -> list[list[int]]:
+def _read_choices(model: LoadedModel, choices: Sequence[Prompt]) -> list[list[int]]:
     if isinstance(choices, str) or not isinstance(choices, Sequence) or not choices:
         raise TypeError("choices must be a list of at least one text or list of token ids")
     for index, choice in enumerate(choices):
         if len(choice) == 0:
             raise ValueError(f"choices[{index}] must not be empty")
-    tokens, single = read_prompts(choices, model.config, model.tokenizer, name="choice")
+    tokens, single = read_prompts(choices, model.config, model.tokenizer, continues=True, name="choice")
     if single:
         raise TypeError("choices must be a list of texts or of lists of token ids, got a list of ids")
-    for index, ids in enumerate(tokens):
-        if prompt_tokens + len(ids) > model.config.n_positions:
-            raise ValueError(
-                f"choices[{index}] ({len(ids)} tokens) and the prompt ({prompt_tokens}) exceed the "
-                f"model's n_positions ({model.config.n_positions})"
-            )
     return tokens
 
 
+def _cuts(
+    n_positions: int, prompt_tokens: int, choices: Sequence[Sequence[int]], overflow: str
+) -> dict[int, list[int]]:
+    """How many of the prompt's first tokens are left out -> the indices of the choices read after the rest.
+
+    As in lm-evaluation-harness, of prompt and choice the newest ``n_positions + 1`` tokens count: the last
+    one is not read.
+    """
+    cuts: dict[int, list[int]] = {}
+    for index, ids in enumerate(choices):
+        cut = max(0, prompt_tokens + len(ids) - n_positions - 1)
+        if cut and (overflow == "error" or cut >= prompt_tokens):
+            advice = "give a shorter one" if cut >= prompt_tokens else "overflow='truncate' cuts the prompt"
+            raise ValueError(
+                f"choices[{index}] ({len(ids)} tokens) and the prompt ({prompt_tokens}) exceed the "
+                f"model's n_positions ({n_positions}) by more than the last token, which needs none; {advice}"
+            )
+        cuts.setdefault(cut, []).append(index)
+    return cuts
+
+
 def token_logprobs(
-    model: LoadedModel, sequences: Sequence[Sequence[int]], *, top: int = 0, stride: int | None = None
+    model: LoadedModel,
+    sequences: Sequence[Sequence[int]],
+    *,
+    top: int = 0,
+    stride: int | None = None,
+    first: Sequence[int] | None = None,
 ) -> Work[list[TokenScores]]:
-    """Log-probabilities of every token, and the ``top`` likeliest at its place, of texts of any length."""
+    """Log-probabilities of every token, and the ``top`` likeliest at its place, of texts of any length.
+
+    With ``first``, of each text those from that place on.
+    """
     n_positions = model.config.n_positions
-    # With a stride of the whole context, nothing would precede a window's first token.
-    widest = max(1, n_positions - 1)
-    stride = max(1, n_positions // 2) if stride is None else Integer(1, widest)("stride", stride)
-    results = [
-        TokenScores(
-            np.full(len(ids), np.nan, np.float32),
-            np.full((len(ids), top), -1, np.int32),
-            np.full((len(ids), top), np.nan, np.float32),
-        )
-        for ids in sequences
-    ]
+    stride = max(1, n_positions // 2) if stride is None else Integer(1, n_positions)("stride", stride)
     arrays = _arrays(sequences)
+    starts = [1] * len(arrays) if first is None else first
     places = [
-        (index, window)
+        (index, window, max(window.first, starts[index]))
         for index, ids in enumerate(arrays)
         for window in windows(len(ids), n_positions, stride)
+        if window.stop > starts[index]
     ]
-    pieces = [arrays[index][window.start : window.stop] for index, window in places]
-    first = [window.first - window.start for _, window in places]
-    call = yield partial(model.engine.score, pieces, first, top)
-    for (index, window), values in zip(places, call.results(), strict=True):
-        for result, value in zip(results[index], values, strict=True):
-            result[window.first : window.stop] = value
+    results = []
+    for ids in arrays:
+        # With a stride of the whole context, nothing precedes a window's first token.
+        heads = range(0, len(ids), stride) if stride == n_positions else range(min(1, len(ids)))
+        results.append(
+            TokenScores(
+                np.full(len(ids), np.nan, np.float32),
+                np.full((len(ids), top), -1, np.int32),
+                np.full((len(ids), top), np.nan, np.float32),
+                tuple(heads),
+            )
+        )
+    pieces = [arrays[index][window.start : window.stop] for index, window, _ in places]
+    call = yield partial(
+        model.engine.score, pieces, [begin - window.start for _, window, begin in places], top
+    )
+    for (index, window, begin), values in zip(places, call.results(), strict=True):
+        for result, value in zip(results[index][:3], values, strict=True):
+            result[begin : window.stop] = value
     return results
 
 

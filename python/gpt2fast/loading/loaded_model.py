@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 import warnings
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from gpt2fast._native import core, load_runtime
 from gpt2fast._validation import Choice, Integer, Real
 from gpt2fast.errors import ModelError
 from gpt2fast.loading.sources import Precision, find_model_directory
 from gpt2fast.storage.files import read_bytes
-from gpt2fast.storage.model_directory import CONFIG_NAME, METADATA_NAME, ModelDirectory, no_text
+from gpt2fast.storage.model_directory import CONFIG_NAME, METADATA_NAME, MODEL_NAME, ModelDirectory, no_text
 from gpt2fast.text.lazy_tokenizer import lazy_tokenizer
 
 if TYPE_CHECKING:
@@ -69,6 +70,26 @@ class EngineSettings:
         Real(1, MAX_DECODE_SLOWDOWN)("decode_slowdown", self.decode_slowdown)
 
 
+@dataclass(frozen=True)
+class ModelDefaults:
+    """What a model's generation_config.json says, in this library's terms; nothing if it is ignored.
+
+    Attributes
+    ----------
+    options : mapping
+        Options of :class:`gpt2fast.GenerationOptions` by name, each checked.
+    max_length, min_length : int or None
+        Limits of a text's tokens, those of the longest prompt included.
+    """
+
+    options: Mapping[str, Any] = field(default_factory=dict)
+    max_length: int | None = None
+    min_length: int | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.options) or self.max_length is not None or self.min_length is not None
+
+
 class LoadedModel:
     """The parts of a model in memory; immutable, and shared by any number of threads.
 
@@ -80,6 +101,8 @@ class LoadedModel:
         How it is run.
     tokenizer : Tokenizer, optional
         In place of the model's own.
+    defaults : ModelDefaults, optional
+        For options that a caller leaves out.
 
     Attributes
     ----------
@@ -93,6 +116,8 @@ class LoadedModel:
         Read when text first goes in or out; None if there is none.
     given_tokenizer : Tokenizer or None
         As given.
+    defaults : ModelDefaults or None
+        As given; None if it holds nothing.
     kv_cache : {"fp32", "fp16", "int8"}
         How keys and values are kept.
     runtime : Runtime
@@ -102,7 +127,11 @@ class LoadedModel:
     """
 
     def __init__(
-        self, directory: ModelDirectory, settings: EngineSettings, tokenizer: Tokenizer | None = None
+        self,
+        directory: ModelDirectory,
+        settings: EngineSettings,
+        tokenizer: Tokenizer | None = None,
+        defaults: ModelDefaults | None = None,
     ) -> None:
         config = directory.config
         if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
@@ -114,11 +143,15 @@ class LoadedModel:
         self.config: ModelConfig = config
         self.settings = settings
         self.given_tokenizer = tokenizer
+        self.defaults = defaults or None
         self.tokenizer = lazy_tokenizer(directory, tokenizer)
         self.kv_cache: KvCache = settings.kv_cache or _KV_CACHE_OF_PRECISION[directory.precision]
         self.runtime = load_runtime()
         self.engine = core.Engine(
-            str(directory.model_path),
+            directory.graph,
+            name=str(directory.path / MODEL_NAME),
+            weights_path=str(directory.weights_path),
+            tensors=directory.tensors,
             n_layer=config.n_layer,
             n_head=config.n_head,
             head_dim=config.head_dim,
@@ -189,6 +222,9 @@ def find_model(
         return directory, None
     from gpt2fast.text.tokenizer import Tokenizer
 
-    if not isinstance(tokenizer, Tokenizer):
-        tokenizer = Tokenizer.from_source(tokenizer, vocab_size=directory.config.vocab_size, token=token)
+    vocab_size = directory.config.vocab_size
+    if isinstance(tokenizer, (str, os.PathLike)):
+        tokenizer = Tokenizer.from_source(tokenizer, vocab_size=vocab_size, token=token)
+    elif not isinstance(tokenizer, Tokenizer):
+        tokenizer = Tokenizer.from_transformers(tokenizer, vocab_size=vocab_size)
     return directory, tokenizer

@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from gpt2fast.serving.errors import bad_request
 from gpt2fast.storage.files import MAX_CONFIG_BYTES, find_inside, read_text
 from gpt2fast.storage.model_directory import CHAT_TEMPLATE_NAME
+from gpt2fast.text.chat_template import CompiledTemplate
 
 if TYPE_CHECKING:
-    from jinja2 import Template
-
     from gpt2fast.serving.openai import Message
     from gpt2fast.storage.model_directory import ModelDirectory
     from gpt2fast.text.tokenizer import Tokenizer
 
 LOG = logging.getLogger("gpt2fast.serving")
-
-_LONGEST_PROMPT = 1 << 22
-_RENDER_SECONDS = 5.0
 
 #: DialoGPT's template, in the words of its tokenizer's configuration, spaces left out.
 _TURNS = "{%formessageinmessages%}{{message.content}}{{eos_token}}{%endfor%}"
@@ -66,28 +60,23 @@ class JinjaTemplate:
         self.source = source
         self._tokenizer = tokenizer
         end_text = "" if end is None else tokenizer.decode([end], skip_special_tokens=False)
-        self._names = {"bos_token": end_text, "eos_token": end_text}
-        self._template = _compile(source)
+        self._names = {"bos_token": end_text, "eos_token": end_text, **tokenizer.roles()}
+        try:
+            self._template = CompiledTemplate(source, self._names)
+        except ImportError as error:
+            raise ValueError(f"the model's {error}") from None
 
     async def prompt(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> list[int]:
         """The tokens of a conversation."""
         return await asyncio.to_thread(self._render, messages, add_generation_prompt)
 
     def _render(self, messages: Sequence[Message], add_generation_prompt: bool) -> list[int]:
-        from jinja2 import TemplateError
-
         turns = [{"role": message.role, "content": message.text()} for message in messages]
-        pieces, length, end = [], 0, time.monotonic() + _RENDER_SECONDS
-        values = {**self._names, "messages": turns, "add_generation_prompt": add_generation_prompt}
         try:
-            for piece in self._template.generate(values):
-                pieces.append(piece)
-                length += len(piece)
-                if length > _LONGEST_PROMPT or time.monotonic() > end:
-                    raise bad_request("The chat template makes too much of these messages.", "messages")
-        except (TemplateError, TypeError, ArithmeticError, LookupError, RecursionError) as error:
-            raise bad_request(f"The chat template refuses these messages: {error}", "messages") from None
-        return self._tokenizer.encode("".join(pieces))
+            text = self._template.render(turns, add_generation_prompt=add_generation_prompt)
+        except ValueError as error:
+            raise bad_request(str(error), "messages") from None
+        return self._tokenizer.encode(text, add_special_tokens=False)
 
 
 def find_chat_template(
@@ -113,7 +102,7 @@ def find_chat_template(
 
 
 def _template(source: str, tokenizer: Tokenizer, end: int | None) -> ChatTemplate:
-    if end is not None and "".join(source.split()) == _TURNS:
+    if end is not None and tokenizer.is_byte_level and "".join(source.split()) == _TURNS:
         return Turns(tokenizer, end)
     return JinjaTemplate(source, tokenizer, end)
 
@@ -121,30 +110,3 @@ def _template(source: str, tokenizer: Tokenizer, end: int | None) -> ChatTemplat
 def _own_template(directory: ModelDirectory) -> str | None:
     template = find_inside(directory.path, CHAT_TEMPLATE_NAME)
     return None if template is None else read_text(template, MAX_CONFIG_BYTES)
-
-
-def _compile(source: str) -> Template:
-    try:
-        from jinja2 import TemplateError
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
-    except ImportError:
-        raise ValueError(
-            "the model's chat template needs the package jinja2: pip install 'gpt2fast[server]'"
-        ) from None
-
-    def raise_exception(message: str) -> None:
-        raise TemplateError(message)
-
-    def to_json(value: Any, **options: Any) -> str:
-        return json.dumps(value, ensure_ascii=False, **options)
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-    environment.globals["raise_exception"] = raise_exception
-    environment.globals["strftime_now"] = time.strftime
-    environment.filters["tojson"] = to_json
-    try:
-        return environment.from_string(source)
-    except TemplateError as error:
-        raise ValueError(f"the chat template is broken: {error}") from None

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from gpt2fast._validation import Integer
 from gpt2fast.inference import outputs, scoring
 from gpt2fast.inference.async_calls import astream
 from gpt2fast.inference.options import CONSTRAINTS, GenerationOptions
-from gpt2fast.inference.requests import Call, read_call
+from gpt2fast.inference.requests import Call, choose_options, read_call
 from gpt2fast.inference.work import arun
 from gpt2fast.serving.errors import ApiError
 from gpt2fast.serving.openai import Text
@@ -53,6 +53,10 @@ class ModelCalls:
         self._start = [token for token in starts if token is not None][:1]
         #: Which weights, in which precision.
         self.fingerprint = f"{model.directory.metadata.get('fingerprint', '')}"[:8] + f"-{model.precision}"
+
+    def options(self, values: dict[str, Any]) -> GenerationOptions:
+        """Options of a request, with the model's own defaults for those that it leaves out."""
+        return choose_options(self._loaded, None, values)
 
     def stats(self) -> EngineStats:
         """What the model is doing."""
@@ -110,13 +114,16 @@ class ModelCalls:
         self, prompts: Sequence[list[int]], options: GenerationOptions
     ) -> list[list[Generation]]:
         """The prompts themselves, with their log-probabilities if the options ask for them."""
-        alone = GenerationOptions(
-            max_new_tokens=0,
-            echo=True,
-            logprobs=options.logprobs,
-            overflow=options.overflow,
-            use_prefix_cache=options.use_prefix_cache,
-            max_time=options.max_time,
+        alone = self.options(
+            {
+                "max_new_tokens": 0,
+                "echo": True,
+                "logprobs": options.logprobs,
+                "overflow": options.overflow,
+                "use_prefix_cache": options.use_prefix_cache,
+                "max_time": options.max_time,
+                "generation_config": None,
+            }
         )
         return await self.complete(prompts, alone)
 
@@ -139,7 +146,7 @@ class ModelCalls:
 
     async def answer_once(self) -> None:
         """Let the model make one token: after that it is known to work."""
-        await self._model.agenerate([0], max_new_tokens=1)
+        await self._model.agenerate([0], max_new_tokens=1, generation_config=None)
 
     async def _generate(self, prompts: Sequence[list[int]], options: GenerationOptions) -> list[Generation]:
         call = await self._read(prompts, options)

@@ -106,12 +106,12 @@ def make_plan(
     if service.settings.prefix_cache_scope == "key":
         values["use_prefix_cache"] = False
     values["max_time"] = min(values.get("max_time", limits.seconds), limits.seconds)
-    options = GenerationOptions(**values)
+    options = service.calls.options(values)
     _check_stream(stream, options)
     _check_limits(prompts, options, limits, prompt_name)
     room = n_positions - max_tokens
     if options.overflow == "truncate" and room > 0:
-        prompts = [prompt[-room:] for prompt in prompts]
+        prompts = [prompt if len(prompt) <= room + 1 else prompt[-room:] for prompt in prompts]
     elif options.overflow != "slide":
         _check_context(prompts, max_tokens, n_positions, prompt_name)
     return Plan(
@@ -132,10 +132,9 @@ def _choose_copies(values: dict[str, Any], n: int) -> None:
     best_of = values.pop("best_of", None)
     if best_of is not None and best_of < n:
         raise bad_request(f"best_of ({best_of}) must be at least n ({n})", "best_of")
-    if values.get("num_beams", 1) == 1 and values.get("temperature") != 0:
+    if values.setdefault("num_beams", 1) == 1 and values.get("temperature") != 0:
         values.setdefault("do_sample", True)
-    if n > 1:
-        values["num_return_sequences"] = n
+    values["num_return_sequences"] = n
     if best_of is not None and best_of > n:
         values["best_of"] = best_of
 
@@ -195,7 +194,8 @@ def _check_limits(
 
 def _check_context(prompts: Sequence[list[int]], max_tokens: int, n_positions: int, prompt_name: str) -> None:
     for tokens in map(len, prompts):
-        if tokens + max_tokens > n_positions:
+        # The last token is not read, so it needs no position.
+        if tokens + max_tokens > n_positions + (max_tokens > 0):
             raise bad_request(
                 f"This model's maximum context length is {n_positions} tokens, but this request has "
                 f"{tokens} in its prompt and asks for {max_tokens} more, {tokens + max_tokens} in all. "

@@ -48,7 +48,11 @@ def cache_root() -> Path:
 
 def is_plain_name(name: str) -> bool:
     """Whether a name read from a file names something directly inside a folder."""
-    return 0 < len(name) <= 255 and name not in (".", "..") and not set(name) & set("/\\:\0")
+    return (
+        0 < len(name.encode("utf-8", "surrogatepass")) <= 255
+        and name not in (".", "..")
+        and not set(name) & set("/\\:\0")
+    )
 
 
 def find_inside(directory: Path, name: str) -> Path | None:
@@ -170,7 +174,7 @@ def parse_json_object(text: str | bytes, where: str | Path) -> dict[str, Any]:
     """Parse a JSON object; ModelError if it is broken, nested too deep, or has a key twice."""
     try:
         decoded = text if isinstance(text, str) else text.decode("utf-8")
-        value = json.loads(decoded, object_pairs_hook=_unique_keys)
+        value = json.loads(decoded, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise ModelError(f"{where}: not valid JSON: {error}") from None
     if not isinstance(value, dict):
@@ -181,6 +185,10 @@ def parse_json_object(text: str | bytes, where: str | Path) -> dict[str, Any]:
 def read_json_object(path: Path, limit: int = MAX_CONFIG_BYTES) -> dict[str, Any]:
     """:func:`parse_json_object` of a file of at most ``limit`` bytes."""
     return parse_json_object(read_text(path, limit), path)
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number")
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

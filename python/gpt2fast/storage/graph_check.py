@@ -1,17 +1,26 @@
-"""Checks a model.onnx before ONNX Runtime sees it: a step graph's operators only, tensors in weights.bin.
+"""Checks a model.onnx before ONNX Runtime sees it: the step graph of its configuration over weights.bin.
 
-It reads the few protobuf messages that such a file consists of
-(https://protobuf.dev/programming-guides/encoding, field numbers from
-https://github.com/onnx/onnx/blob/main/onnx/onnx.proto). Every length is checked against the enclosing
-message, so no part of a file is ever read twice.
+Field numbers are those of https://github.com/onnx/onnx/blob/main/onnx/onnx.proto. A graph holds what our
+writer writes and nothing else; what passes may be given to ONNX Runtime as it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+import struct
+from math import prod
+from typing import TYPE_CHECKING, NamedTuple
 
 from gpt2fast.errors import ModelError
+from gpt2fast.storage.protobuf import (
+    Schema,
+    WireError,
+    bytes_tag,
+    fields,
+    fixed32_tag,
+    number_tag,
+    text,
+)
+from gpt2fast.storage.step_graph import DOMAIN, INPUT_NAMES, OPSETS, OUTPUT_NAMES, StepNode, step_nodes
 
 if TYPE_CHECKING:
     from gpt2fast.config import ModelConfig
@@ -19,33 +28,78 @@ if TYPE_CHECKING:
 WEIGHTS_NAME = "weights.bin"
 PAGE_BYTES = 4096
 
-# Domain and type of every operator of a step graph.
-_OPERATORS = {
-    ("gpt2fast", "Embed"),
-    ("gpt2fast", "Linear"),
-    ("gpt2fast", "CachedAttention"),
-    ("gpt2fast", "LayerNorm"),
-    ("", "Gather"),
-}
-_DOMAINS = ("", "gpt2fast")
-# TensorProto.DataType -> bytes per element, of the types that weights have.
-_ELEMENT_BYTES = {1: 4, 2: 1}
+# More of anything than a graph of MAX_GRAPH_BYTES has room for.
+_ANY = 1 << 30
+_MAX_RANK = 8
+
+_MODEL_GRAPH, _MODEL_OPSET = bytes_tag(7), bytes_tag(8)
+_MODEL = Schema("model", {number_tag(1): 1, bytes_tag(2): 1, _MODEL_GRAPH: 1, _MODEL_OPSET: 4})
+_OPSET_DOMAIN, _OPSET_VERSION = bytes_tag(1), number_tag(2)
+_OPSET = Schema("imported operators", {_OPSET_DOMAIN: 1, _OPSET_VERSION: 1})
+_GRAPH_NODE, _GRAPH_NAME, _GRAPH_TENSOR = bytes_tag(1), bytes_tag(2), bytes_tag(5)
+_GRAPH_INPUT, _GRAPH_OUTPUT = bytes_tag(11), bytes_tag(12)
+_GRAPH = Schema(
+    "graph",
+    {
+        _GRAPH_NODE: _ANY,
+        _GRAPH_NAME: 1,
+        _GRAPH_TENSOR: _ANY,
+        _GRAPH_INPUT: len(INPUT_NAMES),
+        _GRAPH_OUTPUT: len(OUTPUT_NAMES),
+    },
+)
+_NODE_INPUT, _NODE_OUTPUT, _NODE_NAME, _NODE_OPERATOR = map(bytes_tag, (1, 2, 3, 4))
+_NODE_ATTRIBUTE, _NODE_DOMAIN = bytes_tag(5), bytes_tag(7)
+_NODE = Schema(
+    "node",
+    {
+        _NODE_INPUT: 8,
+        _NODE_OUTPUT: 2,
+        _NODE_NAME: 1,
+        _NODE_OPERATOR: 1,
+        _NODE_ATTRIBUTE: 8,
+        _NODE_DOMAIN: 1,
+    },
+)
+_ATTRIBUTE_NAME, _ATTRIBUTE_FLOAT = bytes_tag(1), fixed32_tag(2)
+_ATTRIBUTE_INTEGER, _ATTRIBUTE_TYPE = number_tag(3), number_tag(20)
+_ATTRIBUTE = Schema(
+    "attribute", {_ATTRIBUTE_NAME: 1, _ATTRIBUTE_FLOAT: 1, _ATTRIBUTE_INTEGER: 1, _ATTRIBUTE_TYPE: 1}
+)
+_TENSOR_SIZE, _TENSOR_TYPE, _TENSOR_NAME = number_tag(1), number_tag(2), bytes_tag(8)
+_TENSOR_ENTRY, _TENSOR_PLACE = bytes_tag(13), number_tag(14)
+_TENSOR = Schema(
+    "tensor",
+    {_TENSOR_SIZE: _MAX_RANK, _TENSOR_TYPE: 1, _TENSOR_NAME: 1, _TENSOR_ENTRY: 4, _TENSOR_PLACE: 1},
+)
+_ENTRY_KEY, _ENTRY_VALUE = bytes_tag(1), bytes_tag(2)
+_ENTRY = Schema("entry of a tensor", {_ENTRY_KEY: 1, _ENTRY_VALUE: 1})
+# An input or output, its type (a tensor's), the dimensions of that, and one of these.
+_VALUE_NAME, _VALUE_TYPE = bytes_tag(1), bytes_tag(2)
+_VALUE = Schema("input or output", {_VALUE_NAME: 1, _VALUE_TYPE: 1})
+_TYPE = Schema("type", {bytes_tag(1): 1})
+_SHAPE_OF_TYPE = bytes_tag(2)
+_TYPE_OF_TENSOR = Schema("tensor type", {number_tag(1): 1, _SHAPE_OF_TYPE: 1})
+_SHAPE = Schema("shape", {bytes_tag(1): _MAX_RANK})
+_DIMENSION_NAME = bytes_tag(2)
+_DIMENSION = Schema("dimension", {number_tag(1): 1, _DIMENSION_NAME: 1})
+
+# TensorProto.DataType of float32 and bytes; TensorProto.DataLocation; AttributeProto.AttributeType.
+_FLOAT, _UINT8 = 1, 2
 _EXTERNAL = 1
-_MAX_NAME_BYTES = 1024
-
-# Wire types: a number, bytes after their length, and numbers of fixed size.
-_VARINT, _BYTES = 0, 2
-_FIXED_BYTES = {1: 8, 5: 4}
-
-# A field of a message: its number, its wire type, and its value (an integer, or the bounds of its bytes).
-Field = tuple[int, int, int, int]
+_FLOAT_KIND, _INTEGER_KIND = 1, 2
 
 
-class GraphError(ValueError):
-    """What is wrong with a graph; the message does not name the file."""
+class StoredTensor(NamedTuple):
+    """A tensor in ``weights.bin``: packed (bytes) or float32, its shape, and its offset in bytes."""
+
+    name: str
+    is_packed: bool
+    shape: tuple[int, ...]
+    offset: int
 
 
-def check_graph(data: bytes, config: ModelConfig, weights_bytes: int, *, where: str) -> None:
+def check_graph(data: bytes, config: ModelConfig, weights_bytes: int, *, where: str) -> list[StoredTensor]:
     """Check the content of a ``model.onnx``.
 
     Parameters
@@ -53,11 +107,16 @@ def check_graph(data: bytes, config: ModelConfig, weights_bytes: int, *, where: 
     data : bytes
         The file.
     config : ModelConfig
-        The sizes that the graph must have.
+        The configuration that the graph must be of.
     weights_bytes : int
         Size of ``weights.bin``.
     where : str
         The file's name, for errors.
+
+    Returns
+    -------
+    list of StoredTensor
+        Where its weights are.
 
     Raises
     ------
@@ -65,203 +124,245 @@ def check_graph(data: bytes, config: ModelConfig, weights_bytes: int, *, where: 
         It is not an ONNX model, or holds anything that the graph of a converted model does not.
     """
     try:
-        _check_model(data, config, weights_bytes)
-    except (GraphError, UnicodeDecodeError) as error:
+        return _check_model(data, config, weights_bytes)
+    except WireError as error:
         raise ModelError(f"{where}: {error}") from None
 
 
-def _check_model(data: bytes, config: ModelConfig, weights_bytes: int) -> None:
-    graphs = []
-    for number, wire, start, stop in _fields(data, 0, len(data)):
-        if number == 7 and wire == _BYTES:
-            graphs.append((start, stop))
-        elif number == 8 and wire == _BYTES:
-            _check_opset(data, start, stop)
-        elif number in (20, 25):
-            raise GraphError("it holds functions or training steps, which no converted model has")
-    if len(graphs) != 1:
-        raise GraphError(f"not an ONNX model: it holds {len(graphs)} graphs")
-    _check_graph(data, *graphs[0], config, weights_bytes)
+def _check_model(data: bytes, config: ModelConfig, weights_bytes: int) -> list[StoredTensor]:
+    graph = None
+    opsets: dict[str, int] = {}
+    for tag, _, start, stop in fields(data, 0, len(data), _MODEL):
+        if tag == _MODEL_GRAPH:
+            graph = (start, stop)
+        elif tag == _MODEL_OPSET:
+            opsets.update(_opset(data, start, stop))
+    if graph is None:
+        raise WireError("it is no ONNX model: it holds no graph")
+    if opsets != OPSETS:
+        raise WireError(f"it imports the operators of {opsets}, not {OPSETS}")
+    return _check_graph(data, *graph, config, weights_bytes)
 
 
-def _check_opset(data: bytes, start: int, stop: int) -> None:
-    for number, wire, begin, end in _fields(data, start, stop):
-        if number == 1 and wire == _BYTES and _text(data, begin, end) not in _DOMAINS:
-            raise GraphError(f"it imports the operators of {_text(data, begin, end)!r}")
+def _opset(data: bytes, start: int, stop: int) -> dict[str, int]:
+    domain, version = "", 0
+    for tag, value, begin, end in fields(data, start, stop, _OPSET):
+        if tag == _OPSET_DOMAIN:
+            domain = text(data, begin, end)
+        else:
+            version = value
+    return {domain: version}
 
 
-def _check_graph(data: bytes, start: int, stop: int, config: ModelConfig, weights_bytes: int) -> None:
-    ranges: list[tuple[int, int, str]] = []
-    layers: list[int] = []
-    for number, wire, begin, end in _fields(data, start, stop):
-        if number == 1 and wire == _BYTES:
-            operator, attributes = _check_node(data, begin, end, config)
-            if operator == "CachedAttention":
-                layers.append(attributes.get("layer", 0))
-        elif number == 5 and wire == _BYTES:
-            ranges.append(_tensor_range(data, begin, end, weights_bytes))
-        elif number == 15:
-            raise GraphError("it holds sparse tensors, which no converted model has")
-    if sorted(layers) != list(range(config.n_layer)):
-        raise GraphError(f"it has the layers {sorted(layers)}; the configuration says {config.n_layer}")
+def _check_graph(
+    data: bytes, start: int, stop: int, config: ModelConfig, weights_bytes: int
+) -> list[StoredTensor]:
+    nodes = _NodeCheck(config)
+    tensors: dict[str, StoredTensor] = {}
+    inputs, outputs = [], []
+    for tag, _, begin, end in fields(data, start, stop, _GRAPH):
+        if tag == _GRAPH_NODE:
+            nodes.take(_node(data, begin, end))
+        elif tag == _GRAPH_TENSOR:
+            tensor = _tensor(data, begin, end, weights_bytes)
+            if tensors.setdefault(tensor.name, tensor) is not tensor:
+                raise WireError(f"the tensor {tensor.name!r} occurs twice")
+        elif tag == _GRAPH_INPUT:
+            inputs.append(_value(data, begin, end))
+        elif tag == _GRAPH_OUTPUT:
+            outputs.append(_value(data, begin, end))
+    nodes.finish()
+    for found, wanted in ((inputs, INPUT_NAMES), (outputs, OUTPUT_NAMES)):
+        if tuple(found) != wanted:
+            raise WireError(f"its inputs or outputs are {', '.join(found)}, not {', '.join(wanted)}")
+    unused = tensors.keys() - nodes.inputs
+    if unused:
+        raise WireError(f"the tensor {min(unused)!r} is no weight of the model")
+    _check_overlaps(list(tensors.values()))
+    return list(tensors.values())
+
+
+def _check_overlaps(tensors: list[StoredTensor]) -> None:
     previous_end, previous = 0, ""
-    for begin, end, name in sorted(ranges):
-        if begin < previous_end:
-            raise GraphError(f"the tensors {previous!r} and {name!r} overlap in {WEIGHTS_NAME}")
-        previous_end, previous = end, name
+    for tensor in sorted(tensors, key=lambda one: one.offset):
+        if tensor.offset < previous_end:
+            raise WireError(f"the tensors {previous!r} and {tensor.name!r} overlap in {WEIGHTS_NAME}")
+        previous_end, previous = tensor.offset + _bytes(tensor), tensor.name
 
 
-def _check_node(data: bytes, start: int, stop: int, config: ModelConfig) -> tuple[str, Mapping[str, int]]:
-    """Check one node; return its operator and attributes."""
-    operator = domain = ""
-    attributes: dict[str, int] = {}
-    for number, wire, begin, end in _fields(data, start, stop):
-        if number == 4 and wire == _BYTES:
-            operator = _text(data, begin, end)
-        elif number == 7 and wire == _BYTES:
-            domain = _text(data, begin, end)
-        elif number == 5 and wire == _BYTES:
-            name, value = _attribute(data, begin, end)
-            attributes[name] = value
-    if (domain, operator) not in _OPERATORS:
-        raise GraphError(
-            f"it holds the operator {domain + '.' if domain else ''}{operator}, which no converted model has"
-        )
-    for name, wanted in _sizes(operator, config).items():
-        if attributes.get(name) != wanted:
-            raise GraphError(
-                f"{operator} has {name} = {attributes.get(name)}; the configuration says {wanted}"
+def _bytes(tensor: StoredTensor) -> int:
+    return prod(tensor.shape) * (1 if tensor.is_packed else 4)
+
+
+class _NodeCheck:
+    """Compares nodes, one by one, with those of the configuration; any format is one of theirs."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        self.inputs: set[str] = set()
+        self._formats: dict[str, int] = {}
+        self._wanted = step_nodes(config, self._formats)
+
+    def take(self, node: StepNode) -> None:
+        """Check the next node."""
+        place = {"Embed": 2, "Linear": 1}.get(node.operator)
+        if place is not None and len(node.inputs) > place:
+            self._formats.setdefault(node.inputs[place], int(node.attributes.get("format", -1)))
+        try:
+            wanted = next(self._wanted, None)
+        except KeyError:  # the format of a weight that this node has not
+            wanted = None
+        if wanted is None or wanted.operator != node.operator:
+            raise WireError(f"it holds the operator {_operator(node)} where no converted model has it")
+        if node != wanted:
+            raise WireError(_difference(node, wanted))
+        self.inputs.update(node.inputs)
+
+    def finish(self) -> None:
+        """Check that no node is missing."""
+        try:
+            wanted = next(self._wanted, None)
+            missing = wanted and f"{wanted.operator} {wanted.name!r}"
+        except KeyError as error:
+            missing = f"over {error}"
+        if missing:
+            raise WireError(f"it ends before the operator {missing}")
+
+
+def _operator(node: StepNode) -> str:
+    return f"{node.domain}.{node.operator}" if node.domain not in ("", DOMAIN) else node.operator
+
+
+def _difference(found: StepNode, wanted: StepNode) -> str:
+    for part in ("domain", "name", "inputs", "outputs"):
+        if getattr(found, part) != getattr(wanted, part):
+            return (
+                f"the {part} of the operator {_operator(found)} {found.name!r} should be "
+                f"{getattr(wanted, part)!r}, got {getattr(found, part)!r}"
             )
-    return operator, attributes
+    names = sorted({*found.attributes, *wanted.attributes})
+    name = next(name for name in names if found.attributes.get(name) != wanted.attributes.get(name))
+    return (
+        f"{wanted.operator} {wanted.name!r} has {name} = {found.attributes.get(name)}; "
+        f"the configuration says {wanted.attributes.get(name)}"
+    )
 
 
-def _sizes(operator: str, config: ModelConfig) -> Mapping[str, int]:
-    """The attributes that the configuration determines."""
-    if operator == "CachedAttention":
-        return {
-            "layers": config.n_layer,
-            "heads": config.n_head,
-            "head_dim": config.head_dim,
-            "positions": config.n_positions,
-        }
-    if operator == "Embed":
-        return {"width": config.n_embd, "vocabulary": config.vocab_size}
-    return {}
+def _node(data: bytes, start: int, stop: int) -> StepNode:
+    texts: dict[int, str] = {}
+    inputs, outputs = [], []
+    attributes: dict[str, int | float] = {}
+    for tag, _, begin, end in fields(data, start, stop, _NODE):
+        if tag == _NODE_INPUT:
+            inputs.append(text(data, begin, end))
+        elif tag == _NODE_OUTPUT:
+            outputs.append(text(data, begin, end))
+        elif tag == _NODE_ATTRIBUTE:
+            name, value = _attribute(data, begin, end)
+            if name in attributes:
+                raise WireError(f"a node has the attribute {name!r} twice")
+            attributes[name] = value
+        else:
+            texts[tag] = text(data, begin, end)
+    operator, domain, name = (texts.get(tag, "") for tag in (_NODE_OPERATOR, _NODE_DOMAIN, _NODE_NAME))
+    return StepNode(operator, domain, name, tuple(inputs), tuple(outputs), attributes)
 
 
-def _attribute(data: bytes, start: int, stop: int) -> tuple[str, int]:
-    """Name and integer value of an attribute, which must be a number: no tensor, no subgraph."""
-    name, value = "", 0
-    for number, wire, begin, end in _fields(data, start, stop):
-        if number == 1 and wire == _BYTES:
-            name = _text(data, begin, end)
-        elif number == 3 and wire == _VARINT:
-            value = begin
-        elif number not in (2, 13, 20):  # a float, documentation, the type
-            raise GraphError(f"the attribute {name!r} is not a number")
-    return name, value
+class _Float(float):
+    """A float32 of the graph; equal to a float that rounds to it."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, float) and struct.pack("<f", self) == struct.pack("<f", other)
+
+    __hash__ = float.__hash__
 
 
-def _tensor_range(data: bytes, start: int, stop: int, weights_bytes: int) -> tuple[int, int, str]:
-    """The bounds of a tensor in ``weights.bin``, and its name."""
-    name, elements, element_bytes, location = "", 1, 0, 0
+def _attribute(data: bytes, start: int, stop: int) -> tuple[str, int | float]:
+    """Name and value of an attribute, which must be a number: no tensor, no subgraph."""
+    name, kind = "", 0
+    values: dict[int, int | float] = {}
+    for tag, value, begin, end in fields(data, start, stop, _ATTRIBUTE):
+        if tag == _ATTRIBUTE_NAME:
+            name = text(data, begin, end)
+        elif tag == _ATTRIBUTE_FLOAT:
+            values[_FLOAT_KIND] = _Float(*struct.unpack_from("<f", data, begin))
+        elif tag == _ATTRIBUTE_INTEGER:
+            values[_INTEGER_KIND] = value
+        else:
+            kind = value
+    if not name or values.keys() != {kind}:
+        raise WireError(f"the attribute {name!r} is not a number")
+    return name, values[kind]
+
+
+def _tensor(data: bytes, start: int, stop: int, weights_bytes: int) -> StoredTensor:
+    name, data_type, location = "", 0, 0
+    shape: list[int] = []
     entries: dict[str, str] = {}
-    for number, wire, begin, end in _fields(data, start, stop):
-        if number == 1:
-            for size in (begin,) if wire == _VARINT else _varints(data, begin, end):
-                elements *= size
-                if elements > weights_bytes:
-                    raise GraphError(f"the tensor {name!r} is larger than {WEIGHTS_NAME}")
-        elif number == 2 and wire == _VARINT:
-            element_bytes = _ELEMENT_BYTES.get(begin, 0)
-        elif number == 8 and wire == _BYTES:
-            name = _text(data, begin, end)
-        elif number == 13 and wire == _BYTES:
-            key, value = _entry(data, begin, end)
+    for tag, value, begin, end in fields(data, start, stop, _TENSOR):
+        if tag == _TENSOR_SIZE:
+            shape.append(value)
+        elif tag == _TENSOR_TYPE:
+            data_type = value
+        elif tag == _TENSOR_NAME:
+            name = text(data, begin, end)
+        elif tag == _TENSOR_PLACE:
+            location = value
+        else:
+            key, entry = _entry(data, begin, end)
             if key in entries:
-                raise GraphError(f"the tensor {name!r} has two values for {key!r}")
-            entries[key] = value
-        elif number == 14 and wire == _VARINT:
-            location = begin
-        elif number != 12:  # documentation
-            raise GraphError(f"the tensor {name!r} holds data of its own; all must be in {WEIGHTS_NAME}")
+                raise WireError(f"the tensor {name!r} has two values for {key!r}")
+            entries[key] = entry
     if location != _EXTERNAL or entries.keys() != {"location", "offset", "length"}:
-        raise GraphError(f"the tensor {name!r} must have location, offset and length in {WEIGHTS_NAME}")
+        raise WireError(f"the tensor {name!r} must have location, offset and length in {WEIGHTS_NAME}")
     if entries["location"] != WEIGHTS_NAME:
-        raise GraphError(f"the tensor {name!r} is in {entries['location']!r}; it must be in {WEIGHTS_NAME}")
-    offset, length = _decimal(entries["offset"], name), _decimal(entries["length"], name)
-    if element_bytes == 0 or elements * element_bytes != length:
-        raise GraphError(
+        raise WireError(f"the tensor {name!r} is in {entries['location']!r}; it must be in {WEIGHTS_NAME}")
+    if not name or not shape or not 0 < prod(shape) <= weights_bytes:
+        raise WireError(f"the tensor {name!r} of shape {shape} is empty, or is larger than {WEIGHTS_NAME}")
+    stored = StoredTensor(name, data_type == _UINT8, tuple(shape), _decimal(entries["offset"], name))
+    length = _decimal(entries["length"], name)
+    if data_type not in (_FLOAT, _UINT8) or _bytes(stored) != length:
+        raise WireError(
             f"the tensor {name!r} has a length of {length} bytes, which its type and shape contradict"
         )
-    if offset % PAGE_BYTES or offset + length > weights_bytes:
-        raise GraphError(
-            f"the tensor {name!r} lies at {offset} with {length} bytes; it must begin on a page and end "
-            f"within the {weights_bytes} bytes of {WEIGHTS_NAME}"
+    if stored.offset % PAGE_BYTES or stored.offset + length > weights_bytes:
+        raise WireError(
+            f"the tensor {name!r} lies at {stored.offset} with {length} bytes; it must begin on a page and "
+            f"end within the {weights_bytes} bytes of {WEIGHTS_NAME}"
         )
-    return offset, offset + length, name
+    return stored
 
 
 def _entry(data: bytes, start: int, stop: int) -> tuple[str, str]:
-    key = value = ""
-    for number, wire, begin, end in _fields(data, start, stop):
-        if wire == _BYTES:
-            if number == 1:
-                key = _text(data, begin, end)
-            elif number == 2:
-                value = _text(data, begin, end)
-    return key, value
+    texts = {tag: text(data, begin, end) for tag, _, begin, end in fields(data, start, stop, _ENTRY)}
+    return texts.get(_ENTRY_KEY, ""), texts.get(_ENTRY_VALUE, "")
 
 
-def _decimal(text: str, name: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) <= 18):
-        raise GraphError(f"the tensor {name!r} has the impossible offset or length {text!r}")
-    return int(text)
+def _decimal(digits: str, name: str) -> int:
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= 18):
+        raise WireError(f"the tensor {name!r} has the impossible offset or length {digits!r}")
+    return int(digits)
 
 
-def _text(data: bytes, start: int, stop: int) -> str:
-    if stop - start > _MAX_NAME_BYTES:
-        raise GraphError(f"a name in it has {stop - start} bytes")
-    return data[start:stop].decode("utf-8")
-
-
-def _fields(data: bytes, position: int, stop: int) -> list[Field]:
-    """The fields of the message in ``data[position:stop]``: (number, wire type, value or begin, end)."""
-    fields = []
-    while position < stop:
-        tag, position = _varint(data, position, stop)
-        wire = tag & 7
-        if wire == _BYTES:
-            value, position = _varint(data, position, stop)
-            begin, position = position, position + value
-        elif wire == _VARINT:
-            begin, position = _varint(data, position, stop)
-        elif wire in _FIXED_BYTES:
-            begin, position = position, position + _FIXED_BYTES[wire]
+def _value(data: bytes, start: int, stop: int) -> str:
+    """The name of an input or output; its type is only checked to be a tensor's."""
+    name = ""
+    for tag, _, begin, end in fields(data, start, stop, _VALUE):
+        if tag == _VALUE_NAME:
+            name = text(data, begin, end)
         else:
-            raise GraphError("not an ONNX model: an unknown kind of field")
-        if position > stop:
-            raise GraphError("not an ONNX model, or cut short: a field is longer than its message")
-        fields.append((tag >> 3, wire, begin, position))
-    return fields
+            _check_type(data, begin, end)
+    return name
 
 
-def _varints(data: bytes, position: int, stop: int) -> Iterator[int]:
-    while position < stop:
-        value, position = _varint(data, position, stop)
-        yield value
+def _check_type(data: bytes, start: int, stop: int) -> None:
+    for _, _, begin, end in fields(data, start, stop, _TYPE):
+        for tag, _, first, last in fields(data, begin, end, _TYPE_OF_TENSOR):
+            if tag == _SHAPE_OF_TYPE:
+                _check_shape(data, first, last)
 
 
-def _varint(data: bytes, position: int, stop: int) -> tuple[int, int]:
-    """A variable-length integer and the position after it."""
-    if position < stop and (byte := data[position]) < 0x80:  # nearly all
-        return byte, position + 1
-    value = shift = 0
-    while position < stop and shift < 70:
-        byte = data[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, position
-        shift += 7
-    raise GraphError("not an ONNX model, or cut short: a number does not end")
+def _check_shape(data: bytes, start: int, stop: int) -> None:
+    for _, _, begin, end in fields(data, start, stop, _SHAPE):
+        for tag, _, first, last in fields(data, begin, end, _DIMENSION):
+            if tag == _DIMENSION_NAME:
+                text(data, first, last)

@@ -1,14 +1,15 @@
 """A converted model on disk: what it consists of, and the checks before anything is loaded from it.
 
 The directory holds ``model.onnx`` (the step graph), ``weights.bin`` (every tensor, each on its own page,
-mapped into memory at load), ``tokenizer.json``, ``config.json`` (Hugging Face's keys) and ``gpt2fast.json``
-(format version, precision, source). Reading it here imports neither onnx nor NumPy.
+mapped into memory at load), ``tokenizer.json`` with ``tokenizer_config.json``, ``config.json`` (Hugging
+Face's keys), if the checkpoint had one ``generation_config.json``, and ``gpt2fast.json`` (format version,
+precision, source). Reading it here imports neither onnx nor NumPy.
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from gpt2fast.storage.files import (
     read_json_object,
     restore_set_aside,
 )
-from gpt2fast.storage.graph_check import WEIGHTS_NAME, check_graph
+from gpt2fast.storage.graph_check import WEIGHTS_NAME, StoredTensor, check_graph
 
 #: Incremented whenever a change to the graph, the packed layouts or a reader changes a conversion's result.
 FORMAT_VERSION = 8
@@ -30,13 +31,18 @@ PRECISIONS = ("fp32", "bf16", "int8", "int4")
 
 MODEL_NAME = "model.onnx"
 TOKENIZER_NAME = "tokenizer.json"
+TOKENIZER_CONFIG_NAME = "tokenizer_config.json"
 CHAT_TEMPLATE_NAME = "chat_template.jinja"
 CONFIG_NAME = "config.json"
+GENERATION_CONFIG_NAME = "generation_config.json"
 METADATA_NAME = "gpt2fast.json"
-FILE_NAMES = (MODEL_NAME, WEIGHTS_NAME, TOKENIZER_NAME, CHAT_TEMPLATE_NAME, CONFIG_NAME, METADATA_NAME)
+FILE_NAMES = (
+    *(MODEL_NAME, WEIGHTS_NAME, TOKENIZER_NAME, TOKENIZER_CONFIG_NAME, CHAT_TEMPLATE_NAME),
+    *(CONFIG_NAME, GENERATION_CONFIG_NAME, METADATA_NAME),
+)
 
 #: The graph of a model with a thousand layers takes about 2 MiB; its tensors are in weights.bin.
-MAX_GRAPH_BYTES = 16 << 20
+MAX_GRAPH_BYTES = 4 << 20
 #: Limits on what is shown of the metadata.
 _MAX_WARNINGS = 16
 _MAX_MESSAGE = 2000
@@ -54,23 +60,32 @@ class ModelDirectory:
         The model's configuration.
     precision : str
         One of ``PRECISIONS``.
-    model_path : Path
-        The graph, for ONNX Runtime.
+    graph : bytes
+        The content of ``model.onnx`` that was checked.
+    tensors : list of StoredTensor
+        Where its weights are.
+    weights_path : Path
+        ``weights.bin``, links resolved.
     tokenizer_path : Path or None
         ``tokenizer.json``, if the model came with a tokenizer.
     metadata : dict
         The content of ``gpt2fast.json``, including ``source`` and ``fingerprint``.
     weights_bytes : int
         Size of ``weights.bin``.
+    generation_config : dict
+        The content of ``generation_config.json``, as ``transformers`` has it; empty without one.
     """
 
     path: Path
     config: ModelConfig
     precision: str
-    model_path: Path
+    graph: bytes = field(repr=False)
+    tensors: list[StoredTensor] = field(repr=False)
+    weights_path: Path
     tokenizer_path: Path | None
     metadata: dict[str, Any]
     weights_bytes: int
+    generation_config: dict[str, Any] = field(default_factory=dict)
 
     @property
     def warnings(self) -> list[str]:
@@ -119,24 +134,28 @@ def open_model_directory(path: str | os.PathLike[str]) -> ModelDirectory:
     precision = _check_metadata(metadata, directory / METADATA_NAME)
     config_path = file_inside(directory, CONFIG_NAME)
     config = ModelConfig.from_dict(read_json_object(config_path, MAX_CONFIG_BYTES), where=str(config_path))
-    weights_bytes = file_inside(directory, WEIGHTS_NAME).stat().st_size
+    weights_path = file_inside(directory, WEIGHTS_NAME)
+    weights_bytes = weights_path.stat().st_size
     if weights_bytes != metadata["weights_bytes"]:
         raise ModelError(
             f"{directory / WEIGHTS_NAME}: has {weights_bytes} bytes; {METADATA_NAME} says "
             f"{metadata['weights_bytes']}; convert the model again"
         )
-    model_path = directory / MODEL_NAME
     graph = read_bytes(file_inside(directory, MODEL_NAME), MAX_GRAPH_BYTES)
-    check_graph(graph, config, weights_bytes, where=str(model_path))
+    tensors = check_graph(graph, config, weights_bytes, where=str(directory / MODEL_NAME))
     tokenizer_path = directory / TOKENIZER_NAME
+    generation_path = find_inside(directory, GENERATION_CONFIG_NAME)
     return ModelDirectory(
         path=directory,
         config=config,
         precision=precision,
-        model_path=model_path,
+        graph=graph,
+        tensors=tensors,
+        weights_path=weights_path,
         tokenizer_path=tokenizer_path if find_inside(directory, TOKENIZER_NAME) is not None else None,
         metadata=metadata,
         weights_bytes=weights_bytes,
+        generation_config={} if generation_path is None else read_json_object(generation_path),
     )
 
 

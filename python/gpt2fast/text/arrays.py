@@ -28,6 +28,49 @@ def read_ids(prompt: Any, name: str, config: ModelConfig) -> list[int]:
     return ids
 
 
+def unpadded(prompts: Any, mask: Any, pad_token_id: int | None) -> Any:
+    """The tokens of prompts that a mask marks, or without one those that are not ``pad_token_id``.
+
+    Parameters
+    ----------
+    prompts : token ids
+        As for :func:`gpt2fast.text.prompts.read_prompts`. Without a mask, text is returned as it is.
+    mask : array of 0 and 1, or None
+        Of the same shape as the prompts.
+    pad_token_id : int or None
+        For prompts without a mask.
+
+    Returns
+    -------
+    list of int or list of list of int
+        As many prompts as were given. As in ``transformers``, positions are counted without the padding.
+    """
+    if not isinstance(prompts, Sequence) and np.ndim(prompts) == 0:
+        return prompts  # which is no prompt
+    if isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], str)):
+        if mask is not None:
+            raise TypeError("attention_mask goes with token ids, and the prompts are text; leave it out")
+        return prompts
+    if mask is None:
+        single = np.ndim(prompts[0]) == 0 if len(prompts) else True
+        kept = [[one for one in row if one != pad_token_id] for row in ([prompts] if single else prompts)]
+    else:
+        ids, marks = _integers(prompts, "input_ids"), np.asarray(mask)
+        if ids.shape != marks.shape or ids.ndim not in (1, 2):
+            raise ValueError(
+                f"attention_mask must have the shape of input_ids {ids.shape}, got {marks.shape}"
+            )
+        if not np.isin(marks, (0, 1)).all():
+            raise ValueError("attention_mask must hold only 0 (padding) and 1 (text)")
+        single = ids.ndim == 1
+        rows = zip(np.atleast_2d(ids), np.atleast_2d(marks) != 0, strict=True)
+        kept = [row[marked].tolist() for row, marked in rows]
+    for index, row in enumerate(kept):
+        if not row:
+            raise ValueError(f"input_ids[{index}] is all padding; give each prompt at least one token")
+    return kept[0] if single else kept
+
+
 def read_batch(input_ids: ArrayLike, config: ModelConfig, *, past_tokens: int = 0) -> NDArray[np.int32]:
     """Token ids (tokens,) or (batch, tokens) as int32 [batch, tokens], inside vocabulary and positions."""
     ids = _integers(input_ids, "input_ids")

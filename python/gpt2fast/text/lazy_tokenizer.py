@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from gpt2fast._locks import ForkSafeLock
 from gpt2fast._native import core
 from gpt2fast.config import GPT2_VOCAB_SIZE
 
@@ -27,7 +27,7 @@ class LazyTokenizer:
 
     def __init__(self, load: Callable[[], Tokenizer]) -> None:
         self._load = load
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
         self._tokenizer: Tokenizer | None = None
         self._token_bytes: core.TokenBytes | None = None
 
@@ -44,13 +44,18 @@ class LazyTokenizer:
                     self._tokenizer = self._load()
         return self._tokenizer
 
+    def check_streamable(self) -> None:
+        """Raise ValueError if the tokenizer is known to decode whole texts only; one not read yet is not."""
+        if self._tokenizer is not None and not self._tokenizer.decodes_bytes:
+            self._tokenizer.byte_table()
+
     def token_bytes(self) -> core.TokenBytes:
         """The bytes of every token, in which the core looks for stop strings."""
         tokenizer = self.get()
         with self._lock:
             if self._token_bytes is None:
-                silent = sorted(tokenizer.special_token_ids)
-                self._token_bytes = core.TokenBytes(*tokenizer.byte_table(), silent)
+                # Special tokens have theirs too: a stop string may be one, as in transformers.
+                self._token_bytes = core.TokenBytes(*tokenizer.byte_table(), [])
         return self._token_bytes
 
 

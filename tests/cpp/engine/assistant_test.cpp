@@ -17,7 +17,7 @@ using Tokens = std::vector<int32_t>;
 
 // A text that asks for drafts.
 struct Asker {
-  Asker() : engine(Engine::create(options_of(folder))) {
+  Asker() : engine(Engine::create(options_of())) {
     options.assistant = engine;
     options.num_assistant_tokens = 6;
   }
@@ -48,7 +48,6 @@ struct Asker {
     return call->results()[0][0].tokens;
   }
 
-  testing::TemporaryFolder folder;
   std::shared_ptr<Engine> engine;
   GenerationOptions options;
   std::mutex mutex;

@@ -65,8 +65,7 @@ GenerationOptions everything() {
 // What texts of 40 tokens allocate from their fourth step on: the first ones read the prompts and bind
 // buffers of their shapes.
 int64_t allocations_of(bool attended, bool streamed) {
-  const testing::TemporaryFolder folder;
-  EngineOptions options = options_of(folder);
+  EngineOptions options = options_of();
   options.read_ahead = 100;  // nobody reads along
   CountedStepper stepper(options);
   Scheduler scheduler(stepper, options);

@@ -21,7 +21,7 @@ using Tokens = std::vector<int32_t>;
 class LoadedEngine {
  public:
   explicit LoadedEngine(int64_t max_sequences = 4, int64_t max_step_tokens = 16)
-      : engine_(Engine::create(options_of(folder_, max_sequences, max_step_tokens))) {}
+      : engine_(Engine::create(options_of(max_sequences, max_step_tokens))) {}
   Engine* operator->() const { return engine_.get(); }
   std::shared_ptr<Engine> get() const { return engine_; }
 
@@ -52,7 +52,6 @@ class LoadedEngine {
   }
 
  private:
-  testing::TemporaryFolder folder_;
   std::shared_ptr<Engine> engine_;
 };
 

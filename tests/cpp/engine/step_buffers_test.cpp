@@ -70,8 +70,7 @@ class RecordedSteps {
     for (const char* name : {"logits", "logits_maxima", "hidden"}) {
       model.output(name, ElementType::kFloat32, {Model::kAny, Model::kAny});
     }
-    session_ =
-        std::make_unique<Session>(folder_.write("model.onnx", model.encoded()), SessionOptions{}, domain_);
+    session_ = std::make_unique<Session>(in_memory(model), SessionOptions{}, domain_);
     buffers_ = std::make_unique<StepBuffers>(*session_, cache_, kLimits);
   }
 
@@ -84,7 +83,6 @@ class RecordedSteps {
   const KvCache& cache() const { return cache_; }
 
  private:
-  TemporaryFolder folder_;
   std::map<std::string, Ids> inputs_;
   CustomOpDomain domain_;
   KvCache cache_;

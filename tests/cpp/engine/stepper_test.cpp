@@ -39,8 +39,7 @@ Floats results_after(Stepper& stepper, int64_t slot, size_t cached, size_t count
 }
 
 ORT_TEST(a_text_gives_the_same_bits_however_it_is_cut) {
-  const testing::TemporaryFolder folder;
-  Stepper stepper(options_of(folder));
+  Stepper stepper(options_of());
   const Floats whole = results_after(stepper, 0, 0, 6);
   CHECK_EQ(whole.size(), size_t{testing::small_model::kVocabulary + testing::small_model::kWidth});
   results_after(stepper, 1, 0, 2);
@@ -49,8 +48,7 @@ ORT_TEST(a_text_gives_the_same_bits_however_it_is_cut) {
 }
 
 ORT_TEST(rows_are_counted_over_all_parts) {
-  const testing::TemporaryFolder folder;
-  Stepper stepper(options_of(folder));
+  Stepper stepper(options_of());
   const Floats first = results_after(stepper, 0, 0, 3), second = results_after(stepper, 0, 0, 5);
   const Ids third = {2}, fifth = {4};
   const StepPart parts[] = {
@@ -72,8 +70,7 @@ ORT_TEST(rows_are_counted_over_all_parts) {
 }
 
 ORT_TEST(a_step_gives_the_largest_of_its_logits) {
-  const testing::TemporaryFolder folder;
-  Stepper stepper(options_of(folder));
+  Stepper stepper(options_of());
   const Ids wanted = {0, 2};
   const StepPart part{.slot = 0, .cached_length = 0, .tokens = std::span(kText).first(3), .wanted = wanted};
   stepper.step({&part, 1}, {});
@@ -83,8 +80,7 @@ ORT_TEST(a_step_gives_the_largest_of_its_logits) {
 }
 
 ORT_TEST(a_stopped_step_leaves_the_next_ones_as_they_are) {
-  const testing::TemporaryFolder folder;
-  Stepper stepper(options_of(folder));
+  Stepper stepper(options_of());
   const Floats expected = results_after(stepper, 0, 0, 6);
   const StepPart part{.slot = 1, .cached_length = 0, .tokens = kText, .wanted = {}};
   CHECK_THROWS(stepper.step({&part, 1}, [] { return true; }), Interrupted);
@@ -95,9 +91,8 @@ ORT_TEST(a_stopped_step_leaves_the_next_ones_as_they_are) {
 }
 
 ORT_TEST(a_model_of_other_sizes_is_refused) {
-  const testing::TemporaryFolder folder;
   const auto error = [&](const std::function<void(EngineOptions&)>& change) {
-    EngineOptions options = options_of(folder);
+    EngineOptions options = options_of();
     change(options);
     return error_of<ModelError>([&] { Stepper stepper(options); });
   };
@@ -111,13 +106,11 @@ ORT_TEST(a_model_of_other_sizes_is_refused) {
 }
 
 ORT_TEST(a_graph_without_the_largest_logits_is_refused) {
-  const testing::TemporaryFolder folder;
-  EngineOptions options = options_of(folder);
-  options.model_path = folder.write("old.onnx", testing::Model()
-                                                    .input("x", ElementType::kFloat32, {1, 40})
-                                                    .node(testing::Node("Identity", {"x"}, "logits", ""))
-                                                    .output("logits", ElementType::kFloat32, {1, 40})
-                                                    .encoded());
+  EngineOptions options = options_of();
+  options.model = testing::in_memory(testing::Model()
+                                         .input("x", ElementType::kFloat32, {1, 40})
+                                         .node(testing::Node("Identity", {"x"}, "logits", ""))
+                                         .output("logits", ElementType::kFloat32, {1, 40}));
   CHECK(contains(error_of<ModelError>([&] { Stepper stepper(options); }),
                  "the model has no input or output named logits_maxima"));
 }

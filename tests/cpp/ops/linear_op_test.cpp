@@ -184,7 +184,6 @@ ORT_TEST(linear_refuses_unaligned_weights) {
   const OpRegistry registry(context);
   for (const int64_t offset : {int64_t{4096}, int64_t{4097}}) {
     std::string file(static_cast<size_t>(offset), '\0');
-    folder.write("weights.bin", file.append(weight.begin(), weight.end()));
     const Model model = Model()
                             .input("x", kFloat, {Model::kAny, 64})
                             .external_weight("weight", kByte, {bytes}, "weights.bin", offset, bytes)
@@ -194,9 +193,13 @@ ORT_TEST(linear_refuses_unaligned_weights) {
                                       .set("format", int64_t{2})
                                       .set("activation", int64_t{0}))
                             .output("y", kFloat, {Model::kAny, 16});
-    const std::string path = folder.write("model.onnx", model.encoded());
+    const std::string path = folder.write("weights.bin", file.append(weight.begin(), weight.end()));
+    const ModelFiles files = {.name = "model.onnx",
+                              .graph = model.encoded(),
+                              .weights_path = path,
+                              .tensors = {{"weight", true, {bytes}, offset}}};
     const std::string message =
-        error_of<ModelError>([&] { Session(path, SessionOptions{}, registry.domain()); });
+        error_of<ModelError>([&] { Session(files, SessionOptions{}, registry.domain()); });
     CHECK_EQ(message.empty(), offset == 4096);
     CHECK(message.empty() || contains(message, "multiple of 64"));
   }

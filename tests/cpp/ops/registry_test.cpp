@@ -34,14 +34,12 @@ TEST(a_workspace_grows_in_both_directions) {
 ORT_TEST(sessions_find_no_other_operators) {
   StepContext context;
   const OpRegistry registry(context);
-  const TemporaryFolder folder;
   const auto load = [&](const char* type) {
     const Model model = Model()
                             .input("x", ElementType::kFloat32, {Model::kAny})
                             .node(Node(type, {"x", "x", "x"}, "y"))
                             .output("y", ElementType::kFloat32, {Model::kAny});
-    const std::string path = folder.write("model.onnx", model.encoded());
-    return error_of<ModelError>([&] { Session(path, {}, registry.domain()); });
+    return error_of<ModelError>([&] { Session(in_memory(model), {}, registry.domain()); });
   };
   CHECK(contains(load("Softmax"), "Softmax"));
   CHECK(contains(load("LayerNorm"), "gamma must be a constant"));  // found, and asked to be created

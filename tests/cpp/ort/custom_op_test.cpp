@@ -53,10 +53,8 @@ std::string run(const Node& node, const Callbacks& callbacks, int threads = 1) {
                           .weight<float>("weight", kFloat, {2, 3}, weight)
                           .node(node)
                           .output("y", kFloat, {Model::kAny});
-  const TemporaryFolder folder;
-  const std::string path = folder.write("model.onnx", model.encoded());
   return error_of<ModelError>([&] {
-    Session session(path, {.threads = threads}, domain);
+    Session session(in_memory(model), {.threads = threads}, domain);
     Binding binding(session);
     std::vector<float> x = {1, 2, 3};
     std::vector<float> y(3);
@@ -165,7 +163,7 @@ ORT_TEST(errors_of_a_run_come_back) {
 }
 
 TEST(messages_of_failed_runs_become_what_was_thrown) {
-  CHECK_EQ(error_of<ModelError>([] { throw_run_error("any other message"); }), "any other message");
+  CHECK_EQ(error_of<ModelError>([] { throw_error("any other message"); }), "any other message");
 }
 
 ORT_TEST(a_sessions_threads_run_each_task_once) {

@@ -2,7 +2,10 @@
 #include "ort/session.h"
 
 #include <array>
+#include <chrono>
+#include <filesystem>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "support/ort_testing.h"
@@ -58,41 +61,96 @@ ORT_TEST(wrong_bindings_are_refused) {
 }
 
 ORT_TEST(unusable_models_are_refused) {
-  const TemporaryFolder folder;
   StepContext context;
   const OpRegistry registry(context);
-  const auto load = [&](const std::string& path) {
-    return error_of<ModelError>([&] { Session(path, SessionOptions{}, registry.domain()); });
+  const auto load = [&](const std::string& graph) {
+    const ModelFiles files = {.name = "a/model.onnx", .graph = graph, .weights_path = {}, .tensors = {}};
+    return error_of<ModelError>([&] { Session(files, SessionOptions{}, registry.domain()); });
   };
-  CHECK(contains(load("/nowhere/model.onnx"), "/nowhere/model.onnx"));
-  const std::string garbage = folder.write("garbage.onnx", "\xff\xff\xff\xff garbage");
-  CHECK(contains(load(garbage), garbage));
+  CHECK(contains(load(""), "a/model.onnx"));
+  CHECK(contains(load("\xff\xff\xff\xff garbage"), "a/model.onnx"));
   const std::string whole = add_model().encoded();
-  CHECK(!load(folder.write("cut.onnx", whole.substr(0, whole.size() / 2))).empty());
+  CHECK(!load(whole.substr(0, whole.size() / 2)).empty());
   const Model replaceable = add_model().input("one", kFloat, {2});
-  CHECK(contains(load(folder.write("replaceable.onnx", replaceable.encoded())), "weights as inputs"));
+  CHECK(contains(load(replaceable.encoded()), "weights as inputs"));
+}
+
+// A model that adds the two floats of a file.
+class StoredSum {
+ public:
+  explicit StoredSum(std::string_view bytes) : path_(folder_.write("weights.bin", bytes)) {}
+
+  Session load(int64_t offset = 0, int threads = 1) const {
+    const Model model = Model()
+                            .input("x", kFloat, {2})
+                            .external_weight("w", kFloat, {2}, "weights.bin", offset, 8)
+                            .node(Node("Add", {"x", "w"}, "y", ""))
+                            .output("y", kFloat, {2});
+    return Session({.name = "model.onnx",
+                    .graph = model.encoded(),
+                    .weights_path = path_,
+                    .tensors = {{"w", false, {2}, offset}}},
+                   SessionOptions{.threads = threads}, registry_.domain());
+  }
+  static std::vector<float> sum(Session& session) {
+    std::vector<float> x = {1, 2};
+    std::vector<float> y(2);
+    Binding binding(session);
+    const Value input = Value::tensor(x.data(), 8, std::array<int64_t, 1>{2}, kFloat);
+    const Value output = Value::tensor(y.data(), 8, std::array<int64_t, 1>{2}, kFloat);
+    binding.bind_input("x", input);
+    binding.bind_output("y", output);
+    session.run(binding);
+    return y;
+  }
+  const std::string& path() const { return path_; }
+  void write(std::string_view bytes) const { folder_.write("weights.bin", bytes); }
+
+ private:
+  TemporaryFolder folder_;
+  std::string path_;
+  StepContext context_;
+  OpRegistry registry_{context_};
+};
+
+std::string two_floats(float first, float second) {
+  const std::array<float, 2> values = {first, second};
+  return {reinterpret_cast<const char*>(values.data()), 8};
 }
 
 ORT_TEST(external_weights_must_lie_inside_their_file) {
-  const TemporaryFolder folder;
-  folder.write("weights.bin", std::string(8, '\0'));
-  StepContext context;
-  const OpRegistry registry(context);
-  const auto load = [&](const std::string& file, int64_t offset, int64_t bytes) {
-    const Model model = Model()
-                            .input("x", kFloat, {2})
-                            .external_weight("w", kFloat, {2}, file, offset, bytes)
-                            .node(Node("Add", {"x", "w"}, "y", ""))
-                            .output("y", kFloat, {2});
-    const std::string path = folder.write("model.onnx", model.encoded());
-    return error_of<ModelError>([&] { Session(path, SessionOptions{}, registry.domain()); });
-  };
-  CHECK_EQ(load("weights.bin", 0, 8), std::string());
-  CHECK(!load("weights.bin", 4, 8).empty());
-  CHECK(!load("weights.bin", 0, 4).empty());
-  CHECK(!load("weights.bin", int64_t{1} << 62, 8).empty());
-  CHECK(!load("missing.bin", 0, 8).empty());
+  const StoredSum stored(two_floats(10, 20));
+  Session session = stored.load();
+  CHECK(StoredSum::sum(session) == (std::vector<float>{11, 22}));
+  for (const int64_t offset : {int64_t{4}, int64_t{8}, int64_t{1} << 62, int64_t{-8}}) {
+    CHECK(contains(error_of<ModelError>([&] { stored.load(offset); }), "past the end"));
+  }
+  std::filesystem::remove(stored.path());
+  CHECK(contains(error_of<ModelError>([&] { stored.load(); }), "weights.bin"));
+  CHECK(StoredSum::sum(session) == (std::vector<float>{11, 22}));  // a name less harms no open file
 }
+
+#ifndef _WIN32
+ORT_TEST(weights_that_change_under_a_session_are_an_error) {
+  const StoredSum stored(std::string(8192, 'x') + two_floats(10, 20));
+  Session rewritten = stored.load(8192), shortened = stored.load(8192);
+  std::filesystem::last_write_time(stored.path(), std::filesystem::file_time_type() + std::chrono::hours(1));
+  CHECK_THROWS(StoredSum::sum(rewritten), ModelError);
+  std::filesystem::resize_file(stored.path(), 1);
+  CHECK(contains(error_of<ModelError>([&] { StoredSum::sum(shortened); }), "shortened or rewritten"));
+  stored.write(std::string(8192, 'x') + two_floats(1, 2));
+  CHECK_THROWS(StoredSum::sum(shortened), ModelError);  // for good: nobody knows what else was read
+  Session fresh = stored.load(8192);
+  CHECK(StoredSum::sum(fresh) == (std::vector<float>{2, 4}));
+}
+
+ORT_TEST(weights_behind_a_link_are_refused) {
+  const StoredSum stored(two_floats(1, 2));
+  std::filesystem::rename(stored.path(), stored.path() + ".other");
+  std::filesystem::create_symlink(stored.path() + ".other", stored.path());
+  CHECK(contains(error_of<ModelError>([&] { stored.load(); }), "cannot be opened"));
+}
+#endif
 
 }  // namespace
 }  // namespace gpt2fast::testing

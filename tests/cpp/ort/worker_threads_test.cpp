@@ -15,11 +15,17 @@ using namespace gpt2fast;
 TEST(a_thread_does_its_work_and_is_joined) {
   std::atomic<int> done = 0;
   WorkerThreads threads;
+  threads.start(3);  // two of them never get any
   const abi::ThreadHandle handle =
-      threads.start([](void* data) { ++*static_cast<std::atomic<int>*>(data); }, &done);
+      threads.give([](void* data) { ++*static_cast<std::atomic<int>*>(data); }, &done);
   CHECK(handle != nullptr);
   WorkerThreads::join(handle);
   CHECK_EQ(done.load(), 1);
+}
+
+TEST(no_more_work_is_taken_than_there_are_threads) {
+  WorkerThreads threads;
+  CHECK(threads.give([](void*) {}, nullptr) == nullptr);
 }
 
 TEST(without_threads_there_is_nothing_to_place) {
@@ -68,7 +74,8 @@ TEST(threads_are_off_the_callers_core_for_as_long_as_asked) {
   CHECK_EQ(sched_getaffinity(0, sizeof all, &all), 0);
   Probe probe;
   WorkerThreads threads;
-  const abi::ThreadHandle handle = threads.start(Probe::run, &probe);
+  threads.start(1);
+  const abi::ThreadHandle handle = threads.give(Probe::run, &probe);
   cpu_set_t own;
   CPU_ZERO(&own);
   CPU_SET(first_core(all), &own);

@@ -19,7 +19,7 @@ using Tokens = std::vector<int32_t>;
 inline constexpr int64_t kPositions = 48;
 
 inline EngineOptions fake_options(int64_t slots = 4, int64_t max_tokens = 8) {
-  return {.model_path = "",
+  return {.model = {},
           .n_layer = 1,
           .n_head = 1,
           .head_dim = 1,

@@ -58,12 +58,17 @@ class TemporaryFolder {
   std::filesystem::path path_;
 };
 
+// A model whose weights are in its graph.
+inline ModelFiles in_memory(const Model& model) {
+  return {.name = "model.onnx", .graph = model.encoded(), .weights_path = {}, .tensors = {}};
+}
+
 // A model with our operators, ready to run.
 class LoadedModel {
  public:
   explicit LoadedModel(const Model& model, int threads = 1) : context_{.threads = threads} {
-    const std::string path = folder_.write("model.onnx", model.encoded());
-    session_ = std::make_unique<Session>(path, SessionOptions{.threads = threads}, registry_.domain());
+    session_ =
+        std::make_unique<Session>(in_memory(model), SessionOptions{.threads = threads}, registry_.domain());
     binding_ = std::make_unique<Binding>(*session_);
   }
 
@@ -82,7 +87,6 @@ class LoadedModel {
   StepContext& context() { return context_; }
 
  private:
-  TemporaryFolder folder_;
   StepContext context_;
   OpRegistry registry_{context_};
   std::unique_ptr<Session> session_;

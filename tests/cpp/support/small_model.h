@@ -103,9 +103,8 @@ inline Model graph() {
   return model;
 }
 
-inline EngineOptions options_of(const TemporaryFolder& folder, int64_t max_sequences = 4,
-                                int64_t max_step_tokens = 16) {
-  return {.model_path = folder.write("model.onnx", graph().encoded()),
+inline EngineOptions options_of(int64_t max_sequences = 4, int64_t max_step_tokens = 16) {
+  return {.model = in_memory(graph()),
           .n_layer = kLayers,
           .n_head = kHeads,
           .head_dim = kHeadDim,

@@ -94,6 +94,24 @@ def test_a_larger_table_brings_its_vocabulary(tmp_path: Path) -> None:
     np.testing.assert_array_equal(checkpoint.tensors["wte.weight"].read(), tensors[name])
 
 
+def test_the_defaults_of_the_base_stay(tmp_path: Path) -> None:
+    base = write_directory(tmp_path / "base")
+    (base / "generation_config.json").write_text('{"repetition_penalty": 1.5}')
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    settings = {"peft_type": "LORA", "lora_alpha": 2, "base_model_name_or_path": str(base)}
+    (adapter / "adapter_config.json").write_text(json.dumps(settings))
+    factors = {"A": np.ones((1, 64), np.float32), "B": np.ones((64, 1), np.float32)}
+    name = "base_model.model.transformer.h.1.attn.c_proj"
+    tensors = {f"{name}.lora_{half}.weight": values for half, values in factors.items()}
+    save_file(tensors, adapter / "adapter_model.safetensors")
+    merged, plain = open_checkpoint(adapter), open_checkpoint(base)
+    assert merged.generation_config == plain.generation_config == {"repetition_penalty": 1.5}
+    assert merged.config == plain.config
+    weight = "h.1.attn.c_proj.weight"
+    np.testing.assert_array_equal(merged.tensors[weight].read(), plain.tensors[weight].read() + 2)
+
+
 def test_the_tokenizer_beside_the_adapter_is_used(tmp_path: Path) -> None:
     adapter = write_adapter(tmp_path / "adapter", "attention", BASE)
     write_vocabulary(adapter, 101)

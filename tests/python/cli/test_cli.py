@@ -159,12 +159,12 @@ def test_tokenize_with_another_tokenizer(run: Run, embedded_dir: Path, model: GP
     [
         (["generat"], "no command 'generat'; did you mean 'generate'?"),
         (["eval", "perplexiti"], "no command 'perplexiti'; did you mean 'perplexity'?"),
-        (["generate"], "Missing argument 'PROMPT'."),
+        (["generate"], "give either PROMPT, or --input and --output"),
         (["generate", "x", "--temprature", "1"], "--temperature"),
-        (["generate", "x", "--top-p", "1.5"], "top_p must be in (0, 1], got 1.5"),
+        (["generate", "x", "--top-p", "1.5"], "--top-p must be in (0, 1], got 1.5"),
         (["generate", "x", "--top-k", "many"], "'many' is not a valid integer"),
         (["generate", "x", "--logit-bias", "5:3"], "'5:3' is not of the form ID=NUMBER"),
-        (["generate", "x", "--no-do-sample", "--top-k", "5"], "top_k=5 contradicts do_sample=False"),
+        (["generate", "x", "--no-do-sample", "--top-k", "5"], "--top-k 5 contradicts --no-do-sample"),
         (["generate", "x", "--precision", "int2"], "'int2' is not one of"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -244,7 +245,11 @@ def test_journal_of_other_settings_is_refused_and_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"my thesis\n", b"[]\n", b'{"settings": 3}\n', b'{"run": 1}\n', b"\xff\n"]
+    "content",
+    [
+        *(b"my thesis\n", b"my thesis", b"[]\n", b"\xff\n", b"\n"),
+        *(b'{"settings": 3}\n', b'{"run": 1}\n', b'{"settings": {}, "more": 1}\n', b'{"settings": {"a'),
+    ],
 )
 def test_a_file_that_is_not_a_journal_is_refused_and_kept(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "thesis.txt"
@@ -252,6 +257,53 @@ def test_a_file_that_is_not_a_journal_is_refused_and_kept(tmp_path: Path, conten
     with pytest.raises(ModelError, match=r"thesis\.txt"):
         Journal(path, {})
     assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(b"my thesis", b'{"run": "a", "item": 0}', b'{"run": 1, "item": 0, "values": []}'),
+        b'{"run": "a", "item": "0", "values": []}',
+        b'{"run": "a", "item": 1.5, "values": []}',
+        b'{"run": "a", "item": 0, "values": [NaN]}',
+        b'{"run": "a", "item": 0, "values": [-Infinity]}',
+        b'{"run": "a", "item": 0, "values": [1e999]}',
+        b'{"run": "a", "item": 0, "item": 1, "values": [1.0]}',
+    ],
+)
+def test_a_line_that_is_not_a_journals_is_refused(tmp_path: Path, line: bytes) -> None:
+    path = tmp_path / "journal"
+    content = b'{"settings": {}}\n' + line + b"\n"
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match="line 2 is not a journal's"):
+        Journal(path, {})
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("kept", [b"", b"{", b'{"settings": {"wind'])
+def test_a_journal_cut_short_in_its_first_line_begins_again(tmp_path: Path, kept: bytes) -> None:
+    path = tmp_path / "journal"
+    path.write_bytes(kept)
+    with Journal(path, {"window": 64}) as journal:
+        journal.record("int8", {0: [1.5]})
+    assert path.read_bytes() == (
+        b'{"settings": {"window": 64}}\n{"run": "int8", "item": 0, "values": [1.5]}\n'
+    )
+
+
+def test_a_journal_is_a_regular_file(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    for path in (tmp_path, Path(os.devnull), tmp_path / "loop"):
+        with pytest.raises(ModelError, match="not a regular file; name another"):
+            Journal(path, {})
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_values_that_no_journal_can_hold_are_an_error(tmp_path: Path, value: float) -> None:
+    with Journal(tmp_path / "journal", {}) as journal:
+        with pytest.raises(ModelError, match=r"int8: item 3 measured .* not finite"):
+            journal.record("int8", {3: [1.0, value]})
+        assert journal.values("int8", 3) is None
 
 
 @pytest.mark.parametrize(

@@ -261,7 +261,7 @@ def test_archive_that_grows_too_much_is_refused(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(archive_module, "SPARE_BYTES", 0)
     path = _archive(tmp_path / "bomb.tar.gz", (_member("zeros"), bytes(10_000_000)))
     (tmp_path / "out").mkdir()
-    with pytest.raises(ModelError, match="more than 64 times its size"):
+    with pytest.raises(ModelError, match=r"unpacks to more than \d+ bytes"):
         unpack_archive(path, tmp_path / "out")
     assert sum(one.stat().st_size for one in (tmp_path / "out").iterdir()) < 65 * path.stat().st_size
 

@@ -251,9 +251,6 @@ CONTRADICTIONS: list[tuple[str, dict[str, Any]]] = [
     ("overflow", {"num_beams": 2, "overflow": "slide"}),
     ("max_new_tokens", {"num_beams": 2, "max_new_tokens": 0}),
     ("num_return_sequences", {"num_beams": 2, "num_return_sequences": 3}),
-    ("length_penalty", {"length_penalty": 2.0}),
-    ("early_stopping", {"early_stopping": True}),
-    ("best_of", {"best_of": 3}),
     ("num_return_sequences", {"best_of": 2, "num_return_sequences": 3, "seed": 1}),
 ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import FrozenInstanceError, fields, replace
 from typing import Any
@@ -11,7 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpt2fast import CancelToken, Generation, GenerationOptions, StreamChunk
+from gpt2fast import (
+    CancelToken,
+    Generation,
+    GenerationOptions,
+    RankedChoice,
+    StreamChunk,
+    TextScore,
+    TokenLogprobs,
+)
+from gpt2fast.inference import other_names
 
 NAMES = [option.name for option in fields(GenerationOptions)]
 
@@ -36,9 +46,9 @@ TABLE: list[tuple[str, list[Any], list[Any], list[Any]]] = [
     ("bad_words", [(), ("a", (1, 2))], [5, [5], [[1.5]], None], [[""], [[]], [[-1]]]),
     (
         "logit_bias",
-        [None, {}, {5: -1.5}],
+        [None, {}, {5: -1.5}, {5: -math.inf}],
         [[1], "a", {"a": 1}, {1: "a"}, {True: 1.0}],
-        [{-1: 0.0}, {1: math.nan}, {1: 1e9}],
+        [{-1: 0.0}, {1: math.nan}, {1: math.inf}, {1: 1e9}],
     ),
     ("forced_prefix", [(), "Once", (1, 2)], [5, [1.5], None], [[-1]]),
     ("eos_token_id", [None, (), (0,), (0, 5)], ["a", 1.5, True, [None]], [-1, [2**31]]),
@@ -116,7 +126,6 @@ def test_errors_name_value_and_range() -> None:
         ("topk", "top_k"),
         ("temprature", "temperature"),
         ("max_tokens", "max_new_tokens"),
-        ("max_length", "max_new_tokens"),
         ("stop", "stop_strings"),
         ("n", "num_return_sequences"),
         ("bad_words_ids", "bad_words"),
@@ -128,8 +137,38 @@ def test_unknown_names_get_the_nearest(given_name: str, meant: str) -> None:
 
 
 def test_unknown_names_far_from_all() -> None:
-    with pytest.raises(TypeError, match="the options are max_new_tokens, "):
+    with pytest.raises(TypeError, match=r"'xyzzy'; help\(gpt2fast.GenerationOptions\) lists the options"):
         GenerationOptions.make(None, {"xyzzy": 1})
+
+
+@pytest.mark.parametrize(
+    "name", ["pad_token_id", "use_cache", "constraints", "forced_eos_token_id", "penalty_alpha", "foo"]
+)
+def test_there_is_no_hint_by_a_spelling_far_away(name: str) -> None:
+    with pytest.raises(TypeError, match=f"unknown generation option '{name}'; ") as caught:
+        GenerationOptions(**{name: "x"})
+    assert "did you mean" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given_name", "written"),
+    [
+        ("max_length", "max_new_tokens = max_length less the prompt's tokens"),
+        ("streamer", r"for chunk in model\.stream"),
+        ("stopping_criteria", "stop_strings, max_time or cancel"),
+        ("output_scores", "logprobs=N"),
+        ("forced_bos_token_id", "forced_prefix"),
+        ("sequence_bias", "logit_bias"),
+        ("past_key_values", r"prefix=model\.prefill"),
+    ],
+)
+def test_what_to_write_for_names_of_transformers(given_name: str, written: str) -> None:
+    with pytest.raises(TypeError, match=f"'{given_name}'; .*{written}"):
+        GenerationOptions.make(None, {given_name: 1})
+
+
+def test_every_hint_names_options_that_exist() -> None:
+    assert set(other_names._SAME.values()) <= set(NAMES)
 
 
 def test_overrides_win() -> None:
@@ -169,6 +208,7 @@ def test_numpy_numbers_are_numbers() -> None:
         ({"do_sample": True}, True),
         ({"do_sample": False, "seed": 3}, False),
         ({"do_sample": False, "temperature": 0}, False),
+        ({"do_sample": False, "temperature": 1.0, "top_k": 50, "top_p": 1.0}, False),
         ({"repetition_penalty": 1.2}, False),
     ],
 )
@@ -186,12 +226,27 @@ def test_when_tokens_are_sampled(values: dict[str, Any], sampling: bool) -> None
             {"min_new_tokens": 9, "max_new_tokens": 8},
             r"min_new_tokens \(9\) must not exceed max_new_tokens \(8\)",
         ),
-        ({"num_return_sequences": 2}, "num_return_sequences=2 needs sampling"),
+        ({"seed": 3, "best_of": 2, "num_return_sequences": 3}, r"\(3\) must not exceed best_of \(2\)"),
     ],
 )
 def test_contradictions(values: dict[str, Any], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         GenerationOptions(**values)
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"num_return_sequences": 2}, "num_return_sequences=2 needs sampling"),
+        ({"best_of": 2}, "best_of=2 needs sampling"),
+        ({"early_stopping": True}, "early_stopping=True needs num_beams above 1"),
+        ({"length_penalty": 2.0}, r"length_penalty=2\.0 needs num_beams above 1"),
+    ],
+)
+def test_options_that_need_others(values: dict[str, Any], named: str) -> None:
+    """Which the model may have, so that the call is the first to know."""
+    with pytest.raises(ValueError, match=named):
+        GenerationOptions(**values).check_needs()
 
 
 def test_options_are_frozen_and_copied() -> None:
@@ -232,9 +287,44 @@ def test_any_values_give_options_or_a_named_error(values: dict[str, Any]) -> Non
 
 def test_results_have_short_reprs() -> None:
     result = Generation(text="x" * 500, token_ids=[1] * 300, finish_reason="length", prompt_token_ids=[0])
-    assert repr(result).endswith("', tokens=300, finish_reason='length')") or "..., tokens=300" in repr(
-        result
-    )
+    shown = f"(text='{'x' * 47}'..., token_ids=[300 ids], finish_reason='length')"
+    assert repr(result).endswith(shown)
     assert len(repr(result)) < 120
     assert str(result) == "x" * 500
-    assert repr(StreamChunk("a", [5])) == "StreamChunk(index=0, text='a', tokens=1)"
+    assert repr(StreamChunk("a", [5])) == "StreamChunk(index=0, text='a', token_ids=[5])"
+
+
+def test_results_become_json() -> None:
+    logprobs = TokenLogprobs(
+        np.array([np.nan, -1.5], np.float32),
+        np.array([[-1], [7]], np.int32),
+        np.array([[np.nan], [-0.5]], np.float32),
+    )
+    result = Generation("a", [5, 6], "eos", [0], seed=3, logprobs=logprobs)
+    assert json.loads(json.dumps(result.to_dict(), allow_nan=False)) == {
+        "text": "a",
+        "token_ids": [5, 6],
+        "finish_reason": "eos",
+        "prompt_token_ids": [0],
+        "seed": 3,
+        "cached_tokens": 0,
+        "logprobs": {"chosen": [None, -1.5], "top_ids": [[-1], [7]], "top": [[None], [-0.5]]},
+        "score": None,
+    }
+    assert StreamChunk("a", [5], 1).to_dict() == {
+        "text": "a",
+        "token_ids": [5],
+        "index": 1,
+        "finish_reason": None,
+        "logprobs": None,
+    }
+    assert TextScore([5], np.array([np.nan], np.float32)).to_dict()["logprobs"] == [None]
+    ranked = RankedChoice(" a", 0, [5], np.array([-2.0], np.float32), -2.0, -2.0)
+    assert ranked.to_dict() == {
+        "choice": " a",
+        "index": 0,
+        "token_ids": [5],
+        "logprobs": [-2.0],
+        "total": -2.0,
+        "mean": -2.0,
+    }

@@ -51,7 +51,7 @@ def test_the_text_is_the_same_as_of_the_whole_prompt(precision: str, options: di
 def test_a_prefix_reports_its_tokens(model: GPT2, prefix: Prefix) -> None:
     assert prefix.token_ids == model.tokenizer.encode(START)
     assert len(prefix) == prefix.length == len(prefix.token_ids)
-    assert repr(prefix) == f"Prefix(tokens={len(prefix)})"
+    assert repr(prefix) == f"Prefix(length={len(prefix)})"
 
 
 def test_one_prefix_in_many_calls(model: GPT2, prefix: Prefix) -> None:
@@ -62,9 +62,9 @@ def test_one_prefix_in_many_calls(model: GPT2, prefix: Prefix) -> None:
 
 def test_prefix_and_output_must_fit_the_context(model: GPT2) -> None:
     prefix = model.prefill([5] * 500)
-    with pytest.raises(ValueError, match=r"prompt \(501 tokens\) \+ max_new_tokens \(12\)"):
-        model.generate([1], prefix=prefix, max_new_tokens=12)
-    assert model.generate([1], prefix=prefix, max_new_tokens=11).cached_tokens == 500
+    with pytest.raises(ValueError, match=r"prompt \(501 tokens\) \+ max_new_tokens \(13\)"):
+        model.generate([1], prefix=prefix, max_new_tokens=13)
+    assert model.generate([1], prefix=prefix, max_new_tokens=12).cached_tokens == 500
     with pytest.raises(ValueError, match="513 tokens"):
         model.prefill([5] * 513)
     with pytest.raises(TypeError, match="text must be a single text"):

@@ -8,6 +8,7 @@ import os
 import pickle
 import signal
 import socket
+import threading
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,8 +17,10 @@ from typing import Any
 import pytest
 
 from gpt2fast import GPT2
+from gpt2fast.text.lazy_tokenizer import LazyTokenizer
 from gpt2fast.text.tokenizer import Tokenizer
-from support.processes import end_of, run_python, start_python
+from support.forking import forked
+from support.processes import SECONDS, end_of, run_python, start_python
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork()")
 
@@ -84,6 +87,63 @@ def test_children_of_fork_generate_and_exit(threads: str) -> None:
         "reads the parent's stream": {0},
         "forks again": {0},
     }
+
+
+# The child goes on where the parent forked, and its program ends by coming to its end.
+RETURNING = """
+import os, sys, threading
+from gpt2fast import GPT2
+
+model = GPT2.from_pretrained(threads=2)
+TEXT = model.generate("Once", max_new_tokens=20).text
+begun, done = threading.Event(), threading.Event()
+
+def generate_on():
+    while not done.is_set():
+        for _ in model.stream("Twice", max_new_tokens=200, eos_token_id=[]):
+            begun.set()
+
+thread = threading.Thread(target=generate_on)
+if sys.argv[1] == "at work":
+    thread.start()
+    begun.wait()
+child = os.fork()
+if child == 0:
+    assert model.generate("Once", max_new_tokens=20).text == TEXT
+else:
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    done.set()
+"""
+
+
+@needs_fork
+@pytest.mark.parametrize("parent", ["at rest", "at work"])
+def test_a_child_of_fork_that_comes_to_the_end_of_the_program(parent: str) -> None:
+    # Python 3.12 and later warn of the threads.
+    ended = end_of(start_python("-W", "ignore::DeprecationWarning", "-c", RETURNING, parent))
+    assert (ended.status, ended.stdout, ended.stderr) == (0, "0\n", "")
+
+
+@needs_fork
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_child_forked_while_a_thread_reads_the_tokenizer(embedded_dir: Path) -> None:
+    """The thread holds the tokenizer's lock, and does not exist in the child."""
+    parent, begun, over = os.getpid(), threading.Event(), threading.Event()
+
+    def load() -> Tokenizer:
+        if os.getpid() == parent:
+            begun.set()
+            assert over.wait(SECONDS)
+        return Tokenizer.from_source(embedded_dir)
+
+    tokenizer = LazyTokenizer(load)
+    thread = threading.Thread(target=tokenizer.get)
+    thread.start()
+    assert begun.wait(SECONDS)
+    status = forked(tokenizer.get, exit=os._exit)
+    over.set()
+    thread.join()
+    assert status == 0
 
 
 MULTIPROCESSING = """

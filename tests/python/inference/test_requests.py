@@ -109,11 +109,36 @@ def test_prompt_and_output_beyond_the_positions(model: GPT2) -> None:
     prompt = list(range(1, 511))
     with pytest.raises(
         ValueError,
-        match=r"prompt \(510 tokens\) \+ max_new_tokens \(3\) = 513 exceeds the model's n_positions \(512\); "
-        r"give max_new_tokens <= 2, or overflow='truncate' to keep the newest prompt tokens",
+        match=r"prompt \(510 tokens\) \+ max_new_tokens \(4\) = 514 exceeds the model's n_positions \(512\) "
+        r"by more than the last token, .* give max_new_tokens <= 3, or overflow='truncate'",
     ):
-        model.generate(prompt, max_new_tokens=3)
-    assert len(model.generate(prompt, max_new_tokens=2, eos_token_id=[]).token_ids) == 2
+        model.generate(prompt, max_new_tokens=4)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "wanted"), [(512, 1), (511, 2), (500, 13), (512, 0)], ids=["one", "two", "several", "none"]
+)
+@pytest.mark.parametrize("options", [{}, {"num_beams": 3}, {"prompt_lookup_num_tokens": 4}, {"echo": True}])
+def test_the_last_token_needs_no_position(
+    model: GPT2, tokens: int, wanted: int, options: dict[str, Any]
+) -> None:
+    if wanted == 0 and "num_beams" in options:
+        pytest.skip("a search of nothing is refused")
+    prompt = list(range(1, tokens + 1))
+    out = model.generate(prompt, max_new_tokens=wanted, eos_token_id=[], **options)
+    assert len(out.token_ids) == wanted
+    if "num_beams" not in options and wanted:
+        read = [*prompt, *out.token_ids[:-1]]
+        assert len(read) == 512
+        assert out.token_ids[-1] == int(model.logits(read, rows=[-1])[0, 0].argmax())
+    assert len(model.generate(prompt, max_new_tokens=wanted, overflow="truncate").prompt_token_ids) == tokens
+
+
+def test_the_last_token_of_an_assistant_s_text(model: GPT2) -> None:
+    prompt = list(range(1, 509))
+    plain = model.generate(prompt, max_new_tokens=5, eos_token_id=[])
+    assisted = model.generate(prompt, max_new_tokens=5, eos_token_id=[], assistant_model=model)
+    assert assisted.token_ids == plain.token_ids
 
 
 def test_truncation_keeps_the_newest_tokens(model: GPT2) -> None:

@@ -129,7 +129,7 @@ def test_many_texts_are_embedded_in_groups(model: GPT2) -> None:
     ("call", "error", "named"),
     [
         (lambda m: m.score("a", stride=0), ValueError, "stride must be from 1"),
-        (lambda m: m.score("a", stride=512), ValueError, "stride must be from 1"),
+        (lambda m: m.score("a", stride=513), ValueError, "stride must be from 1"),
         (lambda m: m.score(5), TypeError, "texts must be text"),
         (lambda m: m.score([[1], [4096]]), ValueError, r"texts\[1\]\[0\]: token id 4096"),
         (lambda m: m.perplexity("a"), ValueError, "text must have at least two tokens"),
@@ -140,7 +140,7 @@ def test_many_texts_are_embedded_in_groups(model: GPT2) -> None:
         (lambda m: m.rank(["a"], ["b"]), TypeError, "prompt must be a single text"),
         (lambda m: m.rank("a", ["b"], by="sum"), ValueError, "by must be one of"),
         (lambda m: m.rank("a", ["b"], prefix="c"), TypeError, "prefix must be a Prefix"),
-        (lambda m: m.rank([1] * 510, [[1, 2], [1, 2, 3]]), ValueError, r"choices\[1\] \(3 tokens\)"),
+        (lambda m: m.rank([1] * 510, [[1, 2, 3], [1, 2, 3, 4]]), ValueError, r"choices\[1\] \(4 tokens\)"),
         (lambda m: m.embed("a", pooling="sum"), ValueError, "pooling must be one of"),
         (lambda m: m.embed("a", normalize=1), TypeError, "normalize must be True or False"),
         (lambda m: m.embed([[1], [1] * 513]), ValueError, r"texts\[1\] has 513 tokens"),
@@ -157,3 +157,73 @@ def test_scoring_ids_imports_neither_the_evaluation_nor_the_tokenizer(model: GPT
     modules = imported_by(load + score + "assert len(model.rank([50], [[60], [70]])) == 2")
     assert "gpt2fast.inference.scoring" in modules
     assert not modules & {"tokenizers", "gpt2fast.text.tokenizer", "gpt2fast.evaluation"}
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> GPT2:
+    """A model of 48 positions."""
+    directory = write_shape(tmp_path_factory.mktemp("small"), "one_wide_head")
+    return GPT2.from_pretrained(directory, precision="fp32")
+
+
+def test_windows_side_by_side(small: GPT2) -> None:
+    """A stride of the whole context: the first token of each window has no probability."""
+    ids = random_ids(small, 133, seed=1)
+    score = small.score(ids, stride=48)
+    pieces = [expected_logprobs(small, ids[start : start + 48]) for start in (0, 48, 96)]
+    assert score.unscored == (0, 48, 96)
+    assert np.isnan(score.logprobs).nonzero()[0].tolist() == [0, 48, 96]
+    np.testing.assert_allclose(np.delete(score.logprobs, [0, 48, 96]), np.concatenate(pieces), rtol=1e-5)
+    assert score.mean == pytest.approx(float(np.concatenate(pieces).mean()), rel=1e-6)
+    assert small.perplexity(ids, stride=48) == pytest.approx(math.exp(-score.mean))
+    with pytest.raises(ValueError, match="stride must be from 1 to 48, got 49"):
+        small.score(ids, stride=49)
+
+
+def test_texts_after_a_context(model: GPT2) -> None:
+    """As lm-evaluation-harness wants: the first token is scored too, the context is not."""
+    contexts, texts = ["The king", "Once upon"], [" had a daughter", " a time"]
+    for score, context, text in zip(model.score(texts, context=contexts), contexts, texts, strict=True):
+        before = model.tokenizer.encode(context)
+        ids = model.tokenizer.encode(text)
+        expected = expected_logprobs(model, np.array(before + ids, np.int32))[len(before) - 1 :]
+        assert score.token_ids == ids
+        assert score.unscored == ()
+        np.testing.assert_allclose(score.logprobs, expected, rtol=1e-5, atol=1e-6)
+        assert score.total == pytest.approx(float(expected.sum()), rel=1e-5)
+        assert score.mean == pytest.approx(score.total / len(ids))
+    shared = model.score(texts, context="The king")
+    assert shared[0].total == model.score(texts[0], context="The king").total
+    ranked = model.rank("The king", texts, by="total")
+    assert {one.index: one.total for one in ranked} == pytest.approx(
+        {index: one.total for index, one in enumerate(shared)}, rel=1e-5
+    )
+    with pytest.raises(ValueError, match=r"context must be one or as many as the texts \(2\), got 3"):
+        model.score(texts, context=["a", "b", "c"])
+
+
+def test_a_long_text_after_a_context(small: GPT2) -> None:
+    ids = random_ids(small, 133, seed=1).tolist()
+    whole = small.score(ids)
+    after = small.score(ids[60:], context=ids[:60])
+    np.testing.assert_array_equal(after.logprobs, whole.logprobs[60:])
+
+
+def test_a_prompt_beyond_the_positions_is_cut_from_the_left(small: GPT2) -> None:
+    """lm-evaluation-harness: of prompt and choice the newest n_positions + 1 tokens, the last not read."""
+    prompt = random_ids(small, 60, seed=2).tolist()
+    choices = [random_ids(small, count, seed=count).tolist() for count in (1, 5, 2)]
+    with pytest.raises(ValueError, match=r"exceed .* n_positions \(48\) .* overflow='truncate' cuts"):
+        small.rank(prompt, choices)
+    ranked = {one.index: one for one in small.rank(prompt, choices, overflow="truncate")}
+    for index, choice in enumerate(choices):
+        read = np.array((prompt + choice)[-49:][:-1], np.int32)
+        logits = small.logits(read)[0].astype(np.float64)
+        logprobs = logits - logits.max(-1, keepdims=True)
+        logprobs -= np.log(np.exp(logprobs).sum(-1, keepdims=True))
+        expected = logprobs[np.arange(48 - len(choice), 48), choice]
+        np.testing.assert_allclose(ranked[index].logprobs, expected, rtol=1e-5, atol=1e-6)
+    fits = small.rank(prompt[:44], [choices[1]])  # 49 tokens, of which 48 are read
+    assert fits[0].token_ids == choices[1]
+    with pytest.raises(ValueError, match="give a shorter one"):
+        small.rank(prompt, [prompt], overflow="truncate")

@@ -45,7 +45,10 @@ def test_a_valid_directory(converted: Path) -> None:
     assert model.path == converted
     assert model.config == small_config()
     assert model.precision == "int4"
-    assert model.model_path == converted / "model.onnx"
+    assert model.graph == (converted / "model.onnx").read_bytes()
+    assert model.weights_path == converted / "weights.bin"
+    assert [tensor.name for tensor in model.tensors][:2] == ["wte.weight", "wpe.weight"]
+    assert model.tensors[1][1:] == (False, (model.config.n_positions, model.config.n_embd), 8192)
     assert model.tokenizer_path == converted / "tokenizer.json"
     assert model.weights_bytes == (converted / "weights.bin").stat().st_size
     assert is_model_directory(converted)
@@ -198,7 +201,7 @@ BAD_GRAPHS: dict[str, tuple[Change, str]] = {
     "two offsets": (lambda p: add_entry(p, "offset", "0"), "two values for 'offset'"),
     "unknown entry": (lambda p: add_entry(p, "checksum", "0"), "must have location, offset and length"),
     "no entries": (lambda p: p.graph.initializer[2].ClearField("external_data"), "must have location"),
-    "data inside": (make_inline, "holds data of its own"),
+    "data inside": (make_inline, "its tensor has the field 9"),
     "huge shape": (lambda p: p.graph.initializer[2].dims.append(1 << 62), "is larger than weights.bin"),
     "negative shape": (lambda p: p.graph.initializer[2].dims.append(-1), "is larger than weights.bin"),
     "other type": (
@@ -209,16 +212,16 @@ BAD_GRAPHS: dict[str, tuple[Change, str]] = {
     "foreign domain": (lambda p: add_operator(p, "Linear", "com.evil"), r"operator com\.evil\.Linear"),
     "imported domain": (
         lambda p: p.opset_import.append(helper.make_opsetid("com.evil", 1)),
-        "imports the operators of 'com.evil'",
+        "imports the operators of {.*'com.evil': 1}",
     ),
-    "subgraph": (add_subgraph, "the attribute 'body' is not a number"),
-    "tensor attribute": (add_tensor_attribute, "the attribute 'value' is not a number"),
-    "function": (add_function, "functions"),
-    "sparse tensor": (add_sparse, "sparse tensors"),
-    "a layer less": (drop_layer, r"it has the layers \[1\]; the configuration says 2"),
+    "subgraph": (add_subgraph, "its attribute has the field 6"),
+    "tensor attribute": (add_tensor_attribute, "its attribute has the field 5"),
+    "function": (add_function, "its model has the field 25"),
+    "sparse tensor": (add_sparse, "its graph has the field 15"),
+    "a layer less": (drop_layer, "holds the operator Linear where no converted model has it"),
     "a layer twice": (
         lambda p: set_attribute(p, "CachedAttention", "layer", 1),
-        r"it has the layers \[1, 1\]; the configuration says 2",
+        "layer = 1; the configuration says 0",
     ),
     "other layers": (lambda p: set_attribute(p, "CachedAttention", "layers", 3), "layers = 3; the config"),
     "other heads": (
@@ -267,8 +270,8 @@ def test_tiny_files_are_refused_cheaply(model: Path, content: bytes) -> None:
 
 
 def test_a_graph_beyond_the_limit_is_not_read(model: Path) -> None:
-    os.truncate(model / "model.onnx", (16 << 20) + 1)
-    with pytest.raises(ModelError, match=r"has 16777217 bytes; the limit for such a file is 16777216"):
+    os.truncate(model / "model.onnx", (4 << 20) + 1)
+    with pytest.raises(ModelError, match=r"has 4194305 bytes; the limit for such a file is 4194304"):
         open_model_directory(model)
 
 

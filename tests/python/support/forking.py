@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
@@ -13,12 +14,18 @@ from typing import Any
 from support.processes import SECONDS
 
 
-def forked(work: Callable[[], object], seconds: float = SECONDS / 2) -> int:
-    """The exit status of a child that does some work and ends by ``sys.exit(0)``; -9 if it hangs."""
+def forked(
+    work: Callable[[], object], *, exit: Callable[[int], object] = sys.exit, seconds: float = SECONDS / 2
+) -> int:
+    """The exit status of a child that does some work and ends by ``exit(0)``; -9 if it hangs."""
     child = os.fork()
     if child == 0:
-        work()
-        sys.exit(0)
+        try:
+            work()
+        except Exception:
+            traceback.print_exc()
+            os._exit(1)
+        exit(0)
     statuses: list[int] = []
     waiter = threading.Thread(target=lambda: statuses.append(os.waitpid(child, 0)[1]))
     waiter.start()

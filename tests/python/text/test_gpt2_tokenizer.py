@@ -56,7 +56,7 @@ def test_it_is_fetched_once_when_text_is_first_needed(weights: Path, hub: FakeHu
     list(model.stream(IDS, max_new_tokens=2))
     assert len(result.token_ids) == 4
     assert model.has_tokenizer
-    assert repr(result) == f"Generation(token_ids={result.token_ids}, tokens=4, finish_reason='length')"
+    assert repr(result) == f"Generation(token_ids={result.token_ids}, finish_reason='length')"
     assert hub.requests == []
 
     with pytest.warns(

@@ -53,8 +53,8 @@ def test_ids_alone_leave_the_tokenizer_unread(model: GPT2, broken: Path) -> None
     assert result.token_ids == model.generate(IDS, **options).token_ids
     assert [token for chunk in chunks for token in chunk.token_ids] == result.token_ids
     assert loaded.score(IDS).token_ids == IDS
-    assert repr(result) == f"Generation(token_ids={result.token_ids}, tokens=5, finish_reason='length')"
-    assert repr(chunks[0]) == f"StreamChunk(index=0, token_ids={result.token_ids[:1]}, tokens=1)"
+    assert repr(result) == f"Generation(token_ids={result.token_ids}, finish_reason='length')"
+    assert repr(chunks[0]) == f"StreamChunk(index=0, token_ids={result.token_ids[:1]})"
     for without_text in (result, chunks[2], searched, echoed, kept):
         with pytest.raises(ModelError, match=r"broken/tokenizer\.json: not a tokenizer"):
             without_text.text  # noqa: B018
@@ -229,7 +229,9 @@ def test_results_are_dataclasses_as_with_a_text_of_their_own() -> None:
     assert made() == WHOLE
     assert made() != replace(WHOLE, text="other")
     assert str(made()) == "some text"
-    assert repr(made()) == repr(WHOLE) == "Generation(text='some text', tokens=2, finish_reason='eos')"
+    assert (
+        repr(made()) == repr(WHOLE) == "Generation(text='some text', token_ids=[1, 2], finish_reason='eos')"
+    )
     assert asdict(made()) == asdict(WHOLE)
     assert replace(made(), score=1.0) == replace(WHOLE, score=1.0)
     assert [field.name for field in fields(Generation)][:2] == ["text", "token_ids"]
@@ -278,11 +280,11 @@ def test_a_repr_shows_the_text_when_the_tokenizer_is_there(model: GPT2) -> None:
     result = loaded.generate(IDS, **options)
     chunk = next(loaded.stream(IDS, **options))
     ids = ", ".join(str(token) for token in result.token_ids[:8])
-    assert repr(result) == f"Generation(token_ids=[{ids}, ...], tokens=9, finish_reason='length')"
-    assert repr(chunk) == f"StreamChunk(index=0, token_ids=[{result.token_ids[0]}], tokens=1)"
+    assert repr(result) == f"Generation(token_ids=[{ids}, ... 9 in all], finish_reason='length')"
+    assert repr(chunk) == f"StreamChunk(index=0, token_ids=[{result.token_ids[0]}])"
     text = loaded.tokenizer.decode(result.token_ids)
-    assert repr(result) == f"Generation(text={text!r}, tokens=9, finish_reason='length')"
-    assert repr(chunk) == f"StreamChunk(index=0, text={chunk.text!r}, tokens=1)"
+    assert repr(result) == f"Generation(text={text!r}, token_ids=[9 ids], finish_reason='length')"
+    assert repr(chunk) == f"StreamChunk(index=0, text={chunk.text!r}, token_ids={chunk.token_ids})"
     given = GPT2.from_pretrained(model.directory.path, tokenizer=loaded.tokenizer)
     assert repr(given.generate(IDS, **options)) == repr(result)
 

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt2fast import ModelError, Tokenizer
+from gpt2fast.checkpoints.base import TokenizerFiles
 from gpt2fast.loading.sources import embedded_model
-from gpt2fast.text.tokenizer import BYTE_ALPHABET, tokenizer_json_from_gpt2_files
+from gpt2fast.text.byte_level import BYTE_ALPHABET
 
 TINY = Tokenizer.from_source(embedded_model())
 UNICODE_TEXT = st.text(st.characters(exclude_categories=["Cs"]))
@@ -112,8 +113,9 @@ def test_an_added_token_stands_for_its_own_text() -> None:
 
 
 def test_ids_between_the_tokens_stand_for_nothing() -> None:
-    text = tokenizer_json_from_gpt2_files('{"a": 0, "Ġb": 5}', "", where="vocab.json")
-    tokenizer = Tokenizer(text, vocab_size=8)
+    tokenizer = Tokenizer.from_files(
+        TokenizerFiles(vocab_json='{"a": 0, "Ġb": 5}', merges_txt=""), vocab_size=8
+    )
     assert tokenizer.token_bytes() == [b"a", b"", b"", b"", b"", b" b", b"", b""]
     assert tokenizer.decode([5, 3, 0, 7]) == " ba"
 
@@ -174,13 +176,19 @@ def test_broken_files(text: str) -> None:
         Tokenizer(text, where="some.json")
 
 
-def test_a_tokenizer_that_is_not_byte_level() -> None:
+def test_a_token_outside_the_byte_alphabet_stands_for_its_own_text() -> None:
+    import tokenizers
+
     values = json.loads((embedded_model() / "tokenizer.json").read_text("utf-8"))
-    values["model"]["vocab"] = {"a": 0, "▁word": 3, "b": 4}
+    values["model"]["vocab"] = {"a": 0, "▁word": 3, "Ġb": 4}
     values["model"]["merges"] = []
     values["added_tokens"] = []
-    with pytest.raises(ModelError, match=r"not a byte-level BPE tokenizer: the token '▁word' \(id 3\)"):
-        Tokenizer(json.dumps(values))
+    text = json.dumps(values)
+    assert (
+        Tokenizer(text).decode([0, 3, 4])
+        == "a▁word b"
+        == tokenizers.Tokenizer.from_str(text).decode([0, 3, 4])
+    )
 
 
 def test_truncation_of_the_file_is_not_applied() -> None:
@@ -195,11 +203,9 @@ def test_truncation_of_the_file_is_not_applied() -> None:
 )
 def test_original_files_that_do_not_fit(vocabulary: str, merges: str) -> None:
     with pytest.raises(ModelError, match=r"x/vocab\.json: not a GPT-2 vocabulary"):
-        tokenizer_json_from_gpt2_files(vocabulary, merges, where="x/vocab.json")
+        Tokenizer.from_files(TokenizerFiles(vocab_json=vocabulary, merges_txt=merges), where="x/vocab.json")
 
 
 def test_original_files_with_windows_line_ends() -> None:
-    text = tokenizer_json_from_gpt2_files(
-        '{"a": 0, "b": 1, "ab": 2}', "#version: 0.2\r\na b\r\n", where="vocab.json"
-    )
-    assert Tokenizer(text).encode("abba") == [2, 1, 0]
+    files = TokenizerFiles(vocab_json='{"a": 0, "b": 1, "ab": 2}', merges_txt="#version: 0.2\r\na b\r\n")
+    assert Tokenizer.from_files(files).encode("abba") == [2, 1, 0]

@@ -1,0 +1,162 @@
+"""Files of a model that change while it is loaded, and limits of the system that are met while it runs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from gpt2fast.export import convert
+from random_checkpoint import write_random_checkpoint
+from support.processes import end_of, run_python, start_python
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs POSIX signals and limits")
+
+SIZES = {"n_layer": 2, "n_head": 4, "n_embd": 256, "n_positions": 512, "vocab_size": 300}
+
+_LOAD = """
+import os, resource, sys, threading
+import numpy as np
+from gpt2fast import GPT2, ModelError
+model = GPT2.from_pretrained({path!r}, threads=1)
+ids = [i * 7 % 300 for i in range(400)]
+"""
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("changed")
+    path = write_random_checkpoint(root / "source", SIZES)
+    return convert(path, root / "model", precision="fp32")
+
+
+@pytest.fixture
+def model(source: Path, tmp_path: Path) -> Path:
+    """A model directory to damage."""
+    (tmp_path / "model").mkdir()
+    for path in source.iterdir():
+        (tmp_path / "model" / path.name).write_bytes(path.read_bytes())
+    return tmp_path / "model"
+
+
+def run(path: Path, code: str) -> str:
+    return run_python(_LOAD.format(path=str(path)) + code)
+
+
+CHANGES = {
+    "cut to nothing": "os.truncate(weights, 0)",
+    "cut in half": "os.truncate(weights, os.path.getsize(weights) // 2)",
+    "written over": "data = bytes(os.path.getsize(weights)); open(weights, 'r+b').write(data)",
+    "copied over": "data = open(weights, 'rb').read(); open(weights, 'wb').write(data)",
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_weights_that_change_under_a_model_are_an_error(model: Path, change: str) -> None:
+    code = f"""
+weights = {str(model / "weights.bin")!r}
+wanted = model.score(ids).total
+os.utime(weights, ns=(1, 1))  # as files of another day have it
+model = GPT2.from_pretrained({str(model)!r}, threads=3)
+{change}
+for call in (model.score, model.embed, lambda ids: model.generate(ids[:9], max_new_tokens=3)):
+    try:
+        print(call(ids))
+    except ModelError as error:
+        assert "weights were shortened or rewritten in place" in str(error), error
+stats = model.stats()
+print("alive", stats.running, stats.waiting)
+"""
+    assert run(model, code) == "alive 0 0"
+
+
+def test_weights_that_are_replaced_by_name_do_no_harm(model: Path) -> None:
+    code = f"""
+weights = {str(model / "weights.bin")!r}
+wanted = model.score(ids).total
+open(weights + ".new", "wb").write(bytes(os.path.getsize(weights)))
+os.replace(weights + ".new", weights)
+print(model.score(ids).total == wanted)
+os.unlink(weights)
+print(model.score(ids).total == wanted)
+"""
+    assert run(model, code).split() == ["True", "True"]
+
+
+def test_other_bus_errors_still_reach_their_handler(model: Path) -> None:
+    code = (
+        _LOAD.format(path=str(model))
+        + """
+import mmap
+with open(sys.argv[1], "w+b") as file:
+    file.truncate(8192)
+    own = mmap.mmap(file.fileno(), 8192)
+    file.truncate(0)
+    own[0]
+"""
+    )
+    ended = end_of(start_python("-c", code, str(model.parent / "own")))
+    assert ended.status == -7  # SIGBUS
+    assert "Fatal Python error: Bus error" in ended.stderr  # of faulthandler, which was there before
+
+
+def test_out_of_memory_inside_a_step_is_a_memory_error(model: Path) -> None:
+    code = f"""
+wanted = GPT2.from_pretrained({str(model)!r}, threads=1).score(ids).total
+model.score(ids[:2])
+calls = {{
+    "score": lambda: model.score(ids),
+    "embed": lambda: model.embed(ids),
+    "logits": lambda: model.logits(ids),
+    "generate": lambda: model.generate(ids, max_new_tokens=2, num_beams=4),
+}}
+pages = int(open("/proc/self/statm").read().split()[0])
+soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+outcomes = []
+for name, call in calls.items():
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize(), hard))
+    try:
+        call()
+        outcomes.append("fine")
+    except MemoryError:
+        outcomes.append("MemoryError")
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+    assert (model.stats().running, model.stats().waiting) == (0, 0), name
+assert model.score(ids).total == wanted
+print(*outcomes)
+"""
+    outcomes = run(model, code).split()
+    assert set(outcomes) <= {"MemoryError", "fine"}
+    assert outcomes[0] == "MemoryError"
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="changes the user")
+@pytest.mark.parametrize(("granted", "threads"), [(2, 6), (0, 2)])
+def test_threads_that_the_system_refuses_are_an_error(source: Path, granted: int, threads: int) -> None:
+    # The limit holds for no process of root, and another user can't read root's temporary directories.
+    code = f"""
+import os, resource
+from gpt2fast import GPT2
+GPT2.from_pretrained(threads=1).close()  # imports what loading needs
+os.setgroups([])
+os.setresgid(54321, 54321, 54321)
+os.setresuid(54321, 54321, 54321)
+used = len(os.listdir("/proc/self/task"))
+resource.setrlimit(resource.RLIMIT_NPROC, (used + {granted},) * 2)
+try:
+    GPT2.from_pretrained(PATH, threads={threads})
+except RuntimeError as error:
+    print(error)
+"""
+    with tempfile.TemporaryDirectory() as directory:
+        os.chmod(directory, 0o755)
+        path = Path(shutil.copytree(source, Path(directory) / "model"))
+        said = run_python(code.replace("PATH", repr(str(path))))
+    assert said.startswith(f"threads={threads} needs {threads - 1} threads beside the caller's")
+    assert f"the system grants {granted} " in said
+    assert f"give threads={granted + 1} " in said
