@@ -66,6 +66,7 @@ class GPT2:
         precision: Precision | None = None,
         threads: int | None = None,
         tokenizer: Tokenizer | str | os.PathLike[str] | None = None,
+        adapter: str | os.PathLike[str] | None = None,
         revision: str | None = None,
         token: str | None = None,
         kv_cache: KvCache | None = None,
@@ -92,6 +93,9 @@ class GPT2:
         tokenizer : Tokenizer, path or str, optional
             Replaces the model's own: a tokenizer, a ``tokenizer.json``, a ``vocab.json`` beside its
             ``merges.txt``, a directory with one of these, or the id of a model on the hub that has one.
+        adapter : str or path, optional
+            The directory or hub id of a LoRA adapter of PEFT, which is merged into the model. An adapter as
+            ``source`` is merged into the base model that it names.
         revision, token : str, optional
             Branch, tag or commit, and access token, for a model on the hub.
         kv_cache : {"int8", "fp16", "fp32"}, optional
@@ -152,7 +156,9 @@ class GPT2:
             read_ahead=read_ahead,
             decode_slowdown=decode_slowdown,
         )  # checked before a long conversion
-        directory, given = find_model(source, precision, tokenizer, revision=revision, token=token)
+        directory, given = find_model(
+            source, precision, tokenizer, adapter=adapter, revision=revision, token=token
+        )
         return cls(directory, tokenizer=given, generation_config=generation_config, **asdict(settings))
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -15,7 +15,7 @@ from gpt2fast.errors import ModelError
 if TYPE_CHECKING:
     from gpt2fast.checkpoints.base import Checkpoint, TokenizerFiles
 
-__all__ = ["locate", "open_checkpoint", "with_tokenizer"]
+__all__ = ["locate", "locate_with_adapter", "open_checkpoint", "with_tokenizer"]
 
 _TORCH_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 _SUFFIXES = (".safetensors", *_TORCH_SUFFIXES, ".gguf", ".onnx")
@@ -49,9 +49,54 @@ def locate(source: str | os.PathLike[str], *, revision: str | None = None, token
     return download_snapshot(source, revision=revision, token=token)
 
 
+def locate_with_adapter(
+    source: str | os.PathLike[str],
+    adapter: str | os.PathLike[str] | None = None,
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+) -> tuple[Path, Path | None]:
+    """The paths of a model and of the adapter to merge into it, if any; both may be on the hub.
+
+    A source that is an adapter itself names its base model, which is located in its place.
+
+    Raises
+    ------
+    FileNotFoundError
+        The source, the adapter, or the base that it names is not there.
+    ModelError
+        The base of an adapter is an adapter too.
+    """
+    from gpt2fast.checkpoints.adapter_config import base_of, is_adapter
+
+    path = locate(source, revision=revision, token=token)
+    given = None if adapter is None else locate(adapter, token=token)
+    if given is None and is_adapter(path) and not _holds_model(path):
+        base, base_revision = base_of(path)
+        try:
+            path, given = locate(base, revision=base_revision, token=token), path
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                errno.ENOENT,
+                f"the adapter {path} belongs to this model, which is not there; give it: "
+                f"from_pretrained(BASE, adapter=...)",
+                base,
+            ) from error
+    if given is not None and is_adapter(path) and not _holds_model(path):
+        raise ModelError(f"{path}: an adapter, but adapter= needs the model that it belongs to")
+    return path, given
+
+
+def _holds_model(directory: Path) -> bool:
+    from gpt2fast.checkpoints.huggingface import find_weights
+
+    return find_weights(directory) is not None
+
+
 def open_checkpoint(
     source: str | os.PathLike[str],
     *,
+    adapter: str | os.PathLike[str] | None = None,
     tokenizer: str | os.PathLike[str] | None = None,
     n_head: int | None = None,
     revision: str | None = None,
@@ -67,6 +112,9 @@ def open_checkpoint(
         A Hugging Face directory, a directory with one model file, a TensorFlow directory of the original
         release, a ``.safetensors``, PyTorch (``.bin``, ``.pt``, ``.pth``, ``.ckpt``), ``.gguf`` or ``.onnx``
         file, or a hub id.
+    adapter : str or path, optional
+        The directory or hub id of a LoRA adapter of PEFT, which is merged. As a source of its own, an adapter
+        is merged into the base model that it names.
     tokenizer : str or path, optional
         A directory, a file or a hub id to take the tokenizer from, in place of the source's own.
     n_head : int, optional
@@ -85,8 +133,12 @@ def open_checkpoint(
         n_head = Integer(1, MAX_DIMENSION)("n_head", n_head)
     from gpt2fast.checkpoints.generation_config import with_generation_config
 
-    path = locate(source, revision=revision, token=token)
+    path, adapter_path = locate_with_adapter(source, adapter, revision=revision, token=token)
     checkpoint = with_generation_config(_open(path, n_head), path)
+    if adapter_path is not None:
+        from gpt2fast.checkpoints.adapter import merge_adapter
+
+        checkpoint = merge_adapter(checkpoint, adapter_path)
     if n_head not in (None, checkpoint.config.n_head):
         raise ValueError(f"n_head={n_head}, but {source} says {checkpoint.config.n_head}; leave n_head out")
     for text in checkpoint.warnings:

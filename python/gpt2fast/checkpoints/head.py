@@ -74,9 +74,12 @@ def _without_padding(head: LazyTensor, rows: int, source: Path) -> LazyTensor:
 def _same(head: LazyTensor, table: LazyTensor) -> bool:
     import numpy as np
 
-    return head.shape == table.shape and all(
-        np.array_equal(head.read_rows(start, stop), table.read_rows(start, stop), equal_nan=True)
-        for start, stop in _row_ranges(head, 0)
+    return head is table or (
+        head.shape == table.shape
+        and all(
+            np.array_equal(head.read_rows(start, stop), table.read_rows(start, stop), equal_nan=True)
+            for start, stop in _row_ranges(head, 0)
+        )
     )
 
 

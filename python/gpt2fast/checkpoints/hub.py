@@ -29,6 +29,9 @@ _WEIGHTS = (
     ("model.safetensors.index.json", "model-*-of-*.safetensors"),
     ("pytorch_model.bin",),
     ("pytorch_model.bin.index.json", "pytorch_model-*-of-*.bin"),
+    # An adapter's; its configuration names the model that it belongs to.
+    ("adapter_model.safetensors", "adapter_config.json"),
+    ("adapter_model.bin", "adapter_config.json"),
 )
 #: Formats that hold a whole model in one file.
 _SINGLE_FILES = (".gguf", ".onnx")

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from gpt2fast.checkpoints.adapter_config import ADAPTER_WEIGHTS
 from gpt2fast.checkpoints.base import Checkpoint, LazyTensor, expected_shapes
 from gpt2fast.checkpoints.fingerprint import fingerprint
 from gpt2fast.checkpoints.head import settle_head
@@ -90,6 +91,11 @@ def open_weights_file(path: Path, *, n_head: int | None = None) -> Checkpoint:
         As for :func:`open_directory`; or there is neither a configuration nor ``n_head``, and the width is
         not a multiple of 64.
     """
+    if path.name in ADAPTER_WEIGHTS:
+        raise ModelError(
+            f"{path}: the weights of an adapter, not of a model; give its directory, or the model "
+            f"with adapter={str(path.parent)!r}"
+        )
     resolved = Path(os.path.realpath(path))
     assumption = None
     model_args: Mapping[str, Any] = {}

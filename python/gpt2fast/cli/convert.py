@@ -21,6 +21,7 @@ def command(
     source: str,
     directory: Path,
     precision: str,
+    adapter: str | None,
     tokenizer: str | None,
     n_head: int | None,
     revision: str | None,
@@ -44,7 +45,9 @@ def command(
     from gpt2fast.text.gpt2_tokenizer import with_gpt2_tokenizer
 
     check_destination(directory, overwrite=overwrite)
-    checkpoint = open_checkpoint(source, tokenizer=tokenizer, n_head=n_head, revision=revision)
+    checkpoint = open_checkpoint(
+        source, adapter=adapter, tokenizer=tokenizer, n_head=n_head, revision=revision
+    )
     try:
         checkpoint = with_gpt2_tokenizer(checkpoint)
     except ModelError as error:

@@ -65,6 +65,7 @@ def command(
     source: str,
     out: Path,
     kind: str,
+    adapter: str | None,
     tokenizer: str | None,
     n_head: int | None,
     revision: str | None,
@@ -85,7 +86,9 @@ def command(
     from gpt2fast.checkpoints import open_checkpoint
 
     write = _write_onnx if kind == "onnx" else _write_checkpoint
-    checkpoint = open_checkpoint(source, tokenizer=tokenizer, n_head=n_head, revision=revision)
+    checkpoint = open_checkpoint(
+        source, adapter=adapter, tokenizer=tokenizer, n_head=n_head, revision=revision
+    )
     for path in write(checkpoint, out, overwrite, given):
         click.echo(str(path), err=True)
 

@@ -74,8 +74,9 @@ def model_options(function: _Function) -> _Function:
 
 
 def source_options(function: _Function) -> _Function:
-    """Add ``--tokenizer``, ``--n-head`` and ``--revision``, as ``open_checkpoint`` takes them."""
+    """Add ``--adapter``, ``--tokenizer``, ``--n-head`` and ``--revision``, as for ``open_checkpoint``."""
     decorators = [
+        click.option("--adapter", metavar="SOURCE", help="A LoRA adapter to merge: a directory or a hub id."),
         tokenizer_option,
         click.option(
             "--n-head",

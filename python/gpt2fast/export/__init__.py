@@ -22,6 +22,7 @@ def convert(
     out: str | os.PathLike[str],
     *,
     precision: str = "int8",
+    adapter: str | os.PathLike[str] | None = None,
     tokenizer: str | os.PathLike[str] | None = None,
     n_head: int | None = None,
     revision: str | None = None,
@@ -41,7 +42,7 @@ def convert(
         The directory to write. It appears whole or not at all.
     precision : str
         ``"fp32"``, ``"bf16"``, ``"int8"`` or ``"int4"`` (which keeps the vocabulary table in int8).
-    tokenizer, n_head, revision, token : optional
+    adapter, tokenizer, n_head, revision, token : optional
         As for :func:`gpt2fast.checkpoints.open_checkpoint`; not with a Checkpoint.
     overwrite : bool
         Replace ``out`` if it is a model directory.
@@ -69,12 +70,15 @@ def convert(
     destination = Path(out)
     check_destination(destination, overwrite=overwrite)
     if isinstance(source, Checkpoint):
-        if (tokenizer, n_head, revision, token) != (None, None, None, None):
+        if any(value is not None for value in (adapter, tokenizer, n_head, revision, token)):
             raise TypeError(
-                "tokenizer, n_head, revision and token can't be given with a checkpoint that is open already"
+                "adapter, tokenizer, n_head, revision and token can't be given with a checkpoint that is "
+                "open already"
             )
     else:
-        source = open_checkpoint(source, tokenizer=tokenizer, n_head=n_head, revision=revision, token=token)
+        source = open_checkpoint(
+            source, adapter=adapter, tokenizer=tokenizer, n_head=n_head, revision=revision, token=token
+        )
     fault = write_model_directory(
         source, destination, precision=precision, overwrite=overwrite, progress=progress
     )

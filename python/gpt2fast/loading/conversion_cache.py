@@ -22,7 +22,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpt2fast.checkpoints import locate
+from gpt2fast.checkpoints import locate_with_adapter
 from gpt2fast.errors import ModelError
 from gpt2fast.storage.files import CACHE_VARIABLE, cache_root, read_json_object
 from gpt2fast.storage.model_directory import (
@@ -54,6 +54,7 @@ def cached_conversion(
     precision: str,
     progress: Progress | None = None,
     *,
+    adapter: str | os.PathLike[str] | None = None,
     revision: str | None = None,
     token: str | None = None,
 ) -> Path:
@@ -65,7 +66,7 @@ def cached_conversion(
 
     Parameters
     ----------
-    source, revision, token
+    source, adapter, revision, token
         As for :func:`gpt2fast.checkpoints.open_checkpoint`.
     precision : str
         One of :data:`gpt2fast.storage.model_directory.PRECISIONS`.
@@ -81,13 +82,14 @@ def cached_conversion(
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
-    path = locate(source, revision=revision, token=token)
+    path, adapter_path = locate_with_adapter(source, adapter, revision=revision, token=token)
     root = cache_root()
-    record = root / "sources" / f"{_source_key(path)}.json"
-    snapshot = _snapshot(path)
+    record = root / "sources" / f"{_source_key(path, adapter_path)}.json"
+    snapshot = _snapshot(path, adapter_path)
     settled = _is_settled(snapshot)
     known = _recorded_fingerprint(record, snapshot)
-    if known is not None and is_complete(found := _model_path(root, path, precision, known)):
+    named = adapter_path or path
+    if known is not None and is_complete(found := _model_path(root, named, precision, known)):
         # Opening the checkpoint, which is left out here, would have said the same.
         for text in stored_warnings(read_json_object(found / METADATA_NAME)):
             warnings.warn(text, stacklevel=2)
@@ -95,11 +97,13 @@ def cached_conversion(
 
     from gpt2fast.checkpoints import open_checkpoint
 
-    checkpoint = open_checkpoint(path)
-    model = _model_path(root, path, precision, checkpoint.fingerprint)
+    checkpoint = open_checkpoint(path, adapter=adapter_path)
+    model = _model_path(root, named, precision, checkpoint.fingerprint)
 
     def confirm() -> None:
-        if _snapshot(path) != snapshot and open_checkpoint(path).fingerprint != checkpoint.fingerprint:
+        if _snapshot(path, adapter_path) == snapshot:
+            return
+        if open_checkpoint(path, adapter=adapter_path).fingerprint != checkpoint.fingerprint:
             raise ModelError(f"{path}: the model's files changed while they were being converted")
 
     if not is_complete(model):
@@ -116,21 +120,30 @@ def _model_path(root: Path, source: Path, precision: str, fingerprint: str) -> P
     return root / "models" / f"{name}-{precision}-{key[:_KEY_DIGITS]}"
 
 
-def _source_key(path: Path) -> str:
-    return hashlib.sha256(os.fsencode(os.path.abspath(path))).hexdigest()[:_KEY_DIGITS]
+def _source_key(path: Path, adapter: Path | None) -> str:
+    key = os.fsencode(os.path.abspath(path))
+    if adapter is not None:
+        key += b"\0" + os.fsencode(os.path.abspath(adapter))
+    return hashlib.sha256(key).hexdigest()[:_KEY_DIGITS]
 
 
-def _snapshot(path: Path) -> _Snapshot:
+def _snapshot(path: Path, adapter: Path | None) -> _Snapshot:
     """The state of all files that a conversion may read: those in the directory, or beside the file."""
-    state: _Snapshot = []
-    with os.scandir(path if path.is_dir() else path.parent) as entries:
+    state: _Snapshot = [[path.name]]
+    for folder in (path if path.is_dir() else path.parent, adapter):
+        if folder is not None:
+            state.extend(sorted(_files(folder)))
+    return state
+
+
+def _files(folder: Path) -> Iterator[list[Any]]:
+    with os.scandir(folder) as entries:
         for entry in entries:
             with suppress(FileNotFoundError):  # a neighbour that has just gone
                 if entry.is_file():
                     stat = entry.stat()
                     times = (stat.st_mtime_ns, stat.st_ctime_ns)
-                    state.append([entry.name, stat.st_size, *times, stat.st_ino])
-    return [[path.name], *sorted(state)]
+                    yield [entry.name, stat.st_size, *times, stat.st_ino]
 
 
 def _is_settled(snapshot: _Snapshot) -> bool:

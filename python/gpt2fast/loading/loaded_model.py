@@ -205,6 +205,7 @@ def find_model(
     precision: Precision | None,
     tokenizer: Tokenizer | str | os.PathLike[str] | None,
     *,
+    adapter: str | os.PathLike[str] | None,
     revision: str | None,
     token: str | None,
 ) -> tuple[ModelDirectory, Tokenizer | None]:
@@ -214,7 +215,7 @@ def find_model(
     """
     # A missing library is reported before a long conversion.
     load_runtime()
-    directory = find_model_directory(source, precision, revision=revision, token=token)
+    directory = find_model_directory(source, precision, adapter=adapter, revision=revision, token=token)
     if tokenizer is None:
         if directory.tokenizer_fault is not None:
             warnings.warn(no_text(directory.tokenizer_fault), stacklevel=3)

@@ -29,6 +29,7 @@ def find_model_directory(
     source: str | os.PathLike[str] | None,
     precision: Precision | None = None,
     *,
+    adapter: str | os.PathLike[str] | None = None,
     revision: str | None = None,
     token: str | None = None,
 ) -> ModelDirectory:
@@ -44,7 +45,12 @@ def find_model_directory(
     if not os.fspath(source):
         raise ValueError("source must name a directory, a file or a model of the hub, got ''")
     if not is_model_directory(source):
-        return _convert(source, precision or DEFAULT_PRECISION, revision, token)
+        return _convert(source, precision or DEFAULT_PRECISION, adapter, revision, token)
+    if adapter is not None:
+        raise ValueError(
+            f"adapter={os.fspath(adapter)!r}, but {source} is a converted model; an adapter is merged into "
+            f"the original checkpoint"
+        )
     directory = open_model_directory(source)
     if precision is not None and precision != directory.precision:
         raise ValueError(
@@ -57,12 +63,16 @@ def find_model_directory(
 
 
 def _convert(
-    source: str | os.PathLike[str], precision: Precision, revision: str | None, token: str | None
+    source: str | os.PathLike[str],
+    precision: Precision,
+    adapter: str | os.PathLike[str] | None,
+    revision: str | None,
+    token: str | None,
 ) -> ModelDirectory:
     # The converter's imports are slow; a model directory needs none of them.
     from gpt2fast.loading.conversion_cache import cached_conversion
     from gpt2fast.storage.progress import progress_bar
 
     with progress_bar(f"Converting {Path(source).name}") as progress:
-        path = cached_conversion(source, precision, progress, revision=revision, token=token)
+        path = cached_conversion(source, precision, progress, adapter=adapter, revision=revision, token=token)
     return open_model_directory(path)

@@ -91,6 +91,12 @@ def test_weights_come_in_one_file_or_in_shards(
     assert hub.downloaded() == ["config.json", *wanted]
 
 
+def test_an_adapter_comes_with_its_configuration(tmp_path: Path, hub: FakeHub) -> None:
+    hub.files = contents("adapter_config.json", "adapter_model.safetensors", "README.md", "tokenizer.json")
+    fetch(tmp_path)
+    assert hub.downloaded() == ["adapter_config.json", "adapter_model.safetensors", "tokenizer.json"]
+
+
 def test_a_lone_gguf_file_is_the_model(tmp_path: Path, hub: FakeHub) -> None:
     hub.files = contents("README.md", "gpt2.Q8_0.gguf")
     assert fetch(tmp_path).name == "gpt2.Q8_0.gguf"

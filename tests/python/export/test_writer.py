@@ -107,7 +107,7 @@ def test_an_open_checkpoint_is_taken_as_it_is(source: Path, tmp_path: Path) -> N
     checkpoint = open_checkpoint(source)
     convert(checkpoint, tmp_path / "out")
     assert open_model_directory(tmp_path / "out").metadata["fingerprint"] == checkpoint.fingerprint
-    with pytest.raises(TypeError, match="tokenizer, n_head, revision and token can't be given"):
+    with pytest.raises(TypeError, match="adapter, tokenizer, n_head, revision and token can't be given"):
         convert(checkpoint, tmp_path / "other", tokenizer=source)
 
 

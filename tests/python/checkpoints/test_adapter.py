@@ -1,0 +1,184 @@
+"""LoRA adapters: merged as PEFT computes them, wherever a model can be named; others are refused."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from gpt2fast import GPT2, ModelError
+from gpt2fast.checkpoints import open_checkpoint
+from gpt2fast.export import convert
+from gpt2fast.loading.sources import embedded_model
+from support.adapter_samples import KINDS, write_adapter
+from support.huggingface_samples import write_directory, write_vocabulary
+
+IDS = [5, 6, 7]
+BASE = str(embedded_model())
+# PEFT 0.21.2, transformers 5.24, for each kind of support.adapter_samples.write_adapter:
+# base = GPT2LMHeadModel.from_pretrained(BASE, dtype=torch.float32);
+# model = PeftModel.from_pretrained(base, adapter).eval();
+# model(torch.tensor([[5, 6, 7]])).logits[0, -1, [0, 1, 14, 4081]]
+LOGITS = {
+    "attention": [0.724150538444519, 0.41132497787475586, 4.349621772766113, -3.8821463584899902],
+    "all": [0.41688963770866394, 0.9292067289352417, 4.495487213134766, -2.736144781112671],
+    "tables": [0.6368079781532288, 0.05988171696662903, 4.170718193054199, -3.918377637863159],
+    "whole_head": [-0.7225989699363708, 0.3691025972366333, 0.9610649347305298, 0.639039933681488],
+    "whole_table": [-6.889835357666016, 2.0517477989196777, 4.1324968338012695, -1.9600403308868408],
+}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPT2FAST_CACHE", str(tmp_path / "cache"))
+
+
+def logits(source: Path | str | None, **options: Any) -> list[float]:
+    with GPT2.from_pretrained(source, precision="fp32", **options) as model:
+        found: list[float] = model.logits(IDS)[0, -1][[0, 1, 14, 4081]].tolist()
+    return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_scores_are_those_of_peft(tmp_path: Path, kind: str) -> None:
+    adapter = write_adapter(tmp_path / "adapter", kind, BASE)
+    np.testing.assert_allclose(logits(None, adapter=adapter), LOGITS[kind], rtol=0, atol=2e-5)
+
+
+def test_an_adapter_names_its_base(tmp_path: Path) -> None:
+    adapter = write_adapter(tmp_path / "adapter", "attention", BASE)
+    np.testing.assert_allclose(logits(adapter), LOGITS["attention"], rtol=0, atol=2e-5)
+    assert sorted(os.listdir(tmp_path / "cache/models"))[0].startswith("adapter-fp32-")
+
+
+def test_converting_with_an_adapter(tmp_path: Path) -> None:
+    adapter = write_adapter(tmp_path / "adapter", "attention", BASE)
+    convert(embedded_model(), tmp_path / "out", precision="fp32", adapter=adapter)
+    np.testing.assert_allclose(logits(tmp_path / "out"), LOGITS["attention"], rtol=0, atol=2e-5)
+    with pytest.raises(ValueError, match=r"adapter='.*', but .*out is a converted model; an adapter"):
+        GPT2.from_pretrained(tmp_path / "out", adapter=adapter)
+
+
+def test_a_changed_adapter_is_noticed(tmp_path: Path) -> None:
+    adapter = write_adapter(tmp_path / "adapter", "attention", BASE)
+    before = logits(None, adapter=adapter)
+    settings = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps({**settings, "lora_alpha": 0}))
+    plain = logits(None)
+    assert logits(None, adapter=adapter) == plain != before
+
+
+def test_rows_are_merged_as_they_are_read(tmp_path: Path) -> None:
+    adapter = write_adapter(tmp_path / "adapter", "tables", BASE)
+    checkpoint = open_checkpoint(adapter)
+    assert not checkpoint.config.tie_word_embeddings
+    for name in ("wte.weight", "lm_head.weight"):
+        tensor = checkpoint.tensors[name]
+        np.testing.assert_allclose(tensor.read_rows(7, 9), tensor.read()[7:9], rtol=0, atol=1e-6)
+
+
+def test_a_larger_table_brings_its_vocabulary(tmp_path: Path) -> None:
+    adapter = write_adapter(tmp_path / "adapter", "whole_table", BASE)
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    name = "base_model.model.transformer.wte.weight"
+    tensors[name] = np.concatenate([tensors[name], np.ones((3, 256), np.float32)])
+    save_file(tensors, adapter / "adapter_model.safetensors")
+    checkpoint = open_checkpoint(adapter)
+    assert checkpoint.config.vocab_size == 4099
+    assert checkpoint.config.tie_word_embeddings
+    np.testing.assert_array_equal(checkpoint.tensors["wte.weight"].read(), tensors[name])
+
+
+def test_the_defaults_of_the_base_stay(tmp_path: Path) -> None:
+    base = write_directory(tmp_path / "base")
+    (base / "generation_config.json").write_text('{"repetition_penalty": 1.5}')
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    settings = {"peft_type": "LORA", "lora_alpha": 2, "base_model_name_or_path": str(base)}
+    (adapter / "adapter_config.json").write_text(json.dumps(settings))
+    factors = {"A": np.ones((1, 64), np.float32), "B": np.ones((64, 1), np.float32)}
+    name = "base_model.model.transformer.h.1.attn.c_proj"
+    tensors = {f"{name}.lora_{half}.weight": values for half, values in factors.items()}
+    save_file(tensors, adapter / "adapter_model.safetensors")
+    merged, plain = open_checkpoint(adapter), open_checkpoint(base)
+    assert merged.generation_config == plain.generation_config == {"repetition_penalty": 1.5}
+    assert merged.config == plain.config
+    weight = "h.1.attn.c_proj.weight"
+    np.testing.assert_array_equal(merged.tensors[weight].read(), plain.tensors[weight].read() + 2)
+
+
+def test_the_tokenizer_beside_the_adapter_is_used(tmp_path: Path) -> None:
+    adapter = write_adapter(tmp_path / "adapter", "attention", BASE)
+    write_vocabulary(adapter, 101)
+    assert open_checkpoint(adapter).tokenizer.vocab_json == (adapter / "vocab.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"peft_type": "PREFIX_TUNING"}, "peft_type is 'PREFIX_TUNING'; only LORA adapters are merged"),
+        ({"use_dora": True}, "use_dora is not supported; merge it with PEFT"),
+        (
+            {"init_lora_weights": "pissa_niter_4"},
+            "init_lora_weights is 'pissa_niter_4', which changes the base",
+        ),
+        ({"lora_alpha": "8"}, "lora_alpha must be a number, got '8'"),
+        ({"lora_alpha": None}, "lora_alpha must be a number, got None"),
+        ({"alpha_pattern": {"(a+)+$": 1}}, "alpha_pattern .* is no plain name"),
+        ({"alpha_pattern": [1]}, "alpha_pattern must be an object"),
+        ({"base_model_name_or_path": None}, "names no base model; give it: from_pretrained"),
+    ],
+)
+def test_other_adapters_are_refused(tmp_path: Path, changes: dict[str, Any], fault: str) -> None:
+    adapter = write_adapter(tmp_path / "adapter", "attention", BASE, **changes)
+    with pytest.raises(ModelError, match=rf"adapter_config\.json: {fault}"):
+        open_checkpoint(adapter)
+
+
+def test_an_absent_base(tmp_path: Path) -> None:
+    adapter = write_adapter(tmp_path / "adapter", "attention", "/absent/base")
+    with pytest.raises(FileNotFoundError, match=r"belongs to this model, which is not there.*/absent/base"):
+        open_checkpoint(adapter)
+
+
+def test_adapters_that_do_not_fit(tmp_path: Path) -> None:
+    adapter = write_adapter(tmp_path / "adapter", "attention", BASE)
+    with pytest.raises(ModelError, match=r"the factors of 'h.0.attn.c_attn.weight' have shapes"):
+        open_checkpoint(write_directory(tmp_path / "other"), adapter=adapter)
+    with pytest.raises(ModelError, match="an adapter, but adapter= needs the model that it belongs to"):
+        open_checkpoint(adapter, adapter=adapter)
+    with pytest.raises(ModelError, match=r"no adapter: has no adapter_config\.json in it"):
+        open_checkpoint(BASE, adapter=tmp_path / "other")
+    (adapter / "adapter_model.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"has no adapter_model\.safetensors or adapter_model\.bin in it"):
+        open_checkpoint(adapter)
+
+
+@pytest.mark.parametrize("name", ["h.0.attn.c_attn.lora_magnitude_vector", "h.0.attn.c_attn.lora_B.bias"])
+def test_tensors_of_other_adapters_are_refused(tmp_path: Path, name: str) -> None:
+    adapter = write_adapter(tmp_path / "adapter", "attention", BASE)
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    tensors[f"base_model.model.transformer.{name}"] = np.ones(768, np.float32)
+    save_file(tensors, adapter / "adapter_model.safetensors")
+    with pytest.raises(ModelError, match=rf"{name}' belongs to no LoRA adapter"):
+        open_checkpoint(adapter)
+
+
+def test_the_weights_alone_are_no_model(tmp_path: Path) -> None:
+    adapter = write_adapter(tmp_path / "adapter", "attention", BASE)
+    with pytest.raises(ModelError, match="the weights of an adapter, not of a model; give its directory"):
+        open_checkpoint(adapter / "adapter_model.safetensors")
+
+
+def test_half_a_pair_is_refused(tmp_path: Path) -> None:
+    adapter = write_adapter(tmp_path / "adapter", "attention", BASE)
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    del tensors["base_model.model.transformer.h.3.attn.c_attn.lora_B.weight"]
+    save_file(tensors, adapter / "adapter_model.safetensors")
+    with pytest.raises(ModelError, match=r"the factors of 'h\.3\.attn\.c_attn\.weight' are not a pair"):
+        open_checkpoint(adapter)
