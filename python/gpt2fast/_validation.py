@@ -115,6 +115,11 @@ class Callables:
         for position, one in enumerate(values):
             if not callable(one):
                 raise TypeError(f"{name}[{position}] must be a function, got {shown(one)}")
+            if any(kind.__name__ in _OF_TRANSFORMERS for kind in type(one).__mro__):
+                raise TypeError(
+                    f"{name}[{position}] is a {type(one).__name__} of transformers, which returns scores; "
+                    f"give a function of (prompt_ids, output_ids, scores) that changes the scores in place"
+                )
         return tuple(values)
 
 
@@ -245,6 +250,7 @@ class TokenWeights:
         }
 
 
+_OF_TRANSFORMERS = ("LogitsProcessor", "LogitsWarper")
 _TOKEN_ID = Integer(0, 2**31 - 1)
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +13,7 @@ from click.testing import CliRunner
 
 from gpt2fast import GPT2
 from gpt2fast.cli.generate import command
+from gpt2fast.cli.info import command as info
 
 
 @pytest.fixture(scope="module")
@@ -61,3 +65,24 @@ def test_a_wrong_word_is_a_usage_error() -> None:
 @pytest.mark.parametrize("name", ["assistant-model", "prefix", "cancel", "logits-processor"])
 def test_objects_are_not_command_line_options(name: str) -> None:
     assert CliRunner().invoke(command, ["Once", f"--{name}", "x"]).exit_code == 2
+
+
+def test_there_is_a_line_between_texts(model: GPT2) -> None:
+    expected = model.generate("Once upon", max_new_tokens=6, seed=1, num_return_sequences=3)
+    shown = run("--seed", "1", "--num-return-sequences", "3")
+    assert shown == "\n---\n".join(one.text for one in expected) + "\n"
+
+
+def test_the_model_s_own_defaults(tmp_path: Path, embedded_dir: Path) -> None:
+    directory = tmp_path / "model"
+    shutil.copytree(embedded_dir, directory)
+    defaults = {"do_sample": True, "top_k": 3, "num_return_sequences": 2, "repetition_penalty": 1.3}
+    (directory / "generation_config.json").write_text(json.dumps(defaults))
+    source = ("--model", str(directory))
+    lines = [json.loads(line) for line in run(*source, "--json").splitlines()]
+    assert [one["seed"] is not None for one in lines] == [True, True]
+    assert run(*source, "--no-generation-config") == run()
+    shown = CliRunner().invoke(info, source).output
+    assert re.search(r"generation_config:\n.*repetition_penalty +1\.3\n", shown, re.S)
+    shown = json.loads(CliRunner().invoke(info, [*source, "--json"]).output)["generation_config"]
+    assert shown == defaults

@@ -351,3 +351,24 @@ def assert_valid(model: GPT2, one: Generation, options: dict[str, Any]) -> None:
         assert one.logprobs is not None
         prompt = len(one.prompt_token_ids) if options.get("echo") else 0
         assert one.logprobs.top.shape == (prompt + len(one.token_ids), options["logprobs"])
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"num_beams": 3}, {"seed": 5, "top_k": 0}, {"repetition_penalty": 1.5}]
+)
+def test_a_bias_of_minus_infinity_forbids_a_token(model: GPT2, options: dict[str, Any]) -> None:
+    """As in transformers, where sequence_bias takes it; the same as suppress_tokens."""
+    plain = model.generate(PROMPTS[0], max_new_tokens=12, eos_token_id=[], **options)
+    forbidden = dict.fromkeys(plain.token_ids[:3], -math.inf)
+    out = model.generate(PROMPTS[0], max_new_tokens=12, eos_token_id=[], logit_bias=forbidden, **options)
+    suppressed = model.generate(
+        PROMPTS[0], max_new_tokens=12, eos_token_id=[], suppress_tokens=list(forbidden), **options
+    )
+    assert out.token_ids == suppressed.token_ids
+    assert not set(out.token_ids) & set(forbidden)
+
+
+def test_a_bias_that_forbids_everything(model: GPT2) -> None:
+    everything = dict.fromkeys(range(model.config.vocab_size), -math.inf)
+    out = model.generate(PROMPTS[0], max_new_tokens=5, logit_bias=everything)
+    assert (out.finish_reason, out.token_ids) == ("constraint", [])

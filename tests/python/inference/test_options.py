@@ -328,3 +328,20 @@ def test_results_become_json() -> None:
         "total": -2.0,
         "mean": -2.0,
     }
+
+
+class LogitsProcessor:
+    """As transformers names the base of its own."""
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        return scores
+
+
+def test_a_logits_processor_of_transformers_is_refused() -> None:
+    class TheirProcessor(LogitsProcessor):
+        pass
+
+    with pytest.raises(
+        TypeError, match=r"logits_processor\[0\] is a TheirProcessor of transformers, .* in place"
+    ):
+        GenerationOptions(logits_processor=[TheirProcessor()])

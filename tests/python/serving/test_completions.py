@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from gpt2fast import GPT2
-from support.live_server import events
+from support.live_server import events, live_server
 
 PATH = "/v1/completions"
 PROMPT = "Once upon a time there was a"
@@ -297,3 +299,22 @@ def test_long_prompts_may_be_cut(post: Post, model: GPT2) -> None:
 def test_the_default_number_of_tokens_fits_the_room_that_there_is(post: Post, model: GPT2) -> None:
     ids = model.tokenizer.encode("The king and the queen. " * 100)[:508]
     assert post(PATH, prompt=ids, temperature=0)["usage"]["completion_tokens"] <= 4
+
+
+def test_the_model_s_own_defaults(tmp_path: Path, embedded_dir: Path) -> None:
+    """They hold where a request says nothing; how many texts there are, the request alone says."""
+    shutil.copytree(embedded_dir, tmp_path / "model")
+    defaults = {"temperature": 0.5, "repetition_penalty": 1.4, "num_beams": 4, "num_return_sequences": 2}
+    (tmp_path / "model" / "generation_config.json").write_text(json.dumps({"do_sample": True, **defaults}))
+    model = GPT2.from_pretrained(tmp_path / "model", threads=1)
+    alike: dict[str, Any] = {"max_new_tokens": 8, "seed": 3, "repetition_penalty": 1.4}
+    with live_server(model) as live, httpx.Client(base_url=live.url, timeout=120) as client:
+        for given, options in (
+            ({}, {"temperature": 0.5}),
+            ({"temperature": 0.9, "echo": True}, {"temperature": 0.9, "echo": True}),
+        ):
+            expected = model.generate(PROMPT, **alike, **options, generation_config=None).text
+            body = {"prompt": PROMPT, "seed": 3, "max_tokens": 8, **given}
+            (choice,) = client.post(PATH, json=body).json()["choices"]
+            assert choice["text"] == expected
+            assert joined(list(stream(client, **body)), 1) == [expected]
