@@ -58,8 +58,13 @@ def read_call(
     prompts: Prompt | Sequence[Prompt],
     options: GenerationOptions | None = None,
     overrides: dict[str, Any] | None = None,
+    *,
+    prefix_scope: int = 0,
 ) -> Call:
-    """Check the arguments of :meth:`gpt2fast.GPT2.generate` and make requests of them, before any work."""
+    """Check the arguments of :meth:`gpt2fast.GPT2.generate` and make requests of them, before any work.
+
+    Texts share keys and values of their prompts with those of the same ``prefix_scope`` alone.
+    """
     chosen = GenerationOptions.make(options, overrides)
     if chosen.num_beams > model.engine.max_sequences:
         raise ValueError(
@@ -74,6 +79,7 @@ def read_call(
     _check_number(len(token_ids), chosen)
     fitted = [_fit(prompt, chosen, model.config.n_positions) for prompt in token_ids]
     shared = _shared_options(model, chosen)
+    shared.prefix_scope = prefix_scope
     requests = _build_requests(model, fitted, chosen, shared)
     return Call(requests, shared, chosen, single and chosen.num_return_sequences is None)
 

@@ -55,9 +55,14 @@ def perplexity(model: LoadedModel, text: Prompt, stride: int | None = None) -> W
 
 
 def rank(
-    model: LoadedModel, prompt: Prompt, choices: Sequence[Prompt], by: str, prefix: Prefix | None
+    model: LoadedModel,
+    prompt: Prompt,
+    choices: Sequence[Prompt],
+    by: str,
+    prefix: Prefix | None,
+    prefix_scope: int = 0,
 ) -> Work[list[RankedChoice]]:
-    """See :meth:`gpt2fast.GPT2.rank`."""
+    """See :meth:`gpt2fast.GPT2.rank`; for ``prefix_scope`` :func:`gpt2fast.inference.requests.read_call`."""
     Choice(_ORDERS)("by", by)
     before = None
     if prefix is not None:
@@ -70,6 +75,7 @@ def rank(
         np.asarray(start, np.int32),
         _arrays(tokens),
         None if prefix is None else prefix.core,
+        prefix_scope,
     )
     ranked = []
     for index, (choice, ids, values) in enumerate(zip(choices, tokens, call.results(), strict=True)):
