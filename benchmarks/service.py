@@ -370,6 +370,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="turns of each variant (default: 3)")
     parser.add_argument("--baseline", default="", help="the Python of another version, for one caller alone")
     parser.add_argument("--work", type=Path, default=Path("build/benchmarks"))
+    parser.add_argument("--full", action="store_true", help="also benchmarks.service_http --full")
     arguments = parser.parse_args()
     source = checkpoint_directory(arguments.size, arguments.work.resolve())
     model = GPT2.from_pretrained(source, precision=arguments.precision, threads=arguments.threads)
@@ -385,7 +386,11 @@ def main() -> None:
     if arguments.baseline:
         targets += against_baseline(str(source), arguments.baseline, arguments.repeats, 32, 6)
         targets += against_baseline("", arguments.baseline, arguments.repeats, 48, 40)
-    print(report(targets))
+    print(report(targets), flush=True)
+    if arguments.full:
+        model.close()
+        same = [f"--{name}={getattr(arguments, name)}" for name in ("size", "precision", "threads", "work")]
+        subprocess.run([sys.executable, "-m", "benchmarks.service_http", *same, "--full"], check=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """``python -m benchmarks.service_http``: what HTTP costs: the server against the same model in this process.
 
 Random weights of 124M's size in int8; both sides take turns. With ``--full`` also 10,000 requests made up
-from the schema (needs ``gpt2fast[server-test]``).
+from the schema (needs ``gpt2fast[server-test]``) and a minute of load (needs ``wrk``).
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=64, help="of each text (default: 64)")
     parser.add_argument("--repeats", type=int, default=5, help="runs of each (default: 5)")
     parser.add_argument("--work", type=Path, default=Path("build/benchmarks"))
-    parser.add_argument("--full", action="store_true", help="also 10,000 requests made up from the schema")
+    parser.add_argument("--full", action="store_true", help="also what tests do in small, in full")
     arguments = parser.parse_args()
     checkpoint = checkpoint_directory(arguments.size, arguments.work.resolve())
     model = GPT2.from_pretrained(checkpoint, precision=arguments.precision, threads=arguments.threads)
@@ -70,8 +70,9 @@ def main() -> None:
     with served(checkpoint, options) as server:
         print(measure(model, server, arguments.clients, arguments.tokens, arguments.repeats))
     if arguments.full:
-        tests = ["tests/python/serving/test_openapi.py", "--timeout=3600"]
-        environment = {**os.environ, "GPT2FAST_SERVICE_REQUESTS": "10000"}
+        folder = "tests/python/serving"
+        tests = [f"{folder}/test_openapi.py", f"{folder}/test_load.py", "--timeout=3600"]
+        environment = {**os.environ, "GPT2FAST_SERVICE_REQUESTS": "10000", "GPT2FAST_LOAD_SECONDS": "60"}
         subprocess.run([sys.executable, "-m", "pytest", *tests], env=environment, check=True)
 
 

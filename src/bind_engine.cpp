@@ -192,10 +192,12 @@ std::unique_ptr<PythonCall> score(Engine& engine, const Sequences& sequences, st
 
 std::unique_ptr<PythonCall> score_continuations(Engine& engine, const Int32Array& prompt,
                                                 const Sequences& continuations,
-                                                std::shared_ptr<Prefix> prefix, Queue queue, uint64_t key) {
+                                                std::shared_ptr<Prefix> prefix, uint64_t prefix_scope,
+                                                Queue queue, uint64_t key) {
   ContinuationsRequest request{.prompt = {prompt.data(), prompt.data() + prompt.size()},
                                .continuations = as_vectors(continuations),
-                               .prefix = std::move(prefix)};
+                               .prefix = std::move(prefix),
+                               .prefix_scope = prefix_scope};
   return as_python(unlocked(
       [&] { return engine.score_continuations(std::move(request), call_options(std::move(queue), key)); }));
 }
@@ -237,7 +239,7 @@ void register_work(py::class_<Engine, std::shared_ptr<Engine>>& type) {
       .def("score", &score, py::arg("sequences"), py::arg("first"), py::arg("top") = 0, py::kw_only(), queue,
            key)
       .def("score_continuations", &score_continuations, py::arg("prompt"), py::arg("continuations"),
-           py::arg("prefix") = py::none(), py::kw_only(), queue, key);
+           py::arg("prefix") = py::none(), py::arg("prefix_scope") = 0, py::kw_only(), queue, key);
 }
 
 }  // namespace

@@ -107,6 +107,7 @@ void register_options(py::module_& module) {
       .def_readwrite("prompt_lookup_num_tokens", &GenerationOptions::prompt_lookup_num_tokens)
       .def_readwrite("slide", &GenerationOptions::slide)
       .def_readwrite("use_prefix_cache", &GenerationOptions::use_prefix_cache)
+      .def_readwrite("prefix_scope", &GenerationOptions::prefix_scope)
       .def_readwrite("num_assistant_tokens", &GenerationOptions::num_assistant_tokens)
       .def_readwrite("num_beams", &GenerationOptions::num_beams)
       .def_readwrite("num_return_sequences", &GenerationOptions::num_return_sequences)

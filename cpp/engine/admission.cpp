@@ -14,15 +14,15 @@ constexpr int64_t kMinSharedPrefix = 16;
 
 }  // namespace
 
-Admission::Grant Admission::acquire(std::span<const int32_t> tokens, bool share, const Prefix* prefix) {
+Admission::Grant Admission::acquire(std::span<const int32_t> tokens, Sharing sharing, const Prefix* prefix) {
   if (slots_.free() == 0) return {};
   const auto most = static_cast<int64_t>(tokens.size()) - 1;
   SlotContents donor;
   int64_t donated = 0;
-  for (Participant* other : share ? std::span(live_) : std::span<Participant* const>()) {
+  for (Participant* other : sharing.reuses ? std::span(live_) : std::span<Participant* const>()) {
     if (other->readiness() == Readiness::kAway) continue;
     const SlotContents held = other->contents();
-    if (held.slot < 0) continue;
+    if (held.slot < 0 || held.scope != sharing.scope) continue;
     const int64_t shared = std::min(common_prefix(held.tokens, tokens), most);
     if (shared >= kMinSharedPrefix && held.cached_length < shared &&
         other->readiness() == Readiness::kReady) {
@@ -33,13 +33,13 @@ Admission::Grant Admission::acquire(std::span<const int32_t> tokens, bool share,
       donated = std::min(shared, held.cached_length);
     }
   }
-  const SlotPool::Grant idle = slots_.acquire(tokens, share);
+  const SlotPool::Grant idle = slots_.acquire(tokens, sharing);
   Grant grant{Admitted::kYes, idle.slot, idle.cached_length};
   if (donated > grant.cached_length) {
     cache_.copy(donor.slot, grant.slot, donated);
     grant.cached_length = donated;
   }
-  if (share) {
+  if (sharing.reuses) {
     queries_ += static_cast<int64_t>(tokens.size());
     hits_ += grant.cached_length;
   }

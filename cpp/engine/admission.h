@@ -24,13 +24,13 @@ class Admission {
     int64_t cached_length = 0;  // tokens of the text that the slot holds, at most all but one
   };
 
-  // A slot for a text. With `share`, it holds what idle slots or live texts have of the text's beginning;
-  // kLater where a live text is about to compute much of it. What `prefix` (null: none) has of it is taken
-  // from there, where that is more.
-  Grant acquire(std::span<const int32_t> tokens, bool share, const Prefix* prefix);
+  // A slot for a text. One that reuses holds what idle slots or live texts of its scope have of its
+  // beginning; kLater where a live text is about to compute much of it. What `prefix` (null: none) has of it
+  // is taken from there, where that is more.
+  Grant acquire(std::span<const int32_t> tokens, Sharing sharing, const Prefix* prefix);
 
   // An empty slot; -1: none is free.
-  int64_t acquire_empty() { return slots_.acquire({}, false).slot; }
+  int64_t acquire_empty() { return slots_.acquire({}, {.reuses = false}).slot; }
   int64_t free_slots() const { return slots_.free(); }
 
   int64_t prefix_queries() const { return queries_; }

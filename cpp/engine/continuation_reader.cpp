@@ -38,7 +38,9 @@ Admitted ContinuationReader::admit(Admission& admission) {
     cached_length_ = prompt_length();
     return Admitted::kYes;
   }
-  const Admission::Grant grant = admission.acquire(work_->request.prompt, true, work_->request.prefix.get());
+  const ContinuationsRequest& request = work_->request;
+  const Admission::Grant grant =
+      admission.acquire(request.prompt, {true, request.prefix_scope}, request.prefix.get());
   if (grant.admitted != Admitted::kYes) return grant.admitted;
   slot_ = grant.slot;
   cached_length_ = grant.cached_length;
@@ -48,8 +50,10 @@ Admitted ContinuationReader::admit(Admission& admission) {
 void ContinuationReader::release(SlotPool& slots) {
   if (slot_ < 0) return;
   const auto kept = static_cast<size_t>(std::min(cached_length_, prompt_length()));
-  slots.release(std::exchange(slot_, -1), first_ ? std::span<const int32_t>(work_->request.prompt).first(kept)
-                                                 : std::span<const int32_t>());
+  slots.release(
+      std::exchange(slot_, -1),
+      first_ ? std::span<const int32_t>(work_->request.prompt).first(kept) : std::span<const int32_t>(),
+      work_->request.prefix_scope);
 }
 
 bool ContinuationReader::done() const {

@@ -61,6 +61,7 @@ DraftWriter::DraftWriter(std::shared_ptr<DraftExchange> exchange, const Generati
                          uint64_t seed, const EngineOptions& engine, int64_t max_length)
     : exchange_(std::move(exchange)),
       engine_(engine),
+      prefix_scope_(options.prefix_scope),
       eos_token_ids_(options.stop.eos_token_ids),
       chooser_(std::make_shared<const SamplingOptions>(options.sampling), seed, eos_token_ids_,
                engine.vocab_size, max_length) {
@@ -83,7 +84,7 @@ void DraftWriter::take_question() {
 Admitted DraftWriter::admit(Admission& admission) {
   take_question();
   if (wanted_ <= 0) return Admitted::kLater;
-  const Admission::Grant grant = admission.acquire(text_, true, nullptr);
+  const Admission::Grant grant = admission.acquire(text_, {true, prefix_scope_}, nullptr);
   if (grant.admitted != Admitted::kYes) return grant.admitted;
   slot_ = grant.slot;
   cached_.assign(text_.begin(), text_.begin() + grant.cached_length);
@@ -97,7 +98,7 @@ void DraftWriter::refused() {
 }
 
 void DraftWriter::release(SlotPool& slots) {
-  if (slot_ >= 0) slots.release(std::exchange(slot_, -1), cached_);
+  if (slot_ >= 0) slots.release(std::exchange(slot_, -1), cached_, prefix_scope_);
   cached_.clear();
 }
 

@@ -69,6 +69,7 @@ class DraftWriter final : public Participant {
 
   const std::shared_ptr<DraftExchange> exchange_;
   const EngineOptions& engine_;
+  const uint64_t prefix_scope_;
   const std::vector<int32_t> eos_token_ids_;
   TokenChooser chooser_;
   std::vector<int32_t> prompt_;

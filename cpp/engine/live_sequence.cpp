@@ -106,8 +106,8 @@ void LiveSequence::prepare() {
 
 Admitted LiveSequence::admit(Admission& admission) {
   pending_tokens();  // so that the window is the one to be read
-  const Admission::Grant grant =
-      admission.acquire(window(), generation_->use_prefix_cache, generation_->prefix.get());
+  const Admission::Grant grant = admission.acquire(
+      window(), {generation_->use_prefix_cache, generation_->prefix_scope}, generation_->prefix.get());
   if (grant.admitted != Admitted::kYes) return grant.admitted;
   slot_ = grant.slot;
   cached_length_ = grant.cached_length;
@@ -119,7 +119,8 @@ Admitted LiveSequence::admit(Admission& admission) {
 void LiveSequence::release(SlotPool& slots) {
   if (slot_ >= 0) {
     slots.release(std::exchange(slot_, -1),
-                  window().first(static_cast<size_t>(std::exchange(cached_length_, 0))));
+                  window().first(static_cast<size_t>(std::exchange(cached_length_, 0))),
+                  generation_->prefix_scope);
   }
   chooser_.reset();
   top_logprobs_.reset();
@@ -283,6 +284,8 @@ void LiveSequence::record_logprobs(std::span<const float> scores, float chosen) 
 }
 
 void LiveSequence::append(int32_t token) {
+  last_token_ = Clock::now();
+  if (output().empty()) first_token_ = last_token_;
   tokens_.push_back(token);
   ++gains_.chosen;
   if (static_cast<int64_t>(tokens_.size()) > max_length(request_, *generation_)) {
@@ -334,7 +337,9 @@ TextResult LiveSequence::result() const {
           .kept_bytes = safe_bytes(),
           .cached_tokens = std::max<int64_t>(0, reused_tokens_),
           .logprobs = logprobs_,
-          .score = 0};
+          .score = 0,
+          .first_token_seconds = std::chrono::duration<double>(first_token_ - begun_).count(),
+          .last_token_seconds = std::chrono::duration<double>(last_token_ - begun_).count()};
 }
 
 }  // namespace gpt2fast

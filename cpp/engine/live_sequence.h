@@ -13,6 +13,7 @@
 #include "decoding/stop_matcher.h"
 #include "decoding/token_chooser.h"
 #include "engine/assistant.h"
+#include "engine/clock.h"
 #include "engine/participant.h"
 #include "gpt2fast/engine.h"
 
@@ -34,7 +35,9 @@ class LiveSequence final : public Participant, public HookWork {
   Admitted admit(Admission& admission) override;
   bool has_slot() const override { return slot_ >= 0; }
   void release(SlotPool& slots) override;
-  SlotContents contents() const override { return {slot_, window(), cached_length_}; }
+  SlotContents contents() const override {
+    return {slot_, window(), cached_length_, generation_->prefix_scope};
+  }
   Readiness readiness() override;
   bool decodes() override { return pending() == 1; }
   int64_t pending() override { return static_cast<int64_t>(pending_tokens().size()); }
@@ -102,6 +105,9 @@ class LiveSequence final : public Participant, public HookWork {
   std::unique_ptr<Assistant> assistant_;
   std::vector<int32_t> drafts_;  // those in the step, or before it those that the assistant gave
   TokenGains gains_;
+  const Clock::time_point begun_ = Clock::now();
+  Clock::time_point first_token_ = begun_;
+  Clock::time_point last_token_ = begun_;
 
   // Logits [rows, vocab_size] and their maxima, kept for a hook that runs on another thread.
   std::vector<float> held_logits_;

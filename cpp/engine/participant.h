@@ -31,6 +31,7 @@ struct SlotContents {
   int64_t slot = -1;  // -1: nothing that others could share
   std::span<const int32_t> tokens;
   int64_t cached_length = 0;  // of them, those that the slot holds
+  uint64_t scope = 0;         // texts of others share nothing with it
 };
 
 // Tokens that a participant has gained.

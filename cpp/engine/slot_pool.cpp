@@ -22,7 +22,7 @@ void SlotPool::forget(Slot& slot) {
   slot.tokens.clear();
 }
 
-SlotPool::Grant SlotPool::acquire(std::span<const int32_t> prompt, bool use_prefix_cache) {
+SlotPool::Grant SlotPool::acquire(std::span<const int32_t> prompt, Sharing sharing) {
   Slot* best = nullptr;    // idle, with the longest common prefix
   Slot* oldest = nullptr;  // idle, least recently used; an empty one if there is any
   int64_t best_length = 0;
@@ -31,7 +31,8 @@ SlotPool::Grant SlotPool::acquire(std::span<const int32_t> prompt, bool use_pref
     const bool emptier = oldest != nullptr && slot.tokens.empty() && !oldest->tokens.empty();
     const bool as_empty = oldest != nullptr && slot.tokens.empty() == oldest->tokens.empty();
     if (oldest == nullptr || emptier || (as_empty && slot.last_use < oldest->last_use)) oldest = &slot;
-    const int64_t length = use_prefix_cache ? common_prefix(slot.tokens, prompt) : 0;
+    const bool shared = sharing.reuses && slot.scope == sharing.scope;
+    const int64_t length = shared ? common_prefix(slot.tokens, prompt) : 0;
     if (length > best_length) {
       best = &slot;
       best_length = length;
@@ -59,12 +60,13 @@ SlotPool::Grant SlotPool::acquire(std::span<const int32_t> prompt, bool use_pref
   return {chosen - slots_.data(), best_length};
 }
 
-void SlotPool::release(int64_t index, std::span<const int32_t> tokens) {
+void SlotPool::release(int64_t index, std::span<const int32_t> tokens, uint64_t scope) {
   Slot& slot = slots_[static_cast<size_t>(index)];
   if (!slot.in_use) throw std::logic_error("a slot is given back that nobody holds");
   slot.in_use = false;
   slot.last_use = ++clock_;
   slot.tokens.assign(tokens.begin(), tokens.end());
+  slot.scope = scope;
   slot.extent = std::max(slot.extent, static_cast<int64_t>(tokens.size()));
   remembered_tokens_ += static_cast<int64_t>(tokens.size());
   ++free_;

@@ -9,6 +9,12 @@
 
 namespace gpt2fast {
 
+// What a text takes over from others: nothing, or their keys and values, where they are of the same scope.
+struct Sharing {
+  bool reuses = true;
+  uint64_t scope = 0;
+};
+
 // A slot's owner alone reads and writes it. An idle slot keeps the keys and values of the tokens it last held
 // (the prefix cache); a new owner with a common prefix takes them over, or a copy of them. Never waits, and
 // is used by one thread at a time.
@@ -22,11 +28,11 @@ class SlotPool {
   };
 
   // A slot for `prompt` if one is free. At least one token of the prompt is always left to compute.
-  Grant acquire(std::span<const int32_t> prompt, bool use_prefix_cache);
+  Grant acquire(std::span<const int32_t> prompt, Sharing sharing);
 
-  // `tokens` are those whose keys and values the slot holds; they stay for later prompts as the budget
-  // allows.
-  void release(int64_t index, std::span<const int32_t> tokens);
+  // `tokens` are those whose keys and values the slot holds; they stay for later prompts of the scope as the
+  // budget allows.
+  void release(int64_t index, std::span<const int32_t> tokens, uint64_t scope = 0);
 
   int64_t size() const { return static_cast<int64_t>(slots_.size()); }
   int64_t free() const { return free_; }
@@ -39,6 +45,7 @@ class SlotPool {
     uint64_t last_use = 0;
     int64_t extent = 0;           // positions that have had memory
     std::vector<int32_t> tokens;  // remembered while idle
+    uint64_t scope = 0;           // of the text that they come from
   };
 
   void forget(Slot& slot);

@@ -39,7 +39,7 @@ LogprobArrays: TypeAlias = tuple[NDArray[np.float32], NDArray[np.int32], NDArray
 Progress: TypeAlias = tuple[int, list[int], FinishReason, int | None, LogprobArrays | None]
 #: A whole text: its tokens, finish reason, bytes to keep (None: all), prompt tokens that were at hand,
 #: log-probabilities if wanted, and the score of a search over beams.
-Text: TypeAlias = tuple[list[int], FinishReason, int | None, int, LogprobArrays | None, float]
+Text: TypeAlias = tuple[list[int], FinishReason, int | None, int, LogprobArrays | None, float, float, float]
 
 # WeightFormat
 FORMAT_FLOAT32: int
@@ -114,6 +114,7 @@ class GenerationOptions:
     prompt_lookup_num_tokens: int  # 0: off
     slide: bool  # past the context window: drop the older half and read the rest again
     use_prefix_cache: bool
+    prefix_scope: int
     prefix: Prefix | None  # write only
     assistant: Engine | None  # write only
     num_assistant_tokens: int
@@ -279,6 +280,7 @@ class Engine:
         prompt: NDArray[np.int32],
         continuations: Sequence[NDArray[np.int32]],
         prefix: Prefix | None = None,
+        prefix_scope: int = 0,
         *,
         queue: ReadyQueue | None = None,
         key: int = 0,

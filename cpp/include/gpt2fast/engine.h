@@ -82,6 +82,9 @@ struct TextResult {
   int64_t cached_tokens = 0;  // of the prompt, whose keys and values were at hand
   Logprobs logprobs;          // empty unless asked for
   float score = 0;            // of beams: log-probability / length^length_penalty
+  // Seconds from the call until its first and its last token was chosen; 0 without tokens, and for beams.
+  double first_token_seconds = 0;
+  double last_token_seconds = 0;
 };
 
 // Tells an event loop, or a thread, which of many calls have something for their callers.
@@ -171,6 +174,7 @@ struct ContinuationsRequest {
   std::vector<int32_t> prompt;
   std::vector<std::vector<int32_t>> continuations;  // none empty
   std::shared_ptr<const Prefix> prefix;             // null: none
+  uint64_t prefix_scope = 0;                        // see GenerationOptions
 };
 
 class ScoreCall : public CallHandle {

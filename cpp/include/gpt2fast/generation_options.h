@@ -68,6 +68,8 @@ struct GenerationOptions {
   // At the end of the context window, go on with its newer half.
   bool slide = false;
   bool use_prefix_cache = true;
+  // Keys and values are shared among the texts of one scope.
+  uint64_t prefix_scope = 0;
   // Used as far as a prompt begins with its tokens; null: none.
   std::shared_ptr<const Prefix> prefix;
   // A smaller model with the same vocabulary that drafts tokens; null: none.

@@ -15,13 +15,12 @@ from gpt2fast._validation import Integer
 from gpt2fast.cli.shared import PRECISION_TYPE, decorated, kv_cache_option, threads_option, tokenizer_option
 from gpt2fast.errors import ModelError
 from gpt2fast.serving import Limits, Settings
+from gpt2fast.serving.settings import KEY_VARIABLE, default_model_name
 
 if TYPE_CHECKING:
     from gpt2fast.serving.launch import Launch
 
-KEY_VARIABLE = "GPT2FAST_API_KEY"
 _MAX_FILE_BYTES = 1 << 20
-_EMBEDDED_NAME = "gpt2fast-tiny"
 _LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]")
 _DEFAULTS = Limits()
 
@@ -85,8 +84,8 @@ _KEY_OPTIONS = [
         type=click.Choice(("all", "key")),
         default="all",
         show_default=True,
-        help="Whether requests reuse what was computed for another key's: one answered sooner tells that "
-        "somebody's prompt began alike.",
+        help="Whose prompts a request reuses keys and values of: everybody's, or those with its own API key. "
+        "One answered sooner tells that somebody's prompt began alike.",
     ),
 ]
 _LIMIT_OPTIONS = [
@@ -199,9 +198,12 @@ def _threads_each(workers: int) -> int:
 def _settings(model: str | None, values: dict[str, Any]) -> Settings:
     root = values["root_path"].strip("/")
     template: Path | None = values["chat_template"]
+    api_keys = _api_keys(values["api_keys"], values["api_key_file"])
+    if values["prefix_cache_scope"] == "key" and not api_keys:
+        raise click.UsageError("--prefix-cache-scope key needs API keys: give --api-key or --api-key-file")
     return Settings(
-        model_name=values["served_model_name"] or _model_name(model),
-        api_keys=_api_keys(values["api_keys"], values["api_key_file"]),
+        model_name=values["served_model_name"] or default_model_name(model),
+        api_keys=api_keys,
         cors_origins=values["cors_origins"],
         allowed_hosts=values["allowed_hosts"] or _default_hosts(values["host"]),
         root_path=f"/{root}" if root else "",
@@ -218,13 +220,6 @@ def _settings(model: str | None, values: dict[str, Any]) -> Settings:
             seconds=float(values["max_seconds"]),
         ),
     )
-
-
-def _model_name(model: str | None) -> str:
-    if model is None:
-        return _EMBEDDED_NAME
-    path = Path(model)
-    return (path.stem if path.is_file() else path.resolve().name) if path.exists() else model
 
 
 def _default_hosts(host: str) -> tuple[str, ...]:

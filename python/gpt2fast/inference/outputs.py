@@ -125,6 +125,8 @@ def _result(
     cached_tokens: int,
     logprobs: core.LogprobArrays | None,
     score: float,
+    first_token_seconds: float,
+    last_token_seconds: float,
 ) -> Generation:
     beams = call.options.num_beams > 1
     return Generation(
@@ -138,6 +140,8 @@ def _result(
         cached_tokens=cached_tokens,
         logprobs=_token_logprobs(call, token_ids, logprobs),
         score=score if beams else None,
+        first_token_seconds=first_token_seconds or None,
+        last_token_seconds=last_token_seconds or None,
     )
 
 

@@ -62,8 +62,13 @@ def read_call(
     prompts: Prompt | Sequence[Prompt] | None,
     options: GenerationOptions | None = None,
     overrides: dict[str, Any] | None = None,
+    *,
+    prefix_scope: int = 0,
 ) -> Call:
-    """Check the arguments of :meth:`gpt2fast.GPT2.generate` and make requests of them, before any work."""
+    """Check the arguments of :meth:`gpt2fast.GPT2.generate` and make requests of them, before any work.
+
+    Texts share keys and values of their prompts with those of the same ``prefix_scope`` alone.
+    """
     if overrides and not overrides.keys() <= OPTION_NAMES:
         prompts, overrides = _take_inputs(model, prompts, overrides)
     chosen = choose_options(model, options, overrides)
@@ -82,6 +87,7 @@ def read_call(
     _check_number(len(token_ids), chosen)
     fitted = [_fit(prompt, chosen, model.config.n_positions) for prompt in token_ids]
     shared = _shared_options(model, chosen)
+    shared.prefix_scope = prefix_scope
     requests = _build_requests(model, fitted, chosen, shared)
     return Call(requests, shared, chosen, single and chosen.num_return_sequences is None)
 

@@ -128,6 +128,9 @@ class Generation(Result):
         If requested.
     score : float or None
         What it was chosen by: for ``num_beams`` the log-probability by length, for ``best_of`` the mean.
+    first_token_seconds, last_token_seconds : float or None
+        From the call until the first and the last token was chosen, waiting included; None without tokens,
+        and for ``num_beams``.
     """
 
     text: str
@@ -138,6 +141,8 @@ class Generation(Result):
     cached_tokens: int = 0
     logprobs: TokenLogprobs | None = field(default=None, compare=False)
     score: float | None = None
+    first_token_seconds: float | None = field(default=None, compare=False)
+    last_token_seconds: float | None = field(default=None, compare=False)
 
     def __repr__(self) -> str:
         return f"Generation({_shown_output(self)}, finish_reason={self.finish_reason!r})"

@@ -82,8 +82,9 @@ def rank(
     by: str,
     prefix: Prefix | None,
     overflow: str = "error",
+    prefix_scope: int = 0,
 ) -> Work[list[RankedChoice]]:
-    """See :meth:`gpt2fast.GPT2.rank`."""
+    """See :meth:`gpt2fast.GPT2.rank`; for ``prefix_scope`` :func:`gpt2fast.inference.requests.read_call`."""
     Choice(_ORDERS)("by", by)
     Choice(_OVERFLOWS)("overflow", overflow)
     before = None
@@ -99,6 +100,7 @@ def rank(
             np.asarray(start[cut:], np.int32),
             _arrays([tokens[index] for index in group]),
             None if prefix is None or cut else prefix.core,
+            prefix_scope,
         )
         for index, values in zip(group, call.results(), strict=True):
             choice, ids, logprobs = choices[index], tokens[index], values[0]

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gpt2fast.serving.errors import ApiError, ClientGone, unavailable
 from gpt2fast.serving.metrics import Metrics
+from gpt2fast.serving.model_calls import PREFIX_SCOPE
 from gpt2fast.serving.route_names import ROUTES
 from gpt2fast.serving.service import Service
 
@@ -39,20 +40,23 @@ class Keys:
     Parameters
     ----------
     keys : sequence of str
-        If there are none, every request carries one.
+        If there are none, every request is let in.
     """
 
     def __init__(self, keys: Sequence[str]) -> None:
         self._digests = [_digest(key) for key in keys]
 
-    def admit(self, headers: Headers) -> bool:
-        """Whether a request carries a key: as a bearer's token, or as the password of HTTP's Basic."""
+    def number(self, headers: Headers) -> int:
+        """Which key a request carries, from 1 on: as a bearer's token, or as the password of HTTP's Basic.
+
+        0: none of them. If there are none, 1.
+        """
         if not self._digests:
-            return True
+            return 1
         given = _digest(_given_key(headers.get("authorization", "")))
-        found = False
-        for digest in self._digests:  # each, whichever it is
-            found |= hmac.compare_digest(digest, given)
+        found = 0
+        for number, digest in enumerate(self._digests, 1):  # each, whichever it is
+            found = max(found, number * hmac.compare_digest(digest, given))
         return found
 
 
@@ -125,7 +129,10 @@ class Access:
                 f"The host {headers.get('host', '')!r} is not served here; --allowed-host adds one.",
                 code="unknown_host",
             )
-        if path not in OPEN_PATHS and not self._keys.admit(headers):
+        key = self._keys.number(headers)
+        if self._service.settings.prefix_cache_scope == "key":
+            PREFIX_SCOPE.set(key)
+        if path not in OPEN_PATHS and key == 0:
             page = path in _PAGES or path.startswith("/static/")
             raise ApiError(
                 401,

@@ -56,9 +56,13 @@ class Usage:
 
 async def complete(service: Service, plan: Plan) -> tuple[list[tuple[int, Generation]], Usage]:
     """The texts, each with its place among the choices (prompt by prompt), and the tokens used."""
+    before = time.perf_counter() - plan.started
     groups = await service.calls.complete(plan.prompts, plan.options)
     usage = Usage(prompt=0, cached=0)
     found = []
+    first_tokens = [one.first_token_seconds for group in groups for one in group]
+    if begun := [seconds for seconds in first_tokens if seconds is not None]:
+        service.metrics.first_token(before + min(begun))
     for position, group in enumerate(groups):
         tokens, cached = len(group[0].prompt_token_ids), group[0].cached_tokens
         usage.prompt += tokens
@@ -67,6 +71,9 @@ async def complete(service: Service, plan: Plan) -> tuple[list[tuple[int, Genera
         for number, result in enumerate(group):
             usage.completion += len(result.token_ids)
             service.metrics.text(len(result.token_ids), FINISH_REASONS[result.finish_reason] or "")
+            if result.first_token_seconds is not None and result.last_token_seconds is not None:
+                rest = result.last_token_seconds - result.first_token_seconds
+                service.metrics.next_tokens(rest, len(result.token_ids) - 1)
             found.append((position * plan.n + number, result))
     longest = max(len(result.token_ids) for _, result in found)
     _count_request(service, plan, longest)

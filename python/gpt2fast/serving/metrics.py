@@ -82,10 +82,10 @@ class Metrics:
         self._n = self._histogram("vllm:request_params_n", "Texts for each prompt.", (1, 2, 5, 10, 20, 50))
         self._max_tokens = self._histogram("vllm:request_params_max_tokens", "Tokens asked for.", lengths)
         self._first_token = self._histogram(
-            "vllm:time_to_first_token_seconds", "Until a stream's first token.", _FIRST_TOKEN_SECONDS
+            "vllm:time_to_first_token_seconds", "Until a request's first token.", _FIRST_TOKEN_SECONDS
         )
         self._between = self._histogram(
-            "vllm:inter_token_latency_seconds", "Between a stream's tokens.", _TOKEN_SECONDS
+            "vllm:inter_token_latency_seconds", "Between a text's tokens.", _TOKEN_SECONDS
         )
         self._per_token = self._histogram(
             "vllm:request_time_per_output_token_seconds", "A request's time by its tokens.", _TOKEN_SECONDS
@@ -117,11 +117,11 @@ class Metrics:
         self._prompt_length.observe(tokens)
 
     def first_token(self, seconds: float) -> None:
-        """A stream began."""
+        """The first token of a request was chosen, or sent in a stream."""
         self._first_token.observe(seconds)
 
     def next_tokens(self, seconds: float, count: int) -> None:
-        """A text of a stream went on by so many tokens."""
+        """A text went on by so many tokens in so many seconds."""
         for _ in range(count):
             self._between.observe(seconds / count)
 

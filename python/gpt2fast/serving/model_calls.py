@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
+from contextvars import ContextVar
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from gpt2fast._validation import Integer
-from gpt2fast.inference import outputs, scoring
+from gpt2fast.inference import outputs
 from gpt2fast.inference.async_calls import astream
 from gpt2fast.inference.options import CONSTRAINTS, GenerationOptions
 from gpt2fast.inference.requests import Call, choose_options, read_call
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
 
 # Texts of so many characters are made into tokens while the event loop waits: a thread would take longer.
 _SHORT = 20_000
+
+#: Whose prompts those of the request at hand may share keys and values with: those of the same number.
+PREFIX_SCOPE: ContextVar[int] = ContextVar("prefix_scope", default=0)
 
 
 class ModelCalls:
@@ -129,11 +134,15 @@ class ModelCalls:
 
     async def score(self, texts: Sequence[list[int]], stride: int | None) -> list[TextScore]:
         """The log-probabilities of texts."""
+        from gpt2fast.inference import scoring
+
         with self._admitted():
             return cast("list[TextScore]", await arun(scoring.score(self._loaded, texts, stride)))
 
     async def embed(self, texts: Sequence[list[int]], pooling: str, normalize: bool) -> NDArray[np.float32]:
         """One vector for each text, [texts, n_embd]."""
+        from gpt2fast.inference import scoring
+
         with self._admitted():
             return await arun(scoring.embed(self._loaded, texts, pooling, normalize))
 
@@ -141,8 +150,12 @@ class ModelCalls:
         self, prompt: list[int], choices: Sequence[list[int]], by: Literal["mean", "total"]
     ) -> list[RankedChoice]:
         """Choices in the order of their likelihood after a prompt."""
+        from gpt2fast.inference import scoring
+
         with self._admitted():
-            return await arun(scoring.rank(self._loaded, prompt, choices, by, None))
+            return await arun(
+                scoring.rank(self._loaded, prompt, choices, by, None, prefix_scope=PREFIX_SCOPE.get())
+            )
 
     async def answer_once(self) -> None:
         """Let the model make one token: after that it is known to work."""
@@ -154,9 +167,10 @@ class ModelCalls:
 
     async def _read(self, prompts: Sequence[list[int]], options: GenerationOptions) -> Call:
         """The checked call. A constraint is compiled in a thread, as that may take a second."""
+        read = partial(read_call, self._loaded, prompts, options, prefix_scope=PREFIX_SCOPE.get())
         if any(getattr(options, name) is not None for name in CONSTRAINTS):
-            return await asyncio.to_thread(read_call, self._loaded, prompts, options)
-        return read_call(self._loaded, prompts, options)
+            return await asyncio.to_thread(read)
+        return read()
 
     @contextmanager
     def _admitted(self) -> Iterator[None]:

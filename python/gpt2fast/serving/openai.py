@@ -59,10 +59,15 @@ _TEXT: Schema = {"anyOf": [{"type": "string"}, _TOKENS]}
 _TEXT_LIST: Schema = {"anyOf": [_TEXTS["anyOf"][1], _TEXTS["anyOf"][3]]}
 
 
+# No other fields, no values of other types. Validators are built when they are first needed: that takes as
+# long as a small model to load.
+_CONFIG = ConfigDict(extra="forbid", strict=True, protected_namespaces=(), defer_build=True)
+
+
 class RequestModel(BaseModel):
     """A request: no field but the named, no value of another type."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
+    model_config = _CONFIG
 
     model: str | None = Field(None, description="The model's id; there is one, which may be left out.")
     user: str | None = Field(None, description="Ignored.")
@@ -71,7 +76,7 @@ class RequestModel(BaseModel):
 class StreamOptions(BaseModel):
     """Options of a stream."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = _CONFIG
 
     include_usage: bool | None = Field(None, description="Send a last chunk with the tokens used.")
     include_obfuscation: bool | None = Field(None, description="Ignored.")
@@ -80,7 +85,7 @@ class StreamOptions(BaseModel):
 class JsonSchemaFormat(BaseModel):
     """A JSON schema as OpenAI has it."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = _CONFIG
 
     name: str | None = Field(None, description="Ignored.")
     description: str | None = Field(None, description="Ignored.")
@@ -91,7 +96,7 @@ class JsonSchemaFormat(BaseModel):
 class ResponseFormat(BaseModel):
     """What the output must be."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = _CONFIG
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchemaFormat | None = None
@@ -145,7 +150,7 @@ CompletionRequest = create_model(
 class ContentPart(BaseModel):
     """A part of a message."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = _CONFIG
 
     type: Literal["text"]
     text: str
@@ -154,7 +159,7 @@ class ContentPart(BaseModel):
 class Message(BaseModel):
     """One turn of a conversation."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = _CONFIG
 
     role: Literal["system", "developer", "user", "assistant"]
     content: str | list[ContentPart]
@@ -269,3 +274,9 @@ REQUESTS = cast(
         "/detokenize": DetokenizeRequest,
     },
 )
+
+
+def build_validators() -> None:
+    """Build what checks requests, before the first of them does."""
+    for model in REQUESTS.values():
+        model.model_rebuild()

@@ -103,8 +103,6 @@ def make_plan(
     values["max_new_tokens"] = max_tokens
     _choose_copies(values, n)
     _constrain(values, body.response_format)
-    if service.settings.prefix_cache_scope == "key":
-        values["use_prefix_cache"] = False
     values["max_time"] = min(values.get("max_time", limits.seconds), limits.seconds)
     options = service.calls.options(values)
     _check_stream(stream, options)

@@ -13,6 +13,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from gpt2fast.serving.http_protocol import LimitedHttp
+from gpt2fast.serving.openai import build_validators
 from gpt2fast.serving.service import Service
 
 BACKLOG = 2048
@@ -87,10 +88,12 @@ class Server(uvicorn.Server):
         """Wait for a signal, then for the work."""
         self._loop = asyncio.get_running_loop()
         self._ready()
+        prepared = self._loop.run_in_executor(None, _prepare)
         while not self._signalled.is_set():
             await self.on_tick(0)  # the header Date
             self._service.observe()  # for the other processes that share the port
             await _until(self._signalled, 1.0)
+        await prepared
         self._lifecycle.end()
         done = asyncio.ensure_future(self._lifecycle.finished())
         again = asyncio.ensure_future(self._again.wait())
@@ -117,6 +120,13 @@ class Server(uvicorn.Server):
         self._loop.call_soon_threadsafe(event.set)
         if sig == signal.SIGINT and event is self._again:
             self.force_exit = True
+
+
+def _prepare() -> None:
+    """Make what only some requests need, so that none of them waits for it."""
+    from gpt2fast.inference import scoring  # noqa: F401 - and with it NumPy
+
+    build_validators()
 
 
 async def _until(event: asyncio.Event, seconds: float) -> None:

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
+
+#: Environment variable with an API key.
+KEY_VARIABLE = "GPT2FAST_API_KEY"
+_EMBEDDED_NAME = "gpt2fast-tiny"
 
 #: Whether requests share what they computed: all of them, or only those with the same key.
 PrefixCacheScope = Literal["all", "key"]
@@ -68,8 +73,8 @@ class Settings:
     chat_template : str or None
         A Jinja template for conversations, in place of the model's own.
     prefix_cache_scope : {"all", "key"}
-        Whether a request may reuse what was computed for another key's. An answer that comes sooner would
-        tell that somebody else's prompt began alike.
+        Whose prompts a request may reuse keys and values of: everybody's, or those with the same API key. An
+        answer that comes sooner would tell that somebody else's prompt began alike.
     limits : Limits
         Of requests.
     """
@@ -82,3 +87,15 @@ class Settings:
     chat_template: str | None = None
     prefix_cache_scope: PrefixCacheScope = "all"
     limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        if self.prefix_cache_scope == "key" and not self.api_keys:
+            raise ValueError("prefix_cache_scope must be 'all' without api_keys, got 'key'")
+
+
+def default_model_name(source: str | None) -> str:
+    """The id of a model that is served under no other name; of None, the embedded model."""
+    if source is None:
+        return _EMBEDDED_NAME
+    path = Path(source)
+    return (path.stem if path.is_file() else path.resolve().name) if path.exists() else source

@@ -14,9 +14,9 @@ using namespace testing;
 // A text that holds a slot.
 class Holder final : public Participant {
  public:
-  Holder(ByHand& engine, Tokens tokens, int64_t cached_length)
-      : tokens_(std::move(tokens)), cached_length_(cached_length) {
-    slot_ = engine.slots.acquire({}, false).slot;
+  Holder(ByHand& engine, Tokens tokens, int64_t cached_length, uint64_t scope = 0)
+      : tokens_(std::move(tokens)), cached_length_(cached_length), scope_(scope) {
+    slot_ = engine.slots.acquire({}, {.reuses = false}).slot;
     const std::vector<float> keys(tokens_.begin(), tokens_.begin() + cached_length);
     engine.model.cache().write(0, slot_, 0, cached_length, keys.data(), keys.data());
     engine.holders.push_back(this);
@@ -26,7 +26,7 @@ class Holder final : public Participant {
   void release(SlotPool&) override {}
   SlotContents contents() const override {
     ++asked;
-    return {slot_, tokens_, cached_length_};
+    return {slot_, tokens_, cached_length_, scope_};
   }
   Readiness readiness() override { return ready; }
   bool decodes() override { return false; }
@@ -42,12 +42,13 @@ class Holder final : public Participant {
  private:
   Tokens tokens_;
   int64_t cached_length_;
+  uint64_t scope_;
   int64_t slot_ = -1;
 };
 
-Admission::Grant acquire(ByHand& engine, const Tokens& tokens, bool share = true,
+Admission::Grant acquire(ByHand& engine, const Tokens& tokens, Sharing sharing = {},
                          const Prefix* prefix = nullptr) {
-  return Admission(engine.model.cache(), engine.slots, engine.holders).acquire(tokens, share, prefix);
+  return Admission(engine.model.cache(), engine.slots, engine.holders).acquire(tokens, sharing, prefix);
 }
 
 Tokens held(ByHand& engine, int64_t slot, int64_t length) {
@@ -85,7 +86,7 @@ TEST(the_last_token_is_left_to_compute) {
 TEST(the_one_that_has_most_lends) {
   ByHand engine(4);
   const Tokens idle_text = range(0, 8);
-  const int64_t idle = engine.slots.acquire({}, false).slot;
+  const int64_t idle = engine.slots.acquire({}, {.reuses = false}).slot;
   engine.slots.release(idle, idle_text);
   const Holder little(engine, joined(range(0, 6), {20}), 7);
   const Admission::Grant from_idle = acquire(engine, range(0, 14));
@@ -93,6 +94,16 @@ TEST(the_one_that_has_most_lends) {
   CHECK_EQ(from_idle.cached_length, 8);
   const Holder much(engine, range(0, 13), 13);
   CHECK_EQ(acquire(engine, range(0, 14)).cached_length, 13);
+}
+
+TEST(a_live_text_of_another_scope_lends_nothing_and_is_not_waited_for) {
+  ByHand engine(5);
+  const Holder whole(engine, range(0, 12), 12, 1);
+  const Holder reading(engine, range(100, 130), 0, 1);
+  CHECK_EQ(acquire(engine, range(0, 12), {.scope = 2}).cached_length, 0);
+  CHECK(acquire(engine, range(100, 130), {.scope = 2}).admitted == Admitted::kYes);
+  CHECK(acquire(engine, range(100, 130), {.scope = 1}).admitted == Admitted::kLater);
+  CHECK_EQ(acquire(engine, range(0, 12), {.scope = 1}).cached_length, 11);
 }
 
 TEST(what_another_text_is_about_to_compute_is_waited_for) {
@@ -105,7 +116,7 @@ TEST(what_another_text_is_about_to_compute_is_waited_for) {
   CHECK(little.admitted == Admitted::kYes);
   CHECK_EQ(little.cached_length, 10);
   engine.slots.release(little.slot, {});
-  const Admission::Grant alone = acquire(engine, range(0, 20), false);
+  const Admission::Grant alone = acquire(engine, range(0, 20), {.reuses = false});
   CHECK(alone.admitted == Admitted::kYes);
   CHECK_EQ(alone.cached_length, 0);
   engine.slots.release(alone.slot, {});
@@ -125,22 +136,22 @@ TEST(a_stored_prefix_is_restored_where_it_is_longer) {
   ByHand engine(3);
   Prefix prefix{.tokens = range(0, 8), .layers = {std::vector<float>(16)}};
   for (size_t i = 0; i < 16; ++i) prefix.layers[0][i] = static_cast<float>(i % 8);
-  const Admission::Grant restored = acquire(engine, joined(range(0, 6), {20, 21}), true, &prefix);
+  const Admission::Grant restored = acquire(engine, joined(range(0, 6), {20, 21}), {}, &prefix);
   CHECK_EQ(restored.cached_length, 6);
   CHECK(held(engine, restored.slot, 6) == range(0, 6));
-  CHECK_EQ(acquire(engine, range(0, 8), true, &prefix).cached_length, 7);
+  CHECK_EQ(acquire(engine, range(0, 8), {}, &prefix).cached_length, 7);
   const Holder holder(engine, range(0, 12), 12);
   engine.slots.release(restored.slot, {});
-  CHECK_EQ(acquire(engine, range(0, 12), true, &prefix).cached_length, 11);
+  CHECK_EQ(acquire(engine, range(0, 12), {}, &prefix).cached_length, 11);
 }
 
 TEST(queries_and_hits_are_counted_in_tokens) {
   ByHand engine(4);
   const Holder holder(engine, range(0, 12), 12);
   Admission admission(engine.model.cache(), engine.slots, engine.holders);
-  admission.acquire(range(0, 10), true, nullptr);
-  admission.acquire(range(5, 3), true, nullptr);
-  admission.acquire(range(0, 10), false, nullptr);
+  admission.acquire(range(0, 10), {}, nullptr);
+  admission.acquire(range(5, 3), {}, nullptr);
+  admission.acquire(range(0, 10), {.reuses = false}, nullptr);
   CHECK_EQ(admission.prefix_queries(), 13);
   CHECK_EQ(admission.prefix_hits(), 9);
 }

@@ -44,12 +44,12 @@ TEST(grants_each_slot_once) {
   KvCache cache = small_cache(2);
   SlotPool pool(cache, 0);
   const auto prompt = range(0, 4);
-  const auto first = pool.acquire(prompt, true);
-  const auto second = pool.acquire(prompt, true);
+  const auto first = pool.acquire(prompt, {});
+  const auto second = pool.acquire(prompt, {});
   CHECK(first.slot >= 0 && second.slot >= 0 && first.slot != second.slot);
-  CHECK_EQ(pool.acquire(prompt, true).slot, -1);
+  CHECK_EQ(pool.acquire(prompt, {}).slot, -1);
   pool.release(first.slot, {});
-  CHECK_EQ(pool.acquire(prompt, true).slot, first.slot);
+  CHECK_EQ(pool.acquire(prompt, {}).slot, first.slot);
 }
 
 TEST(slots_are_counted) {
@@ -57,7 +57,7 @@ TEST(slots_are_counted) {
   SlotPool pool(cache, 0);
   CHECK_EQ(pool.size(), 2);
   CHECK_EQ(pool.free(), 2);
-  const int64_t slot = pool.acquire({}, false).slot;
+  const int64_t slot = pool.acquire({}, {.reuses = false}).slot;
   CHECK_EQ(pool.free(), 1);
   pool.release(slot, {});
   CHECK_EQ(pool.free(), 2);
@@ -66,7 +66,7 @@ TEST(slots_are_counted) {
 TEST(a_slot_is_given_back_once) {
   KvCache cache = small_cache(1);
   SlotPool pool(cache, 0);
-  const int64_t slot = pool.acquire({}, false).slot;
+  const int64_t slot = pool.acquire({}, {.reuses = false}).slot;
   pool.release(slot, {});
   CHECK_THROWS(pool.release(slot, {}), std::logic_error);
   CHECK_EQ(pool.free(), 1);
@@ -76,41 +76,53 @@ TEST(a_common_prefix_is_taken_over) {
   KvCache cache = small_cache(1);
   SlotPool pool(cache, 1 << 20);
   const auto tokens = range(0, 10);
-  const auto first = pool.acquire(tokens, true);
+  const auto first = pool.acquire(tokens, {});
   CHECK_EQ(first.cached_length, 0);
   pool.release(first.slot, tokens);
   auto longer = range(0, 20);
-  const auto second = pool.acquire(longer, true);
+  const auto second = pool.acquire(longer, {});
   CHECK_EQ(second.cached_length, 10);
   pool.release(second.slot, tokens);
-  CHECK_EQ(pool.acquire(longer, false).cached_length, 0);
+  CHECK_EQ(pool.acquire(longer, {.reuses = false}).cached_length, 0);
+}
+
+TEST(a_prefix_of_another_scope_is_not_taken_over) {
+  KvCache cache = small_cache(2);
+  SlotPool pool(cache, 1 << 20);
+  const auto tokens = range(0, 10);
+  pool.release(pool.acquire(tokens, {.scope = 1}).slot, tokens, 1);
+  const auto other = pool.acquire(tokens, {.scope = 2});
+  CHECK_EQ(other.cached_length, 0);
+  pool.release(other.slot, tokens, 2);
+  CHECK_EQ(pool.acquire(tokens, {.scope = 1}).cached_length, 9);
+  CHECK_EQ(pool.acquire(tokens, {.scope = 2}).cached_length, 9);
 }
 
 TEST(the_last_prompt_token_is_always_left_to_compute) {
   KvCache cache = small_cache(1);
   SlotPool pool(cache, 1 << 20);
   const auto tokens = range(0, 10);
-  pool.release(pool.acquire(tokens, true).slot, tokens);
-  CHECK_EQ(pool.acquire(tokens, true).cached_length, 9);
+  pool.release(pool.acquire(tokens, {}).slot, tokens);
+  CHECK_EQ(pool.acquire(tokens, {}).cached_length, 9);
 }
 
 TEST(a_long_sequence_keeps_its_slot_and_lends_a_copy) {
   KvCache cache = small_cache(2);
   SlotPool pool(cache, 1 << 20);
   const auto tokens = range(0, 40);
-  const auto first = pool.acquire(tokens, true);
+  const auto first = pool.acquire(tokens, {});
   fill(cache, first.slot, 40, 7.0f);
   pool.release(first.slot, tokens);
   auto branch = range(0, 10);
   branch.push_back(99);
-  const auto second = pool.acquire(branch, true);
+  const auto second = pool.acquire(branch, {});
   CHECK(second.slot != first.slot);
   CHECK_EQ(second.cached_length, 10);
   for (int64_t layer = 0; layer < 2; ++layer) {
     CHECK(keys_of(cache, layer, second.slot, 10) == keys_of(cache, layer, first.slot, 10));
   }
   pool.release(second.slot, {});
-  CHECK_EQ(pool.acquire(tokens, true).cached_length, 39);
+  CHECK_EQ(pool.acquire(tokens, {}).cached_length, 39);
 }
 
 TEST(the_budget_forgets_the_least_recently_used) {
@@ -118,12 +130,12 @@ TEST(the_budget_forgets_the_least_recently_used) {
   SlotPool pool(cache, 15 * cache.bytes_per_position());
   const auto a = range(0, 10);
   const auto b = range(100, 10);
-  const auto slot_a = pool.acquire(a, true).slot;
-  const auto slot_b = pool.acquire(b, true).slot;
+  const auto slot_a = pool.acquire(a, {}).slot;
+  const auto slot_b = pool.acquire(b, {}).slot;
   pool.release(slot_a, a);
   pool.release(slot_b, b);
-  CHECK_EQ(pool.acquire(b, true).cached_length, 9);
-  CHECK_EQ(pool.acquire(a, true).cached_length, 0);
+  CHECK_EQ(pool.acquire(b, {}).cached_length, 9);
+  CHECK_EQ(pool.acquire(a, {}).cached_length, 0);
 }
 
 // Whether a slot's memory still holds what was written there: memory that was given back reads as zeros.
@@ -141,14 +153,14 @@ TEST(one_empty_slot_keeps_its_memory) {
     cache.write(0, slot, 0, 64, ones.data(), ones.data());
     pool.release(slot, prompt);
   };
-  const int64_t first = pool.acquire(prompt, true).slot;
-  const int64_t second = pool.acquire(prompt, true).slot;
+  const int64_t first = pool.acquire(prompt, {}).slot;
+  const int64_t second = pool.acquire(prompt, {}).slot;
   used(first);
   CHECK(holds_something(cache, first));
   used(second);
   CHECK(!holds_something(cache, first));
   CHECK(holds_something(cache, second));
-  CHECK_EQ(pool.acquire(prompt, true).slot, second);  // rather than one without memory
+  CHECK_EQ(pool.acquire(prompt, {}).slot, second);  // rather than one without memory
   used(second);
   CHECK(holds_something(cache, second));
   pool.clear_idle();
@@ -160,8 +172,8 @@ TEST(the_slot_with_most_memory_keeps_it) {
   SlotPool pool(cache, 0);
   const auto long_text = range(0, 128), short_text = range(0, 64);
   const std::vector<float> ones(2 * 128 * 64, 1.0f);
-  const int64_t first = pool.acquire(long_text, true).slot;
-  const int64_t second = pool.acquire(short_text, true).slot;
+  const int64_t first = pool.acquire(long_text, {}).slot;
+  const int64_t second = pool.acquire(short_text, {}).slot;
   cache.write(0, first, 0, 128, ones.data(), ones.data());
   cache.write(0, second, 0, 64, ones.data(), ones.data());
   pool.release(first, long_text);
@@ -169,8 +181,8 @@ TEST(the_slot_with_most_memory_keeps_it) {
   CHECK(holds_something(cache, first));
   CHECK(!holds_something(cache, second));
   // A short text in the slot does not make it forget how much memory it has.
-  CHECK_EQ(pool.acquire(short_text, true).slot, first);
-  CHECK_EQ(pool.acquire(short_text, true).slot, second);
+  CHECK_EQ(pool.acquire(short_text, {}).slot, first);
+  CHECK_EQ(pool.acquire(short_text, {}).slot, second);
   cache.write(0, second, 0, 64, ones.data(), ones.data());
   pool.release(first, short_text);
   pool.release(second, short_text);
@@ -182,9 +194,9 @@ TEST(clearing_forgets_everything_idle) {
   KvCache cache = small_cache(1);
   SlotPool pool(cache, 1 << 20);
   const auto tokens = range(0, 10);
-  pool.release(pool.acquire(tokens, true).slot, tokens);
+  pool.release(pool.acquire(tokens, {}).slot, tokens);
   pool.clear_idle();
-  CHECK_EQ(pool.acquire(tokens, true).cached_length, 0);
+  CHECK_EQ(pool.acquire(tokens, {}).cached_length, 0);
 }
 
 }  // namespace

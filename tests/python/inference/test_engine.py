@@ -135,6 +135,21 @@ def test_shared_prefixes_do_not_change_the_text(model: GPT2) -> None:
     assert [copy.cached_tokens > 10 for copy in copies] == [False, True, True]
 
 
+def test_results_say_when_their_tokens_were_chosen() -> None:
+    model = GPT2.from_pretrained()
+    begin = time.perf_counter()
+    first, *_, last = model.generate(["Once", "Twice", "The"], max_new_tokens=30, eos_token_id=[])
+    seconds = time.perf_counter() - begin
+    for one in (first, last):
+        assert 0 < one.first_token_seconds < one.last_token_seconds < seconds
+    single = model.generate("Once", max_new_tokens=1)
+    assert single.first_token_seconds == single.last_token_seconds
+    for options in ({"max_new_tokens": 0}, {"max_new_tokens": 3, "num_beams": 2}):
+        other = model.generate("Once", **options)
+        assert other.first_token_seconds is other.last_token_seconds is None
+    assert single == model.generate("Once", max_new_tokens=1)  # when is no part of what
+
+
 def test_a_paused_stream_leaves_its_slot_and_goes_on_with_the_same_text() -> None:
     model = GPT2.from_pretrained(max_sequences=1, read_ahead=4)
     alone = model.generate("Once", max_new_tokens=50)

@@ -6,6 +6,7 @@ import json
 import logging
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import pytest
@@ -130,28 +131,46 @@ def test_a_request_is_one_line_of_the_log_without_its_text(
     assert bad["error"].startswith("unknown field")
 
 
-def test_other_keys_prefixes_are_not_reused_where_that_is_asked_for(model: GPT2) -> None:
-    prompt = "A prompt that nobody has given before, and of some length. " * 4
-
-    def cached(settings: Settings) -> list[int]:
-        client = TestClient(create_app(model, settings))
-        answers = [
-            client.post(
-                "/v1/completions",
-                json={"prompt": prompt, "max_tokens": 1, "temperature": 0},
-                headers={"authorization": f"Bearer {key}"},
-            ).json()
-            for key in KEYS
-        ]
-        assert answers[0]["choices"] == answers[1]["choices"]
-        return [answer["usage"]["prompt_tokens_details"]["cached_tokens"] for answer in answers]
-
+def cached_tokens(model: GPT2, settings: Settings, path: str, **fields: Any) -> list[int]:
+    """Tokens found in the prefix cache when each key sends a prompt, and then sends it again."""
     model.clear_prefix_cache()
-    assert cached(Settings(api_keys=KEYS, prefix_cache_scope="key")) == [0, 0]
-    model.clear_prefix_cache()
-    first, second = cached(Settings(api_keys=KEYS))
-    assert first == 0
-    assert second > 0
+    client, found = TestClient(create_app(model, settings)), []
+    for key in (*KEYS, *KEYS):
+        before = model.stats().prefix_hits
+        response = client.post(path, json=fields, headers={"authorization": f"Bearer {key}"})
+        assert response.status_code == 200
+        found.append(model.stats().prefix_hits - before)
+    return found
+
+
+PROMPT = "A prompt that nobody has given before, and of some length. " * 4
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("/v1/completions", {"max_tokens": 1}),
+        ("/v1/completions", {"max_tokens": 1, "stream": True}),
+        ("/v1/completions", {"max_tokens": 2, "choices": ["a", "b"]}),
+        ("/v1/rank", {"choices": [" a b", " c d"]}),
+    ],
+)
+def test_prefixes_of_other_keys_are_not_reused_where_that_is_asked_for(
+    model: GPT2, path: str, fields: dict[str, Any]
+) -> None:
+    if "choices" in fields and path == "/v1/completions":
+        pytest.importorskip("llguidance")
+    tokens = len(model.tokenizer.encode(PROMPT))
+    fields = {**fields, "prompt": PROMPT}
+    kept = Settings(api_keys=KEYS, prefix_cache_scope="key")
+    assert cached_tokens(model, kept, path, **fields) == [0, 0, tokens - 1, tokens - 1]
+    shared = Settings(api_keys=KEYS)
+    assert cached_tokens(model, shared, path, **fields) == [0, *[tokens - 1] * 3]
+
+
+def test_without_keys_there_is_nobody_to_keep_prefixes_from() -> None:
+    with pytest.raises(ValueError, match="prefix_cache_scope must be 'all' without api_keys, got 'key'"):
+        Settings(prefix_cache_scope="key")
 
 
 def test_settings_need_none_of_the_packages_of_the_service() -> None:

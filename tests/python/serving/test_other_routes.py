@@ -6,6 +6,7 @@ import base64
 import re
 from collections.abc import Callable
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,6 +16,7 @@ import pytest
 from gpt2fast import GPT2
 
 Post = Callable[..., Any]
+DASHBOARD = Path(__file__).resolve().parents[3] / "docs" / "serving" / "grafana.json"
 TEXTS = ["The king went out.", "A fox", "Rain and rain and rain"]
 
 
@@ -120,8 +122,13 @@ def test_metrics_have_vllms_names_and_count(client: httpx.Client, post: Post) ->
     assert grown["vllm:generation_tokens_total"] == 13
     assert grown["vllm:request_success_total"] == 3
     assert grown["vllm:e2e_request_latency_seconds_count"] == 2
-    assert grown["vllm:time_to_first_token_seconds_count"] == 1
-    assert grown["vllm:inter_token_latency_seconds_count"] == 6
+    # Streamed or not, a request has one first token, and each of its texts the others.
+    assert grown["vllm:time_to_first_token_seconds_count"] == 2
+    assert grown["vllm:inter_token_latency_seconds_count"] == 4 + 6
+    assert 0 < grown["vllm:time_to_first_token_seconds_sum"] < grown["vllm:e2e_request_latency_seconds_sum"]
+    assert (
+        0 < grown["vllm:inter_token_latency_seconds_sum"] < 2 * grown["vllm:e2e_request_latency_seconds_sum"]
+    )
     assert grown["vllm:request_time_per_output_token_seconds_count"] == 2
     assert grown["vllm:prefix_cache_queries_total"] == 7
     assert grown["http_requests_total"] == 3
@@ -132,6 +139,15 @@ def test_metrics_have_vllms_names_and_count(client: httpx.Client, post: Post) ->
     assert after[f'vllm:request_success_total{{engine="0",{length}'] >= 3
     buckets = [key for key in after if key.startswith("vllm:inter_token_latency_seconds_bucket")]
     assert any('le="0.0001"' in key for key in buckets)
+
+
+def test_the_dashboard_shows_metrics_that_exist(client: httpx.Client, post: Post) -> None:
+    post("/v1/completions", prompt="a", max_tokens=1)
+    exposed = {name.partition("{")[0] for name in numbers(client)}
+    queries = re.findall(r'"(?:expr|query)": "(.*)"', DASHBOARD.read_text("utf-8"))
+    shown = {name for query in queries for name in re.findall(r"[a-z0-9]+:\w+|http_\w+", query)}
+    assert len(shown) > 12
+    assert shown - exposed == set()
 
 
 def test_the_schema_names_each_route(client: httpx.Client) -> None:
