@@ -7,12 +7,26 @@ import os
 import sys
 import threading
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
-from gpt2fast._interpreters import refuse_subinterpreters
 
-refuse_subinterpreters()
+def _refuse_subinterpreters() -> None:
+    """Raise ImportError in any but the main interpreter, whose lock the core's threads wait for."""
+    for name in ("_interpreters", "_xxsubinterpreters"):  # from Python 3.13 on, and before
+        try:
+            interpreters = import_module(name)
+        except ImportError:
+            continue
+        if interpreters.get_current() != interpreters.get_main():
+            raise ImportError(
+                "gpt2fast runs in the main interpreter of a process only, not in subinterpreters"
+            )
+        return
+
+
+_refuse_subinterpreters()
 
 from gpt2fast import _core as core  # noqa: E402  after the check
 

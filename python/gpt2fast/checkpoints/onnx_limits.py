@@ -53,7 +53,7 @@ class OnnxLimits:
         try:
             self._check(data, 0, len(data), kind.DESCRIPTOR, 0)
         except WireError as error:
-            raise ModelError(f"{self._where}: is cut short or corrupt: {error}") from None
+            raise ModelError(f"{self._where}: not an ONNX model, cut short or corrupt: {error}") from None
 
     def _check(self, data: bytes, position: int, stop: int, kind: Any, depth: int) -> None:
         known = self._known.get(kind.name)
