@@ -27,6 +27,8 @@ _SUFFIXES = (".json", ".txt")
 _FORMS = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("vocab.txt",))
 #: What may lie beside them, in files of these names with the suffix .json.
 _COMPANIONS = ("tokenizer_config", "special_tokens_map", "added_tokens")
+#: Models in one file, whose tokenizer lies beside them.
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".onnx")
 _SENTENCEPIECE = ("spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
 
 
@@ -91,9 +93,9 @@ def read_tokenizer_files(source: str | os.PathLike[str], *, token: str | None = 
     Parameters
     ----------
     source : str or path
-        A directory, a ``tokenizer.json``, a ``vocab.json`` beside its merges, a ``vocab.txt`` of BERT, or
-        the id of a model on the hub. What exists as a path is taken as one. Files of these names are read
-        with what lies beside them.
+        A directory, a ``tokenizer.json``, a ``vocab.json`` beside its merges, a ``vocab.txt`` of BERT, a
+        file with a model, or the id of a model on the hub. What exists as a path is taken as one. Files of
+        these names are read with what lies beside them.
     token : str, optional
         Access token for the hub.
 
@@ -107,22 +109,41 @@ def read_tokenizer_files(source: str | os.PathLike[str], *, token: str | None = 
     if isinstance(source, str) and not path.exists() and path.suffix not in _SUFFIXES and is_repo_id(source):
         path = download_tokenizer(source, token=token)
     if path.is_dir():
-        files = find_tokenizer_files(path)
-        if not files:
-            raise ModelError(
-                f"{path}: no tokenizer.json, no vocab.json with merges.txt and no vocab.txt in it"
-            )
-        return files
+        return _found_in(path)
     if not path.is_file():
         raise ModelError(
             f"tokenizer must name a directory or a file, got {str(source)!r}, which does not exist"
         )
     resolved = Path(os.path.realpath(path))
+    if path.suffix.lower() == ".gguf":
+        return _inside_gguf(resolved)
+    if path.suffix.lower() in _WEIGHTS:
+        return _found_in(path.parent)
     form = next((form for form in _FORMS if path.name == form[0]), None)
     if form is None:
         return TokenizerFiles(tokenizer_json=read_text(resolved, MAX_TOKENIZER_BYTES))
     others = {_field(name): file_inside(path.parent, name) for name in form[1:]}
     return _texts(path.parent, {_field(path.name): resolved, **others})
+
+
+def _found_in(directory: Path) -> TokenizerFiles:
+    files = find_tokenizer_files(directory)
+    if not files:
+        raise ModelError(
+            f"{directory}: no tokenizer.json, no vocab.json with merges.txt and no vocab.txt in it"
+        )
+    return files
+
+
+def _inside_gguf(path: Path) -> TokenizerFiles:
+    from gpt2fast.checkpoints.binary_file import BinaryFile
+    from gpt2fast.checkpoints.gguf_container import read_container
+    from gpt2fast.checkpoints.gguf_tokenizer import tokenizer_files
+
+    files = tokenizer_files(read_container(BinaryFile(path)).metadata, path)
+    if not files:
+        raise ModelError(f"{path}: has no tokenizer of GPT-2's kind")
+    return files
 
 
 def _field(name: str) -> str:

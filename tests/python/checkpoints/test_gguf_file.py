@@ -115,8 +115,14 @@ def test_the_keys_of_the_tokenizer_count(tmp_path: Path) -> None:
 
 def test_a_tokenizer_that_adds_nothing(tmp_path: Path) -> None:
     write_gguf(tmp_path / "model.gguf", add_bos=False)
-    tokenizer = Tokenizer.from_files(open_gguf(tmp_path / "model.gguf").tokenizer)
+    tokenizer = Tokenizer.from_source(tmp_path / "model.gguf")
     assert tokenizer.encode("<|endoftext|>") == [100]
+
+
+def test_another_kind_of_tokenizer_is_named(tmp_path: Path) -> None:
+    write_gguf(tmp_path / "model.gguf", pre="llama-bpe")
+    with pytest.raises(ModelError, match=r"model\.gguf: has no tokenizer of GPT-2's kind"):
+        Tokenizer.from_source(tmp_path / "model.gguf")
 
 
 def test_another_kind_of_tokenizer_is_left_out(tmp_path: Path) -> None:
