@@ -29,6 +29,7 @@ _MODEL_SUFFIXES = (".onnx", ".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 _FORMS = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("vocab.txt",))
 #: What may lie beside them, in files of these names with the suffix .json.
 _COMPANIONS = ("tokenizer_config", "special_tokens_map", "added_tokens")
+#: Models in one file, whose tokenizer lies beside them.
 _SENTENCEPIECE = ("spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
 
 
@@ -115,12 +116,7 @@ def read_tokenizer_files(source: str | os.PathLike[str], *, token: str | None = 
     if path.is_file() and path.suffix.lower() in _MODEL_SUFFIXES:
         path = path.parent  # the tokenizer lies beside the model
     if path.is_dir():
-        files = find_tokenizer_files(path)
-        if not files:
-            raise ModelError(
-                f"{path}: no tokenizer.json, no vocab.json with merges.txt and no vocab.txt in it"
-            )
-        return files
+        return _found_in(path)
     if not path.is_file():
         raise ModelError(
             f"tokenizer must name a directory or a file, got {str(source)!r}, which does not exist"
@@ -132,6 +128,15 @@ def read_tokenizer_files(source: str | os.PathLike[str], *, token: str | None = 
         return TokenizerFiles(tokenizer_json=read_text(resolved, MAX_TOKENIZER_BYTES))
     others = {_field(name): file_inside(path.parent, name) for name in form[1:]}
     return _texts(path.parent, {_field(path.name): resolved, **others})
+
+
+def _found_in(directory: Path) -> TokenizerFiles:
+    files = find_tokenizer_files(directory)
+    if not files:
+        raise ModelError(
+            f"{directory}: no tokenizer.json, no vocab.json with merges.txt and no vocab.txt in it"
+        )
+    return files
 
 
 def _field(name: str) -> str:

@@ -21,8 +21,8 @@ from gpt2fast.text.byte_level import (
 )
 from gpt2fast.text.clean_up import clean_up
 from gpt2fast.text.decoders import TokenPieces, read_decoding
-from gpt2fast.text.token_names import TokenNames
 from gpt2fast.text.tokenizer_settings import END_OF_TEXT, TokenizerSettings
+from gpt2fast.text.transformers_names import TransformersNames
 from gpt2fast.text.unicode_text import check_text
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from gpt2fast.checkpoints.base import TokenizerFiles
 
 
-class Tokenizer(TokenNames):
+class Tokenizer(TransformersNames):
     """The tokenizer of one model.
 
     GPT-2's is byte-level BPE: any Unicode text and any bytes survive a round trip. Others encode and decode

@@ -14,7 +14,7 @@ from gpt2fast.checkpoints.gguf_file import open_gguf
 from gpt2fast.errors import ModelError
 from gpt2fast.text.tokenizer import Tokenizer
 from support.checkpoint_samples import byte_level_vocabulary, gguf_name, random_tensors, small_config
-from support.gguf_samples import CONFIG, CONTROL, NORMAL, add, write_gguf
+from support.gguf_samples import CONFIG, CONTROL, NORMAL, UNKNOWN, USER_DEFINED, add, write_gguf
 
 gguf = pytest.importorskip("gguf")
 
@@ -89,6 +89,40 @@ def test_the_tokenizer_comes_along(tmp_path: Path, last_type: int) -> None:
     ]
     assert tokenizer.encode('!"') == [tokens.index('!"')]
     assert checkpoint.config.eos_token_ids == (100,)
+
+
+def test_the_keys_of_the_tokenizer_count(tmp_path: Path) -> None:
+    tokens, _ = byte_level_vocabulary(CONFIG.vocab_size)
+    types = [NORMAL] * 98 + [UNKNOWN, USER_DEFINED, CONTROL]
+    write_gguf(
+        tmp_path / "model.gguf",
+        bos=97,
+        padding=98,
+        add_bos=True,
+        types=types,
+        chat_template="{{ bos_token }}",
+    )
+    files = open_gguf(tmp_path / "model.gguf").tokenizer
+    tokenizer = Tokenizer.from_files(files, vocab_size=CONFIG.vocab_size)
+    assert tokenizer.encode("B<|endoftext|>") == [97, tokens.index("B"), 100]
+    assert tokenizer.encode("B", add_special_tokens=False) == [tokens.index("B")]
+    assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) == (97, 100, 98)
+    assert tokenizer.special_token_ids == {97, 98, 100}
+    assert tokenizer.encode(tokens[99], add_special_tokens=False) == [99]
+    assert tokenizer.decode([99, 97, 98]) == tokens[99]
+    assert tokenizer.chat_template == "{{ bos_token }}"
+
+
+def test_a_tokenizer_that_adds_nothing(tmp_path: Path) -> None:
+    write_gguf(tmp_path / "model.gguf", add_bos=False)
+    tokenizer = Tokenizer.from_source(tmp_path / "model.gguf")
+    assert tokenizer.encode("<|endoftext|>") == [100]
+
+
+def test_another_kind_of_tokenizer_is_named(tmp_path: Path) -> None:
+    write_gguf(tmp_path / "model.gguf", pre="llama-bpe")
+    with pytest.raises(ModelError, match=r"model\.gguf: has no tokenizer of GPT-2's kind"):
+        Tokenizer.from_source(tmp_path / "model.gguf")
 
 
 def test_another_kind_of_tokenizer_is_left_out(tmp_path: Path) -> None:

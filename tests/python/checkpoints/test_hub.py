@@ -243,6 +243,23 @@ def test_a_tokenizer_comes_without_the_rest(tmp_path: Path, hub: FakeHub) -> Non
     assert hub.downloaded() == ["merges.txt", "tokenizer.json", "vocab.json"]
 
 
+def test_what_lies_beside_a_tokenizer_is_fetched(tmp_path: Path, hub: FakeHub) -> None:
+    beside = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
+    hub.files |= contents(*beside)
+    path = download_tokenizer("someone/gpt2", cache_dir=tmp_path / "cache")
+    assert {file.name for file in path.iterdir()} == {"vocab.json", "merges.txt", *beside}
+    model = download_snapshot("someone/gpt2", cache_dir=tmp_path / "other")
+    assert {*beside, "vocab.json", "merges.txt"} <= {file.name for file in model.iterdir()}
+
+
+def test_a_vocabulary_of_bert_is_fetched(tmp_path: Path, hub: FakeHub) -> None:
+    del hub.files["vocab.json"], hub.files["merges.txt"]
+    hub.files |= contents("vocab.txt")
+    path = download_tokenizer("someone/gpt2", cache_dir=tmp_path / "cache")
+    assert [file.name for file in path.iterdir()] == ["vocab.txt"]
+    assert (fetch(tmp_path) / "vocab.txt").is_file()
+
+
 def test_a_repository_without_a_tokenizer(tmp_path: Path, hub: FakeHub) -> None:
     del hub.files["merges.txt"]
     with pytest.raises(ModelError, match=r"someone/gpt2: no tokenizer of a known format on the hub; it has"):

@@ -142,6 +142,8 @@ def test_tokenize(run: Run, model: GPT2) -> None:
     ids = model.tokenizer.encode("Hello\n🦙")
     assert run("tokenize", "Hello\n🦙", "--ids").out == " ".join(map(str, ids)) + "\n"
     assert run("tokenize", "-", "--ids", stdin="Hello\n🦙".encode()).out == " ".join(map(str, ids)) + "\n"
+    marked = "\ufeffHello\n🦙".encode()  # a byte order mark is no part of the text
+    assert run("tokenize", "-", "--ids", stdin=marked).out == " ".join(map(str, ids)) + "\n"
     values = json.loads(run("tokenize", "--json", "Hello\n🦙").out)
     assert values["token_ids"] == ids
     assert "".join(values["pieces"]) == "Hello\n\\xf0\\x9f\\xa6\\x99"

@@ -20,6 +20,7 @@ import gpt2fast
 from gpt2fast.checkpoints import open_checkpoint
 from gpt2fast.errors import ModelError
 from gpt2fast.export import convert
+from gpt2fast.export.huggingface_writer import save_huggingface
 from gpt2fast.loading.sources import find_model_directory
 from gpt2fast.storage.files import set_aside_name
 from gpt2fast.storage.model_directory import (
@@ -28,7 +29,7 @@ from gpt2fast.storage.model_directory import (
     GENERATION_CONFIG_NAME,
     open_model_directory,
 )
-from support.checkpoint_samples import random_tensors, small_config
+from support.checkpoint_samples import byte_level_vocabulary, random_tensors, small_config
 from support.huggingface_samples import write_directory, write_vocabulary
 
 
@@ -285,6 +286,37 @@ def test_a_tokenizer_json_is_kept_as_it_is(source: Path, tmp_path: Path) -> None
     (source / "tokenizer.json").write_text(text)
     convert(source, tmp_path / "second")
     assert (tmp_path / "second/tokenizer.json").read_text() == text
+
+
+def test_what_lies_beside_a_tokenizer_is_kept(source: Path, tmp_path: Path) -> None:
+    """A checkpoint whose table has a row for a token of added_tokens.json, and a BOS in front of texts."""
+    tokens, _ = byte_level_vocabulary(101)
+    write_directory(source, small_config(vocab_size=102), with_tokenizer=False)
+    write_vocabulary(source, 101)
+    config = {"bos_token": "A", "add_bos_token": True, "pad_token": "<|sep|>", "model_max_length": 30}
+    (source / "tokenizer_config.json").write_text(json.dumps(config))
+    (source / "added_tokens.json").write_text('{"<|sep|>": 101}')
+    convert(source, tmp_path / "out")
+    model = gpt2fast.GPT2.from_pretrained(tmp_path / "out", threads=1)
+    place = tokens.index
+    assert model.tokenizer.encode("B<|sep|>C") == [place("A"), place("B"), 101, place("C")]
+    assert model.generate("B", max_new_tokens=1).prompt_token_ids == [place("A"), place("B")]
+    assert model.tokenizer.decode([101], skip_special_tokens=False) == "<|sep|>"
+    assert (model.tokenizer.decode([101]), model.tokenizer.pad_token_id) == ("", 101)
+    assert (model.tokenizer.bos_token, model.tokenizer.model_max_length) == ("A", 30)
+    cached = gpt2fast.GPT2.from_pretrained(source, threads=1)
+    assert cached.tokenizer.encode("B<|sep|>C") == model.tokenizer.encode("B<|sep|>C")
+    exported = tmp_path / "exported"
+    save_huggingface(open_checkpoint(source), exported)
+    again = gpt2fast.Tokenizer.from_source(exported)
+    assert again.encode("B<|sep|>C") == model.tokenizer.encode("B<|sep|>C")
+    assert again.roles() == model.tokenizer.roles()
+
+
+def test_a_change_beside_the_tokenizer_makes_another_model(source: Path) -> None:
+    before = open_checkpoint(source).fingerprint
+    (source / "added_tokens.json").write_text("{}")
+    assert open_checkpoint(source).fingerprint != before
 
 
 def test_a_tokenizer_that_a_user_names_must_fit(source: Path, tmp_path: Path) -> None:

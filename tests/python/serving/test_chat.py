@@ -164,7 +164,6 @@ class TestOwnTemplate:
     @pytest.mark.parametrize(
         "files",
         [
-            {"tokenizer_config__json": "{"},
             {"tokenizer_config__json": '{"chat_template": 7}'},
             {"tokenizer_config__json": '{"chat_template": [1, {"name": "tools", "template": "a"}]}'},
             {"chat_template__jinja": "{% for %}"},

@@ -13,7 +13,7 @@ from support.checkpoint_samples import byte_level_vocabulary, gguf_name, random_
 gguf = pytest.importorskip("gguf")
 
 CONFIG = small_config(tie_word_embeddings=True, bos_token_id=100, eos_token_id=100)
-NORMAL, CONTROL = 1, 3
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4
 
 
 def write_gguf(path: Path, *, kind: str = "F32", head: str | None = None, **metadata: Any) -> dict[str, Any]:
@@ -29,10 +29,18 @@ def write_gguf(path: Path, *, kind: str = "F32", head: str | None = None, **meta
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(metadata.pop("pre", "gpt-2"))
     writer.add_token_list(metadata.pop("tokens", tokens))
-    writer.add_token_types([NORMAL] * (len(tokens) - 1) + [metadata.pop("last_type", CONTROL)])
+    writer.add_token_types(
+        metadata.pop("types", [NORMAL] * (len(tokens) - 1) + [metadata.pop("last_type", CONTROL)])
+    )
     writer.add_token_merges(metadata.pop("merges", merges))
-    writer.add_bos_token_id(100)
+    writer.add_bos_token_id(metadata.pop("bos", 100))
     writer.add_eos_token_id(100)
+    if "padding" in metadata:
+        writer.add_pad_token_id(metadata.pop("padding"))
+    if "add_bos" in metadata:
+        writer.add_add_bos_token(metadata.pop("add_bos"))
+    if "chat_template" in metadata:
+        writer.add_chat_template(metadata.pop("chat_template"))
     assert not metadata
     tensors = random_tensors(CONFIG)
     wanted = {name: add(writer, name, values, kind) for name, values in tensors.items()}

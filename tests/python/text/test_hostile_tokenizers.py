@@ -126,6 +126,8 @@ def test_a_sentencepiece_model_alone_is_named(tmp_path: Path) -> None:
 def test_a_file_named_alone_is_read_with_those_beside_it(tmp_path: Path) -> None:
     directory = write_sample("special_tokens_map", tmp_path)
     assert Tokenizer.from_source(directory / "vocab.json").encode("<s>") == [266]
+    (directory / "model.safetensors").write_bytes(b"")
+    assert Tokenizer.from_source(directory / "model.safetensors").encode("<s>") == [266]
 
 
 @given(st.text(" .,!?'ntmsvrea", max_size=30), st.lists(st.integers(0, 6), max_size=12))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _CAN_BE_SET = ("pad_token", "pad_token_id", "padding_side")
 
 
-class TokenNames:
+class TransformersNames:
     """A part of :class:`gpt2fast.Tokenizer`, which keeps the fields."""
 
     _backend: Backend
