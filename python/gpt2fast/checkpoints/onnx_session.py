@@ -28,19 +28,23 @@ def open_session(path: Path) -> Any:
     import onnxruntime
 
     data = read_bytes(Path(os.path.realpath(path)), _MAX_MODEL_BYTES)
-    _check_external_data(data, path)
+    data, folder = _with_resolved_links(data, path)
     onnxruntime.disable_telemetry_events()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    options.add_session_config_entry(_FOLDER_OF_EXTERNAL_DATA, str(path.parent.absolute()))
+    options.add_session_config_entry(_FOLDER_OF_EXTERNAL_DATA, str(folder))
     try:
         return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions have no common base
         raise ModelError(f"{path}: ONNX Runtime can't load it: {error}") from None
 
 
-def _check_external_data(data: bytes, path: Path) -> None:
-    """Raise ModelError unless every external tensor of a model lies in a regular file beside it."""
+def _with_resolved_links(data: bytes, path: Path) -> tuple[bytes, Path]:
+    """The model, and the folder of its external data, which is where links of the hub's cache lead to.
+
+    ONNX Runtime takes no links out of a folder. Raises ModelError unless every external tensor lies in a
+    regular file beside the model.
+    """
     from onnx import ModelProto, TensorProto
 
     OnnxLimits(str(path)).check(data, ModelProto)
@@ -48,14 +52,23 @@ def _check_external_data(data: bytes, path: Path) -> None:
         model = ModelProto.FromString(data)
     except Exception as error:  # protobuf's DecodeError derives from Exception
         raise ModelError(f"{path}: not an ONNX model, or cut short: {error}") from None
-    locations = set()
-    for tensor in _tensors(model, path):
-        if tensor.data_location == TensorProto.EXTERNAL:
-            entries = {entry.key: entry.value for entry in tensor.external_data}
-            locations.add(entries.get("location", ""))
-    for location in sorted(locations):
-        if find_inside(path.parent, location.removeprefix("./")) is None:
+    external = [tensor for tensor in _tensors(model, path) if tensor.data_location == TensorProto.EXTERNAL]
+    entries = [entry for tensor in external for entry in tensor.external_data if entry.key == "location"]
+    if len(entries) != len(external):
+        raise ModelError(f"{path}: an external tensor names no file, or several")
+    places = {}
+    for location in sorted({entry.value for entry in entries}):
+        found = find_inside(path.parent, location.removeprefix("./"))
+        if found is None:
             raise ModelError(f"{path}: its weights are in {location!r}, which is not beside it")
+        places[location] = found
+    home = Path(os.path.realpath(path.parent))
+    folders = {place.parent for place in places.values()}
+    if folders <= {home} or len(folders) > 1:
+        return data, home
+    for entry in entries:
+        entry.value = places[entry.value].name
+    return model.SerializeToString(), folders.pop()
 
 
 def _tensors(model: Any, path: Path) -> Iterator[Any]:

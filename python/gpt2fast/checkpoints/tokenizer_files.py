@@ -29,7 +29,6 @@ _MODEL_SUFFIXES = (".onnx", ".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 _FORMS = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("vocab.txt",))
 #: What may lie beside them, in files of these names with the suffix .json.
 _COMPANIONS = ("tokenizer_config", "special_tokens_map", "added_tokens")
-#: Models in one file, whose tokenizer lies beside them.
 _SENTENCEPIECE = ("spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
 
 

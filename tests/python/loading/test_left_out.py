@@ -13,7 +13,7 @@ from gpt2fast.checkpoints import open_checkpoint
 from gpt2fast.export import convert
 from gpt2fast.export.huggingface_writer import save_huggingface
 from support.checkpoint_samples import random_tensors, small_config
-from support.huggingface_samples import write_directory, write_vocabulary
+from support.huggingface_samples import write_directory, write_vocabulary_beyond
 
 IDS = [5, 6, 7]
 UNFIT = r"does not fit the model: its largest token id is 101.*; the model takes token ids, but no text"
@@ -28,7 +28,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def unfit(tmp_path: Path) -> Path:
     """A checkpoint whose tokenizer has one token more than the model."""
     directory = write_directory(tmp_path / "unfit")
-    write_vocabulary(directory, 102)
+    write_vocabulary_beyond(directory, 101)
     return directory
 
 

@@ -54,6 +54,14 @@ def write_vocabulary(directory: Path, size: int) -> None:
     (directory / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n", "utf-8")
 
 
+def write_vocabulary_beyond(directory: Path, size: int) -> None:
+    """Like :func:`write_vocabulary` for ``size + 1`` tokens, the last of which is an ordinary one."""
+    write_vocabulary(directory, size + 1)
+    vocabulary = json.loads((directory / "vocab.json").read_text("utf-8"))
+    vocabulary["<|endoftext|>"], vocabulary["!"] = vocabulary["!"], vocabulary["<|endoftext|>"]
+    (directory / "vocab.json").write_text(json.dumps(vocabulary), "utf-8")
+
+
 def assert_tensors(checkpoint: Checkpoint, expected: Mapping[str, NDArray[Any]]) -> None:
     """The checkpoint has exactly these tensors."""
     assert set(checkpoint.tensors) == set(expected)
