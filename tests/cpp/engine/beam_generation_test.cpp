@@ -100,12 +100,20 @@ TEST(an_ended_search_gives_its_live_beams) {
   }
 }
 
+TEST(the_last_token_needs_no_position) {
+  ByHand engine;
+  BeamGeneration search = made(engine, range(0, 40), beams(1, 9));  // of 48 positions
+  engine.admit(search);
+  engine.run(search);
+  CHECK(search.results()[0].tokens == FakeModel::greedy(range(0, 40), 9));
+}
+
 TEST(bad_requests_are_refused) {
   const ByHand engine;
   CHECK_THROWS(made(engine, {}, beams(2, 5)), std::invalid_argument);
   CHECK_THROWS(made(engine, {24}, beams(2, 5)), std::invalid_argument);
   CHECK_THROWS(made(engine, {1}, beams(2, 0)), std::invalid_argument);
-  CHECK_THROWS(made(engine, range(0, 40), beams(2, 9)), std::invalid_argument);
+  CHECK_THROWS(made(engine, range(0, 40), beams(2, 10)), std::invalid_argument);
   CHECK_THROWS(made(engine, {1}, beams(5, 5)), std::invalid_argument);
   const auto many = beams(2, 5);
   many->num_return_sequences = 3;
