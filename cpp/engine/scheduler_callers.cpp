@@ -69,9 +69,14 @@ void Scheduler::check_room_locked() {
 
 void Scheduler::wait(Call& call, bool or_progress, const InterruptCheck& interrupted) {
   struct Awaited {
+    Scheduler& scheduler;
     Call& call;
-    ~Awaited() { call.awaited = false; }
-  } const awaited{call};
+    ~Awaited() {
+      call.awaited = false;
+      // Nobody runs these now, and others may wait for their texts' slots.
+      if (call.mailbox.has_hooks()) scheduler.wake();
+    }
+  } const awaited{*this, call};
   call.awaited = true;
   InterruptGuard guard(interrupted, this);
   for (;;) {

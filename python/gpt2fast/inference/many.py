@@ -84,6 +84,8 @@ class _RunningPrompts:
         while not self._finished:
             self._queue.wait()
             for key in self._queue.take():
+                if key not in self._calls:  # it has been done for longer than the queue knows
+                    continue
                 index, work, call = self._calls[key]
                 if call.done():
                     del self._calls[key]

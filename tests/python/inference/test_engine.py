@@ -289,3 +289,25 @@ def test_the_core_refuses_ids_out_of_range() -> None:
     request = core.Request([model.config.vocab_size])
     with pytest.raises(ValueError, match="token ids must be from 0 to 4095, got 4096"):
         model.loaded.engine.generate([request], core.GenerationOptions())
+
+
+def test_a_reader_that_leaves_a_hook_to_be_run_holds_up_nobody() -> None:
+    """The stream is being read when the other text comes, and then no more: its hook waits for its reader."""
+
+    def report(prompt: Any, output: Any, scores: Any) -> None:
+        pass
+
+    options: dict[str, Any] = {"max_new_tokens": 40, "seed": 1, "eos_token_id": []}
+    with GPT2.from_pretrained(max_sequences=1, read_ahead=4) as model, ThreadPoolExecutor(1) as pool:
+        alone = model.generate("Once", **options)
+        for turns in range(4):
+            calls = model.stats().calls
+            stream = model.stream("Once", logits_processor=report, **options)
+            chunks = [next(stream)]
+            other = pool.submit(model.generate, "Twice", max_new_tokens=3)
+            while model.stats().calls < calls + 2:
+                chunks.append(next(stream))
+            chunks += [next(stream) for _ in range(turns)]
+            assert other.result(60).token_ids == model.generate("Twice", max_new_tokens=3).token_ids
+            chunks += stream
+            assert [token for chunk in chunks for token in chunk.token_ids] == alone.token_ids
