@@ -24,6 +24,8 @@ NOT_RUN = {
     ("docs/generation.md", 'model = GPT2.from_pretrained("openai-community/gpt2-large")'),
     ("docs/getting_started.md", 'model = GPT2.from_pretrained("openai-community/gpt2")'),
     ("docs/getting_started.md", 'model = GPT2.from_pretrained("./my-finetune")'),
+    ("docs/ray.md", "import ray"),  # tests/python/serving/test_ray.py runs a cluster
+    ("docs/ray.md", "from ray.data.checkpoint import CheckpointConfig"),
     ("docs/serving.md", "from openai import OpenAI"),  # tests/python/serving runs clients
 }
 MAPS = ["docs/architecture.md", "cpp/README.md", "CONTRIBUTING.md"]  # pages whose names are checked
