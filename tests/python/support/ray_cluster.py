@@ -128,7 +128,8 @@ def written(folder: Path) -> list[dict[str, Any]]:
     import pyarrow.parquet
 
     files = sorted((folder / "texts").glob("*.parquet"))
-    return [row for file in files for row in pyarrow.parquet.read_table(file).to_pylist()]
+    tables = [pyarrow.parquet.read_table(file, columns=["id", "text"]) for file in files]
+    return [row for table in tables for row in table.to_pylist()]
 
 
 def committed(folder: Path) -> int:

@@ -103,7 +103,7 @@ class Generate(_Callable):
         found: Batch = {
             **batch,
             "text": np.array([one.text for one in results], object),
-            "token_ids": _ragged([np.array(one.token_ids, np.int32) for one in results]),
+            "token_ids": _lists([one.token_ids for one in results]),
             "finish_reason": np.array([one.finish_reason for one in results], object),
         }
         if all(one.seed is not None for one in results):
@@ -156,8 +156,8 @@ class Score(_Callable):
             "token_count": np.array([len(one.token_ids) for one in scores]),
         }
         if self._token_logprobs:
-            found["token_ids"] = _ragged([np.array(one.token_ids, np.int32) for one in scores])
-            found["token_logprobs"] = _ragged([one.logprobs for one in scores])
+            found["token_ids"] = _lists([one.token_ids for one in scores])
+            found["token_logprobs"] = _lists([one.logprobs.tolist() for one in scores])
         return found
 
 
@@ -202,9 +202,9 @@ def _column(batch: Batch, name: str) -> Any:
     return batch[name]
 
 
-def _ragged(arrays: list[Any]) -> Any:
-    """An array of arrays, which may differ in length: [rows], of objects."""
-    found = np.empty(len(arrays), object)
-    for index, one in enumerate(arrays):
+def _lists(values: list[list[Any]]) -> Any:
+    """Lists as a column, [rows] of objects; of arrays Ray would make tensors, which only Ray can read."""
+    found = np.empty(len(values), object)
+    for index, one in enumerate(values):
         found[index] = one
     return found
