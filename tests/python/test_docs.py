@@ -26,6 +26,8 @@ NOT_RUN = {
     ("docs/getting_started.md", 'model = GPT2.from_pretrained("openai-community/gpt2")'),
     ("docs/getting_started.md", 'model = GPT2.from_pretrained("./my-finetune")'),
     ("docs/tokenizers.md", "tokenizer.apply_chat_template("),  # needs jinja2; tests/python/text renders
+    ("docs/ray.md", "import ray"),  # tests/python/serving/test_ray.py runs a cluster
+    ("docs/ray.md", "from ray.data.checkpoint import CheckpointConfig"),
     ("docs/serving.md", "from openai import OpenAI"),  # tests/python/serving runs clients
 }
 MAPS = ["docs/architecture.md", "cpp/README.md", "CONTRIBUTING.md"]  # pages whose names are checked

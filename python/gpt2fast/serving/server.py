@@ -93,7 +93,6 @@ class Server(uvicorn.Server):
             await self.on_tick(0)  # the header Date
             self._service.observe()  # for the other processes that share the port
             await _until(self._signalled, 1.0)
-        await prepared
         self._lifecycle.end()
         done = asyncio.ensure_future(self._lifecycle.finished())
         again = asyncio.ensure_future(self._again.wait())
@@ -102,6 +101,7 @@ class Server(uvicorn.Server):
         self._lifecycle.expire()
         await asyncio.wait((done,), timeout=_LAST_SECONDS)
         done.cancel()
+        await prepared
         self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

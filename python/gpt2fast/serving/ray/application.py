@@ -1,0 +1,144 @@
+"""``serve run gpt2fast.serving.ray:app``: replicas of the service, each with a group of cores."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from ray import serve
+
+from gpt2fast.model import GPT2
+from gpt2fast.serving.app import create_app
+from gpt2fast.serving.ray.cores import assigned_cores, node_cores
+from gpt2fast.serving.settings import KEY_VARIABLE, Limits, Settings, default_model_name
+
+if TYPE_CHECKING:
+    from ray.serve import Application
+    from starlette.applications import Starlette
+
+    from gpt2fast.serving.model_calls import ModelCalls
+
+_DEFAULTS = Limits()
+# As long as requests have by default after SIGTERM.
+_GRACE_SECONDS = 30.0
+
+
+class AppOptions(BaseModel):
+    """What ``serve run`` takes as ``name=value``, and a configuration file of Serve as ``args``.
+
+    Attributes
+    ----------
+    model, precision, kv_cache, tokenizer, max_sequences
+        As for :meth:`gpt2fast.GPT2.from_pretrained`. Paths are those of each node.
+    served_model_name : str, optional
+        The model's id in requests and answers. Default: after the model.
+    cores : int, optional
+        Of each replica. Default: those of the smallest node.
+    min_replicas, max_replicas : int
+        Between these, replicas come and go with the number of requests. By default at most as many as have
+        room on the nodes that the cluster has now.
+    max_waiting : int
+        Requests that may wait at a replica, and before all of them; one more gets 503.
+    api_keys : tuple of str
+        Ray's dashboard shows them; the replicas' environment variable ``GPT2FAST_API_KEY`` adds one unseen.
+    """
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+    model: str | None = None
+    precision: Literal["int8", "int4", "bf16", "fp32"] | None = None
+    kv_cache: Literal["int8", "fp16", "fp32"] | None = None
+    tokenizer: str | None = None
+    max_sequences: int = Field(32, ge=1, le=4096)
+    served_model_name: str | None = None
+    cores: int | None = Field(None, ge=1)
+    min_replicas: int = Field(1, ge=0)
+    max_replicas: int | None = Field(None, ge=1)
+    max_waiting: int = Field(_DEFAULTS.waiting, ge=0)
+    api_keys: tuple[str, ...] = ()
+
+    def settings(self) -> Settings:
+        """How a replica serves: what its own environment adds is read where it runs."""
+        key = os.environ.get(KEY_VARIABLE)
+        return Settings(
+            model_name=self.served_model_name or default_model_name(self.model),
+            api_keys=(*self.api_keys, key) if key else self.api_keys,
+            limits=Limits(waiting=self.max_waiting),
+        )
+
+
+class Replica:
+    """One model, on as many threads as it has cores, behind the application of ``gpt2fast serve``.
+
+    Made from a checkpoint, the model is converted once for each node: replicas that start together wait for
+    the one that does it.
+    """
+
+    def __init__(self, options: AppOptions) -> None:
+        model = GPT2.from_pretrained(
+            options.model,
+            precision=options.precision,
+            threads=assigned_cores(),
+            tokenizer=options.tokenizer,
+            kv_cache=options.kv_cache,
+            max_sequences=options.max_sequences,
+        )
+        model.generate([0], max_new_tokens=1)  # Ray sends requests when this returns: the model works
+        self._application = create_app(model, options.settings())
+        self._calls: ModelCalls = self._application.state.service.calls
+        self._steps = 0
+
+    def __serve_build_asgi_app__(self) -> Starlette:
+        """What Ray sends requests to."""
+        return self._application
+
+    async def check_health(self) -> None:
+        """Ray asks every few seconds, and replaces a replica that doesn't answer in time.
+
+        While others' texts go on, that is the answer; a token of one's own could wait long for its turn.
+        """
+        steps = self._calls.stats().steps
+        if steps == self._steps:
+            await self._calls.answer_once()
+            steps = self._calls.stats().steps
+        self._steps = steps
+
+
+_DEPLOYMENT = serve.deployment(
+    serve.ingress()(Replica), name="gpt2fast", graceful_shutdown_timeout_s=_GRACE_SECONDS
+)
+
+
+def app(options: AppOptions | Mapping[str, Any]) -> Application:
+    """The service as an application of Ray Serve.
+
+    Parameters
+    ----------
+    options : AppOptions or mapping
+        From ``serve run gpt2fast.serving.ray:app model=... cores=4``, or ``args`` of a configuration file.
+
+    Raises
+    ------
+    pydantic.ValidationError
+        An unknown option, or a wrong value; the message names it.
+    """
+    if not isinstance(options, AppOptions):
+        options = AppOptions.model_validate(options)
+    nodes = node_cores()
+    cores = options.cores or min(nodes, default=1)
+    room = sum(count // cores for count in nodes)
+    replicas = _DEPLOYMENT.options(
+        ray_actor_options={"num_cpus": cores},
+        # The steps of a replica are full with as many texts; one more waits.
+        autoscaling_config={
+            "min_replicas": options.min_replicas,
+            "max_replicas": options.max_replicas or max(1, options.min_replicas, room),
+            "target_ongoing_requests": options.max_sequences,
+        },
+        max_ongoing_requests=options.max_sequences + options.max_waiting,
+        max_queued_requests=options.max_waiting,
+    )
+    application: Application = replicas.bind(options)
+    return application
