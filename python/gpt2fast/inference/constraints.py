@@ -13,8 +13,8 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from gpt2fast._locks import ForkSafeLock
 from gpt2fast.inference.options import CONSTRAINTS
+from gpt2fast.storage.locks import ForkSafeLock
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer

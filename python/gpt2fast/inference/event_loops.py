@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from weakref import WeakKeyDictionary, finalize, ref
 
-from gpt2fast._locks import ForkSafeLock
 from gpt2fast._native import core
+from gpt2fast.storage.locks import ForkSafeLock
 
 
 class Channel:

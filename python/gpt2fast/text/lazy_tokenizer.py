@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from gpt2fast._locks import ForkSafeLock
 from gpt2fast._native import core
 from gpt2fast.config import GPT2_VOCAB_SIZE
+from gpt2fast.storage.locks import ForkSafeLock
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -25,7 +25,7 @@ LAYERS = (
     ("checkpoints",),
     ("storage",),
     ("config",),
-    ("_validation", "errors", "_locks", "_native"),
+    ("_validation", "errors", "_native"),
 )
 _DEPTH = {unit: depth for depth, layer in enumerate(LAYERS) for unit in layer}
 #: What else lies at the top: the core's types, and data.
