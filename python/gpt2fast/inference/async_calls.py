@@ -29,12 +29,13 @@ async def _chunks(model: LoadedModel, call: Call) -> AsyncGenerator[StreamChunk,
                     yield chunk
                 while True:
                     event.clear()
+                    done = running.done()  # asked first: a call that ends meanwhile has more to take
                     progress = running.take()
                     for one in progress:
                         yield reader.chunk(one)
                     if progress:
                         continue
-                    if running.done():
+                    if done:
                         return
                     await event.wait()
         finally:
