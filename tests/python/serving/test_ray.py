@@ -136,6 +136,6 @@ class TestACluster:
 
     def test_an_interrupted_job_goes_on_where_it_was(self, model: GPT2, found: Any) -> None:
         resumed = found["resumed"]
-        assert "broken on purpose" in resumed["failure"]
+        assert "UDF failed" in resumed["failure"]
         assert resumed["unchanged"] >= resumed["done_first"] > 0
         self.check_rows(model, resumed["rows"])

@@ -101,8 +101,19 @@ def serve_while_a_node_dies(cluster: Any) -> dict[str, Any]:
     return {"during": requests.outcomes, "after": after}
 
 
-def rows() -> list[dict[str, Any]]:
-    return [{"id": one, "prompt": PROMPTS[one % len(PROMPTS)], "seed": one} for one in range(ROWS)]
+def write_rows(folder: Path) -> str:
+    """Files of rows to work on, as many as blocks."""
+    import pyarrow
+    import pyarrow.parquet
+
+    source = folder / "rows"
+    source.mkdir(parents=True, exist_ok=True)
+    each = ROWS // BLOCKS
+    for block in range(BLOCKS):
+        ids = range(block * each, (block + 1) * each)
+        rows = [{"id": one, "prompt": PROMPTS[one % len(PROMPTS)], "seed": one} for one in ids]
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), source / f"{block:02}.parquet")
+    return str(source)
 
 
 def write(work: type, folder: Path) -> None:
@@ -114,8 +125,9 @@ def write(work: type, folder: Path) -> None:
     context.checkpoint_config = CheckpointConfig(
         id_column="id", checkpoint_path=str(folder / "done"), delete_checkpoint_on_success=False
     )
-    dataset = ray.data.from_items(rows(), override_num_blocks=BLOCKS)
-    dataset.map_batches(
+    # Rows that are done are left out where files are read; not with from_items.
+    dataset = ray.data.read_parquet(write_rows(folder))
+    dataset.repartition(BLOCKS).map_batches(
         work,
         fn_constructor_kwargs={"seed_column": "seed", **OPTIONS},
         batch_size=5,
