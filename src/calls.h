@@ -37,6 +37,7 @@ class PythonCall {
   }
   py::object results() {
     if (!call_->done()) throw std::logic_error("the call is not done: wait() for it first");
+    stay_if_ending();
     return results_();
   }
 

@@ -72,6 +72,16 @@ Unlocked::~Unlocked() {
   if (too_late) rest_for_ever();
 }
 
+void stay_if_ending() {
+  Calls& all = calls();
+  {
+    const std::lock_guard lock(all.mutex);
+    if (!all.ending || hooks_of_thread > 0 || all.ender == std::this_thread::get_id()) return;
+  }
+  const pybind11::gil_scoped_release release;
+  rest_for_ever();
+}
+
 LockedForHook::LockedForHook() { ++hooks_of_thread; }
 
 LockedForHook::~LockedForHook() { --hooks_of_thread; }

@@ -26,6 +26,10 @@ class Unlocked {
   std::optional<pybind11::gil_scoped_release> release_;
 };
 
+// Where the interpreter ends and does not wait for this thread, gives Python's lock up and stays here: the
+// thread's call was ended with the interpreter, which is nothing to report.
+void stay_if_ending();
+
 // Takes Python's lock for a hook that an engine runs and waits for.
 class LockedForHook {
  public:

@@ -1,6 +1,7 @@
 // One caller's texts in the engine, and what the loop has to know of them.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <exception>
@@ -25,6 +26,7 @@ class Call {
         deadline(deadline_after(options.max_seconds)),
         mailbox(options.ready_queue, options.key),
         participants(std::move(participants)),
+        has_hooks(std::ranges::any_of(this->participants, [](const auto& one) { return one->has_hooks(); })),
         unfinished(static_cast<int64_t>(this->participants.size())) {}
 
   // From any thread.
@@ -39,6 +41,8 @@ class Call {
     const std::lock_guard lock(mutex_);
     return error_;
   }
+  // Whether its hooks are left to a thread that is not there: a text that has no slot need not have one then.
+  bool is_left_alone() const { return has_hooks && attended && !awaited; }
   // Why its texts are to end now; kNone: they are not.
   FinishReason end_reason(Clock::time_point now) const {
     if (cancelled_) return FinishReason::kCancelled;
@@ -56,6 +60,7 @@ class Call {
 
   // For the loop alone until the mailbox is finished.
   std::vector<std::unique_ptr<Participant>> participants;
+  const bool has_hooks;
   int64_t unfinished;
 
  private:

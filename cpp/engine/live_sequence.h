@@ -43,6 +43,7 @@ class LiveSequence final : public Participant, public HookWork {
   int64_t pending() override { return static_cast<int64_t>(pending_tokens().size()); }
   void plan(StepPlan& plan) override;
   void use(const StepResults& results) override;
+  bool has_hooks() const override { return request_.hook != nullptr; }
   HookWork* hook() override { return away_ ? this : nullptr; }
   void drop_hook() override;
   bool done() const override { return finished(); }

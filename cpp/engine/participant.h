@@ -65,6 +65,8 @@ class Participant {
   virtual void plan(StepPlan& plan) = 0;
   virtual void use(const StepResults& results) = 0;
 
+  // Whether it has hooks at all.
+  virtual bool has_hooks() const { return false; }
   // A hook to be run before it can go on, if there is one.
   virtual HookWork* hook() { return nullptr; }
   // The hook will not be run; the results that it was to see are lost.

@@ -140,7 +140,7 @@ void Scheduler::admit() {
   int64_t deferred = 0;
   for (size_t i = 0; i < waiting_.size() && deferred < kMaxDeferred;) {
     Entry& entry = waiting_[i];
-    if (entry.participant->readiness() != Readiness::kReady) {
+    if (entry.participant->readiness() != Readiness::kReady || entry.call->is_left_alone()) {
       ++i;
       continue;
     }
@@ -186,7 +186,7 @@ bool Scheduler::make_room(int64_t slots) {
   for (size_t i = 0; i < live_.size() && slots_.free() < slots;) {
     Entry entry = live_[i];
     const Readiness readiness = entry.participant->readiness();
-    const bool left_alone = readiness == Readiness::kAway && entry.call->attended && !entry.call->awaited;
+    const bool left_alone = readiness == Readiness::kAway && entry.call->is_left_alone();
     if (readiness != Readiness::kPaused && !(left_alone && withdraw_hook(entry))) {
       ++i;
       continue;

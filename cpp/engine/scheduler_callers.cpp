@@ -78,6 +78,7 @@ void Scheduler::wait(Call& call, bool or_progress, const InterruptCheck& interru
     }
   } const awaited{*this, call};
   call.awaited = true;
+  if (call.has_hooks) wake();  // its texts may have waited for this thread
   InterruptGuard guard(interrupted, this);
   for (;;) {
     const uint64_t seen = call.mailbox.nudges();

@@ -100,6 +100,23 @@ TEST(hooks_run_on_the_waiting_thread_or_on_their_own) {
   }
 }
 
+TEST(texts_whose_reader_has_left_hold_up_nobody) {
+  Loop loop(1, 8);
+  CallOptions streamed;
+  streamed.streamed = true;
+  const auto hook = std::make_shared<OnlyToken>(5);
+  Texts texts;
+  for (int i = 0; i < 2; ++i) texts.push_back(loop.text(range(i, 3), 6, true, hook));
+  const auto left = loop.submit(std::move(texts), true, streamed);
+  loop.scheduler.wait(*left, true, {});
+  // Both need their reader for their hooks: neither may take the slot from the other for ever.
+  const auto other = loop.submit(loop.text(range(7, 3), 5), false);
+  loop.finish(*other);
+  CHECK(result_of(*other).tokens == FakeModel::greedy(range(7, 3), 5));
+  CHECK(loop.read(*left) == Tokens(12, 5));
+  CHECK_EQ(loop.scheduler.stats().slots_used, 0);
+}
+
 // Does something of the test's before the choice of each token.
 class Doing final : public ChoiceHook {
  public:

@@ -80,7 +80,7 @@ GIGANTIC: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "a wide tag in a node": (
         "model.onnx",
         lambda: graph(bytes_field(1, bytes_field(5, b"", wide=1))),
-        "is cut short or corrupt",
+        "which ONNX does not know",
     ),
     "arrays of 16 bits": (
         "model.gguf",

@@ -55,7 +55,7 @@ def test_scores_are_the_librarys(post: Post, model: GPT2) -> None:
         assert found["token_logprobs"][1:] == expected.logprobs[1:].tolist()
         assert found["total_logprob"] == expected.total
     assert answer["data"][2]["mean_logprob"] is answer["data"][2]["perplexity"] is None
-    assert post("/v1/score", 400, input="a", stride=512)["error"]["param"] == "stride"
+    assert post("/v1/score", 400, input="a", stride=513)["error"]["param"] == "stride"
 
 
 @pytest.mark.parametrize("by", ["mean", "total"])
