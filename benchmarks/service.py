@@ -290,18 +290,20 @@ import json, sys, time
 from gpt2fast import GPT2
 model = GPT2.from_pretrained(sys.argv[1] or None)
 tokens, runs = int(sys.argv[2]), int(sys.argv[3])
-options = {"max_new_tokens": tokens, "eos_token_id": []}
+options = {"max_new_tokens": tokens, "eos_token_id": [], "use_prefix_cache": False}
 for line in sys.stdin:
     kind = line.strip()
     times = []
     for run in range(runs):
         prompt = [run * 7 + 1, 2, 3, 4]
+        if kind == "prompt":
+            prompt *= model.config.n_positions // 8
         begin = time.perf_counter()
         if kind == "stream":
             for _ in model.stream(prompt, **options):
                 pass
         else:
-            model.generate(prompt, **options)
+            model.generate(prompt, **{**options, "max_new_tokens": 1 if kind == "prompt" else tokens})
         times.append(time.perf_counter() - begin)
     print(json.dumps(sorted(times)[len(times) // 4]), flush=True)
 """
@@ -328,16 +330,21 @@ def against_baseline(source: str, baseline: str, repeats: int, tokens: int, runs
         process.stdin.flush()
         return float(process.stdout.readline())
 
+    whats = {
+        "generate": "one generate alone",
+        "stream": "one stream alone",
+        "prompt": "first token of half the positions",
+    }
     targets = []
-    for kind in ("generate", "stream"):
+    for kind, name in whats.items():
         times: dict[str, list[float]] = {"now": [], "before": []}
         for repeat in range(repeats + 1):
-            for name, values in times.items():
-                taken = ask(name, kind)
+            for version, values in times.items():
+                taken = ask(version, kind)
                 if repeat > 0:
                     values.append(taken)
         ratio = median(a / b for a, b in zip(times["now"], times["before"], strict=True))
-        what = f"one {kind} alone, {Path(source).name or EMBEDDED}"
+        what = f"{name}, {Path(source).name or EMBEDDED}"
         targets.append(Target(what, "before", ratio, 1.02, False))
     for process in processes.values():
         assert process.stdin is not None
