@@ -41,6 +41,18 @@ std::vector<uint64_t> PipeQueue::take() {
 
 #else
 
+namespace {
+
+// What they return does not matter: a pipe that is full wakes its reader already, an empty one has no byte.
+void put_byte(int write_end) { [[maybe_unused]] const ssize_t written = ::write(write_end, "", 1); }
+
+void take_byte(int read_end) {
+  char byte = 0;
+  [[maybe_unused]] const ssize_t taken = ::read(read_end, &byte, 1);
+}
+
+}  // namespace
+
 PipeQueue::~PipeQueue() {
   if (read_end_ >= 0) ::close(read_end_);
   if (write_end_ >= 0) ::close(write_end_);
@@ -55,13 +67,13 @@ void PipeQueue::open_pipe_locked() {
     ::fcntl(end, F_SETFD, FD_CLOEXEC);
     ::fcntl(end, F_SETFL, O_NONBLOCK);
   }
-  if (!keys_.empty()) (void)!::write(write_end_, "", 1);
+  if (!keys_.empty()) put_byte(write_end_);
 }
 
 void PipeQueue::put(uint64_t key) {
   {
     const std::lock_guard lock(mutex_);
-    if (keys_.empty() && write_end_ >= 0) (void)!::write(write_end_, "", 1);
+    if (keys_.empty() && write_end_ >= 0) put_byte(write_end_);
     if (std::ranges::find(keys_, key) == keys_.end()) keys_.push_back(key);
   }
   changed_.notify_all();
@@ -69,8 +81,7 @@ void PipeQueue::put(uint64_t key) {
 
 std::vector<uint64_t> PipeQueue::take() {
   const std::lock_guard lock(mutex_);
-  char byte = 0;
-  if (!keys_.empty() && read_end_ >= 0) (void)!::read(read_end_, &byte, 1);
+  if (!keys_.empty() && read_end_ >= 0) take_byte(read_end_);
   return std::exchange(keys_, {});
 }
 
