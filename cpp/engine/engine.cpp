@@ -6,6 +6,7 @@
 #include <atomic>
 #include <mutex>
 #include <numeric>
+#include <optional>
 #include <stdexcept>
 #include <thread>
 #include <utility>
@@ -234,14 +235,17 @@ struct Engine::Shared {
   struct Local {
     std::mutex mutex;
     std::shared_ptr<EngineState> state;
-    bool closed = false;
   };
   ProcessLocal<Local> local;
+  // What a child process finds as it was when the parent forked.
+  std::atomic<bool> closed = false;
+  std::optional<FileVersion> weights;  // of the file that was loaded first
 };
 
 std::shared_ptr<Engine> Engine::create(const EngineOptions& options) {
   std::shared_ptr<Engine> engine(new Engine(options));
-  engine->state();  // so that a model that cannot be loaded is found now
+  // Now, so that a model that cannot be loaded is found.
+  engine->shared_->weights = engine->state()->stepper().weights_version();
   return engine;
 }
 
@@ -252,12 +256,18 @@ Engine::~Engine() = default;
 std::shared_ptr<EngineState> Engine::state() const {
   Shared::Local& local = shared_->local.get();
   const std::lock_guard lock(local.mutex);
-  if (local.closed) throw ClosedError("the model is closed");
+  if (shared_->closed) throw ClosedError("the model is closed");
   if (!local.state) {
     Registry& all = registry();
     const std::lock_guard registered(all.mutex);
     if (all.closed) throw ClosedError("the program is ending: no model can be used any more");
-    local.state = EngineState::create(options_);
+    std::shared_ptr<EngineState> state = EngineState::create(options_);
+    if (shared_->weights && *shared_->weights != state->stepper().weights_version()) {
+      throw ModelError("'" + options_.model.name +
+                       "': its weights were replaced or rewritten between loading and fork(); load the model "
+                       "again");
+    }
+    local.state = std::move(state);
     std::erase_if(all.states, [](const auto& state) { return state.expired(); });
     all.states.push_back(local.state);
   }
@@ -270,7 +280,7 @@ void Engine::close() {
     Shared::Local& local = shared_->local.get();
     const std::lock_guard lock(local.mutex);
     if (local.state) HostCode::refuse(&local.state->scheduler());
-    local.closed = true;
+    shared_->closed = true;
     state = std::exchange(local.state, nullptr);
   }
   if (state) state->scheduler().close();

@@ -37,8 +37,8 @@ void HookThread::add(std::shared_ptr<Call> call) {
   {
     const std::lock_guard lock(mutex_);
     if (closed_) return;
-    calls_.push_back(std::move(call));
     if (!thread_.joinable()) thread_ = std::thread([this] { run(); });
+    calls_.push_back(std::move(call));
   }
   changed_.notify_one();
 }

@@ -1,6 +1,8 @@
 // Who runs the scheduler's loop: a caller that waits alone, or the scheduler's own thread.
 #include <algorithm>
+#include <stdexcept>
 #include <string>
+#include <system_error>
 #include <utility>
 
 #include "engine/engine_thread.h"
@@ -45,14 +47,23 @@ void Scheduler::submit(std::shared_ptr<Call> call, bool bounded) {
   const std::lock_guard lock(mutex_);
   if (closed_) throw ClosedError("the model is closed");
   if (bounded) check_room_locked();
+  incoming_.push_back(call);
+  active_.push_back(call);
+  if (loop_has_work_locked()) {
+    try {
+      start_loop_locked();
+    } catch (const std::system_error&) {
+      incoming_.pop_back();
+      active_.pop_back();
+      throw std::runtime_error(
+          "the system grants no thread for the engine's loop: end other programs, or raise the limit of "
+          "processes and threads (ulimit -u, the container's pids)");
+    }
+    woken_ = true;
+    loop_changed_.notify_one();
+  }
   counters_.calls.add(1);
   counters_.waiting.add(static_cast<int64_t>(call->participants.size()));
-  incoming_.push_back(call);
-  active_.push_back(std::move(call));
-  if (!loop_has_work_locked()) return;
-  woken_ = true;
-  start_loop_locked();
-  loop_changed_.notify_one();
 }
 
 void Scheduler::check_room_locked() {
@@ -152,7 +163,6 @@ void Scheduler::stop_driving() {
   driving_ = false;
   if (loop_has_work_locked()) {
     woken_ = true;
-    start_loop_locked();
     loop_changed_.notify_one();
   } else if (closed_) {
     loop_changed_.notify_one();  // its thread waits for the last call to be gone
@@ -202,6 +212,7 @@ void Scheduler::run_loop() {
 }
 
 void Scheduler::close(bool quietly) {
+  bool is_refused = false;
   {
     const std::lock_guard lock(mutex_);
     if (!closed_) {
@@ -209,10 +220,15 @@ void Scheduler::close(bool quietly) {
       const auto error = std::make_exception_ptr(ClosedError("the model was closed"));
       for (const auto& call : active_) quietly ? call->cancel() : call->fail(error);
       woken_ = true;
-      if (!active_.empty()) start_loop_locked();
+      try {
+        if (!active_.empty()) start_loop_locked();
+      } catch (const std::system_error&) {
+        is_refused = true;
+      }
     }
     loop_changed_.notify_one();
   }
+  if (is_refused) run_loop();  // on this thread, as the system has no other
   const std::lock_guard closing(closing_mutex_);
   if (loop_.joinable()) loop_.join();
   hooks_.close();

@@ -19,6 +19,7 @@ class Stepper final : public StepRunner {
 
   KvCache& cache() override { return cache_; }
   int64_t max_tokens() const override { return buffers_.max_tokens(); }
+  FileVersion weights_version() const { return session_.weights_version(); }
   int64_t max_logits_rows() const override { return buffers_.max_rows(); }
 
   void step(std::span<const StepPart> parts, const StopCheck& stop) override;

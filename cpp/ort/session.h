@@ -33,6 +33,7 @@ class Session {
 
   const std::vector<TensorInfo>& inputs() const { return inputs_; }
   const std::vector<TensorInfo>& outputs() const { return outputs_; }
+  FileVersion weights_version() const { return weights_.version(); }
 
  private:
   friend class Binding;

@@ -58,6 +58,8 @@ MappedFile::MappedFile(const std::string& path) : state_(std::make_unique<State>
 
 bool MappedFile::changed() const noexcept { return false; }
 
+FileVersion MappedFile::version() const { return {}; }
+
 #else
 
 namespace {
@@ -128,15 +130,15 @@ WatchedRange* watch(const void* data, size_t bytes) {
   return range;
 }
 
-bool same_time(const struct stat& first, const struct stat& second) {
+FileVersion version_of(const struct stat& file) {
 #ifdef __APPLE__
-  const timespec& a = first.st_mtimespec;
-  const timespec& b = second.st_mtimespec;
+  const timespec& time = file.st_mtimespec;
 #else
-  const timespec& a = first.st_mtim;
-  const timespec& b = second.st_mtim;
+  const timespec& time = file.st_mtim;
 #endif
-  return a.tv_sec == b.tv_sec && a.tv_nsec == b.tv_nsec;
+  return {static_cast<int64_t>(file.st_dev), static_cast<int64_t>(file.st_ino),
+          static_cast<int64_t>(file.st_size), static_cast<int64_t>(time.tv_sec),
+          static_cast<int64_t>(time.tv_nsec)};
 }
 
 }  // namespace
@@ -178,7 +180,11 @@ bool MappedFile::changed() const noexcept {
   if (state_ == nullptr) return false;
   struct stat now{};
   return state_->range->is_damaged || fstat(state_->descriptor, &now) != 0 ||
-         now.st_size != state_->at_first.st_size || !same_time(now, state_->at_first);
+         version_of(now) != version_of(state_->at_first);
+}
+
+FileVersion MappedFile::version() const {
+  return state_ == nullptr ? FileVersion{} : version_of(state_->at_first);
 }
 
 #endif

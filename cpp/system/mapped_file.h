@@ -1,7 +1,9 @@
 // A file in memory, as it was when it was opened.
 #pragma once
 
+#include <array>
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <string>
 
@@ -12,6 +14,10 @@ namespace gpt2fast {
 // A map shows what becomes of its file, and reading past the end of one that has become shorter raises
 // SIGBUS. Where there is such a signal, a handler replaces the lost pages by zeros, so that no signal reaches
 // the user, and changed() tells it; signals of other memory go to the handler that was there before.
+// Tells a file from others and from itself before and after a change: device, inode, size, and seconds and
+// nanoseconds of the last change. Zeros where files can't change while they are open.
+using FileVersion = std::array<int64_t, 5>;
+
 class MappedFile {
  public:
   MappedFile();
@@ -26,6 +32,9 @@ class MappedFile {
 
   // Whether the file was shortened or written to since; costs a system call.
   bool changed() const noexcept;
+
+  // Of the file as it was opened.
+  FileVersion version() const;
 
  private:
   struct State;

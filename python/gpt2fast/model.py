@@ -375,7 +375,7 @@ class GPT2:
         prompts : iterable of str or token ids
             Read as far as there is room; may be a generator over a file, and endless.
         options, **overrides
-            As for :meth:`generate`.
+            As for :meth:`generate`. Once ``cancel`` is cancelled, no further prompts are read.
         ordered : bool
             Results in the order of their prompts; otherwise as they end, each with its prompt's number.
 
@@ -388,6 +388,8 @@ class GPT2:
         ------
         TypeError, ValueError
             A wrong option, at once; a wrong prompt, when it is reached. What was started before ends.
+        BusyError
+            As many texts of other callers wait as may wait; those of its own never refuse a prompt.
         """
         from gpt2fast.inference.many import generate_many
 

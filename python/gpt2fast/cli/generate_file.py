@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt2fast.cli.prompt_file import PromptFile, PromptLine
 from gpt2fast.cli.result_fields import result_fields
 from gpt2fast.cli.result_file import ResultFile
-from gpt2fast.inference.options import GenerationOptions
 from gpt2fast.inference.requests import read_call
 
 if TYPE_CHECKING:
+    from gpt2fast.inference.options import GenerationOptions
     from gpt2fast.inference.results import Generation
     from gpt2fast.model import GPT2
 
@@ -79,12 +78,15 @@ def _settings(model: GPT2, options: GenerationOptions, prompts: PromptFile) -> d
     from hashlib import sha256
 
     tokenizer = model.tokenizer.to_json() if model.has_tokenizer else ""
-    default = asdict(GenerationOptions())
+    given = options.given_values()
+    if options.logit_bias is not None:  # -inf is no JSON number
+        given["logit_bias"] = {token: str(weight) for token, weight in options.logit_bias.items()}
     return {
         "prompts_sha256": prompts.sha256,
         "model": model.directory.metadata.get("fingerprint"),
         "precision": model.precision,
         "kv_cache": model.kv_cache,
         "tokenizer_sha256": sha256(tokenizer.encode()).hexdigest(),
-        "options": {name: value for name, value in asdict(options).items() if value != default[name]},
+        "generation_config": model.generation_config,
+        "options": dict(sorted(given.items())),
     }

@@ -30,7 +30,8 @@ class CancelToken:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        # A signal handler may call cancel() while its own thread is in here.
+        self._lock = threading.RLock()
         self._cancelled = False
         self._running: list[Cancellable] = []
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from gpt2fast._native import core
+from gpt2fast.errors import BusyError
 from gpt2fast.inference.outputs import generation
 from gpt2fast.inference.requests import Call, read_call
 from gpt2fast.inference.results import Generation
+from gpt2fast.inference.work import watched
 from gpt2fast.loading.loaded_model import LoadedModel
 
 if TYPE_CHECKING:
     from gpt2fast.inference.options import GenerationOptions
-    from gpt2fast.inference.work import Work
+    from gpt2fast.inference.work import Start, Work
     from gpt2fast.text.prompts import Prompt
 
 Outcome: TypeAlias = Generation | list[Generation]
@@ -59,7 +63,9 @@ class _RunningPrompts:
         self._exhausted = False
         self._queue = core.ReadyQueue()
         self._keys = itertools.count(1)
-        self._calls: dict[int, tuple[int, Work[Outcome], core.Call]] = {}
+        self._calls: dict[int, tuple[int, Work[Outcome], core.Call, ExitStack]] = {}
+        # Calls that the engine has not taken yet: it had too many waiting.
+        self._unstarted: deque[tuple[int, Work[Outcome], Start]] = deque()
         self._finished: list[tuple[int, Outcome]] = []
 
     def go_on(self, oldest: int | None) -> bool:
@@ -67,7 +73,11 @@ class _RunningPrompts:
 
         ``oldest`` is the first prompt whose result is still awaited, if results are wanted in order.
         """
-        while not self._exhausted and len(self._calls) < self._most:
+        self._start_calls()
+        while not self._exhausted and not self._unstarted and len(self._calls) < self._most:
+            if self._options.cancel is not None and self._options.cancel.cancelled:
+                self._exhausted = True
+                break
             if oldest is not None and self._next - oldest >= _PROMPTS_AHEAD * self._most:
                 break
             try:
@@ -86,8 +96,9 @@ class _RunningPrompts:
             for key in self._queue.take():
                 if key not in self._calls:  # it has been done for longer than the queue knows
                     continue
-                index, work, call = self._calls[key]
+                index, work, call, watch = self._calls[key]
                 if call.done():
+                    watch.close()
                     del self._calls[key]
                     self._advance(index, work, call)
         finished, self._finished = self._finished, []
@@ -95,7 +106,8 @@ class _RunningPrompts:
 
     def cancel(self) -> None:
         """End what is running."""
-        for _, _, call in self._calls.values():
+        for _, _, call, watch in self._calls.values():
+            watch.close()
             call.cancel()
 
     def _read(self, prompt: Prompt) -> Call:
@@ -113,5 +125,21 @@ class _RunningPrompts:
         except StopIteration as end:
             self._finished.append((index, end.value))
             return
-        key = next(self._keys)
-        self._calls[key] = index, work, start(queue=self._queue, key=key)
+        self._unstarted.append((index, work, start))
+        self._start_calls()
+
+    def _start_calls(self) -> None:
+        """Start what has not been; when the engine takes no more, the rest waits for what it has."""
+        while self._unstarted:
+            index, work, start = self._unstarted[0]
+            key = next(self._keys)
+            try:
+                call = start(queue=self._queue, key=key)
+            except BusyError:
+                if not self._calls:
+                    raise
+                return
+            self._unstarted.popleft()
+            watch = ExitStack()
+            watch.enter_context(watched(call, self._options.cancel))
+            self._calls[key] = index, work, call, watch

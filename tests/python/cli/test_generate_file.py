@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -288,6 +289,29 @@ def test_results_of_other_settings_are_refused(
 ) -> None:
     finish(prompts, results)
     assert difference in refusal(prompts, results, *arguments)
+
+
+def test_the_models_own_defaults_are_settings(
+    model: GPT2, tmp_path: Path, prompts: Path, results: Path
+) -> None:
+    directory = Path(shutil.copytree(model.directory.path, tmp_path / "model"))
+    (directory / "generation_config.json").write_text('{"repetition_penalty": 1.9}')
+    arguments = ("--model", str(directory), *ARGUMENTS)
+    finish(prompts, results, *arguments)
+    assert "its generation_config is {'repetition_penalty': 1.9}, not {}" in refusal(
+        prompts, results, *arguments, "--no-generation-config"
+    )
+    # The library's own default, but not the model's.
+    assert "not {'max_new_tokens': 6, 'repetition_penalty': 1.0, 'seed': 3}" in refusal(
+        prompts, results, *arguments, "--repetition-penalty", "1.0"
+    )
+
+
+def test_a_run_with_a_token_ruled_out_is_resumed(prompts: Path, results: Path) -> None:
+    arguments = (*ARGUMENTS, "--logit-bias", "5=-inf")
+    whole = finish(prompts, results, *arguments)
+    results.write_bytes(results.read_bytes().split(b"\n")[0] + b"\n")
+    assert finish(prompts, results, *arguments) == whole
 
 
 def test_results_of_other_prompts_are_refused(tmp_path: Path, prompts: Path, results: Path) -> None:

@@ -135,7 +135,10 @@ print(*outcomes)
     assert outcomes[0] == "MemoryError"
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="changes the user")
+needs_root = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="changes the user")
+
+
+@needs_root
 @pytest.mark.parametrize(("granted", "threads"), [(2, 6), (0, 2)])
 def test_threads_that_the_system_refuses_are_an_error(source: Path, granted: int, threads: int) -> None:
     # The limit holds for no process of root, and another user can't read root's temporary directories.
@@ -160,3 +163,36 @@ except RuntimeError as error:
     assert said.startswith(f"threads={threads} needs {threads - 1} threads beside the caller's")
     assert f"the system grants {granted} " in said
     assert f"give threads={granted + 1} " in said
+
+
+@needs_root
+def test_threads_that_the_system_refuses_later_fail_their_own_call_alone() -> None:
+    code = """
+import asyncio, os, resource
+from gpt2fast import GPT2
+model = GPT2.from_pretrained(threads=1)
+expected = model.generate([1, 2], max_new_tokens=3).token_ids
+os.setgroups([])
+os.setresgid(54321, 54321, 54321)
+os.setresuid(54321, 54321, 54321)
+resource.setrlimit(resource.RLIMIT_NPROC, (len(os.listdir("/proc/self/task")),) * 2)
+async def one():
+    await model.agenerate([1, 2], max_new_tokens=3)
+def many():
+    next(model.generate_many([[1, 2]], max_new_tokens=3))
+for call in (lambda: asyncio.run(one()), many):
+    try:
+        call()
+    except RuntimeError as error:
+        assert "no thread for the engine's loop" in str(error)
+        print(model.stats().waiting, model.stats().running)
+assert model.generate([1, 2], max_new_tokens=3).token_ids == expected
+stream = model.stream([1, 2], max_new_tokens=400)
+next(stream)
+model.close()
+try:
+    list(stream)
+except RuntimeError as error:
+    print(error)
+"""
+    assert run_python(code).splitlines() == ["0 0", "0 0", "the model was closed"]

@@ -6,6 +6,7 @@ import copy
 import json
 import os
 import pickle
+import shutil
 import signal
 import socket
 import threading
@@ -165,6 +166,63 @@ for method in multiprocessing.get_all_start_methods():
     process.kill()
 print(json.dumps(found))
 """
+
+
+REPLACED = {
+    "replaced": "os.replace(other, weights)",
+    "rewritten": "open(weights, 'r+b').write(other.read_bytes())",
+}
+
+
+@needs_fork
+@pytest.mark.parametrize("change", REPLACED.values(), ids=REPLACED)
+def test_a_child_of_fork_refuses_other_weights_than_its_parent_has(
+    embedded_dir: Path, tmp_path: Path, change: str
+) -> None:
+    directory = Path(shutil.copytree(embedded_dir, tmp_path / "model"))
+    code = f"""
+import os
+from pathlib import Path
+from gpt2fast import GPT2, ModelError
+from support.forking import forked
+
+model = GPT2.from_pretrained({str(directory)!r})
+weights = Path({str(directory / "weights.bin")!r})
+other = weights.with_name("other")
+other.write_bytes(weights.read_bytes())
+
+def generate():
+    try:
+        model.generate([1, 2], max_new_tokens=2)
+    except ModelError as error:
+        assert "between loading and fork()" in str(error)
+    else:
+        raise AssertionError
+{change}
+print(forked(generate))
+"""
+    assert run_python(code) == "0\n"
+
+
+@needs_fork
+def test_a_closed_model_is_closed_in_children_of_fork_too() -> None:
+    code = """
+from gpt2fast import GPT2
+from support.forking import forked
+
+model = GPT2.from_pretrained()
+model.close()
+
+def generate():
+    try:
+        model.generate("Once", max_new_tokens=2)
+    except RuntimeError as error:
+        assert str(error) == "the model is closed"
+    else:
+        raise AssertionError
+print(forked(generate))
+"""
+    assert run_python(code) == "0\n"
 
 
 def test_processes_of_multiprocessing() -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from typing import Any
 
 import pytest
 
-from gpt2fast import GPT2, BusyError
+from gpt2fast import GPT2, BusyError, CancelToken
 from support.event_loops import ENDLESS, run_in
 
 
@@ -113,3 +113,43 @@ def test_max_time_counts_from_the_call() -> None:
             await end(holder)
 
     run(main())
+
+
+@pytest.mark.parametrize("max_waiting", [0, 1])
+def test_the_prompts_of_generate_many_wait_for_each_other(max_waiting: int) -> None:
+    options = {"max_new_tokens": 4, "echo": True, "logprobs": 1}  # which takes two calls in the engine
+    prompts = [f"Once {i}" for i in range(9)]
+    with GPT2.from_pretrained(max_sequences=2, max_waiting=max_waiting) as model:
+        expected = [model.generate(prompt, **options) for prompt in prompts]
+        found = list(model.generate_many(prompts, **options))
+        assert [one.text for one in found] == [one.text for one in expected]
+        assert {number for number, _ in model.generate_many(prompts, ordered=False, **options)} == {*range(9)}
+
+
+def test_generate_many_is_refused_while_others_wait() -> None:
+    async def main() -> None:
+        with GPT2.from_pretrained(max_sequences=1, max_waiting=0) as model:
+            holder = await hold(model)
+            with pytest.raises(BusyError):
+                next(model.generate_many(["Once"]))
+            await end(holder)
+
+    run(main())
+
+
+def test_a_token_ends_generate_many() -> None:
+    token = CancelToken()
+    read = 0
+
+    def prompts() -> Iterator[str]:
+        nonlocal read
+        while True:
+            read += 1
+            yield "Once"
+
+    with GPT2.from_pretrained(max_sequences=2) as model:
+        options = {"logits_processor": lambda *_: token.cancel(), "max_new_tokens": 50}
+        found = list(model.generate_many(prompts(), cancel=token, **options))
+        assert {one.finish_reason for one in found} == {"cancelled"}
+        assert len(found) == read
+        assert list(model.generate_many(prompts(), cancel=token)) == []
