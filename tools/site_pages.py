@@ -1,7 +1,8 @@
 """What the documentation's site takes from outside ``docs/``; a hook of MkDocs, named in ``mkdocs.yml``.
 
-Pages such as the changelog stay where people look for them in a checkout, and are pages of the site as well. Links
-between files of the checkout become links between pages. A link to a file that the site lacks fails the strict build.
+Pages such as the changelog stay where people look for them in a checkout, and are pages of the site as well.
+Links between files of the checkout become links between pages. A link to a file that the site lacks fails the
+strict build.
 """
 
 from __future__ import annotations
