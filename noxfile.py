@@ -59,8 +59,15 @@ def sanitize(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """Run the documentation's Python blocks and check the files that it names."""
-    session.install(".[server,test]")
+    session.install(".[server,test]", "celery", "fastapi", "httpx")
     session.run("python", "-m", "pytest", "tests/python/test_docs.py", *session.posargs)
+
+
+@nox.session
+def site(session: nox.Session) -> None:
+    """Build the documentation's site into build/site; ``nox -s site -- serve`` shows it as it changes."""
+    session.install(*nox.project.load_toml("pyproject.toml")["project"]["optional-dependencies"]["docs"])
+    session.run("mkdocs", *(session.posargs or ["build", "--strict"]))
 
 
 def _ctest(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import textwrap
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import onnxruntime
 import pytest
 
 from gpt2fast.checkpoints import open_checkpoint
+from gpt2fast.export import convert
 from gpt2fast.export.standard import StandardOptions, export_onnx
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,11 +26,16 @@ NOT_RUN = {
     ("README.md", 'model = GPT2.from_pretrained("openai-community/gpt2")  # from the Hugging Face hub'),
     ("docs/generation.md", 'model = GPT2.from_pretrained("openai-community/gpt2-large")'),
     ("docs/getting_started.md", 'model = GPT2.from_pretrained("openai-community/gpt2")'),
-    ("docs/getting_started.md", 'model = GPT2.from_pretrained("./my-finetune")'),
     ("docs/tokenizers.md", "tokenizer.apply_chat_template("),  # needs jinja2; tests/python/text renders
     ("docs/ray.md", "import ray"),  # tests/python/serving/test_ray.py runs a cluster
     ("docs/ray.md", "from ray.data.checkpoint import CheckpointConfig"),
     ("docs/serving.md", "from openai import OpenAI"),  # tests/python/serving runs clients
+}
+# What the blocks of a page need beyond the package itself.
+NEEDS = {
+    "docs/howto/celery.md": ["celery"],
+    "docs/howto/fastapi.md": ["fastapi", "httpx", "starlette"],
+    "docs/serving.md": ["starlette"],
 }
 MAPS = ["docs/architecture.md", "cpp/README.md", "CONTRIBUTING.md"]  # pages whose names are checked
 SOURCES = (".py", ".pyi", ".cpp", ".h", ".cmake", ".toml", ".json", ".yaml", "CMakeLists.txt")
@@ -52,6 +59,10 @@ def first_line(block: str) -> str:
 
 def given(page: Path, folder: Path, checkpoint: Path) -> dict[str, Any]:
     """What the reader of a page has before its first block."""
+    if page.name in ("fine_tuned.md", "getting_started.md"):
+        shutil.copytree(checkpoint, folder / "my-finetune")
+    if page.name == "fine_tuned.md":
+        convert(checkpoint, folder / "my-model")
     if page.name != "model_zoo.md":
         return {}
     path = folder / "gpt2-lm-head-10.onnx"
@@ -64,8 +75,8 @@ def given(page: Path, folder: Path, checkpoint: Path) -> dict[str, Any]:
 def test_python_blocks_run(
     page: Path, embedded_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if page.name == "serving.md":
-        pytest.importorskip("starlette")
+    for module in NEEDS.get(name_of(page), []):
+        pytest.importorskip(module)
     monkeypatch.chdir(tmp_path)
     names = given(page, tmp_path, embedded_dir)
     for block in python_blocks(page):
