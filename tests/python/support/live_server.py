@@ -8,10 +8,12 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
+
+from starlette.applications import Starlette
 
 from gpt2fast import GPT2
 from gpt2fast.serving import Settings, create_app
@@ -42,10 +44,15 @@ class LiveServer:
 
 @contextmanager
 def live_server(
-    model: GPT2, settings: Settings | None = None, *, grace: float = 20, keep_alive: int = 75
+    model: GPT2,
+    settings: Settings | None = None,
+    *,
+    grace: float = 20,
+    keep_alive: int = 75,
+    around: Callable[[Starlette], Starlette] = lambda app: app,
 ) -> Iterator[LiveServer]:
-    """A server on a free port, ended when the block is left."""
-    app = create_app(model, settings)
+    """A server of what ``around`` makes of the application, on a free port; ended when the block is left."""
+    app = around(create_app(model, settings))
     listener = listen("127.0.0.1", 0)
     port = listener.getsockname()[1]
     ready = threading.Event()
