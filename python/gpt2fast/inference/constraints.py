@@ -15,6 +15,7 @@ import numpy as np
 
 from gpt2fast.inference.options import CONSTRAINTS
 from gpt2fast.storage.locks import ForkSafeLock
+from gpt2fast.text.byte_level import for_continuations
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -134,7 +135,9 @@ class Vocabulary:
     def __init__(self, tokenizer: Tokenizer, vocab_size: int) -> None:
         llguidance = _llguidance()
         self.vocab_size = vocab_size
-        self._backend: LLTokenizer = llguidance.LLTokenizer(tokenizer.to_json(), n_vocab=vocab_size)
+        # What a grammar leaves no choice about is made into tokens, which follow others.
+        as_it_is = for_continuations(tokenizer.to_json())
+        self._backend: LLTokenizer = llguidance.LLTokenizer(as_it_is, n_vocab=vocab_size)
         self._silent = frozenset(
             token for token, data in enumerate(tokenizer.token_bytes()) if not data
         ) | frozenset(range(tokenizer.vocab_size, vocab_size))

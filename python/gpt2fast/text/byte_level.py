@@ -62,14 +62,28 @@ def without_prefix_space(pre_tokenizer: Any) -> Any:
     if pre_tokenizer is None:
         return None
     values = json.loads(pre_tokenizer.__getstate__())
-    stages = values["pretokenizers"] if values["type"] == "Sequence" else [values]
-    byte_level = [stage for stage in stages if stage["type"] == "ByteLevel"]
-    if not byte_level:
+    if not _drop_prefix_space(values):
         return None
-    for stage in byte_level:
-        stage["add_prefix_space"] = False
     copy: Any = type(pre_tokenizer).__new__(
         type(pre_tokenizer), *([[]] if values["type"] == "Sequence" else [])
     )
     copy.__setstate__(json.dumps(values).encode())
     return copy
+
+
+def for_continuations(tokenizer_json: str) -> str:
+    """A byte-level ``tokenizer.json`` that makes tokens of a text as it is."""
+    values = json.loads(tokenizer_json)
+    _drop_prefix_space(values["pre_tokenizer"])
+    values["normalizer"] = None
+    return json.dumps(values)
+
+
+def _drop_prefix_space(pre_tokenizer: dict[str, Any]) -> bool:
+    """Change the values of a pre-tokenizer; False if it isn't byte-level."""
+    is_sequence = pre_tokenizer["type"] == "Sequence"
+    stages = pre_tokenizer["pretokenizers"] if is_sequence else [pre_tokenizer]
+    byte_level = [stage for stage in stages if stage["type"] == "ByteLevel"]
+    for stage in byte_level:
+        stage["add_prefix_space"] = False
+    return bool(byte_level)

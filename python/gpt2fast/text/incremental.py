@@ -68,7 +68,8 @@ class IncrementalDecoder:
             else:
                 shown = self._tokenizer.text_of_first(token) if self._is_first else counted
                 self._waiting.append((counted, shown, token))
-                self._is_first = False
+                # The decoder of whole texts leaves out ids that the tokenizer doesn't have.
+                self._is_first = self._is_first and self._tokenizer.token_name(token) is None
         text = "".join(self._released(limit))
         text += self._text.rest(cut=bool(self._waiting)) if final else ""
         return text if self._clean_up is None else self._clean_up.feed(text, final=final)

@@ -19,6 +19,7 @@ from gpt2fast import GPT2, Generation
 from gpt2fast.inference.constraints import find_constraint
 from gpt2fast.inference.options import GenerationOptions
 from support.random_models import write_random_checkpoint, write_shape
+from support.tokenizer_samples import write_sample
 
 llguidance = pytest.importorskip("llguidance")
 
@@ -207,6 +208,22 @@ def test_a_vocabulary_larger_than_the_tokenizers(tmp_path: Path) -> None:
     for seed in range(5):
         out = model.generate("Once", choices=["left", "right"], max_new_tokens=8, temperature=3.0, seed=seed)
         assert out.text in ("left", "right")
+
+
+def test_outputs_are_not_normalised(model: GPT2, tmp_path: Path) -> None:
+    values = json.loads(model.tokenizer.to_json()) | {"normalizer": {"type": "Lowercase"}}
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(values), "utf-8")
+    out = GPT2.from_pretrained(tokenizer=path).generate("Once", choices=[" The King said"])
+    assert (out.text, out.finish_reason) == (" The King said", "stop")
+
+
+def test_outputs_get_no_prefix_space(tmp_path: Path) -> None:
+    sizes = {"n_layer": 1, "n_head": 2, "n_embd": 32, "n_positions": 64, "vocab_size": 400}
+    path = write_random_checkpoint(tmp_path / "model", sizes)
+    model = GPT2.from_pretrained(path, tokenizer=write_sample("prefix_space", tmp_path / "tokenizer"))
+    out = model.generate("Once", json_schema={"const": True}, max_new_tokens=8)
+    assert (out.text, out.finish_reason) == ("true", "stop")
 
 
 def test_a_model_without_tokenizer_is_refused(tmp_path: Path) -> None:
