@@ -100,7 +100,7 @@ async def _events(service: Service, plan: Plan) -> AsyncGenerator[bytes, None]:
         async for choice in _echoes(service, plan, offsets):
             yield event({**envelope, "choices": [choice]})
     unnamed = {position * plan.n: prompt for position, prompt in enumerate(plan.prompts) if plan.with_ids}
-    texts = TextStream(service, replace(plan, options=replace(plan.options, echo=False)))
+    texts = TextStream(service, replace(plan, options=plan.options.changed(echo=False)))
     async with aclosing(texts.chunks()) as chunks:
         async for chunk in chunks:
             reason = FINISH_REASONS[chunk.finish_reason]

@@ -318,3 +318,15 @@ def test_the_model_s_own_defaults(tmp_path: Path, embedded_dir: Path) -> None:
             (choice,) = client.post(PATH, json=body).json()["choices"]
             assert choice["text"] == expected
             assert joined(list(stream(client, **body)), 1) == [expected]
+
+
+def test_the_models_least_length_holds_in_streams_too(embedded_dir: Path, tmp_path: Path) -> None:
+    directory = Path(shutil.copytree(embedded_dir, tmp_path / "model"))
+    (directory / "generation_config.json").write_text(json.dumps({"min_length": 10}))
+    model = GPT2.from_pretrained(directory, threads=1)
+    (first,) = model.generate(PROMPT, max_new_tokens=1).token_ids
+    with live_server(model) as live, httpx.Client(base_url=live.url, timeout=120) as client:
+        body = {"prompt": PROMPT, "temperature": 0, "max_tokens": 8, "eos_token_id": [first]}
+        (choice,) = client.post(PATH, json=body).json()["choices"]
+        assert choice["text"] != ""
+        assert joined(list(stream(client, **body)), 1) == [choice["text"]]
