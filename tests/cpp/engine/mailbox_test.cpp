@@ -143,8 +143,10 @@ TEST(a_nudge_since_the_decision_to_wait_is_not_lost) {
   mailbox.nudge();
   mailbox.wait_until(kNever, true, seen);
   CHECK(mailbox.nudges() != seen);
+  const uint64_t before = mailbox.nudges();
   std::thread other([&] { mailbox.nudge(); });
-  mailbox.wait_until(kNever, true, mailbox.nudges());
+  mailbox.wait_until(kNever, true, before);
+  CHECK(mailbox.nudges() != before);
   other.join();
 }
 
