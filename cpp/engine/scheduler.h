@@ -35,7 +35,7 @@ class Scheduler {
   Scheduler& operator=(const Scheduler&) = delete;
 
   // Throws BusyError when too many texts wait (`bounded`), ClosedError after close().
-  void submit(std::shared_ptr<Call> call, bool bounded);
+  void submit(const std::shared_ptr<Call>& call, bool bounded);
 
   // Returns when the call is finished or, with `or_progress`, has something to report; runs its hooks. Throws
   // Interrupted when `interrupted` says so.

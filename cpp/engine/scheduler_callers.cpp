@@ -42,7 +42,7 @@ Scheduler::~Scheduler() {
   waker_->disconnect();
 }
 
-void Scheduler::submit(std::shared_ptr<Call> call, bool bounded) {
+void Scheduler::submit(const std::shared_ptr<Call>& call, bool bounded) {
   HostCode::refuse(this);
   const std::lock_guard lock(mutex_);
   if (closed_) throw ClosedError("the model is closed");
