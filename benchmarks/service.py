@@ -383,16 +383,23 @@ def main() -> None:
     model = GPT2.from_pretrained(source, precision=arguments.precision, threads=arguments.threads)
     service = Service(model, arguments.repeats, np.random.default_rng(0))
     print(f"## Many callers, {arguments.size} {arguments.precision}, {model.threads} threads\n", flush=True)
-    targets = generating(service)
-    targets.append(arriving(service))
-    targets.append(streaming_beside_prompts(service))
-    targets.append(first_token_beside_a_prompt(service))
-    targets.append(scoring(service))
-    targets += many_streams()
-    targets += beside_peers(source, arguments.work.resolve(), arguments.threads, arguments.repeats)
+    targets: list[Target] = []
+
+    def add(measured: Target | Sequence[Target]) -> None:
+        """Show what was measured at once: a run takes minutes."""
+        rows = [measured] if isinstance(measured, Target) else measured
+        for one in rows:
+            print(f"{one.what}: {one.ratio}", file=sys.stderr, flush=True)
+        targets.extend(rows)
+
+    add(generating(service))
+    for measure in (arriving, streaming_beside_prompts, first_token_beside_a_prompt, scoring):
+        add(measure(service))
+    add(many_streams())
     if arguments.baseline:
-        targets += against_baseline(str(source), arguments.baseline, arguments.repeats, 32, 6)
-        targets += against_baseline("", arguments.baseline, arguments.repeats, 48, 40)
+        add(against_baseline(str(source), arguments.baseline, arguments.repeats, 32, 6))
+        add(against_baseline("", arguments.baseline, arguments.repeats, 48, 40))
+    add(beside_peers(source, arguments.work.resolve(), arguments.threads, arguments.repeats))
     print(report(targets), flush=True)
     if arguments.full:
         model.close()
