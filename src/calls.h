@@ -29,15 +29,17 @@ class PythonCall {
     const InterruptCheck check = interrupt_check();
     unlocked([&] { call_->wait(check); });
   }
-  bool done() { return call_->done(); }
+  bool done() {
+    stay_if_ending();
+    return call_->done();
+  }
   void cancel() { call_->cancel(); }
   void close() {
     const Unlocked scope(Unlocked::AtTheEnd::kKeepLock);
     call_->close();
   }
   py::object results() {
-    if (!call_->done()) throw std::logic_error("the call is not done: wait() for it first");
-    stay_if_ending();
+    if (!done()) throw std::logic_error("the call is not done: wait() for it first");
     return results_();
   }
 
