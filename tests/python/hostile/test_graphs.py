@@ -17,6 +17,7 @@ from gpt2fast.errors import ModelError
 from gpt2fast.export import convert
 from gpt2fast.storage.model_directory import open_model_directory
 from support.huggingface_samples import write_directory
+from support.model_copies import copy_model
 from support.protobuf_edits import append_inside, bytes_field, varint
 
 # The messages of a step graph, by the numbers of the fields that lead to them.
@@ -45,10 +46,7 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def model(converted: Path, tmp_path: Path) -> Path:
     """A model directory to damage."""
-    (tmp_path / "model").mkdir()
-    for path in converted.iterdir():
-        (tmp_path / "model" / path.name).write_bytes(path.read_bytes())
-    return tmp_path / "model"
+    return copy_model(converted, tmp_path / "model")
 
 
 def refused(model: Path, content: bytes, message: str) -> None:

@@ -23,6 +23,7 @@ from gpt2fast.storage.graph_check import check_graph
 from gpt2fast.storage.model_directory import is_complete, is_model_directory, open_model_directory
 from support.checkpoint_samples import small_config
 from support.huggingface_samples import write_directory
+from support.model_copies import copy_model
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +35,7 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def model(converted: Path, tmp_path: Path) -> Path:
     """A model directory to damage."""
-    (tmp_path / "model").mkdir()
-    for path in converted.iterdir():
-        (tmp_path / "model" / path.name).write_bytes(path.read_bytes())
-    return tmp_path / "model"
+    return copy_model(converted, tmp_path / "model")
 
 
 def test_a_valid_directory(converted: Path) -> None:
