@@ -167,8 +167,10 @@ except RuntimeError as error:
 
 @needs_root
 def test_threads_that_the_system_refuses_later_fail_their_own_call_alone() -> None:
+    # Modules are imported first: another user may not be able to read them.
     code = """
 import asyncio, os, resource
+import gpt2fast.inference.event_loops, gpt2fast.inference.many, gpt2fast.inference.statistics
 from gpt2fast import GPT2
 model = GPT2.from_pretrained(threads=1)
 expected = model.generate([1, 2], max_new_tokens=3).token_ids
