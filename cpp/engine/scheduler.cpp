@@ -18,6 +18,13 @@ constexpr int64_t kMaxDeferred = 64;
 // Mailboxes of streams have room for so many tokens of each text beyond those that readers may be behind.
 constexpr int64_t kSpareTokens = 16;
 
+// Shorter prompts than this take hardly less time: a step reads as much of others beside them.
+constexpr int64_t kShortPrompt = 16;
+
+// A step that reads prompts is abandoned for one that has just come if what all of them have left is so many
+// times as long.
+constexpr int64_t kMuchLonger = 4;
+
 }  // namespace
 
 bool Scheduler::turn(InterruptGuard* guard) {
@@ -49,6 +56,7 @@ void Scheduler::take_incoming() {
   {
     const std::lock_guard lock(mutex_);
     arrived_.swap(incoming_);
+    shortest_incoming_ = kNoPrompt;
   }
   for (std::shared_ptr<Call>& call : arrived_) {
     const auto texts = static_cast<int64_t>(call->participants.size());
@@ -207,6 +215,7 @@ void Scheduler::plan() {
   plan_.clear();
   planned_.clear();
   prompts_.clear();
+  shortest_prompt_ = 0;
   int64_t kept_back = 0;
   for (Entry& entry : live_) {
     entry.parts = 0;
@@ -239,7 +248,9 @@ void Scheduler::plan_prompts(bool streaming) {
   int64_t room = runner_.max_tokens() - decoded_tokens_;
   if (streaming) room = std::min(room, budget_.prompt_tokens(decoded_tokens_));
   Entry* const first = *std::ranges::min_element(prompts_, {}, &Entry::served);
-  std::ranges::sort(prompts_, [](const Entry* a, const Entry* b) { return a->pending < b->pending; });
+  std::ranges::sort(prompts_, {}, &Entry::pending);
+  if (!streaming) shortest_prompt_ = prompts_.front()->pending;
+  room = room_beside_short_prompts(room);
   const int64_t reserved = prompts_.size() > 1 ? std::min(first->pending, (room + 1) / 2) : room;
   const auto left = [&] { return room - (plan_.tokens() - decoded_tokens_); };
   for (Entry* entry : prompts_) {
@@ -247,6 +258,17 @@ void Scheduler::plan_prompts(bool streaming) {
   }
   plan_entry(*first, left(), 0);
   first->served = ++served_;
+}
+
+// Short prompts are not behind long ones that are in the same step either: it takes as much of those.
+int64_t Scheduler::room_beside_short_prompts(int64_t room) const {
+  int64_t total = 0;
+  for (const Entry* entry : prompts_) {
+    const int64_t doubled = 2 * std::max(total, kShortPrompt);
+    if (total > 0 && entry->pending > doubled) return std::min(room, doubled);
+    total += entry->pending;
+  }
+  return room;
 }
 
 void Scheduler::plan_entry(Entry& entry, int64_t tokens, int64_t kept_back) {
@@ -261,8 +283,10 @@ void Scheduler::plan_entry(Entry& entry, int64_t tokens, int64_t kept_back) {
 
 // Returns whether there are results to use.
 bool Scheduler::run_step(InterruptGuard* guard) {
-  const auto stop = [this, guard] { return (guard != nullptr && (*guard)()) || all_planned_ended(); };
-  const Clock::time_point begin = Clock::now();
+  const auto stop = [this, guard] {
+    return (guard != nullptr && (*guard)()) || all_planned_ended() || gives_way();
+  };
+  step_begun_ = Clock::now();
   try {
     runner_.step(plan_.parts(), stop);
   } catch (const Interrupted&) {
@@ -273,7 +297,8 @@ bool Scheduler::run_step(InterruptGuard* guard) {
     for (const Entry* entry : planned_) entry->call->fail(std::current_exception());
     return false;
   }
-  const auto time = Clock::now() - begin;
+  gave_way_ = false;
+  const auto time = Clock::now() - step_begun_;
   const int64_t prompt_tokens = plan_.tokens() - decoded_tokens_;
   budget_.observe(decoded_tokens_, prompt_tokens, std::chrono::duration<double>(time).count());
   counters_.prompt_tokens.add(prompt_tokens);
@@ -287,6 +312,19 @@ bool Scheduler::all_planned_ended() const {
   const Clock::time_point now = Clock::now();
   return std::ranges::all_of(
       planned_, [now](const Entry* entry) { return entry->call->end_reason(now) != FinishReason::kNone; });
+}
+
+// Whether a prompt has come that is much shorter than those in the step, and most of the step is still to be
+// done. Never twice on end: the long ones get on.
+bool Scheduler::gives_way() {
+  const int64_t incoming = shortest_incoming_;
+  const int64_t prompt_tokens = plan_.tokens() - decoded_tokens_;
+  if (incoming > shortest_prompt_ / kMuchLonger || incoming > prompt_tokens / 2) return false;
+  if (gave_way_ || slots_.free() == 0) return false;
+  const std::chrono::duration<double> taken = Clock::now() - step_begun_;
+  const double whole = budget_.prompt_seconds(prompt_tokens);
+  gave_way_ = whole == 0 || taken.count() < whole / 2;
+  return gave_way_;
 }
 
 void Scheduler::use() {

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -83,15 +84,19 @@ class Scheduler {
   void queue_waiting(const Entry& entry);
   void plan();
   void plan_prompts(bool streaming);
+  int64_t room_beside_short_prompts(int64_t room) const;
   void plan_entry(Entry& entry, int64_t tokens, int64_t kept_back);
   bool run_step(InterruptGuard* guard);
   bool all_planned_ended() const;
+  bool gives_way();
   void use();
   void use_entry(const Entry& entry);
   void report(const Entry& entry);
   void add_news(Call& call);
   void deliver();
   void find_next_deadline();
+
+  static constexpr int64_t kNoPrompt = std::numeric_limits<int64_t>::max();
 
   bool try_drive(const Call& call);
   void stop_driving();
@@ -122,6 +127,9 @@ class Scheduler {
   std::vector<Entry*> prompts_;                  // those that read prompts, while a step is planned
   std::vector<Call*> news_;                      // calls whose readers have something to take
   int64_t decoded_tokens_ = 0;                   // in the step
+  int64_t shortest_prompt_ = 0;                  // in the step, by what it had left; 0: it gives way to none
+  bool gave_way_ = false;                        // whether the last step did
+  Clock::time_point step_begun_;
   uint64_t served_ = 0;
   bool changed_ = false;                      // whether this turn has done anything
   Clock::time_point now_;                     // when this turn last looked at the clock
@@ -142,6 +150,8 @@ class Scheduler {
   std::mutex closing_mutex_;  // one thread joins the others
   // Whether a waiting text may have been cancelled: the loop looks at those only then.
   std::atomic<bool> look_at_waiting_ = false;
+  // Of the calls that the loop has not taken yet, the tokens of the shortest prompt.
+  std::atomic<int64_t> shortest_incoming_ = kNoPrompt;
 };
 
 }  // namespace gpt2fast

@@ -1,5 +1,6 @@
 // Who runs the scheduler's loop: a caller that waits alone, or the scheduler's own thread.
 #include <algorithm>
+#include <limits>
 #include <stdexcept>
 #include <string>
 #include <system_error>
@@ -17,6 +18,12 @@ namespace {
 // After so many turns for a caller who could make them itself, the loop's thread leaves them to it: not
 // earlier, as calls that come one soon after another would have the thread change all the time.
 constexpr int64_t kLoneTurns = 16;
+
+int64_t shortest_prompt(const Call& call) {
+  int64_t shortest = std::numeric_limits<int64_t>::max();
+  for (const auto& participant : call.participants) shortest = std::min(shortest, participant->pending());
+  return shortest;
+}
 
 }  // namespace
 
@@ -44,6 +51,7 @@ Scheduler::~Scheduler() {
 
 void Scheduler::submit(const std::shared_ptr<Call>& call, bool bounded) {
   HostCode::refuse(this);
+  const int64_t shortest = shortest_prompt(*call);
   const std::lock_guard lock(mutex_);
   if (closed_) throw ClosedError("the model is closed");
   if (bounded) check_room_locked();
@@ -62,6 +70,7 @@ void Scheduler::submit(const std::shared_ptr<Call>& call, bool bounded) {
     woken_ = true;
     loop_changed_.notify_one();
   }
+  shortest_incoming_ = std::min<int64_t>(shortest_incoming_, shortest);
   counters_.calls.add(1);
   counters_.waiting.add(static_cast<int64_t>(call->participants.size()));
 }

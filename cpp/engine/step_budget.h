@@ -18,6 +18,11 @@ class StepBudget {
   // read at all.
   int64_t prompt_tokens(int64_t decoded) const;
 
+  // How long so many tokens of prompts take; 0: not known.
+  double prompt_seconds(int64_t tokens) const {
+    return seconds_per_prompt_token_ * static_cast<double>(tokens);
+  }
+
  private:
   double decode_seconds(int64_t decoded) const;
 

@@ -26,7 +26,7 @@ class StepRunner {
   virtual int64_t max_tokens() const = 0;
   virtual int64_t max_logits_rows() const = 0;
 
-  // Asked once per layer; true abandons the step.
+  // Asked once per layer at least; true abandons the step.
   using StopCheck = std::function<bool()>;
 
   // Computes one step. Throws Interrupted when `stop` says so, and the slots then hold nothing new that

@@ -43,7 +43,7 @@ AttentionOp::AttentionOp(const NodeInfo& node, StepContext& context)
 }
 
 void AttentionOp::compute(const NodeContext& node) {
-  if (context_.poll != nullptr && (*context_.poll)()) throw Interrupted{};
+  context_.check_interrupt();
   int64_t tokens = 0;
   AttentionArguments arguments = read_arguments(node, tokens);
   arguments.y =

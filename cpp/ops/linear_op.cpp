@@ -13,6 +13,9 @@ namespace {
 enum InputIndex : size_t { kX, kWeight, kBias, kGamma, kBeta, kResidual };
 enum OutputIndex : size_t { kY, kMaxima };
 
+// Fewer rows take no longer than poll() may be late.
+constexpr int64_t kPolledRows = 16;
+
 const float* optional_vector(const NodeInfo& node, size_t index, const char* name, int64_t size) {
   if (!node.has_input(index)) return nullptr;
   const Constant tensor = node.constant(index, name, ElementType::kFloat32, alignof(float));
@@ -63,6 +66,7 @@ void LinearOp::compute(const NodeContext& node) {
     arguments.maxima = static_cast<float*>(node.output(kMaxima, maxima_shape));
   }
   if (arguments.rows == 0) return;
+  if (arguments.rows >= kPolledRows) context_.check_interrupt();
   const WorkspaceParts workspace = context_.workspace.reserve(linear_workspace(
       arguments.format, arguments.rows, arguments.in_features, context_.threads, context_.kernels));
   linear(arguments, SessionParallel(node, context_.threads), workspace, context_.kernels);

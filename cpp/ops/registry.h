@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "gpt2fast/cache_format.h"
+#include "gpt2fast/errors.h"
 #include "kernels/isa.h"
 #include "kernels/workspace.h"
 #include "ort/custom_op.h"
@@ -30,8 +31,12 @@ class Workspace {
 
 // Set by the engine before a step and read by the operators during it; a session runs one step at a time.
 struct StepContext {
-  // Called once per layer; if it returns true, Session::run throws Interrupted.
+  // Called once per layer, and more often while many rows are computed; if it returns true, Session::run
+  // throws Interrupted.
   const std::function<bool()>* poll = nullptr;
+  void check_interrupt() const {
+    if (poll != nullptr && (*poll)()) throw Interrupted{};
+  }
   int threads = 1;  // the session's
   CacheFormat cache_format = CacheFormat::kFloat32;
   const KernelTable& kernels = gpt2fast::kernels();

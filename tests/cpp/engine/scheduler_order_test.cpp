@@ -160,7 +160,54 @@ TEST(a_short_prompt_is_not_behind_a_long_one) {
   loop.finish(*reading);
   loop.finish(*brief);
   CHECK_EQ(log.first_result(2), size_t{1});
-  CHECK(log.tokens(1) == (std::vector<int64_t>{8, 4, 8, 8, 8, 4}));
+  // The first step has given way.
+  CHECK(log.tokens(1) == (std::vector<int64_t>{8, 4, 8, 8, 8, 8, 4}));
+  CHECK_EQ(loop.model.steps(), static_cast<int64_t>(log.size()) - 1);
+}
+
+// How many of its steps a text of 40 tokens has to begin again. The n-th of `arrivals`, prompts by their
+// lengths, comes during the n-th step.
+int64_t abandoned_steps(int64_t slots, const std::vector<size_t>& arrivals) {
+  Loop loop(slots, 8);
+  std::vector<std::shared_ptr<Call>> others;
+  const auto text = [&](size_t i) { return prompt(static_cast<int32_t>(2 + i), arrivals[i]); };
+  const StepLog log(loop, [&](size_t step) {
+    if (step < arrivals.size()) others.push_back(loop.submit(loop.text(text(step), unshared(3)), false));
+  });
+  const auto reading = loop.submit(loop.text(prompt(1, 40), unshared(3)));
+  loop.finish(*reading);
+  CHECK(result_of(*reading).tokens == FakeModel::greedy(prompt(1, 40), 3));
+  for (size_t i = 0; i < others.size(); ++i) {
+    loop.finish(*others[i]);
+    CHECK(result_of(*others[i]).tokens == FakeModel::greedy(text(i), 3));
+  }
+  return static_cast<int64_t>(log.size()) - loop.model.steps();
+}
+
+TEST(a_step_of_long_prompts_gives_way_to_a_much_shorter_one_but_never_twice_on_end) {
+  CHECK_EQ(abandoned_steps(3, {4, 1}), int64_t{1});
+  // Not much shorter, or without a slot.
+  CHECK_EQ(abandoned_steps(3, {5}), int64_t{0});
+  CHECK_EQ(abandoned_steps(1, {4}), int64_t{0});
+}
+
+// The tokens of a 44-token prompt in each step, when another is read at the same time.
+std::vector<int64_t> long_prompt_beside(size_t shorter) {
+  Loop loop(2, 44);
+  const StepLog log(loop);
+  Texts texts;
+  texts.push_back(loop.text(prompt(1, 44), unshared(1)));
+  texts.push_back(loop.text(prompt(2, shorter), unshared(1)));
+  loop.finish(*loop.submit(std::move(texts)));
+  CHECK_EQ(log.first_result(2), size_t{0});
+  return log.tokens(1);
+}
+
+TEST(a_long_prompt_takes_as_much_of_a_step_as_the_short_ones_in_it) {
+  CHECK(long_prompt_beside(18) == (std::vector<int64_t>{18, 26}));
+  // Of steps that are short in any case it takes more.
+  CHECK(long_prompt_beside(2) == (std::vector<int64_t>{30, 14}));
+  CHECK(long_prompt_beside(22) == (std::vector<int64_t>{22, 22}));
 }
 
 TEST(prompts_of_one_length_take_turns) {
