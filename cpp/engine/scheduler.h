@@ -99,7 +99,8 @@ class Scheduler {
   static constexpr int64_t kNoPrompt = std::numeric_limits<int64_t>::max();
 
   bool try_drive(const Call& call);
-  void stop_driving();
+  // `own` is the call whose thread has driven, if it is one.
+  void stop_driving(const Call* own);
   bool is_lone_locked() const;
   bool loop_has_work_locked() const;
   void start_loop_locked();

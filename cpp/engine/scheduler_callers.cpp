@@ -115,10 +115,10 @@ void Scheduler::wait(Call& call, bool or_progress, const InterruptCheck& interru
         advanced = turn(&guard);
         if (!advanced) until = next_deadline_;
       } catch (...) {
-        stop_driving();
+        stop_driving(&call);
         throw;
       }
-      stop_driving();
+      stop_driving(&call);
       if (advanced) continue;
     }
     if (interrupted) until = std::min(until, Clock::now() + kInterruptInterval);
@@ -146,10 +146,7 @@ void Scheduler::clear_prefix_cache() {
   driving_ = true;
   lock.unlock();
   clear_if_wanted();
-  stop_driving();
-  // A caller that waits alone may have found the loop taken.
-  lock.lock();
-  if (is_lone_locked()) active_.front()->mailbox.nudge();
+  stop_driving(nullptr);
 }
 
 // Whether there is one call, and its own thread runs the loop.
@@ -167,12 +164,14 @@ bool Scheduler::try_drive(const Call& call) {
   return true;
 }
 
-void Scheduler::stop_driving() {
+void Scheduler::stop_driving(const Call* own) {
   const std::lock_guard lock(mutex_);
   driving_ = false;
   if (loop_has_work_locked()) {
     woken_ = true;
     loop_changed_.notify_one();
+  } else if (is_lone_locked() && active_.front().get() != own) {
+    active_.front()->mailbox.nudge();  // it has found the loop taken, and nobody else runs it
   } else if (closed_) {
     loop_changed_.notify_one();  // its thread waits for the last call to be gone
   }

@@ -34,6 +34,31 @@ TEST(one_call_is_driven_by_its_own_thread) {
   CHECK_EQ(stats.generated_tokens, 6);
 }
 
+TEST(a_call_that_comes_during_the_last_step_of_another_runs_its_own_steps) {
+  Loop loop;
+  // The loop's thread has left a call to its own thread, and is not going to begin again for another that is
+  // alone.
+  const auto beside = loop.submit(loop.text(range(5, 3), 2), false);
+  const auto left = loop.submit(loop.text(range(0, 3), 40));
+  loop.finish(*beside);
+  loop.finish(*left);
+  for (int round = 0; round < 50; ++round) {
+    std::shared_ptr<Call> next;
+    std::thread waiting;
+    loop.model.on_step = [&](auto) {
+      if (next) return;
+      next = loop.submit(loop.text(range(1, 3), 4));
+      waiting = std::thread([&] { loop.finish(*next); });
+      // It may find the loop taken, and wait for its end.
+      while (!next->awaited) std::this_thread::yield();
+      for (int i = 0; i < 100; ++i) std::this_thread::yield();
+    };
+    loop.finish(*loop.submit(loop.text(range(2, 3), 1)));
+    waiting.join();
+    CHECK(result_of(*next).tokens == FakeModel::greedy(range(1, 3), 4));
+  }
+}
+
 TEST(an_empty_call_is_done_at_once) {
   Loop loop;
   const auto call = loop.submit(Texts{});
