@@ -33,6 +33,7 @@ class ContinuationReader final : public Participant {
  public:
   ContinuationReader(std::shared_ptr<ContinuationWork> work, bool first);
 
+  int64_t prompt_length() const override { return static_cast<int64_t>(work_->request.prompt.size()); }
   Admitted admit(Admission& admission) override;
   bool has_slot() const override { return slot_ >= 0; }
   void release(SlotPool& slots) override;
@@ -45,7 +46,6 @@ class ContinuationReader final : public Participant {
 
  private:
   bool reads_prompt() const { return first_ && work_->prompt_slot < 0; }
-  int64_t prompt_length() const { return static_cast<int64_t>(work_->request.prompt.size()); }
   std::span<const int32_t> rest() const;
   void use_prompt(std::span<const float> logits);
 

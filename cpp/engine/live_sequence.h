@@ -32,6 +32,7 @@ class LiveSequence final : public Participant, public HookWork {
   // wait for a slot need little memory.
   void prepare();
 
+  int64_t prompt_length() const override { return static_cast<int64_t>(prompt_length_); }
   Admitted admit(Admission& admission) override;
   bool has_slot() const override { return slot_ >= 0; }
   void release(SlotPool& slots) override;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <span>
 
 #include "engine/mailbox.h"
@@ -41,11 +42,16 @@ struct TokenGains {
   int64_t accepted = 0;  // of the drafted ones
 };
 
+inline constexpr int64_t kNoPrompt = std::numeric_limits<int64_t>::max();
+
 // Used by one thread at a time, the one that runs the scheduler's loop.
 class Participant {
  public:
   virtual ~Participant() = default;
 
+  // Of its prompt, before admit(): a step gives way to a prompt that is much shorter than those in it. By
+  // default to none.
+  virtual int64_t prompt_length() const { return kNoPrompt; }
   // Slots that it needs at once.
   virtual int64_t slots_needed() const { return 1; }
   virtual Admitted admit(Admission& admission) = 0;

@@ -4,7 +4,6 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
-#include <limits>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -95,8 +94,6 @@ class Scheduler {
   void add_news(Call& call);
   void deliver();
   void find_next_deadline();
-
-  static constexpr int64_t kNoPrompt = std::numeric_limits<int64_t>::max();
 
   bool try_drive(const Call& call);
   // `own` is the call whose thread has driven, if it is one.

@@ -1,6 +1,5 @@
 // Who runs the scheduler's loop: a caller that waits alone, or the scheduler's own thread.
 #include <algorithm>
-#include <limits>
 #include <stdexcept>
 #include <string>
 #include <system_error>
@@ -20,8 +19,10 @@ namespace {
 constexpr int64_t kLoneTurns = 16;
 
 int64_t shortest_prompt(const Call& call) {
-  int64_t shortest = std::numeric_limits<int64_t>::max();
-  for (const auto& participant : call.participants) shortest = std::min(shortest, participant->pending());
+  int64_t shortest = kNoPrompt;
+  for (const auto& participant : call.participants) {
+    shortest = std::min(shortest, participant->prompt_length());
+  }
   return shortest;
 }
 

@@ -23,6 +23,7 @@ class TextReader : public Participant {
   explicit TextReader(std::vector<int32_t> tokens, int64_t past = 0)
       : tokens_(std::move(tokens)), past_(past) {}
 
+  int64_t prompt_length() const override { return static_cast<int64_t>(tokens_.size()); }
   Admitted admit(Admission& admission) override;
   bool has_slot() const override { return slot_ >= 0; }
   void release(SlotPool& slots) override;
