@@ -69,6 +69,12 @@ class Caller {
     }
   }
 
+  // Now and then there is one call only, or none.
+  void rest() {
+    const Clock::time_point end = Clock::now() + std::chrono::microseconds(one_in(4) ? below(400) : 0);
+    while (Clock::now() < end) std::this_thread::yield();
+  }
+
  private:
   int64_t below(int64_t limit) { return static_cast<int64_t>(random_() % static_cast<uint32_t>(limit)); }
   bool one_in(int64_t count) { return below(count) == 0; }
@@ -247,6 +253,7 @@ void drive(uint32_t seed, int64_t slots, int64_t calls_each, int64_t failing_ste
     threads.emplace_back([&, thread] {
       Caller caller(loop, seed * 4 + thread);
       for (int64_t i = 0; i < calls_each; ++i) {
+        caller.rest();
         const char* kind = caller.one();
         const std::lock_guard lock(mutex);
         if (kind != nullptr) wrong += kind + std::string(" of thread ") + std::to_string(thread) + "; ";
