@@ -27,6 +27,7 @@ struct FloatTile {
   using V = Vec<typename Ops::Tag>;
   using Distance = PrefetchDistance<Ops>;
   static constexpr int kMaxRows = Ops::kFloatRows;
+  static constexpr int64_t kScaledBytes = 0;
   static constexpr int kMaxPanels = Ops::kFloatPanels;
   static constexpr int kMaxSums = Ops::kFloatSums;
 

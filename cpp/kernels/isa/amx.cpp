@@ -82,7 +82,7 @@ struct TileRows {
   int64_t height;
 
   GPT2FAST_INLINE const uint8_t* half(int64_t block, int half) const {
-    return lines + (block * kInt8ScaledBytes + half * kLineBytes) * height;
+    return lines + (block * int8_scaled_bytes(1) + half * kLineBytes) * height;
   }
   GPT2FAST_INLINE const float* scales(int64_t block) const {
     return reinterpret_cast<const float*>(half(block, kInt8RowBlocks));
