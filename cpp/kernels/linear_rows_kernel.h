@@ -172,13 +172,21 @@ class RowBlocks {
         corrections[row] = Int8Rows<Ops>::kCorrection *
                            (first + second + static_cast<int32_t>(first_sums[b + 1] + second_sums[b + 1]));
       } else {
-        corrections[row] = -first & 0xffff;
-        corrections[height + row] = -second & 0xffff;
+        corrections[row] = int4_correction(first);
+        corrections[height + row] = int4_correction(second);
       }
     }
   }
 
  private:
+  static GPT2FAST_INLINE int32_t int4_correction(int32_t sum) {
+    if constexpr (requires { Ops::int4_correction(sum); }) {
+      return Ops::int4_correction(sum);
+    } else {
+      return -sum & 0xffff;
+    }
+  }
+
   // Loads blocks that are mixed together, from block `first` on; x has `left` values.
   template <int blocks, bool mixes>
   GPT2FAST_INLINE void load_blocks(const float* x, int64_t left, int64_t first) {

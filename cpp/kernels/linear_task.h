@@ -33,7 +33,8 @@ struct RowTiles {
 //   int4 weights, for every 64 along in_features:
 //     int8 values[16][H][4], zero beyond in_features
 //     float scales[H]
-//     int32 corrections[2][H], minus the sum of 32 values, as an int16 in the low half
+//     int32 corrections[2][H], minus the sum of 32 values: an int16 in the low half, or, where an instruction
+//       set brings int4_correction(), the bits of a float
 struct LinearTask {
   LinearArguments arguments;
   int64_t panels;
