@@ -11,6 +11,7 @@ struct PrefetchDistance<Avx2Ops> {
   static constexpr int kInt4Rows = 2;
   static constexpr int64_t kInt4RowBytes = 1536;
   static constexpr int kInt4RowLocality = 2;
+  static constexpr bool kFloats = true;
 };
 
 const KernelTable& kernels_avx2() {
