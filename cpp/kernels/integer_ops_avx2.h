@@ -19,7 +19,7 @@ struct Avx2Ops : Avx2CommonOps {
   struct NibbleSums {
     __m256i lo, hi;
   };
-  static constexpr int kInt8Rows = 4, kInt4Rows = 2;
+  static constexpr int kInt8Rows = 5, kInt4Rows = 5;
   static constexpr int kAttentionRows = 4, kAttentionSums = 4;
 
   static GPT2FAST_INLINE Sums start_int8(int32_t) { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
@@ -37,32 +37,115 @@ struct Avx2Ops : Avx2CommonOps {
             _mm256_add_epi32(sums.hi, _mm256_madd_epi16(hi, ones))};
   }
 
+  // Rows of linear(): as above, but the signs are the row's, so that weights are used as they lie in memory.
+  // A value is stored as its magnitude and a mask, which makes the signed weight of the unsigned one, and for
+  // a negative value its complement, one less than its opposite; the correction makes up for that. Four
+  // magnitudes are followed by their four masks. An exclusive or takes any port, and vpsignb a multiplier's.
+  struct Int8Rows {
+    struct Weights {
+      __m256i lo, hi;
+    };
+    static constexpr int64_t kValueBytes = 2;
+    static constexpr int32_t kCorrection = -1;  // times the sum of the negative values
+
+    static GPT2FAST_INLINE Sums start(int32_t correction) {
+      return {_mm256_set1_epi32(correction), _mm256_set1_epi32(correction)};
+    }
+    static GPT2FAST_INLINE Weights load(const uint8_t* p) {
+      return {Avx2CommonOps::load(p), Avx2CommonOps::load(p + 32)};
+    }
+    // Compilers would load several rows' values at once, and keep sums in memory for want of registers.
+    static GPT2FAST_INLINE Sums dot(Sums sums, const Weights& w, const uint8_t* x) {
+      struct Four {
+        uint8_t bytes[4];
+      };
+      const Four* four = reinterpret_cast<const Four*>(x);
+      __m256i magnitudes, lo, hi;
+      asm("vpbroadcastd %[masks], %[hi]\n\t"
+          "vpbroadcastd %[four], %[magnitudes]\n\t"
+          "vpxor %[w_lo], %[hi], %[lo]\n\t"
+          "vpxor %[w_hi], %[hi], %[hi]\n\t"
+          "vpmaddubsw %[lo], %[magnitudes], %[lo]\n\t"
+          "vpmaddubsw %[hi], %[magnitudes], %[hi]\n\t"
+          "vpmaddwd %[ones], %[lo], %[lo]\n\t"
+          "vpmaddwd %[ones], %[hi], %[hi]\n\t"
+          "vpaddd %[lo], %[sums_lo], %[sums_lo]\n\t"
+          "vpaddd %[hi], %[sums_hi], %[sums_hi]"
+          : [sums_lo] "+x"(sums.lo), [sums_hi] "+x"(sums.hi), [magnitudes] "=&x"(magnitudes), [lo] "=&x"(lo),
+            [hi] "=&x"(hi)
+          : [w_lo] "x"(w.lo), [w_hi] "x"(w.hi), [ones] "x"(_mm256_set1_epi16(1)), [four] "m"(four[0]),
+            [masks] "m"(four[1]));
+      return sums;
+    }
+    // The sums of every four negative values of a block.
+    static GPT2FAST_INLINE Sums sums_for_correction(const int8_t* values) {
+      const auto sum = [](const int8_t* p) {
+        const __m256i negative = _mm256_min_epi8(load_values(p), _mm256_setzero_si256());
+        return _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_set1_epi8(1), negative), _mm256_set1_epi16(1));
+      };
+      return {sum(values), sum(values + 32)};
+    }
+    // Stores a block's groups of four values, `stride` bytes apart.
+    static GPT2FAST_INLINE void arrange(const int8_t* values, int64_t stride, uint8_t* out) {
+      for (int half = 0; half < 2; ++half, values += 32) {
+        const __m256i four = load_values(values), magnitudes = _mm256_abs_epi8(four);
+        const __m256i masks = _mm256_xor_si256(_mm256_cmpgt_epi8(_mm256_setzero_si256(), four),
+                                               _mm256_set1_epi8(static_cast<char>(0x80)));
+        const __m256i low = _mm256_unpacklo_epi32(magnitudes, masks);   // groups 0, 1, 4, 5
+        const __m256i high = _mm256_unpackhi_epi32(magnitudes, masks);  // groups 2, 3, 6, 7
+        const auto store_two = [&](__m128i groups) {
+          _mm_storel_epi64(reinterpret_cast<__m128i*>(out), groups);
+          _mm_storel_epi64(reinterpret_cast<__m128i*>(out + stride), _mm_unpackhi_epi64(groups, groups));
+          out += 2 * stride;
+        };
+        store_two(_mm256_castsi256_si128(low));
+        store_two(_mm256_castsi256_si128(high));
+        store_two(_mm256_extracti128_si256(low, 1));
+        store_two(_mm256_extracti128_si256(high, 1));
+      }
+    }
+    static GPT2FAST_INLINE __m256i load_values(const int8_t* p) {
+      return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    }
+  };
+
   static GPT2FAST_INLINE Sums dot_pairs(Sums sums, Pairs w, const int16_t* a) {
     const __m256i two = broadcast_pair(a);
     return {_mm256_add_epi32(sums.lo, _mm256_madd_epi16(w.lo, two)),
             _mm256_add_epi32(sums.hi, _mm256_madd_epi16(w.hi, two))};
   }
 
-  static GPT2FAST_INLINE NibbleSums start_int4(Sums, int32_t) {
-    return {_mm256_setzero_si256(), _mm256_setzero_si256()};
+  // Int4 weights are multiplied half by half, and the rows' corrections are floats.
+  static GPT2FAST_INLINE int32_t int4_correction(int32_t sum) {
+    const float correction = static_cast<float>(-sum);
+    int32_t bits;
+    memcpy(&bits, &correction, sizeof(bits));
+    return bits;
   }
-  static GPT2FAST_INLINE void load_int4(const uint8_t* p, Nibbles w[2]) {
-    const __m256i low_nibbles = _mm256_set1_epi8(15);
-    const __m256i lo = load(p), hi = load(p + 32);
-    w[0] = {_mm256_and_si256(lo, low_nibbles), _mm256_and_si256(hi, low_nibbles)};
-    w[1] = {_mm256_and_si256(_mm256_srli_epi16(lo, 4), low_nibbles),
-            _mm256_and_si256(_mm256_srli_epi16(hi, 4), low_nibbles)};
+  static GPT2FAST_INLINE NibbleSums start_int4() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+  static GPT2FAST_INLINE Nibbles load_int4_half(const uint8_t* p, int half) {
+    const auto nibbles = [half](__m256i both) {
+      return _mm256_and_si256(half == 0 ? both : _mm256_srli_epi16(both, 4), _mm256_set1_epi8(15));
+    };
+    return {nibbles(load(p)), nibbles(load(p + 32))};
   }
-  static GPT2FAST_INLINE NibbleSums dot_int4(NibbleSums sums, const Nibbles& w, const int8_t* a) {
-    const __m256i four = broadcast(a);
-    return {_mm256_add_epi16(sums.lo, _mm256_maddubs_epi16(w.lo, four)),
-            _mm256_add_epi16(sums.hi, _mm256_maddubs_epi16(w.hi, four))};
+  // In assembly for the reason that Int8Rows::dot() gives.
+  static GPT2FAST_INLINE void add_int4(NibbleSums& sums, const Nibbles& w, const int8_t* a) {
+    struct Four {
+      int8_t values[4];
+    };
+    __m256i lo, hi;
+    asm("vpbroadcastd %[four], %[hi]\n\t"
+        "vpmaddubsw %[hi], %[w_lo], %[lo]\n\t"
+        "vpmaddubsw %[hi], %[w_hi], %[hi]\n\t"
+        "vpaddw %[lo], %[sums_lo], %[sums_lo]\n\t"
+        "vpaddw %[hi], %[sums_hi], %[sums_hi]"
+        : [sums_lo] "+x"(sums.lo), [sums_hi] "+x"(sums.hi), [lo] "=&x"(lo), [hi] "=&x"(hi)
+        : [w_lo] "x"(w.lo), [w_hi] "x"(w.hi), [four] "m"(*reinterpret_cast<const Four*>(a)));
   }
-  static GPT2FAST_INLINE Sums finish_int4(NibbleSums sums, Sums zero, int32_t correction) {
+  static GPT2FAST_INLINE Sums times_16(const NibbleSums& sums) {
     const __m256i sixteen = _mm256_set1_epi16(16);
-    const Sums offset = multiply_zero(zero, correction);
-    return {_mm256_add_epi32(_mm256_madd_epi16(sums.lo, sixteen), offset.lo),
-            _mm256_add_epi32(_mm256_madd_epi16(sums.hi, sixteen), offset.hi)};
+    return {_mm256_madd_epi16(sums.lo, sixteen), _mm256_madd_epi16(sums.hi, sixteen)};
   }
 };
 

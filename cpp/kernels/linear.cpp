@@ -26,14 +26,14 @@ bool is_quantized(WeightFormat format) {
 }
 
 // The bytes of a prepared row, see LinearTask.
-int64_t prepared_row_bytes(WeightFormat format, int64_t in_features) {
+int64_t prepared_row_bytes(const LinearKernel& kernel, WeightFormat format, int64_t in_features) {
   if (!is_quantized(format)) return in_features * static_cast<int64_t>(sizeof(float));
-  if (format == WeightFormat::kInt4) return divide_up(in_features, kBlockRows) * kInt4ScaledBytes;
-  return divide_up(in_features, kInt8RowBlocks * kBlockRows) * kInt8ScaledBytes;
+  const int64_t blocks = format == WeightFormat::kInt8 ? kInt8RowBlocks : 1;
+  return divide_up(in_features, blocks * kBlockRows) * kernel.scaled_bytes;
 }
 
-size_t prepared_bytes(WeightFormat format, int64_t rows, int64_t in_features) {
-  return static_cast<size_t>(divide_up(rows * prepared_row_bytes(format, in_features), 64) * 64);
+size_t prepared_bytes(int64_t rows, int64_t row_bytes) {
+  return static_cast<size_t>(divide_up(rows * row_bytes, 64) * 64);
 }
 
 // The scratch memory of preparing rows, see scratch_row_floats().
@@ -102,10 +102,11 @@ Range panel_range(const LinearTask& task, int64_t index, int64_t parts) {
 
 WorkspaceSize linear_workspace(WeightFormat format, int64_t rows, int64_t in_features, int64_t threads,
                                const KernelTable& table) {
-  const int64_t groups = group_count(kernel_of(table, format), rows, threads);
+  const LinearKernel& kernel = kernel_of(table, format);
+  const int64_t groups = group_count(kernel, rows, threads);
   const int64_t group_rows = divide_up(rows, groups);
   return {groups,
-          prepared_bytes(format, group_rows, in_features) +
+          prepared_bytes(group_rows, prepared_row_bytes(kernel, format, in_features)) +
               static_cast<size_t>(std::min(group_rows, kMaxRowTasks) * scratch_bytes(format, in_features))};
 }
 
@@ -121,7 +122,7 @@ void linear(const LinearArguments& arguments, const Parallel& parallel, const Wo
   task.arguments = a;
   task.panels = divide_up(a.out_features, kPanelColumns);
   task.panel_bytes = static_cast<int64_t>(packed_panel_bytes(a.format, a.in_features));
-  task.row_bytes = prepared_row_bytes(a.format, a.in_features);
+  task.row_bytes = prepared_row_bytes(kernel, a.format, a.in_features);
   task.tiles = {a.rows, groups.count * groups.tiles};
   const auto group_task = [&](int64_t group) {
     LinearTask own = task;
@@ -131,7 +132,7 @@ void linear(const LinearArguments& arguments, const Parallel& parallel, const Wo
   };
 
   const Tasks tasks = cut(task, groups, ready, parallel.threads());
-  const size_t scratch_begin = prepared_bytes(a.format, divide_up(a.rows, groups.count), a.in_features);
+  const size_t scratch_begin = prepared_bytes(divide_up(a.rows, groups.count), task.row_bytes);
   run_phases(
       groups.count * tasks.rows, tasks.tiles * tasks.panels, parallel,
       [&](int64_t index) noexcept {

@@ -27,11 +27,12 @@ struct FloatTile {
   using V = Vec<typename Ops::Tag>;
   using Distance = PrefetchDistance<Ops>;
   static constexpr int kMaxRows = Ops::kFloatRows;
+  static constexpr int64_t kScaledBytes = 0;
   static constexpr int kMaxPanels = Ops::kFloatPanels;
   static constexpr int kMaxSums = Ops::kFloatSums;
 
   template <int rows, int panels>
-  static void run(const LinearTask& task, int64_t row, int64_t panel, WeightsAhead) {
+  static void run(const LinearTask& task, int64_t row, int64_t panel, WeightsAhead ahead) {
     const int64_t in_features = task.arguments.in_features;
     const uint8_t* weight = task.arguments.weight + panel * task.panel_bytes;
     const float* x = reinterpret_cast<const float*>(task.tile_rows(row));
@@ -39,7 +40,10 @@ struct FloatTile {
     GPT2FAST_UNROLL for (int r = 0; r < rows; ++r) {
       GPT2FAST_UNROLL for (int p = 0; p < panels; ++p) sums[p][r] = V::zero();
     }
+    const int64_t ahead_step = ahead.step / kBlockValues;
     for (int64_t k = 0; k < in_features; ++k) {
+      // Few rows take several panels at once, and leave the streams to the processor.
+      if constexpr (Distance::kFloats && panels == 1) __builtin_prefetch(ahead.window + k * ahead_step, 0, 2);
       V w[panels];
       GPT2FAST_UNROLL for (int p = 0; p < panels; ++p) {
         w[p] = Weights::load(weight + p * task.panel_bytes + k * kLanes * Weights::kBytes);

@@ -115,6 +115,7 @@ struct PrefetchDistance {
   static constexpr int kInt4Rows = 6;
   // For one row of int4 weights.
   static constexpr int64_t kInt4RowBytes = 1536;
+  static constexpr bool kFloats = false;      // whether float formats prefetch
   static constexpr int kInt4RowLocality = 2;  // 2: into the second-level cache, 3: into the first
 };
 

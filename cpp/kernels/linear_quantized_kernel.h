@@ -27,7 +27,9 @@ template <typename Ops>
 struct Int8Tile {
   using V = Vec<typename Ops::Tag>;
   using Distance = PrefetchDistance<Ops>;
+  using Rows = Int8Rows<Ops>;
   static constexpr int kMaxRows = Ops::kInt8Rows;
+  static constexpr int64_t kScaledBytes = int8_scaled_bytes(Rows::kValueBytes);
   static constexpr int kSecondLevelRows = 1, kFirstLevelRows = 12;  // see prefetch_line()
   static constexpr int kMaxPanels = 1;
   static constexpr int kMaxSums = kMaxRows;
@@ -44,7 +46,7 @@ struct Int8Tile {
     GPT2FAST_UNROLL for (int r = 0; r < rows; ++r) sums[r] = V::zero();
     for (int64_t left = blocks; left > 0; left -= kInt8RowBlocks) {
       add_blocks(x, values, left < kInt8RowBlocks ? left : kInt8RowBlocks, ahead, sums);
-      x += rows * kInt8ScaledBytes;
+      x += rows * kScaledBytes;
       values += kInt8RowBlocks * kBlockBytes;
     }
     const V scale = V::load(reinterpret_cast<const float*>(column_scales));
@@ -56,17 +58,18 @@ struct Int8Tile {
   template <int rows>
   static GPT2FAST_INLINE void add_blocks(const uint8_t* x, const uint8_t* values, int64_t count,
                                          WeightsAhead& ahead, V (&sums)[rows]) {
-    const int8_t* x_values = reinterpret_cast<const int8_t*>(x);
-    const float* x_scales = reinterpret_cast<const float*>(x + kInt8RowBlocks * kBlockValues * rows);
+    constexpr int64_t kValueBytes = Rows::kValueBytes;
+    const float* x_scales =
+        reinterpret_cast<const float*>(x + kInt8RowBlocks * kBlockValues * kValueBytes * rows);
     const int32_t* corrections = reinterpret_cast<const int32_t*>(x_scales + rows);
     typename Ops::Sums dots[rows];
-    GPT2FAST_UNROLL for (int r = 0; r < rows; ++r) dots[r] = Ops::start_int8(corrections[r]);
-    for (; count > 0; --count, values += kBlockBytes, x_values += kBlockValues * rows) {
+    GPT2FAST_UNROLL for (int r = 0; r < rows; ++r) dots[r] = Rows::start(corrections[r]);
+    for (; count > 0; --count, values += kBlockBytes, x += kBlockValues * kValueBytes * rows) {
       for (int i = 0; i < kBlockValues / 4; ++i) {
         prefetch_line<Int8Tile, rows>(values + 64 * i, ahead, i);
-        const typename Ops::Int8Weights w = Ops::load_int8(values + 64 * i);
+        const typename Rows::Weights w = Rows::load(values + 64 * i);
         GPT2FAST_UNROLL for (int r = 0; r < rows; ++r) {
-          dots[r] = Ops::dot_int8(dots[r], w, x_values + 4 * (i * rows + r));
+          dots[r] = Rows::dot(dots[r], w, x + 4 * kValueBytes * (i * rows + r));
         }
       }
       ahead.advance();
@@ -82,6 +85,7 @@ struct Int4Tile {
   using V = Vec<typename Ops::Tag>;
   using Distance = PrefetchDistance<Ops>;
   static constexpr int kMaxRows = Ops::kInt4Rows;
+  static constexpr int64_t kScaledBytes = kInt4ScaledBytes;
   static constexpr int kSecondLevelRows = Distance::kInt4Rows, kFirstLevelRows = 6;
   static constexpr int kMaxPanels = 1;
   static constexpr int kMaxSums = kMaxRows;
@@ -97,7 +101,11 @@ struct Int4Tile {
     V sums[rows];
     GPT2FAST_UNROLL for (int r = 0; r < rows; ++r) sums[r] = V::zero();
     for (int64_t block = 0; block < blocks; ++block) {
-      add_block(x, block_data, ahead, sums);
+      if constexpr (requires { Ops::load_int4_half(block_data, 0); }) {
+        add_halves_in_turn(x, block_data, ahead, sums);
+      } else {
+        add_block(x, block_data, ahead, sums);
+      }
       ahead.advance();
       x += rows * kInt4ScaledBytes;
       block_data += kBlockBytes;
@@ -138,6 +146,34 @@ struct Int4Tile {
       const V scale = Ops::scales_over_16(block_data + h * kLanes);
       GPT2FAST_UNROLL for (int r = 0; r < rows; ++r) {
         const V dot = Ops::to_float(Ops::finish_int4(dots[h][r], zero, corrections[h * rows + r]));
+        halves[h][r] = h == 0 ? dot * scale : fma(dot, scale, halves[0][r]);
+      }
+    }
+    GPT2FAST_UNROLL for (int r = 0; r < rows; ++r) sums[r] = fma(halves[1][r], V::set1(x_scales[r]), sums[r]);
+  }
+
+  // The same, with the sums of one half at a time: few registers then serve twice as many rows. A half's
+  // products and its zero point's part are whole numbers below 2^24, which floats hold.
+  template <int rows>
+  static GPT2FAST_INLINE void add_halves_in_turn(const uint8_t* x, const uint8_t* block_data,
+                                                 const WeightsAhead& ahead, V (&sums)[rows]) {
+    const int8_t* x_values = reinterpret_cast<const int8_t*>(x);
+    const float* x_scales = reinterpret_cast<const float*>(x + kBlockValues * rows);
+    const float* corrections = x_scales + rows;
+    const uint8_t* values = block_data + 4 * kLanes;
+    V halves[2][rows];
+    GPT2FAST_UNROLL for (int h = 0; h < 2; ++h) {
+      typename Ops::NibbleSums dots[rows];
+      GPT2FAST_UNROLL for (int r = 0; r < rows; ++r) dots[r] = Ops::start_int4();
+      for (int i = 0; i < kBlockValues / 8; ++i, x_values += 4 * rows) {
+        if (h == 0) prefetch_line<Int4Tile, rows>(values + 64 * i, ahead, i);
+        const typename Ops::Nibbles w = Ops::load_int4_half(values + 64 * i, h);
+        GPT2FAST_UNROLL for (int r = 0; r < rows; ++r) Ops::add_int4(dots[r], w, x_values + 4 * r);
+      }
+      const V scale = Ops::scales_over_16(block_data + h * kLanes);
+      const V zero = Ops::to_float(Ops::load_bytes(block_data + (2 + h) * kLanes));
+      GPT2FAST_UNROLL for (int r = 0; r < rows; ++r) {
+        const V dot = fma(zero, V::set1(corrections[h * rows + r]), Ops::to_float(Ops::times_16(dots[r])));
         halves[h][r] = h == 0 ? dot * scale : fma(dot, scale, halves[0][r]);
       }
     }

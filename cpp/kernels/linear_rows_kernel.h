@@ -27,6 +27,38 @@ GPT2FAST_INLINE void mix(V* parts) {
   }
 }
 
+// What becomes of a row's values for int8 weights, and how weights are multiplied by them. An instruction set
+// may bring its own, as Ops::Int8Rows.
+template <typename Ops>
+struct PlainInt8Rows {
+  using Weights = typename Ops::Int8Weights;
+  static constexpr int64_t kValueBytes = 1;  // a prepared value's
+  // A row's correction is so many times the sum of its values.
+  static constexpr int32_t kCorrection = -128;
+
+  static GPT2FAST_INLINE typename Ops::Sums start(int32_t correction) { return Ops::start_int8(correction); }
+  static GPT2FAST_INLINE Weights load(const uint8_t* p) { return Ops::load_int8(p); }
+  static GPT2FAST_INLINE typename Ops::Sums dot(typename Ops::Sums sums, const Weights& w, const uint8_t* x) {
+    return Ops::dot_int8(sums, w, reinterpret_cast<const int8_t*>(x));
+  }
+};
+
+template <typename Ops>
+struct Int8RowsOf {
+  using Type = PlainInt8Rows<Ops>;
+};
+template <typename Ops>
+  requires requires { typename Ops::Int8Rows; }
+struct Int8RowsOf<Ops> {
+  using Type = typename Ops::Int8Rows;
+};
+template <typename Ops>
+using Int8Rows = typename Int8RowsOf<Ops>::Type;
+
+// Whether a row's values become other bytes.
+template <typename Ops>
+inline constexpr bool kRearrangesInt8 = requires { typename Ops::Int8Rows; };
+
 // Stores one block of each of a tile's rows, which are `stride` bytes apart, four values of each row in turn.
 template <typename Ops>
 struct InterleavedRows {
@@ -54,6 +86,20 @@ struct InterleavedRows {
   }
 };
 
+// The same for an instruction set's own Int8Rows.
+template <typename Ops>
+struct InterleavedInt8Rows {
+  static GPT2FAST_INLINE void arrange(const int8_t* rows, int64_t stride, int64_t height, uint8_t* out) {
+    if constexpr (kRearrangesInt8<Ops>) {
+      constexpr int64_t kBytes = 4 * Int8Rows<Ops>::kValueBytes;
+      for (int64_t r = 0; r < height; ++r)
+        Ops::Int8Rows::arrange(rows + r * stride, height * kBytes, out + r * kBytes);
+    } else {
+      InterleavedRows<Ops>::arrange(rows, stride, height, out);
+    }
+  }
+};
+
 // Stores one block of each of a tile's rows, row after row.
 struct WholeRows {
   static GPT2FAST_INLINE void arrange(const int8_t* rows, int64_t stride, int64_t height, uint8_t* out) {
@@ -72,6 +118,7 @@ class RowBlocks {
   GPT2FAST_INLINE RowBlocks(const float* x, int64_t count, WeightFormat format)
       : count_((count + kBlockValues - 1) / kBlockValues),
         together_(format == WeightFormat::kInt8 ? kInt8RowBlocks : 1),
+        value_bytes_(format == WeightFormat::kInt8 ? Int8Rows<Ops>::kValueBytes : 1),
         format_(format) {
     for (int64_t b = 0; b < count_; b += kInt8RowBlocks) {
       const float* blocks = x + b * kBlockValues;
@@ -104,28 +151,42 @@ class RowBlocks {
         const V part = V::load(values_ + b * kBlockValues + kLanes * i);
         parts[i] = inverses[b] > 0.0f ? part * inverse : V::zero();
       }
-      Ops::to_float(Ops::round_to_int8(parts, rounded + b * kBlockValues)).store(lanes_[b]);
+      int8_t* values = rounded + b * kBlockValues;
+      typename Ops::Sums sums = Ops::round_to_int8(parts, values);
+      if constexpr (kRearrangesInt8<Ops>) {
+        if (format_ == WeightFormat::kInt8) sums = Ops::Int8Rows::sums_for_correction(values);
+      }
+      Ops::to_float(sums).store(lanes_[b]);
     }
     alignas(64) float first_sums[kLanes], second_sums[kLanes];
     sum_values(first_sums, second_sums);
     for (int64_t b = 0; b < count_; b += together_, tile_blocks += height * scaled_bytes) {
-      float* tile_scales = reinterpret_cast<float*>(tile_blocks + together_ * kBlockValues * height);
+      float* tile_scales =
+          reinterpret_cast<float*>(tile_blocks + together_ * kBlockValues * value_bytes_ * height);
       int32_t* corrections = reinterpret_cast<int32_t*>(tile_scales + height);
       tile_scales[row] = scales[b];
       const int32_t first = static_cast<int32_t>(first_sums[b]),
                     second = static_cast<int32_t>(second_sums[b]);
       if (format_ == WeightFormat::kInt8) {
         static_assert(kInt8RowBlocks == 2);  // beyond count_ sums are 0
-        corrections[row] =
-            -128 * (first + second + static_cast<int32_t>(first_sums[b + 1] + second_sums[b + 1]));
+        corrections[row] = Int8Rows<Ops>::kCorrection *
+                           (first + second + static_cast<int32_t>(first_sums[b + 1] + second_sums[b + 1]));
       } else {
-        corrections[row] = -first & 0xffff;
-        corrections[height + row] = -second & 0xffff;
+        corrections[row] = int4_correction(first);
+        corrections[height + row] = int4_correction(second);
       }
     }
   }
 
  private:
+  static GPT2FAST_INLINE int32_t int4_correction(int32_t sum) {
+    if constexpr (requires { Ops::int4_correction(sum); }) {
+      return Ops::int4_correction(sum);
+    } else {
+      return -sum & 0xffff;
+    }
+  }
+
   // Loads blocks that are mixed together, from block `first` on; x has `left` values.
   template <int blocks, bool mixes>
   GPT2FAST_INLINE void load_blocks(const float* x, int64_t left, int64_t first) {
@@ -198,7 +259,8 @@ class RowBlocks {
   }
 
   int64_t count_;
-  int64_t together_;  // blocks that share a scale
+  int64_t together_;     // blocks that share a scale
+  int64_t value_bytes_;  // a prepared value's
   WeightFormat format_;
   alignas(64) float values_[kLanes * kBlockValues];
   alignas(64) float lanes_[kLanes][kLanes];
@@ -222,13 +284,14 @@ GPT2FAST_INLINE void prepare_rows(const LinearTask& task, Range rows, float* scr
   }
 }
 
-// Rounds and arranges `rows`, which are those of whole tiles.
-template <typename Ops, typename Arrangement = InterleavedRows<Ops>>
+// Rounds and arranges `rows`, which are those of whole tiles, in Int8Arrangement for int8 weights.
+template <typename Ops, typename Int8Arrangement = InterleavedInt8Rows<Ops>>
 void quantize_rows(const LinearTask& task, Range rows, float* scratch, uint8_t* prepared) {
   static_assert(Ops::kInt8Rows <= kMaxTileRows && Ops::kInt4Rows <= kMaxTileRows);
   const LinearArguments& a = task.arguments;
   const bool int8 = a.format == WeightFormat::kInt8;
-  const int64_t scaled_bytes = int8 ? kInt8ScaledBytes : kInt4ScaledBytes;
+  const int64_t value_bytes = int8 ? Int8Rows<Ops>::kValueBytes : 1;
+  const int64_t scaled_bytes = int8 ? int8_scaled_bytes(value_bytes) : kInt4ScaledBytes;
   const int64_t together = int8 ? kInt8RowBlocks : 1;  // blocks of 64 with one scale
   const int64_t blocks = (a.in_features + kBlockValues - 1) / kBlockValues, width = blocks * kBlockValues;
   int8_t* rounded = reinterpret_cast<int8_t*>(scratch + scratch_row_floats(a.in_features));
@@ -244,8 +307,9 @@ void quantize_rows(const LinearTask& task, Range rows, float* scratch, uint8_t* 
                       if (row + 1 < height) return;
                       for (int64_t b = 0; b < blocks; ++b) {
                         uint8_t* scaled = out + b / together * height * scaled_bytes;
-                        Arrangement::arrange(rounded + b * kBlockValues, width, height,
-                                             scaled + b % together * kBlockValues * height);
+                        const auto arrange = int8 ? Int8Arrangement::arrange : InterleavedRows<Ops>::arrange;
+                        arrange(rounded + b * kBlockValues, width, height,
+                                scaled + b % together * kBlockValues * value_bytes * height);
                       }
                     });
 }

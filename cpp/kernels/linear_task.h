@@ -27,13 +27,14 @@ struct RowTiles {
 // a kernel reads one stream whatever the number of rows. A tile of H rows is stored as
 //   float formats: float values[in_features][H]
 //   int8 weights, for every 128 along in_features, the last of which may be 64:
-//     int8 values[32][H][4], zero beyond in_features
+//     int8 values[32][H][4], zero beyond in_features; some instruction sets have other bytes, see Int8Rows
 //     float scales[H]
-//     int32 corrections[H], -128 times the sum of the row's values
+//     int32 corrections[H], from which the sums start
 //   int4 weights, for every 64 along in_features:
 //     int8 values[16][H][4], zero beyond in_features
 //     float scales[H]
-//     int32 corrections[2][H], minus the sum of 32 values, as an int16 in the low half
+//     int32 corrections[2][H], minus the sum of 32 values: an int16 in the low half, or, where an instruction
+//       set brings int4_correction(), the bits of a float
 struct LinearTask {
   LinearArguments arguments;
   int64_t panels;
@@ -48,7 +49,8 @@ struct LinearTask {
 };
 
 inline constexpr int64_t kInt8RowBlocks = 2;  // blocks of 64 that share a scale
-inline constexpr int64_t kInt8ScaledBytes = 64 * kInt8RowBlocks + 4 + 4;
+// The bytes of a prepared row's values that share a scale, where a value takes so many.
+constexpr int64_t int8_scaled_bytes(int64_t value_bytes) { return 64 * kInt8RowBlocks * value_bytes + 4 + 4; }
 inline constexpr int64_t kInt4ScaledBytes = 64 + 4 + 8;
 
 inline constexpr int64_t kMaxTileRows = 16;
@@ -67,6 +69,7 @@ struct LinearKernel {
   // Computes the outputs of some tiles of rows and some panels.
   void (*multiply)(const LinearTask& task, Range tiles, Range panels);
   int64_t max_tile_rows;
+  int64_t scaled_bytes;  // of a prepared row's values that share a scale; 0 for float formats
   // From so many rows a thread on, each thread takes rows of its own and all columns. It then reads all
   // weights, but what one operator passes to the next stays in its caches. With fewer rows, reading weights
   // costs more.

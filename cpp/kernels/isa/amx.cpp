@@ -18,6 +18,7 @@ struct PrefetchDistance<AmxOps> {
   static constexpr int kInt4Rows = 2;
   static constexpr int64_t kInt4RowBytes = 3072;
   static constexpr int kInt4RowLocality = 3;
+  static constexpr bool kFloats = false;
 };
 
 namespace {
@@ -82,7 +83,7 @@ struct TileRows {
   int64_t height;
 
   GPT2FAST_INLINE const uint8_t* half(int64_t block, int half) const {
-    return lines + (block * kInt8ScaledBytes + half * kLineBytes) * height;
+    return lines + (block * int8_scaled_bytes(1) + half * kLineBytes) * height;
   }
   GPT2FAST_INLINE const float* scales(int64_t block) const {
     return reinterpret_cast<const float*>(half(block, kInt8RowBlocks));

@@ -16,7 +16,7 @@ namespace gpt2fast {
 template <typename Tile>
 static LinearKernel linear_kernel(decltype(LinearKernel::prepare_rows) prepare_rows) {
   constexpr int64_t kOwnRows = 16;
-  return {prepare_rows, multiply<Tile>, Tile::kMaxRows, kOwnRows};
+  return {prepare_rows, multiply<Tile>, Tile::kMaxRows, Tile::kScaledBytes, kOwnRows};
 }
 
 template <typename Ops>
