@@ -131,7 +131,8 @@ class _StreamLogprobs:
         """Read those of the prompts, if they are to be echoed."""
         plan = self._plan
         if plan.options.echo and plan.options.logprobs is not None:
-            for position, (prompt,) in enumerate(await self._service.calls.echoed(plan.prompts, plan.options)):
+            echoed = await self._service.calls.echoed(plan.prompts, plan.options)
+            for position, (prompt,) in enumerate(echoed):
                 self._unsent |= dict.fromkeys(range(position * plan.n, (position + 1) * plan.n), prompt)
 
     def of(self, chunk: StreamChunk) -> dict[str, Any] | None:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
-from gpt2fast import GPT2
+from gpt2fast import GPT2, Tokenizer
 from gpt2fast.serving import create_app
+from gpt2fast.serving.token_names import TokenNames
 from support.live_server import events
 from support.tokenizer_samples import write_sample
 
 PATH = "/v1/completions"
-#: Texts whose parts are decoded otherwise alone than after others: spaces, marks of words, bytes, removed spaces.
-PROMPTS: list[list[int]] = [[7, 8], [12, 13, 9], [8, 7, 11]]
+#: Their tokens have other texts alone than after others: spaces, marks of words, removed spaces.
+PROMPTS = [[7, 8], [12, 13, 9], [8, 7, 11]]
+#: What the model is made to say.
+SAID = [9, 12, 8, 10, 13, 7, 11]
 Ask = Callable[..., list[dict[str, Any]]]
 KINDS = [
     *("plain", "prefix_space", "bos_in_front", "json_template", "word_level", "word_level_cleaned_up"),
@@ -51,23 +56,42 @@ def streamed(client: TestClient, fields: dict[str, Any], count: int) -> list[dic
 
 
 @pytest.mark.parametrize("echo", [False, True])
-@pytest.mark.parametrize(
-    "fields", [{"max_tokens": 12, "n": 2}, {"max_tokens": 9, "stop": "on"}, {"max_tokens": 0}]
-)
+@pytest.mark.parametrize("fields", [{"max_tokens": 7}, {"max_tokens": 7, "stop": "on"}, {"max_tokens": 0}])
 def test_a_stream_is_the_text_that_is_answered_whole(
     asked: TestClient, other: GPT2, echo: bool, fields: dict[str, Any]
 ) -> None:
-    known = other.tokenizer.token_bytes()
-    bias = {str(token): -1000 for token, data in enumerate(known) if not data}  # says what can be seen
-    given = {
-        **{"prompt": PROMPTS, "seed": 3, "eos_token_id": [], "logit_bias": bias, "top_k": 0},
-        **{"temperature": 5, "echo": echo, "logprobs": 2, "return_token_ids": True, **fields},
-    }
+    given = {"prompt": PROMPTS, "n": 2, "seed": 1, "forced_prefix": SAID[: fields["max_tokens"]] or None}
+    given |= {"eos_token_id": [], "echo": echo, "logprobs": 2, "return_token_ids": True, **fields}
     whole = asked.post(PATH, json=given).json()["choices"]
     found = streamed(asked, given, len(whole))
     for name in ("text", "token_ids", "logprobs"):
         assert [one[name] for one in found] == [one[name] for one in whole], name
     if "stop" not in fields:
-        prompts = [prompt if echo else [] for prompt in PROMPTS for _ in range(fields.get("n", 1))]
+        prompts = [prompt if echo else [] for prompt in PROMPTS for _ in range(2)]
         tokens = [[*prompt, *one["token_ids"]] for prompt, one in zip(prompts, found, strict=True)]
         assert [one["text"] for one in found] == [other.tokenizer.decode(ids) for ids in tokens]
+
+
+@pytest.mark.parametrize(
+    ("kind", "tokens", "parts"),
+    [
+        # What each token adds to the text: nothing, if it is special or a part of a character.
+        ("plain", ["t", "Ġthe", "Ã", "©", "fox"], ["t", " the", "", "é", "fox"]),
+        ("prefix_space", ["Ġthe", "fox"], [" the", "fox"]),
+        ("word_level", ["</s>", "the", "</s>", "fox"], ["", "the", "", " fox"]),
+        ("word_level_cleaned_up", ["it", ".", "Does", "n't", "it"], ["it", ".", " Does", "n't", " it"]),
+        ("word_piece", ["un", "##aff", "##able", "fox"], ["un", "aff", "able", " fox"]),
+        ("unigram", ["▁the", "▁fox", "中", "</s>", "▁a"], ["the", " fox", "中", "", " a"]),
+        ("word_end", ["th", "e</w>", "f", "o", "x</w>", "a"], ["th", "e ", "f", "o", "x ", "a"]),
+        ("byte_fallback", ["▁t", "<0xC3>", "<0xA9>", "▁", "c"], ["t", "", "é", " ", "c"]),
+        ("byte_fallback", ["<0x20>", "<0xC3>", "<0xFF>", "c"], ["", "", "\ufffd\ufffd\ufffd", "c"]),
+    ],
+)
+def test_offsets_count_the_characters_of_the_text(
+    tmp_path: Path, kind: str, tokens: list[str], parts: list[str]
+) -> None:
+    tokenizer = Tokenizer.from_source(write_sample(kind, tmp_path))
+    ids = tokenizer.convert_tokens_to_ids(tokens)
+    assert tokenizer.decode(ids) == "".join(parts).removesuffix(" ")
+    offsets = TokenNames(tokenizer).offsets()
+    assert [offsets.feed([token])[0] for token in ids] == [0, *accumulate(map(len, parts))][:-1]
