@@ -40,7 +40,9 @@ class Integer:
         if number is None or is_bool(value):
             raise TypeError(f"{name} must be an integer, got {shown(value)}")
         if not self.low <= number <= self.high:
-            raise ValueError(f"{name} must be from {self.low} to {self.high}, got {number}")
+            bits = number.bit_length()  # Python refuses to write out numbers of many digits
+            got = number if bits <= 128 else f"an integer of {bits} bits"
+            raise ValueError(f"{name} must be from {self.low} to {self.high}, got {got}")
         return number
 
 
@@ -56,7 +58,10 @@ class Real:
     def __call__(self, name: str, value: Any) -> float:
         if is_bool(value) or not isinstance(value, RealNumber):
             raise TypeError(f"{name} must be a number, got {shown(value)}")
-        number = float(value)
+        try:
+            number = float(value)
+        except OverflowError:  # an integer beyond all floats
+            number = math.inf if value > 0 else -math.inf
         above = number > self.low if self.open_low else number >= self.low
         if not (above and number <= self.high) and not (self.zero and number == 0):
             bracket = "(" if self.open_low else "["

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -18,7 +17,7 @@ from gpt2fast.serving.plan import DEFAULT_MAX_TOKENS, Plan, make_plan
 from gpt2fast.serving.service import Service
 
 if TYPE_CHECKING:
-    from gpt2fast.inference.results import Generation, TokenLogprobs
+    from gpt2fast.inference.results import Generation, StreamChunk, TokenLogprobs
     from gpt2fast.serving.openai import CompletionFields
     from gpt2fast.serving.token_names import TokenOffsets
 
@@ -89,28 +88,28 @@ def _logprobs(
 
 
 async def _events(service: Service, plan: Plan) -> AsyncGenerator[bytes, None]:
-    """The events of a stream but its last."""
+    """The events of a stream but its last; with ``echo``, those of the prompts come first."""
     envelope = _envelope(service, plan)
     if plan.include_usage:
         envelope["usage"] = None
-    offsets: list[TokenOffsets | None] = [None] * (len(plan.prompts) * plan.n)
-    if plan.options.logprobs is not None:
-        offsets = [service.names.offsets() for _ in offsets]
-    if plan.options.echo:
-        async for choice in _echoes(service, plan, offsets):
-            yield event({**envelope, "choices": [choice]})
+    stream_logprobs = _StreamLogprobs(service, plan)
+    await stream_logprobs.read_prompts()
     unnamed = {position * plan.n: prompt for position, prompt in enumerate(plan.prompts) if plan.with_ids}
-    texts = TextStream(service, replace(plan, options=plan.options.changed(echo=False)))
+    texts = TextStream(service, plan)
     async with aclosing(texts.chunks()) as chunks:
         async for chunk in chunks:
             reason = FINISH_REASONS[chunk.finish_reason]
-            if not (chunk.text or reason or chunk.logprobs or plan.with_ids):
+            logprobs = stream_logprobs.of(chunk)
+            if not (chunk.text or reason or logprobs or plan.with_ids):
                 continue  # a part of a character, or what may be the beginning of a stop string
-            ids = chunk.token_ids
-            logprobs = _logprobs(service, plan, ids, chunk.logprobs, offsets[chunk.index])
-            choice = _stream_choice(chunk.index, chunk.text, logprobs, reason)
+            choice: dict[str, Any] = {
+                "text": chunk.text,
+                "index": chunk.index,
+                "logprobs": logprobs,
+                "finish_reason": reason,
+            }
             if plan.with_ids:
-                choice["token_ids"] = ids
+                choice["token_ids"] = chunk.token_ids
                 if chunk.index in unnamed:
                     choice["prompt_token_ids"] = unnamed.pop(chunk.index)
             yield event({**envelope, "choices": [choice]})
@@ -118,18 +117,29 @@ async def _events(service: Service, plan: Plan) -> AsyncGenerator[bytes, None]:
         yield event({**envelope, "choices": [], "usage": texts.usage.answer()})
 
 
-async def _echoes(
-    service: Service, plan: Plan, offsets: list[TokenOffsets | None]
-) -> AsyncGenerator[dict[str, Any], None]:
-    """What stands before the first token of each text: its prompt."""
-    for position, (prompt,) in enumerate(await service.calls.echoed(plan.prompts, plan.options)):
-        for index in range(position * plan.n, (position + 1) * plan.n):
-            ids = prompt.prompt_token_ids
-            logprobs = _logprobs(service, plan, ids, prompt.logprobs, offsets[index])
-            yield _stream_choice(index, prompt.text, logprobs, None)
+class _StreamLogprobs:
+    """The object ``logprobs`` of each chunk of a stream; an echoed prompt's comes with its text's first."""
 
+    def __init__(self, service: Service, plan: Plan) -> None:
+        self._service = service
+        self._plan = plan
+        count = 0 if plan.options.logprobs is None else len(plan.prompts) * plan.n
+        self._offsets = [service.names.offsets() for _ in range(count)]
+        self._unsent: dict[int, Generation] = {}
 
-def _stream_choice(
-    index: int, text: str, logprobs: dict[str, Any] | None, reason: str | None
-) -> dict[str, Any]:
-    return {"text": text, "index": index, "logprobs": logprobs, "finish_reason": reason}
+    async def read_prompts(self) -> None:
+        """Read those of the prompts, if they are to be echoed."""
+        plan = self._plan
+        if plan.options.echo and plan.options.logprobs is not None:
+            echoed = await self._service.calls.echoed(plan.prompts, plan.options)
+            for position, (prompt,) in enumerate(echoed):
+                self._unsent |= dict.fromkeys(range(position * plan.n, (position + 1) * plan.n), prompt)
+
+    def of(self, chunk: StreamChunk) -> dict[str, Any] | None:
+        """Those of a chunk's tokens, or of the prompt that it is."""
+        if not self._offsets:
+            return None
+        ids, logprobs = chunk.token_ids, chunk.logprobs
+        if prompt := self._unsent.pop(chunk.index, None):
+            ids, logprobs = prompt.prompt_token_ids, prompt.logprobs
+        return _logprobs(self._service, self._plan, ids, logprobs, self._offsets[chunk.index])

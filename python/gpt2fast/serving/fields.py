@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Annotated, Any
@@ -72,6 +73,8 @@ def token_weights(value: Any) -> Any:
             weights[int(key)] = weight
         except ValueError:
             raise ValueError(f"logit_bias must map token ids to numbers, got the key {key!r}") from None
+        if isinstance(weight, float) and not math.isfinite(weight):  # JSON has no such number
+            raise ValueError(f"logit_bias[{key}] must be a finite number, got {weight}")
     return weights
 
 

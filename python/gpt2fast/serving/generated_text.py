@@ -88,7 +88,7 @@ class TextStream:
     service : Service
         That runs it.
     plan : Plan
-        What to run; it doesn't echo.
+        What to run.
     """
 
     def __init__(self, service: Service, plan: Plan) -> None:

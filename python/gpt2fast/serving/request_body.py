@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -92,9 +93,13 @@ async def read_body(request: Request, model: type[_Model], limits: Limits, budge
                 headers={"connection": "close"},
             ) from None
         try:
-            return model.model_validate_json(body)
+            found = model.model_validate_json(body)
         except ValidationError as error:
             raise _refusal(error, model) from None
+        # Each key has a colon: if there are no more of these than fields, none is given twice.
+        if body.count(b":") > len(found.model_fields_set):
+            _check_keys(body, model)
+        return found
 
 
 def _check_content_type(request: Request) -> None:
@@ -118,6 +123,23 @@ async def _read(request: Request, limit: int, take: Callable[[int], None]) -> by
     except ClientDisconnect:
         raise ClientGone from None
     return bytes(body)
+
+
+def _check_keys(body: bytes, model: type[BaseModel]) -> None:
+    """Refuse an object that has a key twice: of its values all but one would be ignored without a word."""
+
+    def check(pairs: list[tuple[str, Any]]) -> None:
+        keys = set()
+        for key, _ in pairs:
+            if key in keys:
+                param = key if key in model.model_fields else None
+                raise bad_request(f"{key!r} is given twice in one object; leave one of them out", param)
+            keys.add(key)
+
+    try:
+        json.loads(body.decode(), object_pairs_hook=check, parse_int=str, parse_float=str)
+    except (ValueError, RecursionError) as error:  # pydantic's parser is no less strict
+        raise bad_request(f"The body is not valid JSON: {error}.") from None
 
 
 def _too_large(limit: int) -> ApiError:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import codecs
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+from gpt2fast.text.incremental import IncrementalDecoder
 
 if TYPE_CHECKING:
     from gpt2fast.text.tokenizer import Tokenizer
@@ -31,7 +32,6 @@ class TokenNames:
             if not name or name in seen or name.startswith("token_id:"):
                 self._names[token] = name = f"token_id:{token}"
             seen.add(name)
-        self._texts = tokenizer.token_bytes()
         self._bytes = tokenizer.token_bytes(skip_special_tokens=False)
 
     def __getitem__(self, token: int) -> str:
@@ -43,23 +43,21 @@ class TokenNames:
 
     def offsets(self) -> TokenOffsets:
         """The places of a text's tokens, from its beginning on."""
-        return TokenOffsets(self._texts)
+        return TokenOffsets(self._tokenizer)
 
 
 class TokenOffsets:
     """Where tokens begin in their text, counted in characters, as they arrive."""
 
-    def __init__(self, texts: Sequence[bytes]) -> None:
-        self._texts = texts
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._characters = 0
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._decoder = IncrementalDecoder(tokenizer)
 
     def feed(self, tokens: Sequence[int]) -> list[int]:
         """The offset of each of the next tokens."""
         offsets = []
         for token in tokens:
-            offsets.append(self._characters)
-            self._characters += len(self._decoder.decode(self._texts[token]))
+            offsets.append(self._decoder.position)
+            self._decoder.feed([token])
         return offsets
 
 

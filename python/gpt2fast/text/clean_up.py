@@ -22,6 +22,10 @@ class IncrementalCleanUp:
     def __init__(self) -> None:
         self._held_back = ""
 
+    def pending(self, text: str) -> str:
+        """What is held back, with the next part, as if the text ended there."""
+        return clean_up(self._held_back + text)
+
     def feed(self, text: str, *, final: bool) -> str:
         """The text that is certain now."""
         text = self._held_back + text

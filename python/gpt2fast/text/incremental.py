@@ -40,6 +40,7 @@ class IncrementalDecoder:
         # Tokens that are not shown yet: the bytes that count for `limit`, and those to show.
         self._waiting: deque[tuple[bytes, bytes, int]] = deque()
         self._counted = 0
+        self._characters = 0
         self._text = _TextOfBytes() if tokenizer.decodes_bytes else _TextOfPieces(tokenizer)
         self._clean_up = IncrementalCleanUp() if tokenizer.cleans_up else None
 
@@ -47,6 +48,17 @@ class IncrementalDecoder:
     def counted_bytes(self) -> int:
         """How many bytes of :meth:`Tokenizer.byte_table` the tokens shown so far have."""
         return self._counted
+
+    @property
+    def position(self) -> int:
+        """Where the next token's text begins: the characters of all tokens that may be shown so far.
+
+        Those held back are among them, as if something followed; a part of a character is not.
+        """
+        pending = self._text.pending()
+        if self._clean_up is not None:
+            pending = self._clean_up.pending(pending)
+        return self._characters + len(pending)
 
     def feed(self, ids: Sequence[int], *, limit: int | None = None, final: bool = False) -> str:
         """The text that these ids complete; with ``final``, also what was held back.
@@ -72,7 +84,10 @@ class IncrementalDecoder:
                 self._is_first = self._is_first and self._tokenizer.token_name(token) is None
         text = "".join(self._released(limit))
         text += self._text.rest(cut=bool(self._waiting)) if final else ""
-        return text if self._clean_up is None else self._clean_up.feed(text, final=final)
+        if self._clean_up is not None:
+            text = self._clean_up.feed(text, final=final)
+        self._characters += len(text)
+        return text
 
     def feed_bytes(self, data: bytes, *, final: bool = False) -> str:
         """:meth:`feed` for bytes, with a byte-level tokenizer."""
@@ -108,6 +123,9 @@ class _TextOfBytes:
     def feed(self, data: bytes, token: int, *, whole: bool) -> str:
         return self._decoder.decode(data)
 
+    def pending(self) -> str:
+        return ""
+
     def rest(self, *, cut: bool) -> str:
         return self._decoder.decode(b"", True)
 
@@ -135,6 +153,10 @@ class _TextOfPieces:
             text, self._held_back = text[:-1], " "
         return self._stripped(text)
 
+    def pending(self) -> str:
+        run = self._run.decode("utf-8", "ignore") if _may_go_on(self._run) else "\ufffd" * len(self._run)
+        return self._without_stripped(self._held_back + run)[0]
+
     def rest(self, *, cut: bool) -> str:
         text = (self._held_back if cut else "") + self._end_of_run()
         self._held_back = ""
@@ -148,10 +170,24 @@ class _TextOfPieces:
             return "\ufffd" * len(run)
 
     def _stripped(self, text: str) -> str:
-        while self._left and text:
-            if not text.startswith(self._character):
-                self._left = 0
-                break
-            text = text[len(self._character) :]
-            self._left -= 1
+        text, self._left = self._without_stripped(text)
         return text
+
+    def _without_stripped(self, text: str) -> tuple[str, int]:
+        """A text without what is stripped from the beginning, and how much may be stripped from the next."""
+        left = self._left
+        while left and text:
+            if not text.startswith(self._character):
+                return text, 0
+            text = text[len(self._character) :]
+            left -= 1
+        return text, left
+
+
+def _may_go_on(data: bytes) -> bool:
+    """Whether bytes are the beginning of valid UTF-8."""
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(data)
+    except UnicodeDecodeError:
+        return False
+    return True

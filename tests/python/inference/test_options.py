@@ -118,6 +118,10 @@ def test_errors_name_value_and_range() -> None:
         GenerationOptions(temperature=math.nan)
     with pytest.raises(TypeError, match=r"^top_k must be an integer, got '5' \(str\)$"):
         GenerationOptions(top_k="5")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"^temperature must be 0 or in \[0.0001, 10000\], got -inf$"):
+        GenerationOptions(temperature=-(10**400))
+    with pytest.raises(ValueError, match=r"^top_k must be .*, got an integer of 19932 bits$"):
+        GenerationOptions(top_k=10**6000)
 
 
 @pytest.mark.parametrize(

@@ -127,12 +127,47 @@ def test_an_unknown_model_is_404(post: Post, path: str) -> None:
         (b'{"seed": ' + b"9" * 10_000 + b"}", "The body is not valid JSON"),
         (b'{"temperature": NaN}', "temperature must be 0 or in [0.0001, 10000], got nan"),
         (b'{"temperature": 1e999}', "temperature must be 0 or in [0.0001, 10000], got inf"),
+        (b'{"temperature": ' + b"9" * 400 + b"}", "temperature must be 0 or in [0.0001, 10000], got inf"),
+        (
+            b'{"logit_bias": {"5": -' + b"9" * 400 + b"}}",
+            "logit_bias[5] must be in [-1e+06, 1e+06], got -inf",
+        ),
+        (b'{"logit_bias": {"5": -Infinity}}', "logit_bias[5] must be a finite number, got -inf"),
+        (b'{"logit_bias": {"5": -1e999}}', "logit_bias[5] must be a finite number, got -inf"),
+        (b'{"n": ' + b"9" * 400 + b"}", "n must be from 1 to 4096, got an integer of 1329 bits"),
     ],
 )
 def test_what_is_no_json(client: httpx.Client, body: bytes, message: str) -> None:
     response = client.post(PATH, content=body, headers={"content-type": "application/json"})
     assert response.status_code == 400
     assert message in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("body", "key", "param"),
+    [
+        (b'{"prompt": "a", "seed": 1, "seed": 2}', "seed", "seed"),
+        (b'{"max_tokens": 1, "max_tok\\u0065ns": 1}', "max_tokens", "max_tokens"),
+        (b'{"seed": 1, "seed": null}', "seed", "seed"),
+        (b'{"prompt": "\xc3\xa9 \\": a", "logit_bias": {"5": 1, "5": -100}}', "5", None),
+        (b'{"response_format": {"type": "text", "type": "json_object"}}', "type", None),
+        (b'{"json_schema": {"type": "object", "properties": {"a": {}, "a": {}}}}', "a", None),
+    ],
+)
+def test_a_key_that_is_given_twice_is_named(
+    client: httpx.Client, body: bytes, key: str, param: str | None
+) -> None:
+    response = client.post(PATH, content=body, headers={"content-type": "application/json"})
+    assert response.status_code == 400
+    error = response.json()["error"]
+    assert error["param"] == param
+    assert error["message"] == f"{key!r} is given twice in one object; leave one of them out"
+
+
+def test_keys_are_told_from_text(client: httpx.Client) -> None:
+    body = b'{"prompt": ["{\\"a\\": 1, \\"a\\": 2}", ":"], "stop": "a:", "logit_bias": {"1":1, "2":1}}'
+    response = client.post(PATH, content=body, headers={"content-type": "application/json"})
+    assert response.status_code == 200
 
 
 def test_other_types_of_content_are_415(client: httpx.Client) -> None:

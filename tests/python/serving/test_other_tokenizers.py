@@ -1,0 +1,97 @@
+"""/v1/completions with tokenizers other than GPT-2's: a stream is the text that is answered whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from gpt2fast import GPT2, Tokenizer
+from gpt2fast.serving import create_app
+from gpt2fast.serving.token_names import TokenNames
+from support.live_server import events
+from support.tokenizer_samples import write_sample
+
+PATH = "/v1/completions"
+#: Their tokens have other texts alone than after others: spaces, marks of words, removed spaces.
+PROMPTS = [[7, 8], [12, 13, 9], [8, 7, 11]]
+#: What the model is made to say.
+SAID = [9, 12, 8, 10, 13, 7, 11]
+Ask = Callable[..., list[dict[str, Any]]]
+KINDS = [
+    *("plain", "prefix_space", "bos_in_front", "json_template", "word_level", "word_level_cleaned_up"),
+    *("word_piece", "unigram", "word_end", "byte_fallback", "bert"),
+]
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def other(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> GPT2:
+    """The embedded model with another tokenizer, whose vocabulary is smaller."""
+    directory = write_sample(request.param, tmp_path_factory.mktemp(request.param))
+    return GPT2.from_pretrained(tokenizer=directory, threads=1, max_sequences=8)
+
+
+@pytest.fixture(scope="module")
+def asked(other: GPT2) -> TestClient:
+    return TestClient(create_app(other))
+
+
+def streamed(client: TestClient, fields: dict[str, Any], count: int) -> list[dict[str, Any]]:
+    """The choices of a stream, each put together again."""
+    response = client.post(PATH, json={**fields, "stream": True})
+    assert response.status_code == 200, response.text
+    found: list[dict[str, Any]] = [{"text": "", "logprobs": {}, "token_ids": []} for _ in range(count)]
+    for chunk in events(iter(response.text.splitlines())):
+        (choice,) = chunk["choices"]
+        one = found[choice["index"]]
+        one["text"] += choice["text"]
+        one["token_ids"] += choice["token_ids"]
+        for name, values in (choice["logprobs"] or {}).items():
+            one["logprobs"].setdefault(name, []).extend(values)
+    return found
+
+
+@pytest.mark.parametrize("echo", [False, True])
+@pytest.mark.parametrize("fields", [{"max_tokens": 7}, {"max_tokens": 7, "stop": "on"}, {"max_tokens": 0}])
+def test_a_stream_is_the_text_that_is_answered_whole(
+    asked: TestClient, other: GPT2, echo: bool, fields: dict[str, Any]
+) -> None:
+    given = {"prompt": PROMPTS, "n": 2, "seed": 1, "forced_prefix": SAID[: fields["max_tokens"]] or None}
+    given |= {"eos_token_id": [], "echo": echo, "logprobs": 2, "return_token_ids": True, **fields}
+    whole = asked.post(PATH, json=given).json()["choices"]
+    found = streamed(asked, given, len(whole))
+    for name in ("text", "token_ids", "logprobs"):
+        assert [one[name] for one in found] == [one[name] for one in whole], name
+    if "stop" not in fields:
+        prompts = [prompt if echo else [] for prompt in PROMPTS for _ in range(2)]
+        tokens = [[*prompt, *one["token_ids"]] for prompt, one in zip(prompts, found, strict=True)]
+        assert [one["text"] for one in found] == [other.tokenizer.decode(ids) for ids in tokens]
+
+
+@pytest.mark.parametrize(
+    ("kind", "tokens", "parts"),
+    [
+        # What each token adds to the text: nothing, if it is special or a part of a character.
+        ("plain", ["t", "Ġthe", "Ã", "©", "fox"], ["t", " the", "", "é", "fox"]),
+        ("prefix_space", ["Ġthe", "fox"], [" the", "fox"]),
+        ("word_level", ["</s>", "the", "</s>", "fox"], ["", "the", "", " fox"]),
+        ("word_level_cleaned_up", ["it", ".", "Does", "n't", "it"], ["it", ".", " Does", "n't", " it"]),
+        ("word_piece", ["un", "##aff", "##able", "fox"], ["un", "aff", "able", " fox"]),
+        ("unigram", ["▁the", "▁fox", "中", "</s>", "▁a"], ["the", " fox", "中", "", " a"]),
+        ("word_end", ["th", "e</w>", "f", "o", "x</w>", "a"], ["th", "e ", "f", "o", "x ", "a"]),
+        ("byte_fallback", ["▁t", "<0xC3>", "<0xA9>", "▁", "c"], ["t", "", "é", " ", "c"]),
+        ("byte_fallback", ["<0x20>", "<0xC3>", "<0xFF>", "c"], ["", "", "\ufffd\ufffd\ufffd", "c"]),
+    ],
+)
+def test_offsets_count_the_characters_of_the_text(
+    tmp_path: Path, kind: str, tokens: list[str], parts: list[str]
+) -> None:
+    tokenizer = Tokenizer.from_source(write_sample(kind, tmp_path))
+    ids = tokenizer.convert_tokens_to_ids(tokens)
+    assert tokenizer.decode(ids) == "".join(parts).removesuffix(" ")
+    offsets = TokenNames(tokenizer).offsets()
+    assert [offsets.feed([token])[0] for token in ids] == [0, *accumulate(map(len, parts))][:-1]
