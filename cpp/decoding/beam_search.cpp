@@ -10,7 +10,7 @@
 namespace gpt2fast {
 namespace {
 
-BeamSearchOptions checked(const BeamSearchOptions& options) {
+BeamSearchOptions checked(const BeamSearchOptions& options, const StopOptions& stop) {
   const auto require = [](bool valid, const char* rule, auto value) {
     if (!valid) throw std::invalid_argument(std::string(rule) + ", got " + std::to_string(value));
   };
@@ -20,22 +20,29 @@ BeamSearchOptions checked(const BeamSearchOptions& options) {
   require(options.num_return_sequences <= options.num_beams, "num_return_sequences must not exceed num_beams",
           options.num_return_sequences);
   require(std::isfinite(options.length_penalty), "length_penalty must be finite", options.length_penalty);
-  require(options.max_new_tokens >= 1, "max_new_tokens must be at least 1 in a beam search",
-          options.max_new_tokens);
+  require(stop.max_new_tokens >= 1, "max_new_tokens must be at least 1 in a beam search",
+          stop.max_new_tokens);
+  if (!stop.stop_strings.empty() && !stop.token_bytes) {
+    throw std::invalid_argument("stop_strings need token_bytes");
+  }
   return options;
 }
 
 }  // namespace
 
-BeamSearch::BeamSearch(const BeamSearchOptions& options, std::span<const int32_t> eos_token_ids,
-                       int64_t vocab_size)
-    : options_(checked(options)),
-      eos_token_ids_(eos_token_ids.begin(), eos_token_ids.end()),
+BeamSearch::BeamSearch(const BeamSearchOptions& options, const StopOptions& stop, int64_t vocab_size)
+    : options_(checked(options, stop)),
+      stop_(stop),
       vocab_size_(vocab_size),
       beams_(1),
-      candidates_(vocab_size) {}
+      candidates_(vocab_size) {
+  if (!stop.stop_strings.empty()) {
+    beams_[0].stop_matcher.emplace(stop.stop_strings, stop.include_stop_string);
+  }
+}
 
-std::span<const BeamSearch::Extension> BeamSearch::advance(std::span<const float> log_probabilities) {
+std::span<const BeamSearch::Extension> BeamSearch::advance(std::span<const float> log_probabilities,
+                                                           std::span<const float> reported) {
   extensions_.clear();
   if (done_) return extensions_;
   find_continuations(log_probabilities);
@@ -44,15 +51,20 @@ std::span<const BeamSearch::Extension> BeamSearch::advance(std::span<const float
     return extensions_;
   }
   ++length_;
-  const bool at_limit = length_ == options_.max_new_tokens;
+  const bool at_limit = length_ == stop_.max_new_tokens;
   // Only the best num_beams continuations may finish; the others are there to keep num_beams beams alive.
   const auto best = std::min(continuations_.size(), static_cast<size_t>(options_.num_beams));
   for (const Continuation& next : std::span(continuations_).first(best)) {
-    if (!next.ended && !at_limit) continue;
-    finish(beams_[static_cast<size_t>(next.parent)], &next.token, normalized(next.score, length_),
-           next.ended);
+    if (next.ended == FinishReason::kNone && !at_limit) continue;
+    const float score = normalized(next.score, length_);
+    if (!improves(score)) continue;
+    Hypothesis hypothesis{beams_[static_cast<size_t>(next.parent)], score, next.ended};
+    append(next, reported, hypothesis);
+    finish(std::move(hypothesis));
   }
-  if (!at_limit) extend();
+  const int64_t rows = live_beams();
+  if (!at_limit) extend(reported);
+  rows_seen_ += rows;
   done_ =
       extensions_.empty() || (full() && options_.early_stopping == EarlyStopping::kTrue) || !can_improve();
   if (done_) extensions_.clear();
@@ -61,13 +73,16 @@ std::span<const BeamSearch::Extension> BeamSearch::advance(std::span<const float
 
 void BeamSearch::end() {
   if (done_) return;
-  for (const Beam& beam : beams_) finish(beam, nullptr, normalized(beam.score, length_), false);
+  for (const Beam& beam : beams_) {
+    const float score = normalized(beam.score, length_);
+    if (improves(score)) finish({beam, score});
+  }
   done_ = true;
 }
 
 void BeamSearch::find_continuations(std::span<const float> log_probabilities) {
   const auto wanted =
-      std::max<size_t>(2, 1 + eos_token_ids_.size()) * static_cast<size_t>(options_.num_beams);
+      std::max<size_t>(2, 1 + stop_.eos_token_ids.size()) * static_cast<size_t>(options_.num_beams);
   continuations_.clear();
   for (size_t beam = 0; beam < beams_.size(); ++beam) {
     const auto row =
@@ -78,8 +93,7 @@ void BeamSearch::find_continuations(std::span<const float> log_probabilities) {
       const int32_t token = candidates_.id(i);
       const float score = row[static_cast<size_t>(token)] + beams_[beam].score;
       if (!std::isfinite(score)) continue;
-      const bool ended = std::ranges::find(eos_token_ids_, token) != eos_token_ids_.end();
-      continuations_.push_back({score, static_cast<int32_t>(beam), token, ended});
+      continuations_.push_back({score, static_cast<int32_t>(beam), token});
     }
   }
   const auto kept = std::min(wanted, continuations_.size());
@@ -89,28 +103,42 @@ void BeamSearch::find_continuations(std::span<const float> log_probabilities) {
                       return a.parent != b.parent ? a.parent < b.parent : a.token < b.token;
                     });
   continuations_.resize(kept);
+  for (Continuation& next : continuations_) next.ended = end_of(next);
 }
 
-// Adds the beam's tokens, followed by `token` if there is one, to the finished hypotheses if they are among
-// the best.
-void BeamSearch::finish(const Beam& beam, const int32_t* token, float score, bool ended) {
-  if (full() && finished_.back().score >= score) return;
+FinishReason BeamSearch::end_of(const Continuation& next) const {
+  if (std::ranges::find(stop_.eos_token_ids, next.token) != stop_.eos_token_ids.end())
+    return FinishReason::kEos;
+  std::optional<StopMatcher> matcher = beams_[static_cast<size_t>(next.parent)].stop_matcher;
+  const bool stops = matcher && matcher->feed((*stop_.token_bytes)[next.token]);
+  return stops ? FinishReason::kStop : FinishReason::kNone;
+}
+
+// Adds the continuation's token to the output of its parent.
+void BeamSearch::append(const Continuation& next, std::span<const float> reported, Output& output) const {
+  output.tokens.push_back(next.token);
+  if (output.stop_matcher) output.stop_matcher->feed((*stop_.token_bytes)[next.token]);
+  if (reported.empty()) return;
+  output.reported.push_back(reported[static_cast<size_t>(next.parent * vocab_size_ + next.token)]);
+  output.rows.push_back(rows_seen_ + next.parent);
+}
+
+// Puts a hypothesis that improves on the finished ones among them.
+void BeamSearch::finish(Hypothesis hypothesis) {
   if (full()) finished_.pop_back();
-  Hypothesis hypothesis{beam.tokens, score, ended};
-  if (token != nullptr) hypothesis.tokens.push_back(*token);
-  const auto place =
-      std::ranges::find_if(finished_, [score](const Hypothesis& other) { return other.score < score; });
+  const auto place = std::ranges::find_if(
+      finished_, [&](const Hypothesis& other) { return other.score < hypothesis.score; });
   finished_.insert(place, std::move(hypothesis));
 }
 
-void BeamSearch::extend() {
+void BeamSearch::extend(std::span<const float> reported) {
   for (const Continuation& next : continuations_) {
-    if (next.ended) continue;
+    if (next.ended != FinishReason::kNone) continue;
     if (extensions_.size() == static_cast<size_t>(options_.num_beams)) break;
     const size_t index = extensions_.size();
     if (next_beams_.size() <= index) next_beams_.emplace_back();
-    next_beams_[index].tokens = beams_[static_cast<size_t>(next.parent)].tokens;
-    next_beams_[index].tokens.push_back(next.token);
+    next_beams_[index] = beams_[static_cast<size_t>(next.parent)];
+    append(next, reported, next_beams_[index]);
     next_beams_[index].score = next.score;
     extensions_.push_back({next.parent, next.token});
   }
@@ -121,8 +149,7 @@ void BeamSearch::extend() {
 bool BeamSearch::can_improve() const {
   if (!full()) return true;
   const bool longest = options_.early_stopping == EarlyStopping::kNever && options_.length_penalty > 0;
-  return normalized(beams_.front().score, longest ? options_.max_new_tokens : length_) >
-         finished_.back().score;
+  return normalized(beams_.front().score, longest ? stop_.max_new_tokens : length_) > finished_.back().score;
 }
 
 std::vector<BeamSearch::Hypothesis> BeamSearch::results() const {

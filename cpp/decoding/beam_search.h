@@ -3,10 +3,12 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
 #include "decoding/candidates.h"
+#include "decoding/stop_matcher.h"
 #include "gpt2fast/generation_options.h"
 
 namespace gpt2fast {
@@ -16,37 +18,46 @@ struct BeamSearchOptions {
   int32_t num_return_sequences = 1;  // at most num_beams
   double length_penalty = 1.0;       // score of a hypothesis: log-probability / length^length_penalty
   EarlyStopping early_stopping = EarlyStopping::kFalse;
-  int64_t max_new_tokens = 1;
 };
 
 // Holds tokens and scores only. Each round the caller computes the log-probabilities that follow every live
 // beam (log_softmax, then the processors, as transformers does), calls advance(), and makes beam i's cache a
 // copy of the cache of beam extensions[i].parent, ready for the new token. Tokens and scores equal those of
-// transformers' beam search. Where bans leave fewer than num_beams continuations, fewer beams live on, and
-// there may be fewer results().
+// transformers' beam search. A token that completes a stop string ends its beam as an end-of-text token does,
+// but no further continuations are kept for it: a round may end more beams than others replace. Where bans
+// leave fewer than num_beams continuations, fewer beams live on, and there may be fewer results().
 class BeamSearch {
  public:
   struct Extension {
     int32_t parent;  // index of the beam of the previous round that this one continues
     int32_t token;
   };
-  struct Hypothesis {
-    std::vector<int32_t> tokens;  // the output, with its end-of-text token
-    float score = 0;              // log-probability / length^length_penalty
-    bool ended = false;           // whether by an end-of-text token
+  struct Output {
+    std::vector<int32_t> tokens;  // with the token that ended it
+    // Of each token, if reported log-probabilities were given: its own, and the row that it was in, counted
+    // over all rounds.
+    std::vector<float> reported;
+    std::vector<int64_t> rows;
+    std::optional<StopMatcher> stop_matcher;
+  };
+  struct Hypothesis : Output {
+    float score = 0;                           // log-probability / length^length_penalty
+    FinishReason ended = FinishReason::kNone;  // kEos, kStop, or neither
   };
 
   // Throws std::invalid_argument when an option is out of range.
-  BeamSearch(const BeamSearchOptions& options, std::span<const int32_t> eos_token_ids, int64_t vocab_size);
+  BeamSearch(const BeamSearchOptions& options, const StopOptions& stop, int64_t vocab_size);
 
   // 1 before the first round (the prompt), at most num_beams after.
   int32_t live_beams() const { return static_cast<int32_t>(beams_.size()); }
   // The output tokens of a live beam.
   std::span<const int32_t> tokens(int32_t beam) const { return beams_[static_cast<size_t>(beam)].tokens; }
 
-  // Takes log_probabilities [live_beams(), vocab_size]. Returns one extension for each new live beam, best
+  // Takes log_probabilities [live_beams(), vocab_size], and either none or as many to report with the tokens:
+  // the model's own, as they were before processors. Returns one extension for each new live beam, best
   // first, or none when done; they are valid until the next call.
-  std::span<const Extension> advance(std::span<const float> log_probabilities);
+  std::span<const Extension> advance(std::span<const float> log_probabilities,
+                                     std::span<const float> reported = {});
 
   bool done() const { return done_; }
 
@@ -57,28 +68,31 @@ class BeamSearch {
   std::vector<Hypothesis> results() const;
 
  private:
-  struct Beam {
-    std::vector<int32_t> tokens;
+  struct Beam : Output {
     float score = 0;  // log-probability
   };
   struct Continuation {
     float score;
     int32_t parent;
     int32_t token;
-    bool ended;
+    FinishReason ended = FinishReason::kNone;
   };
 
   void find_continuations(std::span<const float> log_probabilities);
-  void finish(const Beam& beam, const int32_t* token, float score, bool ended);
-  void extend();
+  FinishReason end_of(const Continuation& next) const;
+  void append(const Continuation& next, std::span<const float> reported, Output& output) const;
+  bool improves(float score) const { return !full() || finished_.back().score < score; }
+  void finish(Hypothesis hypothesis);
+  void extend(std::span<const float> reported);
   bool can_improve() const;
   bool full() const { return finished_.size() == static_cast<size_t>(options_.num_beams); }
   float normalized(float score, int64_t length) const;
 
   BeamSearchOptions options_;
-  std::vector<int32_t> eos_token_ids_;
+  StopOptions stop_;
   int64_t vocab_size_;
-  int64_t length_ = 0;  // output tokens of each live beam
+  int64_t length_ = 0;     // output tokens of each live beam
+  int64_t rows_seen_ = 0;  // in the rounds before this one
   bool done_ = false;
   std::vector<Beam> beams_;
   std::vector<Beam> next_beams_;

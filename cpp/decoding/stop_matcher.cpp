@@ -6,20 +6,15 @@
 namespace gpt2fast {
 
 StopMatcher::StopMatcher(std::span<const std::string> stop_strings, bool include_stop_string)
-    : nodes_{{.byte = 0, .depth = 0}}, include_stop_string_(include_stop_string) {
-  for (const std::string& text : stop_strings) {
-    if (text.empty()) throw std::invalid_argument("stop_strings must not hold an empty string");
-    insert(text);
-  }
-  link_suffixes();
-}
+    : automaton_(std::make_shared<const Automaton>(stop_strings)),
+      include_stop_string_(include_stop_string) {}
 
 bool StopMatcher::feed(std::string_view bytes) {
   for (char byte : bytes) {
     if (stopped_) break;
-    state_ = step(state_, byte);
+    state_ = automaton_->step(state_, byte);
     ++fed_;
-    if (const int32_t match = node(state_).match; match > 0) {
+    if (const int32_t match = automaton_->node(state_).match; match > 0) {
       stopped_ = true;
       kept_ = include_stop_string_ ? fed_ : fed_ - match;
     }
@@ -30,22 +25,31 @@ bool StopMatcher::feed(std::string_view bytes) {
 
 int64_t StopMatcher::safe_bytes() const {
   if (stopped_ || include_stop_string_) return kept_;
-  return fed_ - node(state_).depth;
+  return fed_ - automaton_->node(state_).depth;
 }
 
-int32_t StopMatcher::child(int32_t parent, char byte) const {
+StopMatcher::Automaton::Automaton(std::span<const std::string> stop_strings)
+    : nodes_{{.byte = 0, .depth = 0}} {
+  for (const std::string& text : stop_strings) {
+    if (text.empty()) throw std::invalid_argument("stop_strings must not hold an empty string");
+    insert(text);
+  }
+  link_suffixes();
+}
+
+int32_t StopMatcher::Automaton::child(int32_t parent, char byte) const {
   int32_t index = node(parent).first_child;
   while (index != 0 && node(index).byte != byte) index = node(index).next_sibling;
   return index;
 }
 
-int32_t StopMatcher::step(int32_t from, char byte) const {
+int32_t StopMatcher::Automaton::step(int32_t from, char byte) const {
   for (;; from = node(from).suffix) {
     if (const int32_t next = child(from, byte); next != 0 || from == 0) return next;
   }
 }
 
-void StopMatcher::insert(const std::string& text) {
+void StopMatcher::Automaton::insert(const std::string& text) {
   int32_t at = 0;
   for (char byte : text) {
     int32_t next = child(at, byte);
@@ -60,7 +64,7 @@ void StopMatcher::insert(const std::string& text) {
 }
 
 // Breadth first: a node's suffix is shorter, so it is complete before it is needed.
-void StopMatcher::link_suffixes() {
+void StopMatcher::Automaton::link_suffixes() {
   std::vector<int32_t> queue = {0};
   queue.reserve(nodes_.size());
   for (size_t i = 0; i < queue.size(); ++i) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
@@ -10,7 +11,7 @@
 namespace gpt2fast {
 
 // An Aho-Corasick automaton, built in time proportional to the stop strings' bytes; an output byte takes one
-// step in a table.
+// step in a table. Copies share the automaton, so that an output can be continued in several ways.
 //
 // The stop string that is completed first wins, at whatever byte of a token that happens. Of several that end
 // at the same byte, the longest wins, which starts earliest. Bytes may be anything, NUL and broken UTF-8
@@ -42,14 +43,22 @@ class StopMatcher {
     int32_t next_sibling = 0;
   };
 
-  Node& node(int32_t index) { return nodes_[static_cast<size_t>(index)]; }
-  const Node& node(int32_t index) const { return nodes_[static_cast<size_t>(index)]; }
-  int32_t child(int32_t parent, char byte) const;  // 0 if there is none
-  int32_t step(int32_t from, char byte) const;
-  void insert(const std::string& text);
-  void link_suffixes();
+  class Automaton {
+   public:
+    explicit Automaton(std::span<const std::string> stop_strings);
+    const Node& node(int32_t index) const { return nodes_[static_cast<size_t>(index)]; }
+    int32_t step(int32_t from, char byte) const;
 
-  std::vector<Node> nodes_;  // a tree of the stop strings' beginnings; 0 is the root
+   private:
+    Node& node(int32_t index) { return nodes_[static_cast<size_t>(index)]; }
+    int32_t child(int32_t parent, char byte) const;  // 0 if there is none
+    void insert(const std::string& text);
+    void link_suffixes();
+
+    std::vector<Node> nodes_;  // a tree of the stop strings' beginnings; 0 is the root
+  };
+
+  std::shared_ptr<const Automaton> automaton_;
   bool include_stop_string_;
   bool stopped_ = false;
   int32_t state_ = 0;

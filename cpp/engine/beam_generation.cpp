@@ -2,11 +2,11 @@
 #include "engine/beam_generation.h"
 
 #include <algorithm>
+#include <limits>
 #include <stdexcept>
 #include <string>
 #include <utility>
 
-#include "decoding/log_probabilities.h"
 #include "engine/admission.h"
 #include "engine/live_sequence.h"
 
@@ -44,20 +44,23 @@ BeamGeneration::BeamGeneration(Request request, std::shared_ptr<const Generation
       search_({.num_beams = generation_->num_beams,
                .num_return_sequences = generation_->num_return_sequences,
                .length_penalty = generation_->length_penalty,
-               .early_stopping = generation_->early_stopping,
-               .max_new_tokens = generation_->stop.max_new_tokens},
-              generation_->stop.eos_token_ids, options.vocab_size) {}
+               .early_stopping = generation_->early_stopping},
+              generation_->stop, options.vocab_size) {}
 
 Admitted BeamGeneration::admit(Admission& admission) {
   if (admission.free_slots() < slots_needed()) return Admitted::kNoSlot;
   cache_ = &admission.cache();
   while (static_cast<int64_t>(slots_.size()) < slots_needed()) slots_.push_back(admission.acquire_empty());
+  if (generation_->logprobs > 0)
+    top_logprobs_.emplace(static_cast<int64_t>(vocabulary_), generation_->logprobs);
   return Admitted::kYes;
 }
 
 void BeamGeneration::release(SlotPool& slots) {
   for (const int64_t slot : std::exchange(slots_, {})) slots.release(slot, {});
   log_probabilities_ = {};
+  own_log_probabilities_ = {};
+  top_logprobs_.reset();
 }
 
 int64_t BeamGeneration::pending() {
@@ -86,15 +89,45 @@ void BeamGeneration::use(const StepResults& results) {
   length_ += parts[0].tokens;
   if (parts[0].wanted == 0) return;
   log_probabilities_.resize(parts.size() * vocabulary_);
+  own_log_probabilities_.clear();
   for (size_t i = 0; i < parts.size(); ++i) {
     const std::span scores = std::span(log_probabilities_).subspan(i * vocabulary_, vocabulary_);
-    log_softmax(results.logits(parts[i].first_row), scores);
+    const std::span<const float> logits = results.logits(parts[i].first_row);
+    log_softmax(logits, scores);
+    if (wants_logprobs()) {
+      own_log_probabilities_.insert(own_log_probabilities_.end(), scores.begin(), scores.end());
+      record_likeliest(logits);
+    }
     processors_.apply(scores, {request_.prompt, search_.tokens(static_cast<int32_t>(i))}, nullptr);
   }
-  const std::span<const BeamSearch::Extension> extensions = search_.advance(log_probabilities_);
+  const std::span<const BeamSearch::Extension> extensions =
+      search_.advance(log_probabilities_, own_log_probabilities_);
   if (search_.done()) return;
   extensions_.assign(extensions.begin(), extensions.end());
   move_beams();
+}
+
+void BeamGeneration::record_likeliest(std::span<const float> logits) {
+  if (!top_logprobs_) return;
+  const size_t end = top_ids_.size() + static_cast<size_t>(generation_->logprobs);
+  for (const TokenLogprob& best : top_logprobs_->find(logits)) {
+    top_ids_.push_back(best.token);
+    top_values_.push_back(best.logprob);
+  }
+  top_ids_.resize(end, -1);  // fewer are found where logits are -infinity
+  top_values_.resize(end, -std::numeric_limits<float>::infinity());
+}
+
+Logprobs BeamGeneration::logprobs_of(BeamSearch::Hypothesis& hypothesis) const {
+  Logprobs logprobs{.chosen = std::move(hypothesis.reported), .top_ids = {}, .top_values = {}};
+  const int64_t k = std::max(generation_->logprobs, 0);
+  for (const int64_t row : hypothesis.rows) {
+    logprobs.top_ids.insert(logprobs.top_ids.end(), top_ids_.begin() + row * k,
+                            top_ids_.begin() + (row + 1) * k);
+    logprobs.top_values.insert(logprobs.top_values.end(), top_values_.begin() + row * k,
+                               top_values_.begin() + (row + 1) * k);
+  }
+  return logprobs;
 }
 
 // Lets slots_[i] hold what beam i continues. A beam's first continuation stays in its slot; only further ones
@@ -130,7 +163,9 @@ std::vector<TextResult> BeamGeneration::results() const {
   for (BeamSearch::Hypothesis& best : search_.results()) {
     TextResult result;
     result.tokens = std::move(best.tokens);
-    result.finish_reason = best.ended ? FinishReason::kEos : end_reason_;
+    result.finish_reason = best.ended == FinishReason::kNone ? end_reason_ : best.ended;
+    if (best.stop_matcher) result.kept_bytes = best.stop_matcher->kept_bytes();
+    result.logprobs = logprobs_of(best);
     result.score = best.score;
     results.push_back(std::move(result));
   }

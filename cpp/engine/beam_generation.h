@@ -3,10 +3,12 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
 #include "decoding/beam_search.h"
+#include "decoding/log_probabilities.h"
 #include "decoding/logits_processors.h"
 #include "engine/kv_cache.h"
 #include "engine/participant.h"
@@ -36,6 +38,9 @@ class BeamGeneration final : public Participant {
 
  private:
   bool reads_prompt() const { return length_ < static_cast<int64_t>(request_.prompt.size()); }
+  bool wants_logprobs() const { return generation_->logprobs >= 0; }
+  void record_likeliest(std::span<const float> logits);
+  Logprobs logprobs_of(BeamSearch::Hypothesis& hypothesis) const;
   void move_beams();
 
   const Request request_;
@@ -48,6 +53,10 @@ class BeamGeneration final : public Participant {
   std::vector<BeamSearch::Extension> extensions_;  // the tokens that the next step reads, one a beam
   int64_t length_ = 0;                             // positions that every live beam's slot holds
   std::vector<float> log_probabilities_;           // [live beams, vocabulary]
+  std::vector<float> own_log_probabilities_;       // the same before processors; empty unless wanted
+  std::optional<TopLogprobs> top_logprobs_;        // while it holds slots
+  std::vector<int32_t> top_ids_;                   // [rows of all rounds, generation_->logprobs]
+  std::vector<float> top_values_;
   FinishReason end_reason_ = FinishReason::kLength;
 };
 

@@ -76,7 +76,7 @@ struct GenerationOptions {
   std::shared_ptr<Engine> assistant;
   int32_t num_assistant_tokens = 0;
 
-  // More than 1: a search over beams, to which `logprobs` and what follows it above do not apply.
+  // More than 1: a search over beams, to which what follows `logprobs` above does not apply.
   int32_t num_beams = 1;
   int32_t num_return_sequences = 1;
   double length_penalty = 1.0;

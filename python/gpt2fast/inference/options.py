@@ -58,8 +58,6 @@ SAMPLING_OPTIONS: Mapping[str, tuple[float, ...]] = {
 
 # A beam search has no use for these: it chooses whole texts after the last step.
 _NOT_WITH_BEAMS = (
-    "stop_strings",
-    "logprobs",
     "best_of",
     *CONSTRAINTS,
     "logits_processor",

@@ -150,7 +150,7 @@ def _token_logprobs(
 ) -> TokenLogprobs | None:
     """The log-probabilities of these tokens, if the caller or ``best_of`` needs them."""
     top = call.shared.logprobs
-    if top < 0 or call.options.num_beams > 1:
+    if top < 0:
         return None
     if arrays is None:
         import numpy as np

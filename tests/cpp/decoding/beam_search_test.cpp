@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 #include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "decoding/log_probabilities.h"
@@ -32,6 +33,7 @@ struct Golden {
   int32_t early_stopping;
   int64_t max_new_tokens;
   float repetition_penalty;
+  std::vector<std::string> stop_strings;
   std::vector<GoldenHypothesis> hypotheses;
 };
 
@@ -57,11 +59,44 @@ void logits_after(const TokenHistory& history, uint64_t seed, const Tokens& favo
   for (int32_t token : favored) logits[static_cast<size_t>(token)] += static_cast<float>(seed % 3);
 }
 
+// Its tokens: a, ..., g, aa, ab, ...
+std::shared_ptr<const TokenBytes> letters(int32_t vocab_size) {
+  std::string data;
+  std::vector<int32_t> offsets = {0};
+  for (int32_t token = 0; token < vocab_size; ++token) {
+    if (token >= 7) data += static_cast<char>('a' + (token - 7) / 7);
+    data += static_cast<char>('a' + token % 7);
+    offsets.push_back(static_cast<int32_t>(data.size()));
+  }
+  return std::make_shared<TokenBytes>(std::move(data), std::move(offsets), std::span<const int32_t>{});
+}
+
+std::string text_of(const Tokens& tokens) {
+  const auto bytes = letters(50);
+  std::string text;
+  for (const int32_t token : tokens) text += (*bytes)[token];
+  return text;
+}
+
+StopOptions until(int64_t max_new_tokens, const Tokens& eos = {}) {
+  StopOptions stop;
+  stop.max_new_tokens = max_new_tokens;
+  stop.eos_token_ids = eos;
+  return stop;
+}
+
+StopOptions until(const std::string& stop_string, std::shared_ptr<const TokenBytes> token_bytes) {
+  StopOptions stop;
+  stop.stop_strings = {stop_string};
+  stop.token_bytes = std::move(token_bytes);
+  return stop;
+}
+
 // Runs a search; model(output, row) fills a row with log-probabilities.
 template <typename Model>
-std::vector<BeamSearch::Hypothesis> searched(const BeamSearchOptions& options, const Tokens& eos,
+std::vector<BeamSearch::Hypothesis> searched(const BeamSearchOptions& options, const StopOptions& stop,
                                              size_t vocab_size, Model model) {
-  BeamSearch search(options, eos, static_cast<int64_t>(vocab_size));
+  BeamSearch search(options, stop, static_cast<int64_t>(vocab_size));
   Floats rows;
   while (!search.done()) {
     rows.resize(static_cast<size_t>(search.live_beams()) * vocab_size);
@@ -77,16 +112,19 @@ std::vector<BeamSearch::Hypothesis> searched(const BeamSearchOptions& options, c
 
 TEST(equals_transformers) {
   constexpr size_t kVocabulary = 50;
-  CHECK(kGoldens.size() >= 24);
+  CHECK(kGoldens.size() >= 48);
   for (const Golden& golden : kGoldens) {
     const Tokens prompt = {1, 2, static_cast<int32_t>(golden.seed)};
     SamplingOptions sampling;
     sampling.repetition_penalty = golden.repetition_penalty;
     LogitsProcessors processors(sampling, golden.eos, kVocabulary, 100);
+    StopOptions stop = until(golden.max_new_tokens, golden.eos);
+    stop.stop_strings = golden.stop_strings;
+    stop.token_bytes = letters(kVocabulary);
     const auto results =
         searched({golden.num_beams, golden.num_return_sequences, golden.length_penalty,
-                  static_cast<EarlyStopping>(golden.early_stopping), golden.max_new_tokens},
-                 golden.eos, kVocabulary, [&](std::span<const int32_t> output, std::span<float> row) {
+                  static_cast<EarlyStopping>(golden.early_stopping)},
+                 stop, kVocabulary, [&](std::span<const int32_t> output, std::span<float> row) {
                    const TokenHistory history{prompt, output};
                    logits_after(history, golden.seed, golden.eos, row);
                    log_softmax(row, row);
@@ -96,9 +134,17 @@ TEST(equals_transformers) {
     for (size_t i = 0; i < results.size(); ++i) {
       CHECK(results[i].tokens == golden.hypotheses[i].tokens);
       CHECK_NEAR(results[i].score, golden.hypotheses[i].score, 1e-5 * std::fabs(golden.hypotheses[i].score));
-      const bool ends =
-          std::find(golden.eos.begin(), golden.eos.end(), results[i].tokens.back()) != golden.eos.end();
-      CHECK_EQ(results[i].ended, ends);
+      const bool eos = std::ranges::find(golden.eos, results[i].tokens.back()) != golden.eos.end();
+      const std::string text = text_of(results[i].tokens);
+      size_t kept = text.size();
+      for (const std::string& one : golden.stop_strings) kept = std::min(kept, text.find(one));
+      CHECK(results[i].ended == (eos                  ? FinishReason::kEos
+                                 : kept < text.size() ? FinishReason::kStop
+                                                      : FinishReason::kNone));
+      CHECK_EQ(results[i].stop_matcher.has_value(), !golden.stop_strings.empty());
+      if (!golden.stop_strings.empty()) {
+        CHECK_EQ(results[i].stop_matcher->kept_bytes(), static_cast<int64_t>(kept));
+      }
     }
   }
 }
@@ -111,7 +157,7 @@ TEST(a_beam_as_wide_as_the_tree_finds_the_best_of_all) {
     log_softmax(row, row);
   };
   const auto results =
-      searched({kLeaves, kLeaves, 1.0, EarlyStopping::kNever, kLength}, {}, kVocabulary, model);
+      searched({kLeaves, kLeaves, 1.0, EarlyStopping::kNever}, until(kLength), kVocabulary, model);
   CHECK_EQ(results.size(), size_t{kLeaves});
   std::vector<double> expected;
   for (int leaf = 0; leaf < kLeaves; ++leaf) {
@@ -130,7 +176,7 @@ TEST(a_beam_as_wide_as_the_tree_finds_the_best_of_all) {
 }
 
 TEST(extensions_name_the_beams_that_they_continue) {
-  BeamSearch search({.num_beams = 2, .max_new_tokens = 3}, {}, 4);
+  BeamSearch search({.num_beams = 2}, until(3), 4);
   CHECK_EQ(search.live_beams(), 1);
   const auto first = search.advance(Floats{-9, -1, -8, -2});
   CHECK_EQ(first.size(), size_t{2});
@@ -148,11 +194,8 @@ TEST(extensions_name_the_beams_that_they_continue) {
 }
 
 TEST(an_end_of_text_beam_finishes_and_another_takes_its_place) {
-  BeamSearch search({.num_beams = 2,
-                     .num_return_sequences = 2,
-                     .early_stopping = EarlyStopping::kTrue,
-                     .max_new_tokens = 9},
-                    Tokens{0}, 4);
+  BeamSearch search({.num_beams = 2, .num_return_sequences = 2, .early_stopping = EarlyStopping::kTrue},
+                    until(9, {0}), 4);
   const auto first = search.advance(Floats{-1, -2, -3, -4});
   CHECK_EQ(first.size(), size_t{2});
   CHECK(first[0].token == 1 && first[1].token == 2);
@@ -161,11 +204,11 @@ TEST(an_end_of_text_beam_finishes_and_another_takes_its_place) {
   CHECK(search.done());
   CHECK(search.results()[0].tokens == (Tokens{0}));
   CHECK(search.results()[1].tokens == (Tokens{1, 0}));
-  CHECK(search.results()[1].ended);
+  CHECK(search.results()[1].ended == FinishReason::kEos);
 }
 
 TEST(fewer_beams_live_on_where_little_is_allowed) {
-  BeamSearch search({.num_beams = 3, .max_new_tokens = 5}, {}, 4);
+  BeamSearch search({.num_beams = 3}, until(5), 4);
   const auto one = search.advance(Floats{kForbidden, kForbidden, -1, kForbidden});
   CHECK_EQ(one.size(), size_t{1});
   CHECK_EQ(search.live_beams(), 1);
@@ -173,18 +216,18 @@ TEST(fewer_beams_live_on_where_little_is_allowed) {
   CHECK(search.done());
   CHECK_EQ(search.results().size(), size_t{1});
   CHECK(search.results()[0].tokens == (Tokens{2}));
-  CHECK(!search.results()[0].ended);
+  CHECK(search.results()[0].ended == FinishReason::kNone);
 }
 
 TEST(nothing_allowed_at_all_gives_the_empty_output) {
-  BeamSearch search({.num_beams = 2, .max_new_tokens = 5}, {}, 2);
+  BeamSearch search({.num_beams = 2}, until(5), 2);
   search.advance(Floats(2, kForbidden));
   CHECK(search.done());
   CHECK(search.results()[0].tokens.empty());
 }
 
 TEST(an_ended_search_gives_its_live_beams) {
-  BeamSearch search({.num_beams = 2, .num_return_sequences = 2, .max_new_tokens = 9}, {}, 3);
+  BeamSearch search({.num_beams = 2, .num_return_sequences = 2}, until(9), 3);
   search.advance(Floats{-1.0f, -0.5f, -4.0f});
   search.advance(Floats{-3.0f, -2.0f, -1.0f, -9.0f, -9.0f, -0.25f});
   CHECK(!search.done());
@@ -196,15 +239,37 @@ TEST(an_ended_search_gives_its_live_beams) {
   CHECK(results[1].tokens == (Tokens{1, 2}));
   CHECK_NEAR(results[0].score, -1.25f / 2, 1e-6);
   CHECK_NEAR(results[1].score, -1.5f / 2, 1e-6);
-  CHECK(!results[0].ended);
+  CHECK(results[0].ended == FinishReason::kNone);
+}
+
+TEST(a_round_may_end_all_beams_with_stop_strings) {
+  // The likeliest two of nine tokens are kept for one beam; they are a and aa.
+  BeamSearch search({.num_beams = 1}, until("a", letters(9)), 9);
+  CHECK(search.advance(Floats{-2, -3, -3, -3, -3, -3, -3, -1, -3}).empty());
+  CHECK(search.done());
+  CHECK(search.results()[0].tokens == (Tokens{7}));
+  CHECK(search.results()[0].ended == FinishReason::kStop);
+}
+
+TEST(tokens_are_reported_with_the_log_probabilities_before_processors) {
+  BeamSearch search({.num_beams = 2, .num_return_sequences = 2}, until(2), 3);
+  search.advance(Floats{-1, -2, -9}, Floats{-1.5, -2.5, -9.5});
+  // The second beam, token 1, has both best continuations.
+  search.advance(Floats{-9, -9, -9, -0.5, -9, -0.25}, Floats{-6, -6, -6, -7, -6, -8});
+  const std::vector<BeamSearch::Hypothesis> results = search.results();
+  CHECK(results[0].tokens == (Tokens{1, 2}));
+  CHECK(results[0].reported == (Floats{-2.5, -8}));
+  CHECK(results[0].rows == (std::vector<int64_t>{0, 2}));
+  CHECK(results[1].tokens == (Tokens{1, 0}));
+  CHECK(results[1].reported == (Floats{-2.5, -7}));
+  CHECK(results[1].rows == (std::vector<int64_t>{0, 2}));
 }
 
 TEST(bad_options_are_refused) {
-  const auto made = [](BeamSearchOptions options) { BeamSearch(options, {}, 10); };
-  const auto refused = [&](BeamSearchOptions options) {
+  const auto refused = [](const BeamSearchOptions& options, const StopOptions& stop = {}) {
     bool threw = false;
     try {
-      made(options);
+      BeamSearch(options, stop, 10);
     } catch (const std::invalid_argument&) {
       threw = true;
     }
@@ -214,6 +279,8 @@ TEST(bad_options_are_refused) {
   CHECK(refused({.num_beams = 2, .num_return_sequences = 3}));
   CHECK(refused({.num_beams = 2, .num_return_sequences = 0}));
   CHECK(refused({.num_beams = 2, .length_penalty = std::numeric_limits<double>::quiet_NaN()}));
-  CHECK(refused({.num_beams = 2, .max_new_tokens = 0}));
-  CHECK(!refused({.num_beams = 2, .max_new_tokens = 1}));
+  CHECK(refused({.num_beams = 2}, until(0)));
+  CHECK(!refused({.num_beams = 2}, until(1)));
+  CHECK(refused({.num_beams = 2}, until("a", nullptr)));
+  CHECK(refused({.num_beams = 2}, until("", letters(4))));
 }

@@ -45,10 +45,73 @@ TEST(beams_in_slots_find_what_the_search_alone_finds) {
       for (size_t i = 0; i < results.size(); ++i) {
         CHECK(results[i].tokens == hypotheses[i].tokens);
         CHECK_EQ(results[i].score, hypotheses[i].score);
-        CHECK(results[i].finish_reason == (hypotheses[i].ended ? FinishReason::kEos : FinishReason::kLength));
+        const bool at_limit = hypotheses[i].ended == FinishReason::kNone;
+        CHECK(results[i].finish_reason == (at_limit ? FinishReason::kLength : hypotheses[i].ended));
+        CHECK(results[i].logprobs.chosen.empty());
+        CHECK(!results[i].kept_bytes);
       }
     }
   }
+}
+
+TEST(log_probabilities_are_those_that_scoring_the_text_gives) {
+  const Tokens prompt = range(2, 11);
+  for (const int32_t k : {0, 3}) {
+    const auto options = beams(4, 9);
+    options->sampling.repetition_penalty = 1.5f;
+    options->stop.eos_token_ids = {3, 4};
+    options->logprobs = k;
+    ByHand engine;
+    BeamGeneration search = made(engine, prompt, options);
+    engine.admit(search);
+    engine.run(search);
+    engine.release(search);
+    const auto hypotheses = expected_beams(prompt, *options);
+    const std::vector<TextResult> results = search.results();
+    CHECK_EQ(results.size(), hypotheses.size());
+    for (size_t i = 0; i < results.size(); ++i) {
+      CHECK(results[i].tokens == hypotheses[i].tokens);
+      const Tokens text = joined(prompt, results[i].tokens);
+      CHECK(results[i].logprobs.chosen == scores_of(text, prompt.size()));
+      std::vector<int32_t> ids;
+      std::vector<float> values;
+      TopLogprobs likeliest(FakeModel::kVocabulary, k);
+      for (size_t place = prompt.size(); k > 0 && place < text.size(); ++place) {
+        for (const auto& [token, value] :
+             likeliest.find(FakeModel::scores_after(std::span(text).first(place)))) {
+          ids.push_back(token);
+          values.push_back(value);
+        }
+      }
+      CHECK(results[i].logprobs.top_ids == ids);
+      CHECK(results[i].logprobs.top_values == values);
+    }
+  }
+}
+
+TEST(stop_strings_end_beams_and_are_cut_off) {
+  const Tokens prompt = range(2, 11);
+  const auto options = beams(3, 9);
+  options->length_penalty = -1;  // short texts win
+  const Tokens greedy = FakeModel::greedy(prompt, 3);
+  options->stop.token_bytes = letter_tokens();
+  options->stop.stop_strings = {letters_of({greedy[1], greedy[2]})};
+  ByHand engine;
+  BeamGeneration search = made(engine, prompt, options);
+  engine.admit(search);
+  engine.run(search);
+  const auto hypotheses = expected_beams(prompt, *options);
+  bool stopped = false;
+  for (size_t i = 0; i < hypotheses.size(); ++i) {
+    const TextResult result = search.results()[i];
+    CHECK(result.tokens == hypotheses[i].tokens);
+    const auto length = static_cast<int64_t>(result.tokens.size());
+    const bool stops = result.finish_reason == FinishReason::kStop;
+    CHECK_EQ(stops, letters_of(result.tokens).ends_with(options->stop.stop_strings[0]));
+    CHECK_EQ(*result.kept_bytes, stops ? length - 2 : length);
+    stopped |= stops;
+  }
+  CHECK(stopped);
 }
 
 TEST(one_beam_is_greedy) {

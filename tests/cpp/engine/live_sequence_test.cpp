@@ -30,17 +30,6 @@ TextResult generated(ByHand& engine, const Tokens& prompt, std::shared_ptr<const
   return text->result();
 }
 
-// Each token is one letter.
-std::shared_ptr<const TokenBytes> letters() {
-  std::string data;
-  std::vector<int32_t> offsets{0};
-  for (int32_t i = 0; i < FakeModel::kVocabulary; ++i) {
-    data.push_back(static_cast<char>('a' + i));
-    offsets.push_back(i + 1);
-  }
-  return std::make_shared<TokenBytes>(data, offsets, std::vector<int32_t>{});
-}
-
 TEST(a_prompt_is_read_in_parts_and_then_each_step_gives_a_token) {
   ByHand engine;
   const auto text = made(engine, range(0, 11), length(5));
@@ -81,7 +70,7 @@ TEST(a_stop_string_ends_it_and_is_not_kept) {
   for (const int32_t token : free) spelled.push_back(static_cast<char>('a' + token));
   const auto options = length(20);
   options->stop.stop_strings = {spelled.substr(7, 3)};
-  options->stop.token_bytes = letters();
+  options->stop.token_bytes = letter_tokens();
   const TextResult result = generated(engine, range(0, 5), options);
   CHECK(result.finish_reason == FinishReason::kStop);
   CHECK_EQ(result.tokens.size(), spelled.find(spelled.substr(7, 3)) + 3);

@@ -60,6 +60,20 @@ inline std::shared_ptr<GenerationOptions> endless() {
   return options;
 }
 
+// Each token is one letter.
+inline std::string letters_of(const Tokens& tokens) {
+  std::string text;
+  for (const int32_t token : tokens) text.push_back(static_cast<char>('a' + token));
+  return text;
+}
+
+inline std::shared_ptr<const TokenBytes> letter_tokens() {
+  std::vector<int32_t> offsets;
+  for (int32_t i = 0; i <= FakeModel::kVocabulary; ++i) offsets.push_back(i);
+  return std::make_shared<TokenBytes>(letters_of(range(0, FakeModel::kVocabulary)), std::move(offsets),
+                                      std::vector<int32_t>{});
+}
+
 // Log-probabilities of a text's tokens from `first` on.
 inline std::vector<float> scores_of(const Tokens& text, size_t first) {
   std::vector<float> scores;
@@ -69,7 +83,7 @@ inline std::vector<float> scores_of(const Tokens& text, size_t first) {
   return scores;
 }
 
-// What a search with beams finds, its scores straight from the model.
+// What a search with beams finds, its scores straight from the model. Those before processors are reported.
 inline std::vector<BeamSearch::Hypothesis> expected_beams(const Tokens& prompt,
                                                           const GenerationOptions& options) {
   LogitsProcessors processors(options.sampling, options.stop.eos_token_ids, FakeModel::kVocabulary,
@@ -77,19 +91,19 @@ inline std::vector<BeamSearch::Hypothesis> expected_beams(const Tokens& prompt,
   BeamSearch search({.num_beams = options.num_beams,
                      .num_return_sequences = options.num_return_sequences,
                      .length_penalty = options.length_penalty,
-                     .early_stopping = options.early_stopping,
-                     .max_new_tokens = options.stop.max_new_tokens},
-                    options.stop.eos_token_ids, FakeModel::kVocabulary);
+                     .early_stopping = options.early_stopping},
+                    options.stop, FakeModel::kVocabulary);
   while (!search.done()) {
-    std::vector<float> rows;
+    std::vector<float> rows, reported;
     for (int32_t beam = 0; beam < search.live_beams(); ++beam) {
       const Tokens output(search.tokens(beam).begin(), search.tokens(beam).end());
       std::vector<float> scores = FakeModel::scores_after(joined(prompt, output));
       log_softmax(scores, scores);
+      reported.insert(reported.end(), scores.begin(), scores.end());
       processors.apply(scores, {prompt, output}, nullptr);
       rows.insert(rows.end(), scores.begin(), scores.end());
     }
-    search.advance(rows);
+    search.advance(rows, reported);
   }
   return search.results();
 }

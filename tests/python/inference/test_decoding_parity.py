@@ -66,6 +66,11 @@ def pair(
     return Pair(write_shape(tmp_path_factory.mktemp("shape") / request.param, request.param))
 
 
+@pytest.fixture(scope="module")
+def embedded(embedded_dir: Path) -> Pair:
+    return Pair(embedded_dir)
+
+
 def with_eos(tokens: list[int], eos: list[int]) -> list[int]:
     """The tokens up to and including the first that ends a text; transformers pads after it."""
     ends = [place for place, token in enumerate(tokens) if token in eos]
@@ -154,6 +159,34 @@ def test_beam_search(pair: Pair, options: dict[str, Any], ends: bool) -> None:
     assert [one.token_ids for one in found] == sequences
     assert [one.finish_reason == "eos" for one in found] == [one[-1] in eos for one in sequences]
     np.testing.assert_allclose([one.score for one in found], expected.sequences_scores.numpy(), rtol=1e-4)
+
+
+@pytest.mark.parametrize("options", [BEAMS[1], BEAMS[4], BEAMS[5], BEAMS[7]], ids=str)
+def test_beam_search_with_stop_strings(embedded_dir: Path, embedded: Pair, options: dict[str, Any]) -> None:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(embedded_dir)
+    prompt = embedded.prompts[-1]
+    given = {"num_return_sequences": 1, **options, "max_new_tokens": 24}
+    ended = set()
+    for stop in (["e ", ". "], ["the"], ["\n", " a"], ["a", "e", "i", "o", "u"]):
+        expected = embedded.reference(
+            prompt, **given, stop_strings=stop, tokenizer=tokenizer, output_logits=True
+        )
+        found = embedded.ours.generate(prompt, **given, eos_token_id=[], stop_strings=stop, logprobs=0)
+        lengths = (expected.beam_indices >= 0).sum(1).tolist()
+        rows = expected.sequences[:, len(prompt) :].tolist()
+        assert [one.token_ids for one in found] == [
+            row[:length] for row, length in zip(rows, lengths, strict=True)
+        ]
+        np.testing.assert_allclose([one.score for one in found], expected.sequences_scores.numpy(), rtol=1e-4)
+        for one, beams in zip(found, expected.beam_indices.tolist(), strict=True):
+            assert one.logprobs is not None
+            theirs = [
+                float(expected.logits[place][beams[place]].log_softmax(-1)[token])
+                for place, token in enumerate(one.token_ids)
+            ]
+            np.testing.assert_allclose(one.logprobs.chosen, theirs, atol=1e-4)
+        ended |= {one.finish_reason for one in found}
+    assert "stop" in ended
 
 
 def processed(

@@ -54,6 +54,15 @@ def test_the_text_of_the_python_call(post: Post, model: GPT2, options: dict[str,
     assert answer["usage"]["prompt_tokens"] == len(expected.prompt_token_ids)
 
 
+def test_beams_with_a_stop_string_and_log_probabilities(post: Post, model: GPT2) -> None:
+    options: dict[str, Any] = {"num_beams": 3, "logprobs": 2}
+    expected = model.generate(PROMPT, max_new_tokens=24, stop_strings=["e"], **options)
+    (choice,) = post(PATH, prompt=PROMPT, max_tokens=24, stop=["e"], **options)["choices"]
+    assert (choice["text"], choice["finish_reason"]) == (expected.text, "stop")
+    assert expected.logprobs is not None
+    assert choice["logprobs"]["token_logprobs"] == expected.logprobs.chosen.tolist()
+
+
 @pytest.mark.parametrize("seed", [0, 1, 12345])
 def test_a_stream_is_the_same_text(client: httpx.Client, model: GPT2, seed: int) -> None:
     expected = [one.text for one in model.generate([PROMPT, "The"], seed=seed, num_return_sequences=2)]

@@ -73,7 +73,8 @@ def pool() -> list[Spec]:
         for group in _GROUPS:
             options |= rng.choice(group)
         specs.append(Spec("text", prompt(), options))
-    specs += [Spec("text", prompt(), {"num_beams": beams, "max_new_tokens": 8}) for beams in (2, 2, 3)]
+    for beams, options in ((2, {}), (2, {"logprobs": 1}), (3, {"logprobs": 0, "stop_strings": ["e", "th"]})):
+        specs.append(Spec("text", prompt(), {"num_beams": beams, "max_new_tokens": 8, **options}))
     return specs + [Spec(what, f"The {prompt()}") for what in ("score", "embed", "forward") for _ in range(3)]
 
 
