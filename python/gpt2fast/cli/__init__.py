@@ -17,6 +17,7 @@ __all__ = ["cli", "main"]
 # Command -> the line that `gpt2fast --help` shows. The module of that name has the click command `command`.
 _COMMANDS = {
     "generate": "Continue a text.",
+    "chat": "Talk to a model, or write a text with it line by line.",
     "serve": "Serve a model over HTTP, with OpenAI's interface.",
     "convert": "Turn a checkpoint into a model directory.",
     "info": "Show what a model and this installation are.",
@@ -30,13 +31,33 @@ _COMMANDS = {
 _EXAMPLES = """\b
 gpt2fast generate "Once upon a time"              with the small embedded model
 gpt2fast generate --model gpt2 "The King said"    with a model from the hub
+gpt2fast chat                                     line by line
 gpt2fast serve                                    a page and OpenAI's interface
 gpt2fast convert gpt2 my-model --precision int4   a directory that loads at once
 gpt2fast info --model my-model"""
 
+# What `gpt2fast` alone says.
+_OVERVIEW = """\
+gpt2fast runs GPT-2 models fast on the CPU. Three commands to try:
+
+  gpt2fast generate "Once upon a time"   a text by the small model that comes with the package
+  gpt2fast chat                          write one together with it, line by line
+  gpt2fast bench                         how fast that is on this machine
+
+All take --model: the id of a model on the Hugging Face hub (openai-community/gpt2, microsoft/DialoGPT-small),
+a directory, or a file (GGUF, ONNX, safetensors). `gpt2fast --help` lists all commands, among them `serve`,
+with a page to try a model; `gpt2fast COMMAND --help` shows examples of one."""
+
 
 class _LazyGroup(Group):
     """A group that imports the module of a command when it is called."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As in click; without arguments, what to try first."""
+        if not args and not ctx.resilient_parsing:
+            click.echo(_OVERVIEW)
+            ctx.exit()
+        return super().parse_args(ctx, args)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import shlex
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import Field, fields
 from typing import Any, TypeVar
 
@@ -17,13 +18,21 @@ _OF_AN_ASSISTANT = ("num_assistant_tokens",)
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-def generation_options(function: _Function) -> _Function:
-    """Add every option that text can express; :func:`collect` makes a ``GenerationOptions`` of them."""
-    for option in reversed(fields(GenerationOptions)):
-        if option.name in _OF_AN_ASSISTANT:
-            continue
-        if not isinstance(option.metadata["check"], (checks.Callables, checks.Instance)):
-            function = _click_option(option)(function)
+def option_names() -> list[str]:
+    """The options that text can express."""
+    objects = (checks.Callables, checks.Instance)
+    return [
+        option.name
+        for option in fields(GenerationOptions)
+        if option.name not in _OF_AN_ASSISTANT and not isinstance(option.metadata["check"], objects)
+    ]
+
+
+def generation_options(function: _Function, names: Collection[str] | None = None) -> _Function:
+    """Add these options, or every one; :func:`collect` makes a ``GenerationOptions`` of them."""
+    for name in reversed(option_names()):
+        if names is None or name in names:
+            function = _click_option(GenerationOptions.__dataclass_fields__[name])(function)
     return function
 
 
@@ -37,6 +46,25 @@ def collect(values: Mapping[str, Any]) -> GenerationOptions:
         return GenerationOptions(**given)
     except (TypeError, ValueError) as error:
         raise click.UsageError(str(error)) from None
+
+
+def parse_value(name: str, text: str) -> Any:
+    """An option's value of one line of text; several texts or tokens are quoted as in a shell.
+
+    Raises
+    ------
+    ValueError
+        It is none.
+    """
+    settings = _settings(GenerationOptions.__dataclass_fields__[name].metadata["check"])
+    convert = click.types.convert_type(settings.get("type", bool))
+    try:
+        if not settings.get("multiple"):
+            return convert(text)
+        values = [convert(word) for word in shlex.split(text)]
+    except click.BadParameter as error:
+        raise ValueError(f"{name}: {error.message}") from None
+    return dict(values) if name == "logit_bias" else values
 
 
 def _flag_or_word(text: str) -> bool | str:

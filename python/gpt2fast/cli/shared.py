@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -128,6 +129,16 @@ class ModelChoice:
                 f"hub id)"
             )
         return model
+
+
+def new_seed() -> int:
+    """A seed for a text, short enough to be typed again."""
+    return secrets.randbelow(1 << 31)
+
+
+def note(text: str) -> None:
+    """Say something about the output, beside it: on standard error, faint on a terminal."""
+    click.secho(text, err=True, dim=True)
 
 
 def read_text(text: str) -> str:

@@ -202,11 +202,18 @@ def test_failures_have_no_traceback(run: Run, arguments: list[str], message: str
     assert "Traceback" not in result.err
 
 
-@pytest.mark.parametrize("group", [[], ["eval"]])
-def test_a_group_without_a_command_shows_its_help(run: Run, group: list[str]) -> None:
-    result = run(*group)
+def test_a_group_without_a_command_shows_its_help(run: Run) -> None:
+    result = run("eval")
     assert (result.code, result.out) == (2, "")
-    assert result.err == run(*group, "--help").out
+    assert result.err == run("eval", "--help").out
+
+
+def test_the_name_alone_shows_three_commands_to_try(run: Run) -> None:
+    result = run()
+    assert (result.code, result.err) == (0, "")
+    shown = re.findall(r"^  gpt2fast (\w+)", result.out, re.M)
+    assert len(shown) == 3
+    assert set(shown) < set(_COMMANDS)
 
 
 @pytest.mark.parametrize(
