@@ -20,7 +20,8 @@ _LIMITS = (
     1 << 62,
     (1 << 63) - 1,
 )
-_LIMITS_64 = (*_LIMITS, 1 << 63, (1 << 64) - 1, (1 << 64) - 32)
+#: Those of 64 bits too.
+LIMITS_64 = (*_LIMITS, 1 << 63, (1 << 64) - 1, (1 << 64) - 32)
 _TOKENS = (
     b"18446744073709551615",
     b"-1",
@@ -74,7 +75,7 @@ def _set_32(generator: random.Random, data: bytes, at: int) -> bytes:
 
 
 def _set_64(generator: random.Random, data: bytes, at: int) -> bytes:
-    return data[:at] + struct.pack("<Q", generator.choice(_LIMITS_64)) + data[at + 8 :]
+    return data[:at] + struct.pack("<Q", generator.choice(LIMITS_64)) + data[at + 8 :]
 
 
 def _put_token(generator: random.Random, data: bytes, at: int) -> bytes:

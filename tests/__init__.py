@@ -1,0 +1,1 @@
+"""Tests that need no import of their own as a package; ``tests.campaign`` does."""

@@ -1,0 +1,40 @@
+"""Runs a worker of the campaign, which prints a JSON line for each part, in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.campaign import ROOT
+from tests.campaign.outcome import Outcome
+
+#: Threads of others, which a fork would lose.
+_SINGLE = {"OPENBLAS_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+
+def run_lines(
+    module: str, arguments: list[str], parts: list[str], *, before: Sequence[str] = (), **environment: str
+) -> Outcome:
+    """The outcome of ``BEFORE... python -m tests.campaign.MODULE ARGUMENTS... DIRECTORY PARTS...``."""
+    outcome = Outcome()
+    with tempfile.TemporaryDirectory(prefix="gpt2fast-campaign-") as directory:
+        cache = str(Path(directory) / "cache")
+        run = subprocess.run(
+            [*before, sys.executable, "-m", f"tests.campaign.{module}", *arguments, directory, *parts],
+            cwd=ROOT,
+            env={**os.environ, **_SINGLE, "GPT2FAST_CACHE": cache, **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    for line in run.stdout.splitlines():
+        summary = json.loads(line)
+        outcome.add(summary.pop("part"), **summary)
+    if run.returncode != 0:
+        outcome.add("worker", findings=[f"ended with {run.returncode}: {run.stderr[-1500:]}"])
+    return outcome

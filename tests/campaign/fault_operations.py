@@ -1,0 +1,327 @@
+"""What faults strike: conversions, loading, running and saving, each with what must hold when it fails."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from support.huggingface_samples import write_directory
+from tests.campaign.samples import CONFIG, SAMPLES
+
+_IDS = [1, 2, 3]
+_SETTINGS = {"task": "lambada"}
+_OLD = b"what was there before"
+
+
+class Operation:
+    """Something that a fault may strike. Every case has a directory of its own, in a process of its own."""
+
+    def begin(self, directory: Path) -> None:
+        """Prepare a case, before faults are possible."""
+
+    def run(self) -> Any:
+        """Do it; the result must be the same every time."""
+        raise NotImplementedError
+
+    def leftovers(self, expected: Any) -> str:
+        """After a failure, what is wrong with what it left; empty if nothing is."""
+        return self.after_kill(expected)
+
+    def after_kill(self, expected: Any) -> str:
+        """After it was killed, what is wrong with what can be seen; a temporary name may be left."""
+        return ""
+
+
+def digest(directory: Path) -> str:
+    """Of all files in a directory, but for the times in them."""
+    total = hashlib.sha256()
+    for path in sorted(directory.rglob("*")):
+        total.update(str(path.relative_to(directory)).encode())
+        if path.is_file():
+            total.update(hashlib.sha256(path.read_bytes()).digest())
+    return total.hexdigest()
+
+
+def entries(directory: Path, *wanted: str) -> str:
+    """A complaint if a directory has anything but what is wanted in it."""
+    others = sorted(path.name for path in directory.iterdir() if path.name not in wanted)
+    return f"left {others[:3]} behind" if others else ""
+
+
+class Convert(Operation):
+    """A conversion into a directory that is new, or replaces another."""
+
+    def __init__(self, source: Path, *, replaces: bool) -> None:
+        self._source, self._replaces = source, replaces
+
+    def begin(self, directory: Path) -> None:
+        self._out = directory / "model"
+        self._before = ""
+        if self._replaces:
+            self._convert("fp32")
+            self._before = digest(self._out)
+
+    def _convert(self, precision: str) -> None:
+        from gpt2fast.export import convert
+
+        convert(self._source, self._out, precision=precision, overwrite=True)
+
+    def run(self) -> Any:
+        self._convert("int8")
+        return digest(self._out)
+
+    def leftovers(self, expected: Any) -> str:
+        # Whatever could not be removed when the new directory was in place goes next time.
+        names = (self._out.name, f".{self._out.name}.replaced")
+        return self.after_kill(expected) or entries(self._out.parent, *names)
+
+    def after_kill(self, expected: Any) -> str:
+        from gpt2fast.storage.model_directory import is_model_directory
+
+        is_model_directory(self._out)  # puts back what was set aside
+        if self._out.exists():
+            found = digest(self._out)
+            if found not in (self._before, expected):
+                return "the directory is neither the old one nor the new one"
+        elif self._before:
+            return "the old directory is gone"
+        return ""
+
+
+class FirstLoad(Operation):
+    """The first use of a checkpoint, which is converted into the cache."""
+
+    def __init__(self, source: Path) -> None:
+        self._source = source
+
+    def begin(self, directory: Path) -> None:
+        self._cache = directory / "cache"
+        os.environ["GPT2FAST_CACHE"] = str(self._cache)
+
+    def run(self) -> Any:
+        from gpt2fast import GPT2
+
+        with GPT2.from_pretrained(self._source, threads=1) as model:
+            ids = model.generate(_IDS, max_new_tokens=3).token_ids
+        (converted,) = (self._cache / "models").iterdir()
+        return [list(ids), digest(converted), converted.name]
+
+    def leftovers(self, expected: Any) -> str:
+        models = self._cache / "models"
+        return self.after_kill(expected) or (entries(models, *expected[2:]) if models.exists() else "")
+
+    def after_kill(self, expected: Any) -> str:
+        models = self._cache / "models"
+        for path in models.iterdir() if models.exists() else ():
+            if not path.name.startswith(".") and digest(path) != expected[1]:
+                return f"the cache holds a broken {path.name}"
+        return ""
+
+
+class Load(Operation):
+    """Loading a converted model."""
+
+    def __init__(self, model: Path) -> None:
+        self._model = model
+
+    def run(self) -> Any:
+        from gpt2fast import GPT2
+
+        with GPT2.from_pretrained(self._model, threads=1) as model:
+            return [
+                list(model.generate(_IDS, max_new_tokens=3).token_ids),
+                model.generate("!", max_new_tokens=2).text,
+            ]
+
+
+class Call(Operation):
+    """A call of a loaded model."""
+
+    def __init__(self, model: Path, call: Callable[[Any], Any]) -> None:
+        self._path, self._call = model, call
+
+    def begin(self, directory: Path) -> None:
+        from gpt2fast import GPT2
+
+        self._model = GPT2.from_pretrained(self._path, threads=1, max_sequences=4)
+        self._model.generate("!", max_new_tokens=1)
+
+    def run(self) -> Any:
+        return self._call(self._model)
+
+    def leftovers(self, expected: Any) -> str:
+        gc.collect()
+        stats = self._model.stats()
+        if (stats.running, stats.waiting) != (0, 0):
+            return f"{stats.running} texts run and {stats.waiting} wait"
+        return ""
+
+
+class SavePrefix(Call):
+    """Writing a prefix over another file."""
+
+    def __init__(self, model: Path) -> None:
+        super().__init__(model, lambda _: None)
+
+    def begin(self, directory: Path) -> None:
+        super().begin(directory)
+        self._prefix = self._model.prefill(_IDS)
+        self._file = directory / "saved.prefix"
+        self._file.write_bytes(_OLD)
+
+    def run(self) -> Any:
+        self._prefix.save(self._file)
+        return hashlib.sha256(self._file.read_bytes()).hexdigest()
+
+    def leftovers(self, expected: Any) -> str:
+        return self.after_kill(expected) or entries(self._file.parent, self._file.name)
+
+    def after_kill(self, expected: Any) -> str:
+        found = self._file.read_bytes()
+        if found != _OLD and hashlib.sha256(found).hexdigest() != expected:
+            return "the file is neither the old one nor the new one"
+        return ""
+
+
+class LoadPrefix(Call):
+    """Reading a prefix and going on from it."""
+
+    def __init__(self, model: Path) -> None:
+        super().__init__(model, lambda _: None)
+
+    def begin(self, directory: Path) -> None:
+        super().begin(directory)
+        self._file = directory / "saved.prefix"
+        self._model.prefill(_IDS).save(self._file)
+
+    def run(self) -> Any:
+        prefix = self._model.load_prefix(self._file)
+        return list(self._model.generate([4], prefix=prefix, max_new_tokens=2).token_ids)
+
+
+class ResumeJournal(Operation):
+    """Going on with a measurement."""
+
+    def begin(self, directory: Path) -> None:
+        from gpt2fast.evaluation.journal import Journal
+
+        self._file = directory / "eval.jsonl"
+        with Journal(self._file, _SETTINGS) as journal:
+            journal.record("int8", {0: [0.5], 1: [1.5]})
+
+    def run(self) -> Any:
+        from gpt2fast.evaluation.journal import Journal
+
+        with Journal(self._file, _SETTINGS) as journal:
+            for item in range(5):
+                if journal.values("int8", item) is None:
+                    journal.record("int8", {item: [item + 0.5]})
+        return self._file.read_text()
+
+
+class ResumeResults(Operation):
+    """Going on with a file of results."""
+
+    def begin(self, directory: Path) -> None:
+        self._file = directory / "results.jsonl"
+        with self._open() as results:
+            results.write(1, {"text": "é"})
+
+    def _open(self) -> Any:
+        from gpt2fast.cli.result_file import ResultFile
+
+        return ResultFile(self._file, {"model": "x"}, count=5, ordered=True)
+
+    def run(self) -> Any:
+        with self._open() as results:
+            for line in range(1, 6):
+                if line not in results:
+                    results.write(line, {"text": "é" * line})
+        return self._file.read_text("utf-8")
+
+
+class Read(Operation):
+    """Reading a checkpoint of another format."""
+
+    def __init__(self, name: str, directory: Path) -> None:
+        self._sample, self._directory = SAMPLES[name], directory
+        directory.mkdir()
+        self._sample.write(directory)
+
+    def run(self) -> Any:
+        total = hashlib.sha256()
+        checkpoint = self._sample.open(self._directory / self._sample.source)
+        for name, tensor in sorted(checkpoint.tensors.items()):
+            total.update(name.encode() + tensor.read().tobytes())
+        return total.hexdigest()
+
+
+class Export(Operation):
+    """Writing a standard ONNX file, with its weights beside it, over another."""
+
+    def __init__(self, source: Path) -> None:
+        self._source = source
+
+    def begin(self, directory: Path) -> None:
+        self._out = directory / "out"
+        self._out.mkdir()
+
+    def run(self) -> Any:
+        from gpt2fast.checkpoints import open_checkpoint
+        from gpt2fast.export.standard import export_onnx
+
+        export_onnx(open_checkpoint(self._source), self._out / "model.onnx", overwrite=True)
+        return digest(self._out)
+
+    def leftovers(self, expected: Any) -> str:
+        return "" if digest(self._out) == expected else entries(self._out)
+
+
+def _everything(model: Any) -> Any:
+    prefix = model.prefill(_IDS)
+    return [
+        [list(one.token_ids) for one in model.generate([_IDS, [4, 5]], max_new_tokens=2)],
+        [chunk.token_ids for chunk in model.stream("!", max_new_tokens=2, do_sample=True, seed=3)],
+        list(model.generate(_IDS, max_new_tokens=2, num_beams=3).token_ids),
+        list(model.generate([6], prefix=prefix, max_new_tokens=2).token_ids),
+        model.score(_IDS).total,
+        model.embed(_IDS).tolist(),
+        model.logits(_IDS).sum().item(),
+        [one.token_ids for one in model.generate_many([_IDS, [7]], max_new_tokens=2)],
+    ]
+
+
+def converted_sample(directory: Path) -> tuple[Path, Path]:
+    """A small checkpoint, and the model directory that it is converted to."""
+    from gpt2fast.export import convert
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        source = write_directory(directory / "source", CONFIG)
+        return source, convert(source, directory / "model", precision="int8")
+
+
+def operations(directory: Path) -> dict[str, Operation]:
+    """All of them, over sources that are made in a directory."""
+    source, model = converted_sample(directory)
+    return {
+        "convert": Convert(source, replaces=False),
+        "convert-over": Convert(source, replaces=True),
+        "first-load": FirstLoad(source),
+        "load": Load(model),
+        "calls": Call(model, _everything),
+        "save-prefix": SavePrefix(model),
+        "load-prefix": LoadPrefix(model),
+        "journal": ResumeJournal(),
+        "results": ResumeResults(),
+        "export": Export(source),
+        **{
+            f"read-{name}": Read(name, directory / name)
+            for name in ("safetensors", "torch-zip", "gguf", "onnx")
+        },
+    }

@@ -1,0 +1,97 @@
+"""The campaign of ``tests/campaign/`` with small counts, and that it notices what it looks for."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.processes import run_python
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's /proc and signals")
+
+_ROOT = Path(__file__).resolve().parents[3]
+
+
+def campaign(*arguments: str) -> dict[str, Any]:
+    """The result of a campaign that must find nothing."""
+    command = [sys.executable, "-m", "tests.campaign", *arguments]
+    run = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, check=False)
+    assert run.stdout, run.stderr
+    result: dict[str, Any] = json.loads(run.stdout)
+    assert result["findings"] == []
+    assert run.returncode == 0
+    return result
+
+
+@pytest.mark.timeout(0)
+def test_damaged_files_are_refused_or_read() -> None:
+    pytest.importorskip("gguf")
+    result = campaign("fuzz")
+    assert len(result["parts"]) == 22
+    for name, part in result["parts"].items():
+        assert part["loaded"] + part["refused"] == result["count"], name
+        # Most damage must be noticed; otherwise it hits nothing that matters.
+        assert part["refused"] > result["count"] // 10, name
+
+
+def test_damage_follows_from_the_seed() -> None:
+    first, same, other = (
+        campaign("fuzz", "config", "--count", "9", "--seed", seed)["parts"]["config"]["inputs_sha256"]
+        for seed in ("3", "3", "4")
+    )
+    assert first == same != other
+
+
+@pytest.mark.parametrize(
+    ("misdeed", "noticed"),
+    [
+        ("raise KeyError('layers')", "KeyError: 'layers' at <string>:"),
+        ("raise ModelError('')", "an empty message"),
+        ("any(time.process_time() > start + 1.2 for _ in iter(int, 1))", " s for a file of 9 bytes"),
+        ("bytearray(100 << 20)", "bytes for a file of 9"),
+        ("open('/etc/hostname').close()", "opened /etc/hostname"),
+        ("os.unlink(path)", "os.remove "),
+    ],
+)
+def test_a_misdeed_is_noticed(tmp_path: Path, misdeed: str, noticed: str) -> None:
+    code = f"""
+import os, sys, time
+sys.path.insert(0, {str(_ROOT)!r})
+from pathlib import Path
+from gpt2fast.errors import ModelError
+from tests.campaign.fuzz_worker import Attempts
+from tests.campaign.readers import Reader
+directory = Path({str(tmp_path)!r})
+start = time.process_time()
+def read(path):
+    if path.read_bytes() != b"harmless!":
+        {misdeed}
+attempts = Attempts(Reader(None, {{}}), read, directory)
+for damage in (b"harmless!", b"harmful!!"):
+    attempts.attempt(directory / "file", damage, damage.decode())
+print(*attempts.findings, sep="\\n")
+"""
+    found = run_python(code)
+    assert found.startswith("harmful!!: ")
+    assert noticed in found
+    assert "\n" not in found
+
+
+@pytest.mark.timeout(0)
+def test_what_is_killed_leaves_nothing_broken_and_can_be_done_again() -> None:
+    result = campaign("kills")
+    assert {part["runs"] for part in result["parts"].values()} == {result["count"]}
+    assert sum(part["killed"] for part in result["parts"].values()) > 0
+
+
+@pytest.mark.timeout(0)
+def test_files_that_lead_elsewhere_are_not_opened() -> None:
+    result = campaign("paths")
+    tricks = {name: part["tricks"] for name, part in result["parts"].items() if "tricks" in part}
+    assert tricks.pop("files") >= 160  # more where devices can be made
+    assert tricks == {"references": 36, "archives": 14, "swaps": 4}
