@@ -18,9 +18,12 @@ EMBEDDED = "embedded"
 
 
 def checkpoint_directory(size: str, work: Path) -> Path:
-    """A Hugging Face checkpoint of this size, made once below ``work``."""
+    """A Hugging Face checkpoint of this size, made once below ``work``.
+
+    The embedded model's leaves out its own defaults: all take the likeliest token unless told otherwise.
+    """
     if size == EMBEDDED:
-        return embedded_model()
+        return _undrawn(work / EMBEDDED)
     tool = _random_checkpoint_tool()
     if size not in tool.SIZES:
         raise ValueError(f"size must be one of {', '.join([EMBEDDED, *tool.SIZES])}, got {size!r}")
@@ -32,6 +35,11 @@ def checkpoint_directory(size: str, work: Path) -> Path:
         _write_tokenizer(unfinished, tool.SIZES[size]["vocab_size"])
         unfinished.rename(directory)
     return directory
+
+
+def _undrawn(directory: Path) -> Path:
+    ignored = shutil.ignore_patterns("generation_config.json")
+    return Path(shutil.copytree(embedded_model(), directory, ignore=ignored, dirs_exist_ok=True))
 
 
 def _random_checkpoint_tool() -> ModuleType:

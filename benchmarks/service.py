@@ -262,7 +262,7 @@ async def main():
 
     async def read(prompt):
         ids = []
-        async for chunk in model.astream(prompt, max_new_tokens=20, eos_token_id=[]):
+        async for chunk in model.astream(prompt, max_new_tokens=20, eos_token_id=[], do_sample=False):
             ids += chunk.token_ids
         return ids
 
@@ -292,7 +292,7 @@ import json, sys, time
 from gpt2fast import GPT2
 model = GPT2.from_pretrained(sys.argv[1] or None)
 tokens, runs = int(sys.argv[2]), int(sys.argv[3])
-options = {"max_new_tokens": tokens, "eos_token_id": [], "use_prefix_cache": False}
+options = {"max_new_tokens": tokens, "eos_token_id": [], "use_prefix_cache": False, "do_sample": False}
 for line in sys.stdin:
     kind = line.strip()
     times = []

@@ -12,10 +12,12 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from gpt2fast import GPT2
+from gpt2fast import GPT2, GenerationOptions
 
 REQUESTS = 32
 NEW_TOKENS = 64
+# The likeliest tokens, whatever the model's own defaults are: each way must give the same texts.
+OPTIONS = GenerationOptions(max_new_tokens=NEW_TOKENS, eos_token_id=[], do_sample=False)
 
 
 def main(source: str | None) -> None:
@@ -23,7 +25,7 @@ def main(source: str | None) -> None:
     prompts = [f"In the year {1800 + number} there lived a king who" for number in range(REQUESTS)]
 
     def answer(prompt: str) -> str:
-        return model.generate(prompt, max_new_tokens=NEW_TOKENS, eos_token_id=[]).text
+        return model.generate(prompt, OPTIONS).text
 
     def one_after_another() -> list[str]:
         return [answer(prompt) for prompt in prompts]
@@ -36,7 +38,7 @@ def main(source: str | None) -> None:
         return asyncio.run(answers())
 
     async def answers() -> list[str]:
-        requests = (model.agenerate(prompt, max_new_tokens=NEW_TOKENS, eos_token_id=[]) for prompt in prompts)
+        requests = (model.agenerate(prompt, OPTIONS) for prompt in prompts)
         return [out.text for out in await asyncio.gather(*requests)]
 
     answer(prompts[0])  # the first call sets things up

@@ -42,9 +42,11 @@ import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn import functional
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel
 
 END_OF_TEXT = "<|endoftext|>"
+# The model's own defaults of options: values at which its stories read best.
+DEFAULTS = {"do_sample": True, "temperature": 0.7, "top_k": 50, "top_p": 0.9, "max_new_tokens": 200}
 WARMUP_TOKENS = 100_000
 # Every so many steps a batch of full length trains the positions that the other batches don't reach.
 FULL_LENGTH_EVERY = 8
@@ -277,6 +279,9 @@ class Run:
         """Write the model in half precision, a file at a time; the one in training stays as it is."""
         model = copy.deepcopy(self.model).half()
         model.config.activation_function = "gelu_new"
+        model.generation_config = GenerationConfig(
+            bos_token_id=model.config.bos_token_id, eos_token_id=model.config.eos_token_id, **DEFAULTS
+        )
         staging = self.out / "model.new"
         model.save_pretrained(staging)
         for path in staging.iterdir():

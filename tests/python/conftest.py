@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,11 +26,35 @@ def shared_dir() -> Path:
 
 
 @pytest.fixture(scope="session")
-def embedded_dir() -> Path:
-    """The checkpoint of the embedded model."""
-    from gpt2fast.loading.sources import embedded_model
+def embedded_dir(_undrawn_texts: Path) -> Path:
+    """The checkpoint of the embedded model, without its own defaults of options."""
+    return _undrawn_texts
 
-    return embedded_model()
+
+@pytest.fixture(scope="session", autouse=True)
+def _undrawn_texts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Leave out the embedded model's generation_config.json, by which its texts are drawn.
+
+    Most tests compare texts of the likeliest tokens. ``own_defaults`` undoes it; programs that tests start
+    have the model as it is, unless they load it with ``generation_config=None``.
+    """
+    from gpt2fast.loading import sources
+
+    copied = tmp_path_factory.mktemp("embedded") / "tiny"
+    shutil.copytree(sources.embedded_model(), copied, ignore=shutil.ignore_patterns("generation_config.json"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sources, "embedded_model", lambda: copied)
+        yield copied
+
+
+@pytest.fixture
+def own_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The embedded model as users have it: its texts are drawn."""
+    from gpt2fast.loading import sources
+
+    monkeypatch.setattr(
+        sources, "embedded_model", lambda: Path(sources.__file__).parents[1] / "data" / "tiny"
+    )
 
 
 @pytest.fixture(scope="session", autouse=True)

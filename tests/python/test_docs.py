@@ -73,7 +73,7 @@ def given(page: Path, folder: Path, checkpoint: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if any(python_blocks(page))], ids=name_of)
 def test_python_blocks_run(
-    page: Path, embedded_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    page: Path, embedded_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_defaults: None
 ) -> None:
     for module in NEEDS.get(name_of(page), []):
         pytest.importorskip(module)

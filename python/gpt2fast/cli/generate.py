@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,8 @@ from gpt2fast.cli.shared import (
     ModelChoice,
     generation_config_option,
     model_options,
+    new_seed,
+    note,
     print_json,
     read_text,
 )
@@ -70,9 +74,10 @@ def command(
     gpt2fast generate "A" --json --num-return-sequences 3 --temperature 1
     gpt2fast generate --input prompts.jsonl --output results.jsonl
 
-    Without options it always takes the likeliest token, unless the model's generation_config.json says
-    otherwise; with a sampling option or a seed it samples. Several texts have a line of three dashes between
-    them.
+    Options that are left out are those of the model's generation_config.json. The embedded model's draws its
+    texts, and the seed that repeats one is shown on standard error. A model without such a file takes the
+    likeliest token each time, unless a sampling option or a seed is given. Several texts have a line of three
+    dashes between them.
     """
     from gpt2fast.inference.requests import choose_options
 
@@ -91,24 +96,48 @@ def command(
     model = choice.load_for_text()
     options = choose_options(model.loaded, options, None)
     whole = options.num_beams > 1 or options.best_of is not None or options.num_return_sequences is not None
-    if as_json or whole:
-        _print_whole(model, text, options, as_json=as_json)
-    else:
-        _print_stream(model, text, options)
+    if as_json:
+        for result in model.generate([text], options):
+            print_json({**result_fields(result), "cached_tokens": result.cached_tokens})
+        return
+    show = _print_whole if whole else _print_stream
+    if not options.sampling or options.seed is not None:
+        show(model, text, options)
+        return
+    options = options.changed(seed=new_seed())
+    try:
+        show(model, text, options)
+    except KeyboardInterrupt:
+        note(f"\nseed {options.seed}")
+        raise
+    note(f"seed {options.seed}: --seed {options.seed} repeats this")
 
 
 def _print_stream(model: GPT2, prompt: str, options: GenerationOptions) -> None:
+    tokens, start = 0, 0.0
     for chunk in model.stream(prompt, options):
+        if start == 0.0:
+            start = time.perf_counter()
+        else:
+            tokens += len(chunk.token_ids)
         if chunk.text:
             click.echo(chunk.text, nl=False)
     click.echo()
+    _note_speed(tokens, time.perf_counter() - start)
 
 
-def _print_whole(model: GPT2, prompt: str, options: GenerationOptions, *, as_json: bool) -> None:
-    for index, result in enumerate(model.generate([prompt], options)):
-        if as_json:
-            print_json({**result_fields(result), "cached_tokens": result.cached_tokens})
-            continue
+def _print_whole(model: GPT2, prompt: str, options: GenerationOptions) -> None:
+    start = time.perf_counter()
+    results = model.generate([prompt], options)
+    seconds = time.perf_counter() - start
+    for index, result in enumerate(results):
         if index > 0:
             click.echo(_BETWEEN_TEXTS)
         click.echo(result.text)
+    _note_speed(sum(len(result.token_ids) for result in results), seconds)
+
+
+def _note_speed(tokens: int, seconds: float) -> None:
+    """Say how fast it was, to whoever looks on."""
+    if sys.stderr.isatty() and tokens > 0:
+        note(f"{tokens / seconds:,.0f} tokens per second")

@@ -26,6 +26,7 @@ def _names() -> re.Pattern[str]:
 
 def in_words_of_the_command_line(message: str) -> str:
     """The message, with options as they are typed here."""
+    message = message.replace("generation_config=None", "--no-generation-config")
     message = _ASSIGNED.sub(_option, _TWICE.sub(r"\1", message))
     return _names().sub(lambda found: _dashed(found[1]), message)
 

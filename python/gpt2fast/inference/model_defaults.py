@@ -129,9 +129,10 @@ def join_defaults(
     except ValueError as error:
         if not values:
             raise
+        advice = "give do_sample=False, or " if "do_sample" in values else ""
         raise ValueError(
-            f"{error} (from the model's generation_config.json: {', '.join(values)}; generation_config=None "
-            f"ignores that)"
+            f"{error} (from the model's generation_config.json: {', '.join(values)}; {advice}"
+            f"generation_config=None ignores that)"
         ) from None
     return joined.with_given(GenerationOptions.__dataclass_fields__.keys() - (_LIMITS - given.keys()))
 

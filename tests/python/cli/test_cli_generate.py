@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from click.testing import CliRunner
 from gpt2fast import GPT2
 from gpt2fast.cli.generate import command
 from gpt2fast.cli.info import command as info
+from gpt2fast.cli.wording import in_words_of_the_command_line
 
 
 @pytest.fixture(scope="module")
@@ -86,3 +89,57 @@ def test_the_model_s_own_defaults(tmp_path: Path, embedded_dir: Path) -> None:
     assert re.search(r"generation_config:\n.*repetition_penalty +1\.3\n", shown, re.S)
     shown = json.loads(CliRunner().invoke(info, [*source, "--json"]).output)["generation_config"]
     assert shown == defaults
+
+
+def drawn(*arguments: str) -> tuple[str, str]:
+    """What a command shows that leaves the seed open, on standard output and on standard error."""
+    result = CliRunner().invoke(command, ["Once upon", "--max-new-tokens", "6", *arguments])
+    assert result.exit_code == 0, result.output
+    return result.stdout, result.stderr
+
+
+@pytest.mark.parametrize("options", [[], ["--num-return-sequences", "2"], ["--best-of", "2"]])
+def test_the_seed_that_is_reported_repeats_the_text(own_defaults: None, options: list[str]) -> None:
+    text, said = drawn(*options)
+    found = re.fullmatch(r"seed (\d+): --seed \1 repeats this\n", said)
+    assert found is not None, said
+    assert drawn(*options, "--seed", found[1]) == (text, "")
+    assert drawn(*options)[0] != text
+    assert json.loads(drawn("--json")[0])["seed"] is not None
+
+
+def test_the_embedded_model_draws_by_its_own_defaults(own_defaults: None, model: GPT2) -> None:
+    own = GPT2.from_pretrained()
+    values = {"do_sample": True, "temperature": 0.7, "top_k": 50, "top_p": 0.9, "max_new_tokens": 200}
+    assert own.generation_config == values
+    out = own.generate("Once upon a time", seed=3)
+    assert out.token_ids == model.generate("Once upon a time", **values, seed=3).token_ids
+    best = own.generate("Once upon a time", do_sample=False, max_new_tokens=20)
+    assert best.text == model.generate("Once upon a time", max_new_tokens=20).text
+    assert drawn("--seed", "3")[0] == own.generate("Once upon", seed=3, max_new_tokens=6).text + "\n"
+
+
+def test_nothing_is_reported_of_the_likeliest_tokens(own_defaults: None, model: GPT2) -> None:
+    expected = model.generate("Once upon", max_new_tokens=6).text
+    assert drawn("--no-do-sample") == (f"{expected}\n", "")
+    assert drawn("--no-generation-config") == (f"{expected}\n", "")
+
+
+def test_the_error_of_a_search_says_what_to_type(own_defaults: None) -> None:
+    result = CliRunner().invoke(command, ["Once", "--num-beams", "2"])
+    assert isinstance(result.exception, ValueError)
+    message = in_words_of_the_command_line(str(result.exception))
+    assert message.endswith("give --no-do-sample, or --no-generation-config ignores that)")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pseudo-terminals of POSIX")
+@pytest.mark.parametrize("options", [[], ["--num-return-sequences", "2"]])
+def test_a_terminal_shows_the_speed(options: list[str]) -> None:
+    from support.terminal import Terminal
+
+    words = [sys.executable, "-m", "gpt2fast", "generate", "Once upon", "--max-new-tokens", "6", *options]
+    with Terminal([*words, "--seed", "3"]) as terminal:
+        shown = terminal.wait_for(" tokens per second")
+        assert terminal.end() == 0
+    assert re.search(r"\n(\x1b\[2m)?[\d,]+ tokens per second$", shown)
+    assert run("--seed", "3", "--top-p", "0.9", "--temperature", "0.7", *options) in shown

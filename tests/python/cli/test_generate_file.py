@@ -123,19 +123,20 @@ def test_no_prompts_give_no_results(tmp_path: Path, results: Path) -> None:
 
 @pytest.mark.parametrize("order", ["--ordered", "--unordered"])
 def test_a_killed_run_is_resumed_to_the_same_file(
-    prompts: Path, results: Path, expected: list[dict[str, Any]], order: str
+    prompts: Path, results: Path, expected: list[dict[str, Any]], embedded_dir: Path, order: str
 ) -> None:
-    arguments = ["generate", "--input", str(prompts), "--output", str(results), *ARGUMENTS, order]
+    options = [*ARGUMENTS, "--model", str(embedded_dir), order]
+    arguments = ["generate", "--input", str(prompts), "--output", str(results), *options]
     program = start_python("-c", KILLED, "12", *arguments)
     assert end_of(program).status == -signal.SIGKILL
     assert len(read_lines(results)) == 12
     with results.open("a") as file:
         file.write('{"line": 13, "tex')  # as a line that the kill cut short
-    found = finish(prompts, results, *ARGUMENTS, order)
+    found = finish(prompts, results, *options)
     assert sorted(found, key=lambda line: line["line"]) == expected
     if order == "--ordered":
         assert found == expected
-    assert finish(prompts, results, *ARGUMENTS, order) == found  # nothing is left to do
+    assert finish(prompts, results, *options) == found  # nothing is left to do
 
 
 # The command line, killed by itself when it has written so many results.

@@ -172,7 +172,7 @@ def test_threads_that_the_system_refuses_later_fail_their_own_call_alone() -> No
 import asyncio, os, resource
 import gpt2fast.inference.event_loops, gpt2fast.inference.many, gpt2fast.inference.statistics
 from gpt2fast import GPT2
-model = GPT2.from_pretrained(threads=1)
+model = GPT2.from_pretrained(threads=1, generation_config=None)
 expected = model.generate([1, 2], max_new_tokens=3).token_ids
 os.setgroups([])
 os.setresgid(54321, 54321, 54321)

@@ -27,7 +27,7 @@ _PROGRAM = (
     """
 import signal, threading
 from gpt2fast import GPT2
-model = GPT2.from_pretrained(threads=2)
+model = GPT2.from_pretrained(threads=2, generation_config=None)
 wanted = model.generate("Once", max_new_tokens=5).text
 said = []
 """

@@ -264,7 +264,7 @@ import os
 from pathlib import Path
 from gpt2fast import GPT2
 
-model = GPT2.from_pretrained(max_sequences=2)
+model = GPT2.from_pretrained(max_sequences=2, generation_config=None)
 
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

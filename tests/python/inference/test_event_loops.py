@@ -71,7 +71,7 @@ import asyncio, json, os, resource, threading
 from gpt2fast import GPT2
 
 COUNT, OPTIONS = 1000, {"max_new_tokens": 12, "eos_token_id": []}
-model = GPT2.from_pretrained()
+model = GPT2.from_pretrained(generation_config=None)
 prompts = [f"The {number} men" for number in range(COUNT)]
 expected = [one.token_ids for one in model.generate(prompts, **OPTIONS)]
 most = before = threading.active_count()
@@ -160,7 +160,7 @@ from contextlib import aclosing
 from gpt2fast import GPT2
 from support.event_loops import ENDLESS
 
-model = GPT2.from_pretrained(max_sequences=1)
+model = GPT2.from_pretrained(max_sequences=1, generation_config=None)
 expected = model.generate("Twice", max_new_tokens=2).text
 held = []
 
@@ -287,7 +287,7 @@ import asyncio
 from gpt2fast import GPT2
 from support.event_loops import ENDLESS, LoopWithoutReaders
 
-model = GPT2.from_pretrained()
+model = GPT2.from_pretrained(generation_config=None)
 loop = LoopWithoutReaders()
 stream = model.astream("Once", **ENDLESS)
 loop.run_until_complete(anext(stream))

@@ -12,7 +12,7 @@ PREAMBLE = """
 import asyncio, sys, threading
 from gpt2fast import GPT2
 
-model = GPT2.from_pretrained()
+model = GPT2.from_pretrained(generation_config=None)
 ENDLESS = {"max_new_tokens": 10_000_000, "overflow": "slide", "eos_token_id": []}
 begun = threading.Event()
 
@@ -51,7 +51,7 @@ for _ in model.generate_many(iter(lambda: "Once", None), max_new_tokens=3):
     "agenerate": 'asyncio.run(model.agenerate("Once", logits_processor=report, **ENDLESS))',
     "astream": "asyncio.run(read())",
     "a hook with a model": """
-other = GPT2.from_pretrained()
+other = GPT2.from_pretrained(generation_config=None)
 def process(prompt, output, scores):
     other.generate("Twice", max_new_tokens=2)
     begun.set()
@@ -145,7 +145,7 @@ def use():
 
 atexit.register(use)
 from gpt2fast import GPT2
-model = GPT2.from_pretrained()
+model = GPT2.from_pretrained(generation_config=None)
 model.generate("Once", max_new_tokens=1)
 """
 

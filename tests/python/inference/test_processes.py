@@ -31,7 +31,7 @@ import json, sys, threading
 from gpt2fast import GPT2
 from support.forking import forked
 
-model = GPT2.from_pretrained(threads=int(sys.argv[1]))
+model = GPT2.from_pretrained(threads=int(sys.argv[1]), generation_config=None)
 TEXT = model.generate("Once", max_new_tokens=20).text
 LONG = model.generate("Twice", max_new_tokens=200, eos_token_id=[]).text
 ended = {}
@@ -95,7 +95,7 @@ RETURNING = """
 import os, sys, threading
 from gpt2fast import GPT2
 
-model = GPT2.from_pretrained(threads=2)
+model = GPT2.from_pretrained(threads=2, generation_config=None)
 TEXT = model.generate("Once", max_new_tokens=20).text
 begun, done = threading.Event(), threading.Event()
 
@@ -152,7 +152,7 @@ import json, multiprocessing
 from gpt2fast import GPT2
 from support.forking import send_text
 
-model = GPT2.from_pretrained(max_sequences=2)
+model = GPT2.from_pretrained(max_sequences=2, generation_config=None)
 text = model.generate("Once", max_new_tokens=20).text
 found = {}
 for method in multiprocessing.get_all_start_methods():
@@ -209,7 +209,7 @@ def test_a_closed_model_is_closed_in_children_of_fork_too() -> None:
 from gpt2fast import GPT2
 from support.forking import forked
 
-model = GPT2.from_pretrained()
+model = GPT2.from_pretrained(generation_config=None)
 model.close()
 
 def generate():
@@ -278,7 +278,7 @@ WSGI = """
 import multiprocessing, os
 from gpt2fast import GPT2
 
-model = GPT2.from_pretrained()
+model = GPT2.from_pretrained(generation_config=None)
 model.generate("Once", max_new_tokens=2)
 both = multiprocessing.Barrier(2)
 
@@ -344,7 +344,7 @@ from celery import Celery
 from celery.signals import worker_ready
 from gpt2fast import GPT2
 
-model = GPT2.from_pretrained()
+model = GPT2.from_pretrained(generation_config=None)
 model.generate("Once", max_new_tokens=2)
 app = Celery("service", broker="filesystem://")
 folder = os.environ["FOLDER"]
