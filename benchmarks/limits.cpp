@@ -1,7 +1,7 @@
-// The machine's limits: reading memory once, and multiplying bytes with AVX512-VNNI and with AMX.
+// The machine's limits: reading memory once, multiplying bytes with vectors and with AMX, and floats.
 //
-//   limits THREADS BYTES...     prints "read BYTES MILLISECONDS" lines, "vector_gops NUMBER" and
-//                               "tile_gops NUMBER"
+//   limits THREADS BYTES...     prints "read BYTES MILLISECONDS" lines, "vector_gops NUMBER",
+//                               "tile_gops NUMBER" and "float_gops NUMBER"
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -11,11 +11,10 @@
 #include <thread>
 #include <vector>
 
-#if defined(__x86_64__)
-#include <cpuid.h>
-#include <immintrin.h>
-#endif
+#include "peaks.h"
+
 #if defined(__x86_64__) && defined(__linux__)
+#include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
@@ -73,31 +72,13 @@ double read_milliseconds(int threads, size_t bytes) {
   return seconds * 1e3 / kPasses;
 }
 
-#if defined(__x86_64__)
-__attribute__((target("avx512f,avx512vnni"))) void multiply_bytes(int64_t iterations) {
-  constexpr int kSums = 12;  // enough to hide the latency of one
-  __m512i sums[kSums];
-  for (int i = 0; i < kSums; ++i) sums[i] = _mm512_set1_epi32(i);
-  const __m512i factor = _mm512_set1_epi32(static_cast<int>(iterations));
-  for (int64_t i = 0; i < iterations; ++i) {
-    for (__m512i& sum : sums) sum = _mm512_dpbusd_epi32(sum, factor, factor);
-  }
-  for (int i = 1; i < kSums; ++i) sums[0] = _mm512_xor_si512(sums[0], sums[i]);
-  alignas(64) uint64_t lanes[8];
-  _mm512_store_si512(lanes, sums[0]);
-  sink += lanes[0];
-}
-
-// 10^9 additions and multiplications of bytes per second; 0 where there is no such instruction.
-double vector_gops(int threads) {
-  if (!__builtin_cpu_supports("avx512vnni")) return 0;
+// 10^9 additions and multiplications per second; 0 where the peak is not known.
+double gops(const peaks::Peak& peak, int threads) {
+  if (peak.run == nullptr) return 0;
   constexpr int64_t kIterations = 4'000'000;
-  const double seconds = least_seconds(threads, [](int) { multiply_bytes(kIterations); });
-  return 12.0 * 128 * kIterations * threads / seconds / 1e9;
+  const double seconds = least_seconds(threads, [&peak](int) { peak.run(kIterations); });
+  return peak.operations * kIterations * threads / seconds / 1e9;
 }
-#else
-double vector_gops(int) { return 0; }
-#endif
 
 #if defined(__x86_64__) && defined(__linux__)
 // Linux gives a process the tiles' state on request.
@@ -154,5 +135,6 @@ int main(int argc, char** argv) {
     const auto bytes = static_cast<size_t>(std::atoll(argv[i]));
     std::printf("read %zu %.4f\n", bytes, read_milliseconds(threads, bytes));
   }
-  std::printf("vector_gops %.1f\ntile_gops %.1f\n", vector_gops(threads), tile_gops(threads));
+  std::printf("vector_gops %.1f\ntile_gops %.1f\nfloat_gops %.1f\n", gops(peaks::of_bytes(), threads),
+              tile_gops(threads), gops(peaks::of_floats(), threads));
 }

@@ -1,4 +1,4 @@
-"""Builds and runs ``limits.cpp``: how fast this machine reads memory and multiplies bytes."""
+"""Builds and runs ``limits.cpp``: how fast this machine reads memory and multiplies bytes and floats."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ _SOURCE = Path(__file__).with_name("limits.cpp")
 
 @dataclass(frozen=True)
 class Limits:
-    """Milliseconds to read that many bytes once, and 10^9 byte operations per second (0: not known).
+    """Milliseconds to read that many bytes once, and 10^9 operations per second (0: not known).
 
-    ``vector_gops``: with AVX512-VNNI; ``tile_gops``: with AMX.
+    ``vector_gops``: of bytes, with AVX512-VNNI or AVX2; ``tile_gops``: of bytes, with AMX; ``float_gops``: of
+    fp32, by fused multiply-adds.
     """
 
     read_ms: dict[int, float]
     vector_gops: float = 0.0
     tile_gops: float = 0.0
+    float_gops: float = 0.0
 
 
 def build_probe(work: Path) -> Path | None:
@@ -59,4 +61,5 @@ def median_limits(moments: Sequence[Limits]) -> Limits:
         read_ms,
         median(moment.vector_gops for moment in moments),
         median(moment.tile_gops for moment in moments),
+        median(moment.float_gops for moment in moments),
     )

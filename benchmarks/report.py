@@ -129,8 +129,12 @@ def _limit_table(results: Results, model: Model) -> str:
         for name, size in model.streamed_bytes.items()
         if size in results.limits.read_ms
     ]
-    for what, speed in [("AVX512-VNNI", results.limits.vector_gops), ("AMX", results.limits.tile_gops)]:
-        rows.append([f"{what} byte products", f"{speed:,.0f} GOP/s" if speed else "no such instruction"])
+    for what, speed in [
+        ("byte products, AVX512-VNNI or AVX2", results.limits.vector_gops),
+        ("byte products, AMX", results.limits.tile_gops),
+        ("fp32 products, fused multiply-adds", results.limits.float_gops),
+    ]:
+        rows.append([what, f"{speed:,.0f} GOP/s" if speed else "no such instruction"])
     return table(["", "median"], rows)
 
 

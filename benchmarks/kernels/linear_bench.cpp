@@ -1,9 +1,9 @@
 // Times linear() over weights that don't fit the caches, beside the machine's limits in the same
-// run: reading memory, and multiplying bytes where the processor has AVX512-VNNI.
+// run: reading memory, and multiplying bytes and floats. Fractions of these peaks are of the best times,
+// which other programs on the machine disturb least.
 //
-//   linear_bench [in_features out_features [repeats]]
+//   linear_bench [in_features out_features [repeats [threads]]]
 #include <algorithm>
-#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
@@ -14,13 +14,10 @@
 #include <string>
 #include <vector>
 
+#include "../peaks.h"
 #include "kernels/linear.h"
 #include "kernels/packing.h"
 #include "spinning_threads.h"
-
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
 
 using namespace gpt2fast;
 
@@ -74,41 +71,31 @@ void probe_bandwidth(const Parallel& parallel, int repeats) {
               static_cast<double>(kBytes) / timing.median / 1e9);
 }
 
-#if defined(__x86_64__)
-__attribute__((target("avx512f,avx512vnni"))) int multiply_bytes(int64_t iterations) {
-  __m512i sums[12];
-  for (int i = 0; i < 12; ++i) sums[i] = _mm512_set1_epi32(i);
-  const __m512i factor = _mm512_set1_epi32(static_cast<int>(iterations));
-  for (int64_t i = 0; i < iterations; ++i) {
-    for (__m512i& sum : sums) sum = _mm512_dpbusd_epi32(sum, factor, factor);
-  }
-  for (int i = 1; i < 12; ++i) sums[0] = _mm512_xor_si512(sums[0], sums[i]);
-  alignas(64) int lanes[16];
-  _mm512_store_si512(lanes, sums[0]);
-  return lanes[0];
+// Operations a second; 0 where the peak is not known.
+double probe_peak(const char* what, const peaks::Peak& peak, const Parallel& parallel, int repeats) {
+  if (peak.run == nullptr) return 0;
+  constexpr int64_t kIterations = 200000;
+  const Timing timing = measure(
+      repeats, [&] { parallel.run(parallel.threads(), [&](int64_t) noexcept { peak.run(kIterations); }); });
+  const double operations = peak.operations * kIterations * parallel.threads();
+  std::printf("limit: products of %-6s threads %d  best %6.0f  median %6.0f GOP/s (%s)\n", what,
+              parallel.threads(), operations / timing.best / 1e9, operations / timing.median / 1e9,
+              peak.instructions);
+  return operations / timing.best;
 }
 
-void probe_dot_products(const Parallel& parallel, int repeats) {
-  if (!isa_is_available(Isa::kAvx512Vnni)) return;
-  constexpr int64_t kIterations = 200000;
-  std::atomic<int> sink = 0;
-  const Timing timing = measure(repeats, [&] {
-    parallel.run(parallel.threads(), [&](int64_t) noexcept { sink += multiply_bytes(kIterations); });
-  });
-  const double operations = 12.0 * 128 * kIterations * parallel.threads();
-  std::printf("limit: byte dot products  threads %d  best %6.0f  median %6.0f GOP/s\n", parallel.threads(),
-              operations / timing.best / 1e9, operations / timing.median / 1e9);
-}
-#else
-void probe_dot_products(const Parallel&, int) {}
-#endif
+// Of all threads together; 0 where they are not known.
+struct Peaks {
+  double bytes;
+  double floats;
+};
 
 struct Sizes {
   int64_t in_features;
   int64_t out_features;
 };
 
-void bench_format(const char* name, WeightFormat format, Sizes sizes, const std::vector<int64_t>& row_counts,
+void bench_format(const char* name, WeightFormat format, Sizes sizes, const std::vector<Peaks>& peaks,
                   int repeats) {
   const size_t bytes = packed_weight_bytes(format, sizes.in_features, sizes.out_features);
   const size_t copies = std::max<size_t>(12, (size_t{96} << 20) / bytes);
@@ -125,9 +112,12 @@ void bench_format(const char* name, WeightFormat format, Sizes sizes, const std:
                Serial());
   for (size_t i = 1; i < copies; ++i) std::memcpy(weights.data + i * bytes, weights.data, bytes);
 
-  for (const int threads : {1, 2}) {
+  for (int threads = 1; threads <= static_cast<int>(peaks.size()); ++threads) {
     const SpinningThreads parallel(threads);
-    for (const int64_t rows : row_counts) {
+    const Peaks& limits = peaks[static_cast<size_t>(threads - 1)];
+    const bool floats = format == WeightFormat::kFloat32 || format == WeightFormat::kBFloat16;
+    const double peak = floats ? limits.floats : limits.bytes;
+    for (const int64_t rows : {1, 2, 4, 8, 9, 16, 32, 128, 512}) {
       const std::vector<float> x = random(rows * sizes.in_features, 1.0f);
       std::vector<float> y(static_cast<size_t>(rows * sizes.out_features));
       const WorkspaceSize size = linear_workspace(format, rows, sizes.in_features, threads, kernels());
@@ -146,9 +136,13 @@ void bench_format(const char* name, WeightFormat format, Sizes sizes, const std:
         linear(a, parallel, {memory.data, size.bytes}, kernels());
       });
       const double operations = 2.0 * static_cast<double>(rows * sizes.in_features * sizes.out_features);
-      std::printf("%-5s threads %d  rows %4lld  best %9.1f  median %9.1f us  %6.1f GB/s  %7.1f GOP/s\n", name,
-                  threads, static_cast<long long>(rows), timing.best * 1e6, timing.median * 1e6,
-                  static_cast<double>(bytes) / timing.median / 1e9, operations / timing.median / 1e9);
+      std::printf(
+          "%-5s threads %d  rows %4lld  best %9.1f  median %9.1f us  %6.1f GB/s  %7.1f GOP/s, best %4.2f of "
+          "the "
+          "peak\n",
+          name, threads, static_cast<long long>(rows), timing.best * 1e6, timing.median * 1e6,
+          static_cast<double>(bytes) / timing.median / 1e9, operations / timing.median / 1e9,
+          peak > 0 ? operations / timing.best / peak : 0.0);
     }
   }
 }
@@ -161,15 +155,17 @@ int main(int argc, char** argv) {
   const int repeats = argc >= 4 ? std::atoi(argv[3]) : 15;
   std::printf("[%lld x %lld], %s\n", static_cast<long long>(sizes.in_features),
               static_cast<long long>(sizes.out_features), std::string(isa_name(active_isa())).c_str());
-  for (const int threads : {1, 2}) {
+  const int most_threads = argc >= 5 ? std::atoi(argv[4]) : 2;
+  std::vector<Peaks> peaks;
+  for (int threads = 1; threads <= most_threads; ++threads) {
     const SpinningThreads parallel(threads);
     probe_bandwidth(parallel, repeats);
-    probe_dot_products(parallel, repeats);
+    peaks.push_back({probe_peak("bytes", peaks::of_bytes(), parallel, repeats),
+                     probe_peak("floats", peaks::of_floats(), parallel, repeats)});
   }
-  const std::vector<int64_t> row_counts = {1, 2, 4, 8, 16, 32, 128, 512};
-  bench_format("int8", WeightFormat::kInt8, sizes, row_counts, repeats);
-  bench_format("int4", WeightFormat::kInt4, sizes, row_counts, repeats);
-  bench_format("bf16", WeightFormat::kBFloat16, sizes, row_counts, repeats);
-  bench_format("fp32", WeightFormat::kFloat32, sizes, row_counts, repeats);
+  bench_format("int8", WeightFormat::kInt8, sizes, peaks, repeats);
+  bench_format("int4", WeightFormat::kInt4, sizes, peaks, repeats);
+  bench_format("bf16", WeightFormat::kBFloat16, sizes, peaks, repeats);
+  bench_format("fp32", WeightFormat::kFloat32, sizes, peaks, repeats);
   return 0;
 }

@@ -167,11 +167,16 @@ def test_limits_are_measured(tmp_path: Path) -> None:
     assert limits.read_ms[1 << 20] > 0
     assert limits.vector_gops >= 0
     assert limits.tile_gops >= 0
+    assert limits.float_gops >= 0
 
 
 def test_limits_are_the_median_of_the_moments() -> None:
-    moments = [Limits({1: 2.0, 3: 4.0}, 10.0), Limits({1: 3.0, 3: 1.0}, 20.0), Limits({1: 9.0, 3: 2.0}, 60.0)]
-    assert median_limits(moments) == Limits({1: 3.0, 3: 2.0}, 20.0)
+    moments = [
+        Limits({1: 2.0, 3: 4.0}, 10.0, float_gops=7.0),
+        Limits({1: 3.0, 3: 1.0}, 20.0, float_gops=5.0),
+        Limits({1: 9.0, 3: 2.0}, 60.0, float_gops=6.0),
+    ]
+    assert median_limits(moments) == Limits({1: 3.0, 3: 2.0}, 20.0, float_gops=6.0)
 
 
 @pytest.fixture

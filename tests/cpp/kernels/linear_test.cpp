@@ -6,6 +6,7 @@
 #include <cmath>
 #include <limits>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -261,14 +262,19 @@ TEST(every_instruction_set_gives_the_same_bits) {
   }
 }
 
-// Tiles of 7 to 16 rows, one to ten of them; pairs of blocks of 128 that lack half a block or more; single
+// Tiles of 2 to 16 rows, one to thirty of them; pairs of blocks of 128 that lack half a block or more; single
 // panels.
 TEST(every_instruction_set_gives_the_same_bits_with_tiles_of_any_height) {
-  constexpr WeightFormat kFormat = WeightFormat::kInt8;
-  for (const auto& [in, out] :
-       {std::pair<int64_t, int64_t>{64, 16}, {128, 40}, {321, 65}, {512, 48}, {700, 33}}) {
-    const Problem problem(kFormat, in, out);
-    for (const int64_t rows : {12, 13, 14, 16, 17, 31, 32, 33, 50, 129, 150}) {
+  for (const auto& [format, in, out] :
+       {std::tuple<WeightFormat, int64_t, int64_t>{WeightFormat::kInt8, 64, 16},
+        {WeightFormat::kInt8, 128, 40},
+        {WeightFormat::kInt8, 321, 65},
+        {WeightFormat::kInt8, 512, 48},
+        {WeightFormat::kInt8, 700, 33},
+        {WeightFormat::kInt4, 321, 65},
+        {WeightFormat::kInt4, 512, 48}}) {
+    const Problem problem(format, in, out);
+    for (const int64_t rows : {2, 3, 5, 6, 9, 12, 13, 14, 16, 17, 31, 32, 33, 50, 129, 150}) {
       const std::vector<float> x = random_normal(rows * in, 1.0f, 30);
       const std::vector<float> residual = random_normal(rows * out, 1.0f, 31);
       const std::vector<float> expected = run(problem.fused(x, residual), Isa::kPortable);
@@ -422,6 +428,39 @@ TEST(any_bytes_are_a_weight) {
     for (int repeat = 0; repeat < 20; ++repeat) {
       for (size_t i = 0; i < problem.packed.size(); ++i)
         problem.packed.data()[i] = static_cast<uint8_t>(engine());
+      const std::vector<float> expected = run(problem.arguments(x), Isa::kPortable);
+      for (Isa isa : available_isas()) CHECK_EQ(count_different(run(problem.arguments(x), isa), expected), 0);
+    }
+  }
+}
+
+// The largest magnitudes of both factors at once: rows that round to 127 and -127, after int8's mixing, and
+// weights of nothing but the lowest or the highest bytes.
+TEST(the_largest_products_are_exact) {
+  const int64_t in = 256, out = 48, rows = 11;
+  for (WeightFormat format : {WeightFormat::kInt8, WeightFormat::kInt4}) {
+    Problem problem(format, in, out);
+    std::vector<float> x;
+    for (int64_t row = 0; row < rows; ++row) {
+      for (int64_t block = 0; block < in; block += 128) {
+        std::vector<float> signs(128);
+        for (size_t i = 0; i < signs.size(); ++i) {
+          const bool negative = row % 3 == 0 ? i % 2 == 1 : row % 3 == 1;
+          signs[i] = negative ? -127.0f : 127.0f;
+        }
+        if (format == WeightFormat::kInt8) signs = mixed(signs, 1.0f);
+        x.insert(x.end(), signs.begin(), signs.end());
+      }
+    }
+    for (const auto& [even, odd] : {std::pair<int, int>{0, 0}, {255, 255}, {0, 255}, {255, 0}, {1, 255}}) {
+      uint8_t* panel = problem.packed.data();
+      const size_t panel_bytes = packed_panel_bytes(format, in);
+      const size_t header =
+          format == WeightFormat::kInt8 ? 64 : 128;  // column scales, the first block's scales
+      for (int64_t p = 0; p < out / kPanelColumns; ++p, panel += panel_bytes) {
+        for (size_t i = header; i < (format == WeightFormat::kInt8 ? panel_bytes : header + 512); ++i)
+          panel[i] = static_cast<uint8_t>(i % 2 == 0 ? even : odd);
+      }
       const std::vector<float> expected = run(problem.arguments(x), Isa::kPortable);
       for (Isa isa : available_isas()) CHECK_EQ(count_different(run(problem.arguments(x), isa), expected), 0);
     }
