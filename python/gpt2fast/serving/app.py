@@ -24,6 +24,7 @@ from gpt2fast.serving.openai import REQUESTS, RequestModel
 from gpt2fast.serving.page import page_routes
 from gpt2fast.serving.read_texts import create_embedding, create_rank, create_score
 from gpt2fast.serving.request_body import read_body
+from gpt2fast.serving.route_names import ROUTES
 from gpt2fast.serving.service import Service
 from gpt2fast.serving.settings import Settings
 from gpt2fast.serving.tokens import detokenize, tokenize, tokenizer_info
@@ -94,6 +95,7 @@ def create_app(model: GPT2, settings: Settings | None = None) -> Starlette:
         )
         middleware.insert(0, cors)
     app = Starlette(routes=routes, middleware=middleware, exception_handlers={HTTPException: _routing_error})
+    app.router.redirect_slashes = False  # see _redirect
     app.state.service = service
     return app
 
@@ -134,4 +136,15 @@ def _routing_error(request: Request, error: Exception) -> Response:
         headers = getattr(error, "headers", None)
         message = f"{request.url.path} does not take {request.method}."
         return ApiError(405, message, code="method_not_allowed", headers=headers).response()
-    return info.not_found(request).response()
+    return _redirect(request.scope) or info.not_found(request).response()
+
+
+def _redirect(scope: Scope) -> Response | None:
+    """Where a path leads that has a slash too many or too few at its end; a path, as proxies change hosts."""
+    root = scope.get("root_path", "")
+    path = scope["path"].removeprefix(root)
+    other = path[:-1] if path.endswith("/") else f"{path}/"
+    if other not in ROUTES:
+        return None
+    query = scope.get("query_string", b"").decode("latin-1")
+    return Response(status_code=307, headers={"location": root + other + (query and f"?{query}")})

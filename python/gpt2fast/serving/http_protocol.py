@@ -1,10 +1,14 @@
-"""HTTP/1.1 with limits that uvicorn leaves out: on headers' size and time, on readers that stall."""
+"""HTTP/1.1 with limits that uvicorn leaves out: on headers' size and time, on readers that stall.
+
+And with clients that ask for HTTP/2 on the way, as Java's does with each first request: they get HTTP/1.1.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from typing import Any
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gpt2fast.serving.event_stream import ABORT
@@ -13,6 +17,8 @@ from gpt2fast.serving.event_stream import ABORT
 MAX_HEADER_BYTES = 64 << 10
 #: Seconds in which they must have arrived.
 HEADER_SECONDS = 10.0
+#: Seconds in which the rest of a body must have arrived that nobody reads, as the answer was clear before.
+UNREAD_SECONDS = 30.0
 #: Seconds in which a client must take some of what is left to send to it.
 UNSENT_SECONDS = 30.0
 MAX_CONNECTIONS = 4096
@@ -32,6 +38,8 @@ class LimitedHttp(HttpToolsProtocol):
         self._header_bytes = 0
         self._in_header = True
         self._header_timer: asyncio.TimerHandle | None = None
+        self._in_body = False
+        self._body_timer: asyncio.TimerHandle | None = None
         self._unsent = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -47,13 +55,20 @@ class LimitedHttp(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """A client is gone."""
         self._header_arrived()
+        self._body_arrived()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Bytes arrived."""
         if self.transport.is_closing():
             return
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserError:
+            self.send_400_response("Invalid HTTP request received.")
+        except httptools.HttpParserUpgrade as upgrade:
+            self._go_on_without_upgrade(data[upgrade.args[0] :])
         if self._in_header:
             self._header_bytes += len(data)
         if self._in_header and self._header_bytes > MAX_HEADER_BYTES:
@@ -79,17 +94,49 @@ class LimitedHttp(HttpToolsProtocol):
         """A request's headers are all there."""
         self._header_arrived()
         self._in_header = False
+        if self._is_upgrade():
+            return
+        self._in_body = True
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """A request is all there."""
+        self._body_arrived()
+        if not self._is_upgrade():
+            super().on_message_complete()
 
     def on_response_complete(self) -> None:
         """An answer is on its way."""
         super().on_response_complete()
         self._watch_unsent()
+        if self._in_body and self.cycle.response_complete:
+            self._body_timer = self.loop.call_later(UNREAD_SECONDS, self.transport.abort)
 
     def timeout_keep_alive_handler(self) -> None:
         """No request came for a while."""
         super().timeout_keep_alive_handler()
         self._watch_unsent()
+
+    def _is_upgrade(self) -> bool:
+        """Whether the request at hand asks for another protocol; its body is not looked for then."""
+        return self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
+
+    def _go_on_without_upgrade(self, rest: bytes) -> None:
+        """Take a request as if it had not asked for another protocol, and what came after its headers."""
+        if not self._is_upgrade():
+            return
+        version = self.parser.get_http_version().encode()
+        head = self.parser.get_method() + b" " + self.url + b" HTTP/" + version + b"\r\n"
+        kept = [(name, value) for name, value in self.headers if name != b"upgrade"]
+        head += b"".join(name + b": " + value + b"\r\n" for name, value in kept)
+        self.parser = httptools.HttpRequestParser(self)
+        self.data_received(head + b"\r\n" + rest)
+
+    def _body_arrived(self) -> None:
+        self._in_body = False
+        if self._body_timer is not None:
+            self._body_timer.cancel()
+            self._body_timer = None
 
     def _await_header(self) -> None:
         self._header_arrived()

@@ -81,7 +81,7 @@ async def read_body(request: Request, model: type[_Model], limits: Limits, budge
     ApiError
         It isn't JSON, too large, too slow, or holds what it may not.
     """
-    _check_content_type(request)
+    _check_content(request)
     with budget.share() as take:
         try:
             # Not by asyncio.timeout, which Python 3.10 lacks.
@@ -102,11 +102,16 @@ async def read_body(request: Request, model: type[_Model], limits: Limits, budge
         return found
 
 
-def _check_content_type(request: Request) -> None:
+def _check_content(request: Request) -> None:
     # A page of another origin may send a form or text unasked, with what the browser knows of this one.
     content_type = request.headers.get("content-type", "")
     if content_type.partition(";")[0].strip().lower() != "application/json":
         raise ApiError(415, f"The header Content-Type must be application/json, got {content_type[:100]!r}.")
+    coding = request.headers.get("content-encoding", "identity")
+    if coding.strip().lower() != "identity":
+        raise ApiError(
+            415, f"Bodies are taken as they are: leave out Content-Encoding, got {coding[:100]!r}."
+        )
 
 
 async def _read(request: Request, limit: int, take: Callable[[int], None]) -> bytes:

@@ -96,6 +96,27 @@ def test_behind_a_proxy_with_a_prefix(model: GPT2, shown: str) -> None:
     assert document["servers"] == [{"url": "/llm"}]
 
 
+@pytest.mark.parametrize(
+    ("root", "path", "location"),
+    [
+        ("", "/v1/completions/", "/v1/completions"),
+        ("", "/docs/?a=b", "/docs?a=b"),
+        ("/llm", "/llm/v1/completions/", "/llm/v1/completions"),
+        ("/llm", "/v1/completions/", "/llm/v1/completions"),
+        ("/llm", "/llm", "/llm/"),
+    ],
+)
+def test_a_slash_at_the_end_is_put_right_whatever_the_host(
+    model: GPT2, root: str, path: str, location: str
+) -> None:
+    client = TestClient(create_app(model, Settings(root_path=root)), follow_redirects=False)
+    response = client.post(path, headers={"host": "elsewhere.example"}, json={})
+    assert response.status_code == 307
+    assert response.headers["location"] == location
+    for wrong in ("/v1/", "/docs//", "//docs/", "//elsewhere.example/", "/v1/completions%2f%2f"):
+        assert client.get(f"http://testserver{root}{wrong}").status_code == 404
+
+
 def test_mounted_in_another_application(model: GPT2) -> None:
     outer = Starlette(routes=[Mount("/gpt2", create_app(model, Settings(api_keys=KEYS)))])
     client = TestClient(outer, headers={"authorization": f"Bearer {KEYS[0]}"})

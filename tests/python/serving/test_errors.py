@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import logging
 from collections.abc import Callable
@@ -179,6 +180,16 @@ def test_other_types_of_content_are_415(client: httpx.Client) -> None:
         PATH, content=b'{"max_tokens": 1}', headers={"content-type": "application/json; charset=utf-8"}
     )
     assert response.status_code == 200
+
+
+def test_packed_bodies_are_415(client: httpx.Client) -> None:
+    packed = gzip.compress(b'{"prompt": "a"}')
+    headers = {"content-type": "application/json", "content-encoding": "gzip"}
+    response = client.post(PATH, content=packed, headers=headers)
+    assert response.status_code == 415
+    assert "leave out Content-Encoding, got 'gzip'" in response.json()["error"]["message"]
+    headers["content-encoding"] = "identity"
+    assert client.post(PATH, content=b'{"max_tokens": 1}', headers=headers).status_code == 200
 
 
 def test_unknown_paths_and_methods(client: httpx.Client) -> None:

@@ -198,6 +198,38 @@ class TestSlowAndStrange:
             while httpx.post(f"{live.url}/tokenize", json=body).status_code == 429:
                 pass  # not all are known to be gone
 
+    @pytest.mark.parametrize("path", [b"/nope", b"/v1/models", b"/health"])
+    def test_a_body_that_nobody_reads_does_not_keep_a_connection(
+        self, live: LiveServer, monkeypatch: pytest.MonkeyPatch, path: bytes
+    ) -> None:
+        monkeypatch.setattr(http_protocol, "UNREAD_SECONDS", 0.1)
+        head = b"POST %s HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n" % path
+        answer = self.talk(live, head + b"{")
+        assert answer.startswith(b"HTTP/1.1 40")
+        whole = head.replace(b"100", b"1") + b"{"  # the next request may follow
+        ended = b"GET /health HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+        assert self.talk(live, whole, ended).endswith(b'{"status":"ok"}')
+
+    @pytest.mark.parametrize("chunked", [False, True])
+    @pytest.mark.parametrize("cut", [1, 60, 200, 250, None])
+    def test_a_client_that_would_rather_have_another_protocol_gets_this_one(
+        self, live: LiveServer, chunked: bool, cut: int | None
+    ) -> None:
+        """As Java's client asks with each first request."""
+        body = b'{"prompt": "The", "max_tokens": 2}'
+        framing, sent = b"Content-Length: %d" % len(body), body
+        if chunked:
+            framing, sent = b"Transfer-Encoding: chunked", b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+        head = b"POST /v1/completions HTTP/1.1\r\nConnection: Upgrade, HTTP2-Settings\r\nHost: a\r\n"
+        head += b"HTTP2-Settings: AAEAAEAAAAIAAAAAAAMAAAAAAAQBAAAAAAUAAEAAAAYABgAA\r\nUpgrade: h2c\r\n"
+        data = head + b"Content-Type: application/json\r\n" + framing + b"\r\n\r\n" + sent
+        ended = b"GET /health HTTP/1.1\r\nHost: a\r\nUpgrade: h2c\r\nConnection: close, Upgrade\r\n\r\n"
+        first, second = self.talk(live, data[:cut], data[cut:] if cut else b"", ended).split(b"HTTP/1.1 ")[1:]
+        assert first.startswith(b"200")
+        assert b'"completion_tokens":2' in first
+        assert second.startswith(b"200")
+        assert second.endswith(b'{"status":"ok"}')
+
     @pytest.mark.parametrize("count", [1, 1000])
     def test_giant_headers(self, live: LiveServer, count: int) -> None:
         size = (http_protocol.MAX_HEADER_BYTES + 10_000) // count
