@@ -1,4 +1,4 @@
-"""Attacks on readers, files and memory: ``python -m tests.campaign NAME``, each with any count."""
+"""Attacks on readers, files, memory and the service: ``python -m tests.campaign NAME``, with any count."""
 
 from __future__ import annotations
 

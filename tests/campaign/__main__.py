@@ -17,8 +17,10 @@ from tests.campaign.faults import faults
 from tests.campaign.fuzz import fuzz
 from tests.campaign.guided import guided
 from tests.campaign.kills import kills
+from tests.campaign.load import load
 from tests.campaign.outcome import Outcome
 from tests.campaign.paths import paths
+from tests.campaign.service import service
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ CAMPAIGNS = {
     "fuzz": Campaign(fuzz, "damaged files for each reader", 60, 1_000_000),
     "kills": Campaign(kills, "kills of each operation", 4, 500),
     "paths": Campaign(paths, "ignored: every trick once", 1, 1),
+    "load": Campaign(load, "requests of each of eight threads", 60, 10_000),
+    "service": Campaign(service, "requests of each of ten clients", 60, 10_000),
     "guided": Campaign(guided, "inputs for each reader", 100, 1_000_000),
 }
 

@@ -95,16 +95,16 @@ def strike(
         outcome = type(error).__name__
         if not str(error) and not isinstance(error, MemoryError):
             fault = "an empty message"
+        error.__traceback__ = None  # which holds on to calls
         fault = fault or operation.leftovers(expected)
-        error.__traceback__ = None
     except BaseException as error:
         library.disarm()
         if not call:
             raise
         outcome = "other"
         if isinstance(error, RuntimeError) and str(error) == _NO_LOCK:
-            outcome, fault = "MemoryError", operation.leftovers(expected)
             error.__traceback__ = None
+            outcome, fault = "MemoryError", operation.leftovers(expected)
         else:
             fault = _described(error)
     if call:
@@ -164,6 +164,7 @@ def main(library: Library, count: int, seed: int, directory: Path, parts: list[s
         wanted = [kind for kind in KINDS if not parts or name in parts or f"{name} {kind}" in parts]
         if wanted:
             strike(library, operation, "open", 0, None, home)  # imports everything
+            gc.freeze()  # collecting in the children is quick then
         for kind in wanted:
             struck = strike_often(library, operation, kind, count, random.Random(seed), home)
             print(json.dumps({"part": f"{name} {kind}", **struck}), flush=True)

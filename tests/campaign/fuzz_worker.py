@@ -181,6 +181,8 @@ def prepared(name: str, directory: Path) -> tuple[list[tuple[Path, bytes]], Atte
     for path, data in whole:
         read(path)
         path.write_bytes(data)
+    gc.collect()
+    gc.freeze()  # collecting before each file is quick then
     return whole, Attempts(READERS[name], read, directory)
 
 

@@ -95,3 +95,19 @@ def test_files_that_lead_elsewhere_are_not_opened() -> None:
     tricks = {name: part["tricks"] for name, part in result["parts"].items() if "tricks" in part}
     assert tricks.pop("files") >= 160  # more where devices can be made
     assert tricks == {"references": 36, "archives": 14, "swaps": 4}
+
+
+@pytest.mark.timeout(0)
+def test_answers_under_load_are_those_of_a_request_alone() -> None:
+    (part,) = campaign("load")["parts"].values()
+    assert part["answers"] > 300
+    assert part["cancelled"] > 50
+
+
+@pytest.mark.timeout(0)
+def test_a_service_outlives_hostile_clients() -> None:
+    pytest.importorskip("uvicorn")
+    (part,) = campaign("service", "--count", "20")["parts"].values()
+    assert part["requests"] == 200
+    assert part["statuses"]["200"] > 0
+    assert part["statuses"]["400"] > 0

@@ -1,0 +1,169 @@
+"""Eight threads with requests of all kinds, a fifth of them cancelled; each answer must equal the one alone.
+
+``python -m tests.campaign.load_worker COUNT SEED DIRECTORY``: COUNT requests a thread; prints a JSON line.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import random
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from gpt2fast import GPT2, CancelToken
+from gpt2fast.export import convert
+from support.random_models import write_shape
+
+_THREADS = 8
+_KINDS_OF_EACH = 8
+_CANCELLED = 0.2
+#: Requests, of all threads, before memory is taken as settled; and by how much it may grow afterwards.
+_WARM_UP = 0.4
+_GROWTH_ALLOWED = 8 << 20
+_PROMPT_TOKENS, _NEW_TOKENS = 90, 24
+
+Request = Callable[[GPT2, CancelToken | None], Any]
+
+
+def requests(model: GPT2, generator: random.Random) -> list[Request]:
+    """A few of each kind, with options at random."""
+    made: list[Request] = []
+    for _ in range(_KINDS_OF_EACH):
+        ids = [
+            generator.randrange(model.config.vocab_size)
+            for _ in range(generator.randrange(1, _PROMPT_TOKENS))
+        ]
+        others = [[generator.randrange(model.config.vocab_size) for _ in range(5)] for _ in range(3)]
+        options = _options(generator)
+        prefix = model.prefill(ids[:5]) if generator.random() < 0.3 else None
+        made += [
+            lambda model, cancel, ids=ids, options=options, prefix=prefix: _plain(
+                model.generate(ids, cancel=cancel, prefix=prefix, **options)
+            ),
+            lambda model, cancel, ids=ids, others=others, options=options: _plain(
+                model.generate([ids, *others], cancel=cancel, **options)
+            ),
+            lambda model, cancel, ids=ids, options=options: _streamed(model, ids, cancel, options),
+            lambda model, cancel, ids=ids: _plain(
+                model.generate(ids, cancel=cancel, num_beams=3, max_new_tokens=6)
+            ),
+            lambda model, cancel, ids=ids: _scored(model.score([ids, ids[: len(ids) // 2 + 1]])),
+            lambda model, cancel, ids=ids, others=others: _scored(model.rank(ids, others)),
+            lambda model, cancel, ids=ids: model.embed(ids).tobytes(),
+            lambda model, cancel, ids=ids: model.logits([ids]).tobytes(),
+            lambda model, cancel, others=others, options=options: _plain(
+                list(model.generate_many(others, cancel=cancel, **options))
+            ),
+        ]
+    return made
+
+
+def _options(generator: random.Random) -> dict[str, Any]:
+    options: dict[str, Any] = {"max_new_tokens": generator.randrange(1, _NEW_TOKENS)}
+    if generator.random() < 0.6:
+        options |= {
+            "do_sample": True,
+            "seed": generator.randrange(1000),
+            "temperature": generator.uniform(0.5, 2),
+        }
+        options |= generator.choice(({}, {"top_k": 7}, {"top_p": 0.8}, {"min_p": 0.1}, {"typical_p": 0.7}))
+    options |= generator.choice(
+        ({}, {"repetition_penalty": 1.3}, {"no_repeat_ngram_size": 2}, {"logprobs": 2})
+    )
+    return options | generator.choice(({}, {"use_prefix_cache": False}, {"prompt_lookup_num_tokens": 3}))
+
+
+def _plain(found: Any) -> Any:
+    if isinstance(found, list):
+        return [_plain(one) for one in found]
+    logprobs = found.logprobs and (found.logprobs.chosen.tobytes(), found.logprobs.top_ids.tobytes())
+    return list(found.token_ids), found.finish_reason, logprobs
+
+
+def _scored(found: Any) -> Any:
+    return [(one.token_ids, one.logprobs.tobytes()) for one in found]
+
+
+def _streamed(model: GPT2, ids: list[int], cancel: CancelToken | None, options: dict[str, Any]) -> Any:
+    stream = model.stream(ids, cancel=cancel, **options)
+    tokens: list[int] = []
+    for chunk in stream:
+        tokens += chunk.token_ids
+        if cancel is not None and len(tokens) > 2:
+            stream.close()  # the reader leaves
+            break
+    return tokens
+
+
+def resident() -> int:
+    """Bytes of memory in use."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def main(count: int, seed: int, directory: Path) -> dict[str, Any]:
+    """Put the load on a model."""
+    source = write_shape(directory / "source", "many_small_heads")
+    model = GPT2.from_pretrained(
+        convert(source, directory / "model", precision="int8"),
+        threads=2,
+        max_sequences=6,
+        prefix_cache_bytes=1 << 20,
+    )
+    made = requests(model, random.Random(seed))
+    expected = [one(model, None) for one in made]
+    counts = {"answers": 0, "cancelled": 0}
+    findings: list[str] = []
+    memory: list[int] = []
+    lock = threading.Lock()
+
+    def work(thread: int) -> None:
+        generator = random.Random(f"{seed} {thread}")
+        for turn in range(count):
+            number = generator.randrange(len(made))
+            cancel = CancelToken() if generator.random() < _CANCELLED else None
+            timer = None
+            if cancel is not None:
+                timer = threading.Timer(generator.random() * 0.02, cancel.cancel)
+                timer.start()
+            try:
+                answer = made[number](model, cancel)
+                wrong = cancel is None and answer != expected[number]
+                fault = f"request {number} has another answer" if wrong else ""
+            except Exception as error:
+                fault = f"request {number}: {type(error).__name__}: {error}"[:300]
+            if timer is not None:
+                timer.join()
+            with lock:
+                counts["cancelled" if cancel is not None else "answers"] += 1
+                if fault:
+                    findings.append(f"thread {thread}, turn {turn}: {fault}")
+                memory.append(resident())
+
+    start = time.monotonic()
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(_THREADS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    gc.collect()
+    stats = model.stats()
+    if (stats.running, stats.waiting) != (0, 0):
+        findings.append(f"{stats.running} texts run and {stats.waiting} wait when all is done")
+    settled = memory[int(len(memory) * _WARM_UP) :]
+    quarter = len(settled) // 4 or 1
+    growth = max(settled[-quarter:]) - max(settled[:-quarter], default=settled[-1])
+    if growth > _GROWTH_ALLOWED:
+        findings.append(f"memory grew by {growth} bytes in the last part")
+    minutes = (time.monotonic() - start) / 60
+    shown = {"kinds": len(made), "growth_bytes": growth, "minutes": round(minutes, 2)}
+    return {"part": "threads", **counts, **shown, "findings": findings[:20]}
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))))
