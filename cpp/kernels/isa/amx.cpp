@@ -18,7 +18,6 @@ struct PrefetchDistance<AmxOps> {
   static constexpr int kInt4Rows = 2;
   static constexpr int64_t kInt4RowBytes = 3072;
   static constexpr int kInt4RowLocality = 3;
-  static constexpr bool kFloats = false;
 };
 
 namespace {
