@@ -54,8 +54,8 @@ _ADDRESS_OPTIONS = [
         "allowed_hosts",
         multiple=True,
         metavar="NAME",
-        help="Header Host to answer; may be given several times; * for all. Default: all, or only the local "
-        "names where --host is one, which keeps out pages that rebind names.",
+        help="Header Host to answer besides the local names; may be given several times; * for all. Default: "
+        "all, or none where --host is local, which keeps out pages that rebind names.",
     ),
     click.option(
         "--cors-origin",
@@ -205,7 +205,7 @@ def _settings(model: str | None, values: dict[str, Any]) -> Settings:
         model_name=values["served_model_name"] or default_model_name(model),
         api_keys=api_keys,
         cors_origins=values["cors_origins"],
-        allowed_hosts=values["allowed_hosts"] or _default_hosts(values["host"]),
+        allowed_hosts=_allowed_hosts(values["host"], values["allowed_hosts"]),
         root_path=f"/{root}" if root else "",
         chat_template=None if template is None else _read(template, "--chat-template"),
         prefix_cache_scope=values["prefix_cache_scope"],
@@ -222,9 +222,10 @@ def _settings(model: str | None, values: dict[str, Any]) -> Settings:
     )
 
 
-def _default_hosts(host: str) -> tuple[str, ...]:
-    shown = f"[{host}]" if ":" in host else host
-    return _LOCAL_HOSTS if shown in _LOCAL_HOSTS else ("*",)
+def _allowed_hosts(listening: str, given: tuple[str, ...]) -> tuple[str, ...]:
+    shown = f"[{listening}]" if ":" in listening else listening
+    # This machine's names always: a health check has them, and no page of another origin can send them.
+    return (*_LOCAL_HOSTS, *given) if given or shown in _LOCAL_HOSTS else ("*",)
 
 
 def _api_keys(given: tuple[str, ...], file: Path | None) -> tuple[str, ...]:

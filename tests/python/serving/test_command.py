@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from gpt2fast.serving.workers import Supervisor, WorkersFailedError
 from support.live_server import DEADLINE, command, events
 
 PATH = "/v1/completions"
+SETUPS = Path(__file__).resolve().parents[3] / "docs" / "serving"
 
 
 def run(*arguments: str, **environment: str) -> tuple[int, str]:
@@ -63,6 +66,14 @@ def test_options_reach_the_service(tmp_path: Path) -> None:
     template.write_text("{% for m in messages %}{{ m.content }}{% endfor %}", "utf-8")
     arguments = ["--served-model-name", "mine", "--api-key", "sk-option", "--api-key-file", str(keys)]
     arguments += ["--chat-template", str(template), "--max-n", "2", "--log-format", "json"]
+    arguments += [
+        "--root-path",
+        "llm/",
+        "--allowed-host",
+        "Proxy.example",
+        "--cors-origin",
+        "https://a.example",
+    ]
     with command(*arguments, GPT2FAST_API_KEY="sk-variable") as served:
         assert "Bearer $GPT2FAST_API_KEY" in served.first_lines[3]
         for key in ("sk-option", "sk-file", "sk-variable"):
@@ -76,8 +87,47 @@ def test_options_reach_the_service(tmp_path: Path) -> None:
         assert "at most 2" in refused.json()["error"]["message"]
         # On an address of this machine alone, only its own names are answered.
         assert httpx.get(f"{served.url}/health", headers={"host": "rebound.example"}).status_code == 400
+        # A proxy's name is answered too; a redirect and the schema lead to where the proxy shows them.
+        for host, status in (("proxy.example", 200), ("proxy.example:443", 200), ("other.example", 400)):
+            headers["host"] = host
+            assert httpx.get(f"{served.url}/llm/openapi.json", headers=headers).status_code == status
+        headers |= {"host": "localhost", "origin": "https://a.example"}
+        answer = httpx.get(f"{served.url}/docs/", headers=headers)
+        assert answer.headers["location"] == "/llm/docs"
+        assert answer.headers["access-control-allow-origin"] == "https://a.example"
         (line, *_) = served.wait_for_log(r'^\{.*"path":"/v1/models","status":200.*\}$')
         assert "sk-" not in line[0]
+
+
+def container_command() -> list[str]:
+    (entry,) = re.findall(r"^ENTRYPOINT (\[.*\])$", (SETUPS / "Dockerfile").read_text("utf-8"), re.MULTILINE)
+    return json.loads(entry)  # type: ignore[no-any-return]
+
+
+def unit_command() -> list[str]:
+    unit = (SETUPS / "gpt2fast.service").read_text("utf-8")
+    return shlex.split(re.findall(r"^ExecStart=(.*)$", unit, re.MULTILINE)[0])
+
+
+@pytest.mark.parametrize("given", [container_command, unit_command])
+def test_the_commands_of_the_documented_setups(given: Callable[[], list[str]]) -> None:
+    dockerfile = (SETUPS / "Dockerfile").read_text("utf-8")
+    (check,) = re.findall(r"^HEALTHCHECK .*\\\n +CMD (\[.*\])$", dockerfile, re.MULTILINE)
+    python, *code = json.loads(check)
+    assert python == "python"
+    program, *arguments = given()
+    assert (Path(program).name, arguments.pop(0)) == ("gpt2fast", "serve")
+    arguments = ["127.0.0.1" if argument == "0.0.0.0" else argument for argument in arguments]
+    with command(*arguments) as served:
+        port = served.url.rpartition(":")[2]
+        checking = [sys.executable, *(part.replace(":8000", f":{port}") for part in code)]
+        assert port in checking[-1]
+        assert subprocess.run(checking, timeout=DEADLINE).returncode == 0
+        served.wait_for_log(r'^\{.*"path":"/health","status":200.*\}$')
+        served.process.send_signal(signal.SIGTERM)
+        assert served.process.wait(DEADLINE) == 0
+        ended = subprocess.run(checking, capture_output=True, timeout=DEADLINE)
+        assert ended.returncode != 0
 
 
 def test_mistakes_are_one_line_and_a_status(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from gpt2fast import GPT2
 from gpt2fast.serving import Limits, Settings
+from gpt2fast.serving.logs import JsonFormatter
 from support.live_server import LiveServer, live_server
 
 PATH = "/v1/completions"
@@ -50,6 +51,12 @@ BOTH = ["/v1/completions", "/v1/chat/completions", "/v1/embeddings", "/v1/score"
         ({"stream_options": {}}, "stream_options", "stream_options is for streams only"),
         ({"logprobs": 101}, "logprobs", "logprobs must be at most 100 on this server, got 101"),
         ({"n": 129, "temperature": 1}, "n", "n must be at most 128 on this server, got 129"),
+        (
+            {"best_of": 129, "temperature": 1},
+            "best_of",
+            "best_of must be at most 128 on this server, got 129",
+        ),
+        ({"num_beams": 129}, "num_beams", "num_beams must be at most 128 on this server, got 129"),
         ({"response_format": {"type": "xml"}}, "response_format.type", "response_format.type: "),
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "is missing"),
         ({"response_format": {"type": "json_object"}, "regex": "a"}, "response_format", "contradicts regex"),
@@ -249,7 +256,10 @@ def test_faults_of_our_own_say_nothing_of_the_inside(
     assert error["type"] == "server_error"
     (record,) = [one for one in caplog.records if one.levelno == logging.ERROR]
     assert record.request_id in error["message"]
-    assert record.exc_info is not None
+    line = JsonFormatter().format(record)
+    assert "\n" not in line
+    assert json.loads(line)["request_id"] == record.request_id
+    assert json.loads(line)["exception"].endswith("RuntimeError: the secret of the inside")
 
 
 def test_no_memory_is_503(server: LiveServer, post: Post, monkeypatch: pytest.MonkeyPatch) -> None:

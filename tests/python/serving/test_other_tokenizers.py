@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from itertools import accumulate
 from pathlib import Path
@@ -95,3 +96,20 @@ def test_offsets_count_the_characters_of_the_text(
     assert tokenizer.decode(ids) == "".join(parts).removesuffix(" ")
     offsets = TokenNames(tokenizer).offsets()
     assert [offsets.feed([token])[0] for token in ids] == [0, *accumulate(map(len, parts))][:-1]
+
+
+def test_no_two_tokens_share_a_name(tmp_path: Path, model: GPT2) -> None:
+    names = TokenNames(model.tokenizer)
+    assert len({names[token] for token in range(model.config.vocab_size)}) == model.config.vocab_size
+    directory = write_sample("plain", tmp_path)
+    vocabulary = json.loads((directory / "vocab.json").read_text("utf-8"))
+    odd = [r"bytes:\xe2", "token_id:5", "token_id:"]  # as others are called
+    added = {text: len(vocabulary) + position for position, text in enumerate(odd)}
+    (directory / "added_tokens.json").write_text(json.dumps(added), "utf-8")
+    tokenizer = Tokenizer.from_source(directory, vocab_size=400)  # some ids are nobody's
+    names = TokenNames(tokenizer)
+    called = [names[token] for token in range(400)]
+    assert len(set(called)) == 400
+    for text, token in added.items():
+        assert names[token] == f"token_id:{token}", text
+    assert names[vocabulary["a"]] == "a"
