@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <atomic>
+#include <exception>
 #include <mutex>
+#include <new>
 #include <numeric>
 #include <optional>
 #include <stdexcept>
@@ -79,7 +81,13 @@ class Handle {
   void close() noexcept {
     if (in_other_process()) return;
     cancel();
-    scheduler().settle(*call_);
+    for (;;) {
+      try {
+        return scheduler().settle(*call_);
+      } catch (const std::bad_alloc&) {
+        // Of another caller's work. The loop must not refer to the call any more before it goes.
+      }
+    }
   }
 
  private:
@@ -178,11 +186,24 @@ class ContinuationScores final : public BasicCall<ScoreCall> {
   std::shared_ptr<ContinuationWork> work_;
 };
 
-std::shared_ptr<Call> submit(EngineState& state, Participants participants, const CallOptions& options) {
+void submit(EngineState& state, const std::shared_ptr<Call>& call, bool bounded) {
+  try {
+    state.scheduler().submit(call, bounded);
+  } catch (...) {
+    call->mailbox.finish(std::current_exception());  // its handle need not wait for the loop
+    throw;
+  }
+}
+
+// The handle comes first: whatever fails, a call in the loop has somebody who gives it up.
+template <typename Impl, typename... More>
+std::unique_ptr<Impl> submitted(const std::shared_ptr<EngineState>& state, Participants participants,
+                                const CallOptions& options, More&&... more) {
   const bool attended = options.ready_queue == nullptr;
   auto call = std::make_shared<Call>(std::move(participants), options, attended);
-  state.scheduler().submit(call, true);
-  return call;
+  auto handle = std::make_unique<Impl>(state, call, std::forward<More>(more)...);
+  submit(*state, call, true);
+  return handle;
 }
 
 void check_prefix(const Prefix& prefix, const EngineOptions& options) {
@@ -226,8 +247,9 @@ std::unique_ptr<CallHandle> EngineState::submit_unattended(const std::shared_ptr
                                                            Participants participants,
                                                            const CallOptions& options) {
   auto call = std::make_shared<Call>(std::move(participants), options, false);
-  state->scheduler().submit(call, false);
-  return std::make_unique<PlainCall>(state, std::move(call));
+  auto handle = std::make_unique<PlainCall>(state, call);
+  submit(*state, call, false);
+  return handle;
 }
 
 // What an engine has in each process. A child process finds it empty, and makes a state of its own.
@@ -322,7 +344,7 @@ std::unique_ptr<GenerationCall> Engine::generate(std::vector<Request> requests,
     if (participants.empty()) sequence->prepare();  // which checks the options
     participants.push_back(std::move(sequence));
   }
-  return std::make_unique<GenerationCallImpl>(state, submit(*state, std::move(participants), call));
+  return submitted<GenerationCallImpl>(state, std::move(participants), call);
 }
 
 std::unique_ptr<CallHandle> Engine::forward(const ForwardRequest& request, const CallOptions& call) {
@@ -333,7 +355,7 @@ std::unique_ptr<CallHandle> Engine::forward(const ForwardRequest& request, const
     check_text(request.sequences[i], request.past ? request.past->tokens : 0, state->options());
     participants.push_back(std::make_unique<HiddenReader>(shared, static_cast<int64_t>(i), n_embd()));
   }
-  return std::make_unique<PlainCall>(state, submit(*state, std::move(participants), call));
+  return submitted<PlainCall>(state, std::move(participants), call);
 }
 
 std::unique_ptr<CallHandle> Engine::logits(const LogitsRequest& request, const CallOptions& call) {
@@ -345,7 +367,7 @@ std::unique_ptr<CallHandle> Engine::logits(const LogitsRequest& request, const C
     if (!request.rows.empty()) rows = request.rows[i];
     participants.push_back(std::make_unique<LogitsReader>(request.sequences[i], rows, request.logits[i]));
   }
-  return std::make_unique<PlainCall>(state, submit(*state, std::move(participants), call));
+  return submitted<PlainCall>(state, std::move(participants), call);
 }
 
 std::unique_ptr<ScoreCall> Engine::score(ScoreRequest request, const CallOptions& call) {
@@ -359,7 +381,7 @@ std::unique_ptr<ScoreCall> Engine::score(ScoreRequest request, const CallOptions
     participants.push_back(std::make_unique<ScoreReader>(request.sequences[i], request.first[i], request.top,
                                                          state->options().vocab_size));
   }
-  return std::make_unique<TextScores>(state, submit(*state, std::move(participants), call));
+  return submitted<TextScores>(state, std::move(participants), call);
 }
 
 std::unique_ptr<ScoreCall> Engine::score_continuations(ContinuationsRequest request,
@@ -378,8 +400,7 @@ std::unique_ptr<ScoreCall> Engine::score_continuations(ContinuationsRequest requ
   for (int64_t i = 0; i < readers; ++i) {
     participants.push_back(std::make_unique<ContinuationReader>(work, i == 0));
   }
-  auto submitted = submit(*state, std::move(participants), call);
-  return std::make_unique<ContinuationScores>(state, std::move(submitted), std::move(work));
+  return submitted<ContinuationScores>(state, std::move(participants), call, std::move(work));
 }
 
 }  // namespace gpt2fast

@@ -5,8 +5,17 @@
 #include <utility>
 
 #include "engine/ready_queue.h"
+#include "engine/room.h"
 
 namespace gpt2fast {
+
+Mailbox::Mailbox(std::shared_ptr<ReadyQueue> queue, uint64_t key) : queue_(std::move(queue)), key_(key) {
+  if (queue_) static_cast<PipeQueue&>(*queue_).add_mailbox();
+}
+
+Mailbox::~Mailbox() {
+  if (queue_) static_cast<PipeQueue&>(*queue_).remove_mailbox();
+}
 
 void Mailbox::reserve(int64_t texts, int64_t tokens_each) {
   const std::lock_guard lock(mutex_);
@@ -17,6 +26,11 @@ void Mailbox::reserve(int64_t texts, int64_t tokens_each) {
 void Mailbox::put(const Report& report) {
   const auto append = [](auto& all, const auto& some) { all.insert(all.end(), some.begin(), some.end()); };
   const std::lock_guard lock(mutex_);
+  make_room_for(tokens_, report.tokens.size());
+  make_room_for(chosen_, report.chosen.size());
+  make_room_for(top_ids_, report.top_ids.size());
+  make_room_for(top_values_, report.top_values.size());
+  make_room_for(reports_, 1);
   append(tokens_, report.tokens);
   append(chosen_, report.chosen);
   append(top_ids_, report.top_ids);

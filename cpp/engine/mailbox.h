@@ -25,7 +25,10 @@ class HookWork {
 
 class Mailbox {
  public:
-  Mailbox(std::shared_ptr<ReadyQueue> queue, uint64_t key) : queue_(std::move(queue)), key_(key) {}
+  Mailbox(std::shared_ptr<ReadyQueue> queue, uint64_t key);
+  ~Mailbox();
+  Mailbox(const Mailbox&) = delete;
+  Mailbox& operator=(const Mailbox&) = delete;
 
   // For the scheduler.
 
@@ -43,6 +46,7 @@ class Mailbox {
     std::span<const int32_t> top_ids;
     std::span<const float> top_values;
   };
+  // All of it or, where there is no memory, nothing.
   void put(const Report& report);
   void put_hook(HookWork* work);
   // Takes back work that nobody has begun; false: somebody has.

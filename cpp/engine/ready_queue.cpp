@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <array>
 #include <stdexcept>
-#include <utility>
 
 #ifndef _WIN32
 #include <fcntl.h>
@@ -12,6 +11,7 @@
 #endif
 
 #include "engine/interrupt_guard.h"
+#include "engine/room.h"
 #include "gpt2fast/errors.h"
 
 namespace gpt2fast {
@@ -36,7 +36,9 @@ void PipeQueue::put(uint64_t key) {
 
 std::vector<uint64_t> PipeQueue::take() {
   const std::lock_guard lock(mutex_);
-  return std::exchange(keys_, {});
+  std::vector<uint64_t> taken = keys_;
+  keys_.clear();
+  return taken;
 }
 
 #else
@@ -81,11 +83,26 @@ void PipeQueue::put(uint64_t key) {
 
 std::vector<uint64_t> PipeQueue::take() {
   const std::lock_guard lock(mutex_);
+  std::vector<uint64_t> taken = keys_;
   if (!keys_.empty() && read_end_ >= 0) take_byte(read_end_);
-  return std::exchange(keys_, {});
+  keys_.clear();
+  return taken;
 }
 
 #endif
+
+void PipeQueue::add_mailbox() {
+  const std::lock_guard lock(mutex_);
+  const size_t needed = mailboxes_ + 1;
+  // A key may wait whose mailbox has gone.
+  make_room_for(keys_, needed);
+  mailboxes_ = needed;
+}
+
+void PipeQueue::remove_mailbox() {
+  const std::lock_guard lock(mutex_);
+  --mailboxes_;
+}
 
 int PipeQueue::file_descriptor() {
   const std::lock_guard lock(mutex_);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <condition_variable>
+#include <cstddef>
 #include <cstdint>
 #include <mutex>
 #include <vector>
@@ -22,7 +23,10 @@ class PipeQueue final : public ReadyQueue {
   void wait(const InterruptCheck& interrupted) override;
   void close() override;
 
-  // For mailboxes: the call with this key is ready.
+  // For mailboxes, from their beginning to their end; put() needs no memory then.
+  void add_mailbox();
+  void remove_mailbox();
+  // The call with this key is ready.
   void put(uint64_t key);
 
  private:
@@ -31,6 +35,7 @@ class PipeQueue final : public ReadyQueue {
   std::mutex mutex_;
   std::condition_variable changed_;
   std::vector<uint64_t> keys_;
+  size_t mailboxes_ = 0;  // keys_ has room for the key of each
   bool closed_ = false;
   // Made when first asked for; a byte lies in it while keys_ is not empty.
   int read_end_ = -1;

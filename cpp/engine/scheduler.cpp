@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "engine/admission.h"
+#include "engine/room.h"
 #include "gpt2fast/errors.h"
 
 namespace gpt2fast {
@@ -60,17 +61,43 @@ void Scheduler::take_incoming() {
   }
   for (std::shared_ptr<Call>& call : arrived_) {
     const auto texts = static_cast<int64_t>(call->participants.size());
-    if (call->streamed) call->mailbox.reserve(texts, options_.read_ahead + kSpareTokens);
+    changed_ = true;
+    try {
+      make_room_for_call(*call);
+    } catch (...) {
+      refuse(call);
+      continue;
+    }
     for (int64_t i = 0; i < texts; ++i) {
       queue_waiting(
           {.call = call.get(), .participant = call->participants[static_cast<size_t>(i)].get(), .index = i});
     }
     calls_.push_back(call);
     if (texts == 0) finish_call(*call);
-    changed_ = true;
   }
   if (!arrived_.empty()) look_at_waiting_ = true;
   arrived_.clear();
+}
+
+void Scheduler::make_room_for_call(Call& call) {
+  const size_t texts = call.participants.size();
+  if (call.streamed) call.mailbox.reserve(static_cast<int64_t>(texts), options_.read_ahead + kSpareTokens);
+  make_room_for(calls_, 1);
+  make_room_for(finished_, calls_.size() + 1);
+  make_room_for(news_, calls_.size() + 1);
+  make_room_for(waiting_, live_.size() + texts);  // to which those that lose their slots go back
+}
+
+// Ends a call that the loop has no memory for.
+void Scheduler::refuse(const std::shared_ptr<Call>& call) noexcept {
+  counters_.waiting.add(-static_cast<int64_t>(call->participants.size()));
+  counters_.failed.add(1);
+  {
+    const std::lock_guard lock(mutex_);
+    std::erase(active_, call);
+  }
+  call->mailbox.finish(std::current_exception());
+  call->mailbox.notify();
 }
 
 void Scheduler::queue_waiting(const Entry& entry) {
@@ -275,7 +302,12 @@ void Scheduler::plan_entry(Entry& entry, int64_t tokens, int64_t kept_back) {
   if (plan_.parts_left() == 0) return;
   plan_.open(tokens, kept_back);
   const auto before = static_cast<int64_t>(plan_.parts().size());
-  entry.participant->plan(plan_);
+  try {
+    entry.participant->plan(plan_);
+  } catch (...) {
+    entry.call->fail(std::current_exception());
+    changed_ = true;  // it ends at the next turn
+  }
   entry.first_part = before;
   entry.parts = static_cast<int64_t>(plan_.parts().size()) - before;
   if (entry.parts > 0) planned_.push_back(&entry);
@@ -356,7 +388,11 @@ void Scheduler::report(const Entry& entry) {
   if (gains.drafted > 0) counters_.drafted_tokens.add(gains.drafted);
   if (gains.accepted > 0) counters_.accepted_tokens.add(gains.accepted);
   if (!entry.call->streamed) return;
-  if (entry.participant->report(entry.call->mailbox, entry.index)) add_news(*entry.call);
+  try {
+    if (entry.participant->report(entry.call->mailbox, entry.index)) add_news(*entry.call);
+  } catch (...) {
+    entry.call->fail(std::current_exception());
+  }
 }
 
 void Scheduler::add_news(Call& call) {

@@ -69,10 +69,12 @@ class Scheduler {
   };
 
   // One turn of the loop. Returns whether anything was done. Throws Interrupted when `guard` (null: nobody)
-  // says so.
+  // says so. Its own lists take their memory when calls come in: where there is none, a call fails alone.
   bool turn(InterruptGuard* guard);
   void clear_if_wanted();
   void take_incoming();
+  void make_room_for_call(Call& call);
+  void refuse(const std::shared_ptr<Call>& call) noexcept;
   void retire();
   bool retire_entry(const Entry& entry, bool live);
   static bool withdraw_hook(const Entry& entry);

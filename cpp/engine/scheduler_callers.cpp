@@ -7,6 +7,7 @@
 
 #include "engine/engine_thread.h"
 #include "engine/host_code.h"
+#include "engine/room.h"
 #include "engine/scheduler.h"
 #include "gpt2fast/errors.h"
 
@@ -41,6 +42,7 @@ Scheduler::Scheduler(StepRunner& runner, const EngineOptions& options)
   holders_.reserve(slots);
   planned_.reserve(slots);
   prompts_.reserve(slots);
+  displaced_.reserve(slots);
   counters_.slots.set(slots_.size());
   counters_.free_slots.set(slots_.free());
 }
@@ -56,6 +58,8 @@ void Scheduler::submit(const std::shared_ptr<Call>& call, bool bounded) {
   const std::lock_guard lock(mutex_);
   if (closed_) throw ClosedError("the model is closed");
   if (bounded) check_room_locked();
+  make_room_for(incoming_, 1);
+  make_room_for(active_, 1);
   incoming_.push_back(call);
   active_.push_back(call);
   if (loop_has_work_locked()) {

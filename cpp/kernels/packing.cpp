@@ -39,11 +39,14 @@ uint16_t to_bfloat16(float value) {
 
 float from_bfloat16(uint16_t value) { return std::bit_cast<float>(static_cast<uint32_t>(value) << 16); }
 
-// One panel's weights as columns, [16][padded rows], zero where the weight has no such column or row.
+// One panel's weights as columns, [16][padded rows], zero where the weight has no such column or row. It
+// holds all memory that packing needs: threads that pack can't report that there is none.
 class PanelColumns {
  public:
   explicit PanelColumns(int64_t in_features)
-      : rows_(block_count(in_features) * kBlockRows), values_(static_cast<size_t>(rows_ * kPanelColumns)) {}
+      : rows_(block_count(in_features) * kBlockRows),
+        values_(static_cast<size_t>(rows_ * kPanelColumns)),
+        mixed_(static_cast<size_t>(rows_)) {}
 
   // Returns whether all weights are finite.
   bool gather(const float* w, int64_t stride_in, int64_t stride_out, int64_t in_features, int64_t columns) {
@@ -60,10 +63,13 @@ class PanelColumns {
 
   const float* column(int64_t c) const { return values_.data() + c * rows_; }
   int64_t rows() const { return rows_; }
+  // One column in double.
+  std::vector<double>& mixed() { return mixed_; }
 
  private:
   int64_t rows_;
   std::vector<float> values_;
+  std::vector<double> mixed_;
 };
 
 void pack_float32_panel(const PanelColumns& w, int64_t in_features, uint8_t* panel) {
@@ -99,8 +105,8 @@ void mix_rows(double* rows, int64_t count, double factor) {
   for (int64_t i = 0; i < count; ++i) rows[i] *= factor;
 }
 
-void pack_int8_panel(const PanelColumns& w, uint8_t* panel) {
-  std::vector<double> mixed(static_cast<size_t>(w.rows()));
+void pack_int8_panel(PanelColumns& w, uint8_t* panel) {
+  std::vector<double>& mixed = w.mixed();
   for (int64_t c = 0; c < kPanelColumns; ++c) {
     std::copy_n(w.column(c), w.rows(), mixed.begin());
     for (int64_t k = 0; k < w.rows(); k += kMixedRows) {
@@ -141,7 +147,7 @@ void pack_int4_panel(const PanelColumns& w, uint8_t* panel) {
   }
 }
 
-void pack_panel(WeightFormat format, const PanelColumns& w, int64_t in_features, uint8_t* panel) {
+void pack_panel(WeightFormat format, PanelColumns& w, int64_t in_features, uint8_t* panel) {
   switch (format) {
     case WeightFormat::kFloat32:
       return pack_float32_panel(w, in_features, panel);

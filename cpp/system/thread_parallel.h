@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <exception>
 #include <thread>
 #include <vector>
 
@@ -25,7 +26,11 @@ class ThreadParallel final : public Parallel {
     const int64_t helpers = std::min<int64_t>(threads_, count) - 1;
     std::vector<std::thread> others;
     others.reserve(static_cast<size_t>(helpers));
-    for (int64_t i = 0; i < helpers; ++i) others.emplace_back(work);
+    try {
+      for (int64_t i = 0; i < helpers; ++i) others.emplace_back(work);
+    } catch (const std::exception&) {
+      // The system has no more threads, or no memory for them: those that there are do all tasks.
+    }
     work();
     for (std::thread& thread : others) thread.join();
   }

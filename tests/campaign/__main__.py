@@ -34,7 +34,7 @@ class Campaign:
 
 
 CAMPAIGNS = {
-    "faults": Campaign(faults, "points of each operation and kind of fault, or all", 4, 300),
+    "faults": Campaign(faults, "points of each operation and kind of fault, or all", 3, 300),
     "fuzz": Campaign(fuzz, "damaged files for each reader", 60, 1_000_000),
     "kills": Campaign(kills, "kills of each operation", 4, 500),
     "paths": Campaign(paths, "ignored: every trick once", 1, 1),

@@ -26,6 +26,9 @@ struct Range {
 };
 
 constexpr int kMaxRanges = 64;
+// Smaller allocations never fail: pybind11 ends the process where it has no memory for its own records of
+// an object, which are no larger.
+constexpr std::size_t kLargestSpared = 32;
 
 std::atomic<int> armed_kind{kNone};
 std::atomic<long> calls{0};
@@ -62,7 +65,7 @@ void* allocate(std::size_t size, std::size_t alignment) {
 }
 
 void* allocate_or_throw(std::size_t size, std::size_t alignment, const void* caller) {
-  if (fails(kNew, caller)) throw std::bad_alloc();
+  if (size > kLargestSpared && fails(kNew, caller)) throw std::bad_alloc();
   void* memory = allocate(size, alignment);
   if (memory == nullptr) throw std::bad_alloc();
   return memory;

@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from gpt2fast.errors import ModelError
 from gpt2fast.inference.forward import forward
 from gpt2fast.inference.work import run
 from gpt2fast.loading.loaded_model import LoadedModel
+from gpt2fast.storage.atomic import atomic_file
 from gpt2fast.storage.files import open_regular
 from gpt2fast.text.prompts import read_prompt
 
@@ -131,15 +131,8 @@ class Prefix:
         if not isinstance(file, (str, os.PathLike)):
             file.write(self.to_bytes())
             return
-        path = Path(file)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as temporary:
-            try:
-                temporary.write(self.to_bytes())
-                temporary.close()
-                os.replace(temporary.name, path)
-            except BaseException:
-                os.unlink(temporary.name)
-                raise
+        with atomic_file(Path(file)) as target:
+            target.write(self.to_bytes())
 
 
 def prefill(model: LoadedModel, text: Prompt) -> Prefix:

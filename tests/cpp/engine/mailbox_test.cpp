@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "engine/ready_queue.h"
+#include "support/counted_allocations.h"
 #include "support/testing.h"
 
 namespace gpt2fast {
@@ -116,6 +117,21 @@ TEST(a_queue_is_told_once_of_what_is_new) {
   mailbox.finish(nullptr);
   mailbox.notify();
   CHECK(queue->take() == std::vector<uint64_t>{42});
+}
+
+TEST(telling_a_queue_allocates_nothing) {
+  const auto queue = std::make_shared<PipeQueue>();
+  Mailbox first(queue, 1);
+  Mailbox second(queue, 2);
+  for (int round = 0; round < 3; ++round) {
+    first.put(report(0, {1}));
+    second.put(report(0, {1}));
+    const int64_t before = allocations();
+    first.notify();
+    second.notify();
+    CHECK_EQ(allocations(), before);
+    CHECK(queue->take() == (std::vector<uint64_t>{1, 2}));
+  }
 }
 
 TEST(a_reader_is_woken_by_everything_that_concerns_it) {

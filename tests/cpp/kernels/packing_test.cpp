@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kernels/packing_int4.h"
+#include "support/counted_allocations.h"
 #include "support/kernel_testing.h"
 #include "support/testing.h"
 #include "system/thread_parallel.h"
@@ -55,7 +56,33 @@ std::vector<float> small_integers(int64_t count) {
   return w;
 }
 
+// Counts what is allocated inside its tasks, which can't report that there is no memory.
+class AllocationsOfTasks final : public Parallel {
+ public:
+  int threads() const override { return 2; }
+  int64_t count() const { return count_; }
+
+ protected:
+  void run_tasks(int64_t count, TaskFunction function, const void* data) const override {
+    const int64_t before = allocations();
+    for (int64_t i = 0; i < count; ++i) function(data, i);
+    count_ += allocations() - before;
+  }
+
+ private:
+  mutable int64_t count_ = 0;
+};
+
 }  // namespace
+
+TEST(tasks_allocate_nothing) {
+  const std::vector<float> w = random_normal(int64_t{130} * 70, 0.02f, 1);
+  for (const WeightFormat format : kFormats) {
+    const AllocationsOfTasks parallel;
+    pack(format, w, 130, 70, parallel);
+    CHECK_EQ(parallel.count(), int64_t{0});
+  }
+}
 
 TEST(sizes_are_the_documented_bits) {
   CHECK_EQ(packed_weight_bytes(WeightFormat::kFloat32, 768, 16), size_t{768 * 16 * 4});

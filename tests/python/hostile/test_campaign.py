@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -95,6 +96,15 @@ def test_files_that_lead_elsewhere_are_not_opened() -> None:
     tricks = {name: part["tricks"] for name, part in result["parts"].items() if "tricks" in part}
     assert tricks.pop("files") >= 160  # more where devices can be made
     assert tricks == {"references": 36, "archives": 14, "swaps": 4}
+
+
+@pytest.mark.timeout(0)
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+def test_calls_of_the_system_that_fail_are_errors() -> None:
+    result = campaign("faults")
+    struck = sum(part["struck"] for part in result["parts"].values())
+    errors = sum(count for part in result["parts"].values() for count in part["outcomes"].values())
+    assert struck == errors > 150
 
 
 @pytest.mark.timeout(0)

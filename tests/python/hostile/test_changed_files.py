@@ -166,6 +166,23 @@ except RuntimeError as error:
 
 
 @needs_root
+def test_a_conversion_does_with_the_threads_that_the_system_grants() -> None:
+    code = """
+import os, resource
+import numpy as np
+from gpt2fast._native import core
+weight = np.arange(64 * 64, dtype=np.float32).reshape(64, 64)
+expected = core.pack_linear(weight, 2, threads=1)
+os.setgroups([])
+os.setresgid(54321, 54321, 54321)
+os.setresuid(54321, 54321, 54321)
+resource.setrlimit(resource.RLIMIT_NPROC, (len(os.listdir("/proc/self/task")) + 1,) * 2)
+print((core.pack_linear(weight, 2, threads=4) == expected).all())
+"""
+    assert run_python(code) == "True"
+
+
+@needs_root
 def test_threads_that_the_system_refuses_later_fail_their_own_call_alone() -> None:
     # Modules are imported first: another user may not be able to read them.
     code = """

@@ -85,6 +85,22 @@ def test_files(model: GPT2, prefix: Prefix, tmp_path: Path) -> None:
         assert model.generate(" And", prefix=model.load_prefix(source), max_new_tokens=8) == expected
 
 
+def test_a_file_is_replaced_only_when_the_new_one_is_on_disk(
+    prefix: Prefix, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "prefix.bin"
+    path.write_bytes(b"something older")
+
+    def fail(descriptor: int) -> None:
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="the disk is full"):
+        prefix.save(path)
+    assert path.read_bytes() == b"something older"
+    assert os.listdir(tmp_path) == ["prefix.bin"]
+
+
 def test_half_the_size_where_the_cache_has_half_the_precision(prefix: Prefix) -> None:
     single = GPT2.from_pretrained(precision="fp32").prefill(START)
     fixed = len(prefix.to_bytes()) - 4 * len(prefix)
