@@ -4,10 +4,9 @@
     python tools/train_tiny.py corpus.txt heldout.txt RUN --tokens 40e6
     python tools/train_tiny.py corpus.txt heldout.txt DECAYED_RUN --decay RUN --tokens 2e6
 
-The first command can be stopped at any moment. The same command resumes from ``RUN/checkpoint.pt``, which is
-replaced every few minutes and on SIGTERM. The second command starts from the latest checkpoint of ``RUN``,
-lowers the learning rate to zero over the given number of tokens, and leaves ``RUN`` as it was; it can be
-stopped and resumed the same way. ``DECAYED_RUN`` holds the model to ship.
+The first can be stopped at any moment and resumes from ``RUN/checkpoint.pt``, which is replaced every few
+minutes and on SIGTERM. The second starts from the latest checkpoint of ``RUN``, lowers the learning rate to
+zero over the given number of tokens, and leaves ``RUN`` as it was. ``DECAYED_RUN`` holds the model to ship.
 
 The schedule is "warm-up, stable, decay", by tokens: a short warm-up, a constant rate, and the decay as a run
 of its own. A cosine has to know its end before it begins, and a schedule by the clock decays early on a busy
@@ -42,10 +41,9 @@ import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn import functional
-from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel
 
 END_OF_TEXT = "<|endoftext|>"
-# The model's own defaults of options: values at which its stories read best.
 DEFAULTS = {"do_sample": True, "temperature": 0.7, "top_k": 50, "top_p": 0.9, "max_new_tokens": 200}
 WARMUP_TOKENS = 100_000
 # Every so many steps a batch of full length trains the positions that the other batches don't reach.
@@ -279,9 +277,7 @@ class Run:
         """Write the model in half precision, a file at a time; the one in training stays as it is."""
         model = copy.deepcopy(self.model).half()
         model.config.activation_function = "gelu_new"
-        model.generation_config = GenerationConfig(
-            bos_token_id=model.config.bos_token_id, eos_token_id=model.config.eos_token_id, **DEFAULTS
-        )
+        model.generation_config.update(**DEFAULTS, _from_model_config=False)
         staging = self.out / "model.new"
         model.save_pretrained(staging)
         for path in staging.iterdir():

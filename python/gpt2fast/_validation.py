@@ -61,7 +61,7 @@ class Real:
         try:
             number = float(value)
         except OverflowError:  # an integer beyond all floats
-            number = math.inf if value == abs(value) else -math.inf
+            number = -math.inf if value < 0 else math.inf
         above = number > self.low if self.open_low else number >= self.low
         if not (above and number <= self.high) and not (self.zero and number == 0):
             bracket = "(" if self.open_low else "["

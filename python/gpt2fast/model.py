@@ -92,7 +92,8 @@ class GPT2:
             The number of threads. Default: the cores that this process may use.
         tokenizer : Tokenizer, path or str, optional
             Replaces the model's own: a tokenizer, a ``tokenizer.json``, a ``vocab.json`` beside its
-            ``merges.txt``, a directory with one of these, or the id of a model on the hub that has one.
+            ``merges.txt``, a SentencePiece model, a directory with one of these, or the id of a model on the
+            hub that has one.
         adapter : str or path, optional
             The directory or hub id of a LoRA adapter of PEFT, which is merged into the model. An adapter as
             ``source`` is merged into the base model that it names.

@@ -130,7 +130,7 @@ def test_import_is_light() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_generating_does_not_import_the_converter(tmp_path: Path) -> None:
+def test_generating_does_not_import_the_converter(own_defaults: None) -> None:
     code = (
         "import sys; from gpt2fast import GPT2; "
         "GPT2.from_pretrained().generate('Once', max_new_tokens=1); "

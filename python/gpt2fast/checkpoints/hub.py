@@ -18,10 +18,13 @@ TOKENIZER_COMPANIONS = (
     *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     "chat_template.jinja",
 )
+#: What a SentencePiece model may be called.
+SENTENCEPIECE_NAMES = ("spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
 #: Small files that describe a model.
 _DESCRIPTIONS = (
     *("config.json", "generation_config.json", "tokenizer.json", "vocab.json", "merges.txt", "vocab.txt"),
     *TOKENIZER_COMPANIONS,
+    *SENTENCEPIECE_NAMES,
 )
 #: Where weights may be, in order of preference: one file, or an index and its shards.
 _WEIGHTS = (
@@ -36,7 +39,10 @@ _WEIGHTS = (
 #: Formats that hold a whole model in one file.
 _SINGLE_FILES = (".gguf", ".onnx")
 #: A tokenizer's files, in order of preference.
-_TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("vocab.txt",))
+_TOKENIZERS = (
+    *(("tokenizer.json",), ("vocab.json", "merges.txt"), ("vocab.txt",)),
+    *((name,) for name in SENTENCEPIECE_NAMES),
+)
 #: How often a broken transfer is resumed.
 _RETRIES = 2
 _TRUE = ("1", "on", "yes", "true")
@@ -279,7 +285,7 @@ def _needed(names: Iterable[str]) -> list[str] | None:
     names = list(names)
     descriptions = [name for name in names if name in _DESCRIPTIONS]
     if "tokenizer.json" in descriptions:
-        replaced = ("vocab.json", "merges.txt", "vocab.txt")
+        replaced = ("vocab.json", "merges.txt", "vocab.txt", *SENTENCEPIECE_NAMES)
         descriptions = [name for name in descriptions if name not in replaced]
     for first, *shards in _WEIGHTS:
         if first in names:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from gpt2fast.checkpoints.base import TokenizerFiles
-from gpt2fast.checkpoints.hub import download_tokenizer, is_repo_id
+from gpt2fast.checkpoints.hub import SENTENCEPIECE_NAMES, download_tokenizer, is_repo_id
+from gpt2fast.checkpoints.sentencepiece_model import read_sentencepiece
 from gpt2fast.errors import ModelError
 from gpt2fast.storage.files import (
     MAX_CONFIG_BYTES,
@@ -16,47 +19,74 @@ from gpt2fast.storage.files import (
     MAX_TOKENIZER_BYTES,
     file_inside,
     find_inside,
+    parse_json_object,
+    read_bytes,
     read_json_object,
     read_text,
 )
 from gpt2fast.storage.model_directory import CHAT_TEMPLATE_NAME
 
 # A name with one of these suffixes is a missing file, not a hub id.
-_SUFFIXES = (".json", ".txt")
+_SUFFIXES = (".json", ".txt", ".model")
 # Model files whose tokenizer lies beside them.
 _MODEL_SUFFIXES = (".onnx", ".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 #: The files of a tokenizer, in order of preference.
 _FORMS = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("vocab.txt",))
 #: What may lie beside them, in files of these names with the suffix .json.
 _COMPANIONS = ("tokenizer_config", "special_tokens_map", "added_tokens")
-_SENTENCEPIECE = ("spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
 
 
 def find_tokenizer_files(directory: Path) -> TokenizerFiles:
     """A directory's tokenizer and what lies beside it, or none.
 
-    Its forms, in order of preference: ``tokenizer.json``; ``vocab.json`` with ``merges.txt``; ``vocab.txt``.
+    Its forms, in order of preference: ``tokenizer.json``; ``vocab.json`` with ``merges.txt``; ``vocab.txt``;
+    a SentencePiece model. A model that can't be read is no reason to refuse the weights: a warning says why.
 
     Raises
     ------
     ModelError
-        A file leads out of the directory or is too large; or there is only a SentencePiece model, which
-        must be saved as a ``tokenizer.json`` first.
+        A file leads out of the directory or is too large.
     """
+    files = _find_forms(directory)
+    path = None if files else _find_sentencepiece(directory)
+    if path is None:
+        return files
+    try:
+        return _sentencepiece(path, directory)
+    except ModelError as error:
+        warnings.warn(f"{error}; the model takes token ids, but no text", stacklevel=2)
+        return TokenizerFiles()
+
+
+def _find_forms(directory: Path) -> TokenizerFiles:
     for first, *others in _FORMS:
         path = find_inside(directory, first)
         if path is not None:
             paths = {_field(name): file_inside(directory, name) for name in others}
             return _texts(directory, {_field(first): path, **paths})
-    for name in _SENTENCEPIECE:
-        if find_inside(directory, name) is not None:
-            warnings.warn(
-                f"{directory / name}: a SentencePiece model, which is not read: the model has no tokenizer; "
-                f"AutoTokenizer.from_pretrained(...).save_pretrained(...) of transformers makes a "
-                f"tokenizer.json of it",
-                stacklevel=2,
-            )
     return TokenizerFiles()
+
+
+def _find_sentencepiece(directory: Path) -> Path | None:
+    return next(filter(None, (find_inside(directory, name) for name in SENTENCEPIECE_NAMES)), None)
+
+
+def _sentencepiece(path: Path, directory: Path) -> TokenizerFiles:
+    """A SentencePiece model in the form of a ``tokenizer.json``; its own roles are the defaults of roles."""
+    tokenizer_json, roles = read_sentencepiece(read_bytes(path, MAX_TOKENIZER_BYTES), str(path))
+    files = _texts(directory, {})
+    config = parse_json_object(files.tokenizer_config or "{}", f"{directory}: tokenizer_config.json")
+    if config.get("do_lower_case") is True:
+        tokenizer_json = _lowercased(tokenizer_json)
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", **roles, **config}
+    return replace(files, tokenizer_json=tokenizer_json, tokenizer_config=json.dumps(config))
+
+
+def _lowercased(tokenizer_json: str) -> str:
+    """The same tokenizer for texts in lower case."""
+    values = json.loads(tokenizer_json)
+    values["normalizer"]["normalizers"].insert(0, {"type": "Lowercase"})
+    return json.dumps(values, ensure_ascii=False)
 
 
 def _texts(directory: Path, paths: Mapping[str, Path]) -> TokenizerFiles:
@@ -94,8 +124,9 @@ def read_tokenizer_files(source: str | os.PathLike[str], *, token: str | None = 
     ----------
     source : str or path
         A directory, a ``.gguf`` file, another model file with a tokenizer beside it, a ``tokenizer.json``, a
-        ``vocab.json`` beside its merges, a ``vocab.txt`` of BERT, or the id of a model on the hub. What
-        exists as a path is taken as one. Files of these names are read with what lies beside them.
+        ``vocab.json`` beside its merges, a ``vocab.txt`` of BERT, a SentencePiece model, or the id of a model
+        on the hub. What exists as a path is taken as one. Files of these names are read with what lies beside
+        them.
     token : str, optional
         Access token for the hub.
 
@@ -121,6 +152,8 @@ def read_tokenizer_files(source: str | os.PathLike[str], *, token: str | None = 
             f"tokenizer must name a directory or a file, got {str(source)!r}, which does not exist"
         )
     resolved = Path(os.path.realpath(path))
+    if path.suffix.lower() == ".model":
+        return _sentencepiece(resolved, path.parent)
     form = next((form for form in _FORMS if path.name == form[0]), None)
     if form is None:
         _refuse_bare_vocabulary(path, resolved)
@@ -130,12 +163,16 @@ def read_tokenizer_files(source: str | os.PathLike[str], *, token: str | None = 
 
 
 def _found_in(directory: Path) -> TokenizerFiles:
-    files = find_tokenizer_files(directory)
-    if not files:
+    files = _find_forms(directory)
+    if files:
+        return files
+    path = _find_sentencepiece(directory)
+    if path is None:
         raise ModelError(
-            f"{directory}: no tokenizer.json, no vocab.json with merges.txt and no vocab.txt in it"
+            f"{directory}: no tokenizer.json, no vocab.json with merges.txt, no vocab.txt and no "
+            f"SentencePiece model in it"
         )
-    return files
+    return _sentencepiece(path, directory)
 
 
 def _field(name: str) -> str:

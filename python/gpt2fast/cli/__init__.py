@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from shlex import quote
 from typing import NoReturn
 
 import click
@@ -57,7 +58,17 @@ class _LazyGroup(Group):
         if not args and not ctx.resilient_parsing:
             click.echo(_OVERVIEW)
             ctx.exit()
-        return super().parse_args(ctx, args)
+        return super().parse_args(ctx, ["--help"] if args == ["help"] else args)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As in the base class; a text in place of a command gets the command that continues it."""
+        if " " in args[0]:
+            raise click.UsageError(
+                f"no command {args[0]!r}; did you mean: gpt2fast generate {quote(args[0])}", ctx
+            )
+        return super().resolve_command(ctx, args)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
@@ -114,7 +125,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
         _fail(unknown_option(error), 2, error.ctx)
     except click.UsageError as error:
-        _fail(error.format_message(), 2, error.ctx)
+        from gpt2fast.cli.wording import wrong_usage
+
+        _fail(wrong_usage(error), 2, error.ctx)
     except (KeyboardInterrupt, click.Abort):
         sys.stderr.write("\n")
         sys.exit(130)

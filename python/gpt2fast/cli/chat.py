@@ -106,7 +106,7 @@ def _converse(session: ChatSession, lines: Lines) -> None:
         except KeyboardInterrupt:
             note("\nCtrl-D or /bye leaves.")
         except (ValueError, TypeError) as error:
-            note(str(error))
+            click.echo(str(error), err=True)
 
 
 def _take(session: ChatSession, line: str, *, stoppable: bool = False) -> bool:

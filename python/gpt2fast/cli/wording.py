@@ -41,6 +41,14 @@ def unknown_option(error: click.NoSuchOption) -> str:
     return f"No such option: {error.option_name}; {hint}"
 
 
+def wrong_usage(error: click.UsageError) -> str:
+    """The message of an error; what is often forgotten is added where words are left over."""
+    message = error.format_message()
+    if not message.startswith("Got unexpected extra argument"):
+        return message
+    return f"{message}: a text of several words stands in quotes, and a model is named by --model"
+
+
 def _option(found: re.Match[str]) -> str:
     name, value, word = found[1], found[2], found[3]
     if value in ("True", "False"):

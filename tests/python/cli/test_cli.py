@@ -161,6 +161,12 @@ def test_tokenize_with_another_tokenizer(run: Run, embedded_dir: Path, model: GP
     [
         (["generat"], "no command 'generat'; did you mean 'generate'?"),
         (["eval", "perplexiti"], "no command 'perplexiti'; did you mean 'perplexity'?"),
+        (["A 'king'"], """no command "A 'king'"; did you mean: gpt2fast generate 'A '"'"'king'"'"''"""),
+        (["generate", "Once", "upon"], "(upon): a text of several words stands in quotes"),
+        (
+            ["chat", "gpt2"],
+            "(gpt2): a text of several words stands in quotes, and a model is named by --model",
+        ),
         (["generate"], "give either PROMPT, or --input and --output"),
         (["generate", "x", "--temprature", "1"], "--temperature"),
         (["generate", "x", "--top-p", "1.5"], "--top-p must be in (0, 1], got 1.5"),
@@ -206,6 +212,10 @@ def test_a_group_without_a_command_shows_its_help(run: Run) -> None:
     result = run("eval")
     assert (result.code, result.out) == (2, "")
     assert result.err == run("eval", "--help").out
+
+
+def test_help_is_a_word_too(run: Run) -> None:
+    assert run("help") == run("--help")
 
 
 def test_the_name_alone_shows_three_commands_to_try(run: Run) -> None:

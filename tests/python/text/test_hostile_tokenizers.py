@@ -115,14 +115,6 @@ def test_files_beside_a_vocabulary(name: str, value: str, message: str) -> None:
         Tokenizer.from_files(TokenizerFiles(**files), where="here")
 
 
-def test_a_sentencepiece_model_alone_is_named(tmp_path: Path) -> None:
-    from gpt2fast.checkpoints.tokenizer_files import find_tokenizer_files
-
-    (tmp_path / "spiece.model").write_bytes(b"\n")
-    with pytest.warns(UserWarning, match=r"spiece\.model: a SentencePiece model, which is not read"):
-        assert not find_tokenizer_files(tmp_path)
-
-
 def test_a_file_named_alone_is_read_with_those_beside_it(tmp_path: Path) -> None:
     directory = write_sample("special_tokens_map", tmp_path)
     assert Tokenizer.from_source(directory / "vocab.json").encode("<s>") == [266]
