@@ -24,7 +24,7 @@ class PythonChoiceHook final : public ChoiceHook {
     allowed_tokens_ = py::object();
     process_scores_ = py::object();
     is_complete_ = py::object();
-    mask_ = MaskArray();
+    mask_ = py::object();
   }
 
   const uint32_t* allowed_tokens(const TokenHistory& history, int64_t vocab_size) override {
@@ -32,13 +32,14 @@ class PythonChoiceHook final : public ChoiceHook {
     if (allowed_tokens_.is_none()) return nullptr;
     const py::object mask = allowed_tokens_(view(history.output));
     if (mask.is_none()) return nullptr;
-    mask_ = py::cast<MaskArray>(mask);
+    const auto array = py::cast<MaskArray>(mask);
     const int64_t words = (vocab_size + 31) / 32;
-    if (mask_.size() < words) {
+    if (array.size() < words) {
       throw std::invalid_argument("allowed_tokens must return " + std::to_string(words) + " words, got " +
-                                  std::to_string(mask_.size()));
+                                  std::to_string(array.size()));
     }
-    return mask_.data();
+    mask_ = array;
+    return array.data();
   }
 
   void process_scores(const TokenHistory& history, std::span<float> scores) override {
@@ -62,7 +63,9 @@ class PythonChoiceHook final : public ChoiceHook {
   py::object allowed_tokens_;
   py::object process_scores_;
   py::object is_complete_;
-  MaskArray mask_;
+  // What the last mask lies in. No array before there is one: the first use of arrays imports NumPy, and on a
+  // daemon thread the program may end meanwhile. Hooks' threads are waited for.
+  py::object mask_;
 };
 
 }  // namespace

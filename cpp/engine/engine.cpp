@@ -81,17 +81,21 @@ class Handle {
   void close() noexcept {
     if (in_other_process()) return;
     cancel();
-    for (;;) {
-      try {
-        return scheduler().settle(*call_);
-      } catch (const std::bad_alloc&) {
-        // Of another caller's work. The loop must not refer to the call any more before it goes.
-      }
-    }
+    bool settled = false;
+    while (!settled) settled = try_settle();  // the loop must not refer to the call any more before it goes
   }
 
  private:
   bool in_other_process() const { return process_ != process_generation(); }
+  // False: there was no memory for the work of another caller.
+  bool try_settle() noexcept {
+    try {
+      scheduler().settle(*call_);
+      return true;
+    } catch (const std::bad_alloc&) {
+      return false;
+    }
+  }
 
   std::shared_ptr<EngineState> state_;
   std::shared_ptr<Call> call_;

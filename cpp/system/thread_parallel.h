@@ -26,10 +26,13 @@ class ThreadParallel final : public Parallel {
     const int64_t helpers = std::min<int64_t>(threads_, count) - 1;
     std::vector<std::thread> others;
     others.reserve(static_cast<size_t>(helpers));
-    try {
-      for (int64_t i = 0; i < helpers; ++i) others.emplace_back(work);
-    } catch (const std::exception&) {
-      // The system has no more threads, or no memory for them: those that there are do all tasks.
+    bool granted = true;
+    for (int64_t i = 0; i < helpers && granted; ++i) {
+      try {
+        others.emplace_back(work);
+      } catch (const std::exception&) {
+        granted = false;  // no more threads, or no memory for them: those that there are do all tasks
+      }
     }
     work();
     for (std::thread& thread : others) thread.join();
