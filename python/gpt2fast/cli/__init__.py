@@ -17,6 +17,7 @@ __all__ = ["cli", "main"]
 # Command -> the line that `gpt2fast --help` shows. The module of that name has the click command `command`.
 _COMMANDS = {
     "generate": "Continue a text.",
+    "classify": "Label a text, with a model that was trained for it.",
     "serve": "Serve a model over HTTP, with OpenAI's interface.",
     "convert": "Turn a checkpoint into a model directory.",
     "info": "Show what a model and this installation are.",
