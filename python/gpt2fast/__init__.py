@@ -11,7 +11,15 @@ if TYPE_CHECKING:
     from gpt2fast.inference.cancellation import CancelToken
     from gpt2fast.inference.options import GenerationOptions
     from gpt2fast.inference.prefix import Prefix
-    from gpt2fast.inference.results import Generation, RankedChoice, StreamChunk, TextScore, TokenLogprobs
+    from gpt2fast.inference.results import (
+        Classification,
+        Generation,
+        RankedChoice,
+        StreamChunk,
+        TextScore,
+        TokenClassification,
+        TokenLogprobs,
+    )
     from gpt2fast.model import GPT2
     from gpt2fast.text.incremental import IncrementalDecoder
     from gpt2fast.text.tokenizer import Tokenizer
@@ -20,6 +28,7 @@ __all__ = [
     "GPT2",
     "BusyError",
     "CancelToken",
+    "Classification",
     "Generation",
     "GenerationOptions",
     "IncrementalDecoder",
@@ -29,6 +38,7 @@ __all__ = [
     "RankedChoice",
     "StreamChunk",
     "TextScore",
+    "TokenClassification",
     "TokenLogprobs",
     "Tokenizer",
     "__version__",
@@ -39,6 +49,7 @@ _MODULE_OF = {
     "GPT2": "model",
     "BusyError": "errors",
     "CancelToken": "inference.cancellation",
+    "Classification": "inference.results",
     "Generation": "inference.results",
     "GenerationOptions": "inference.options",
     "IncrementalDecoder": "text.incremental",
@@ -48,6 +59,7 @@ _MODULE_OF = {
     "RankedChoice": "inference.results",
     "StreamChunk": "inference.results",
     "TextScore": "inference.results",
+    "TokenClassification": "inference.results",
     "TokenLogprobs": "inference.results",
     "Tokenizer": "text.tokenizer",
 }

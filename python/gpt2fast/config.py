@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from gpt2fast.errors import ModelError
 
@@ -27,13 +27,89 @@ GPT2_VOCAB_SIZE = 50257
 MAX_DIMENSION = 1 << 24
 
 
+#: The classes of ``transformers`` that have the heads.
+_CLASSIFIER_CLASSES: Mapping[str, Literal["sequence", "token"]] = {
+    "GPT2ForSequenceClassification": "sequence",
+    "GPT2ForTokenClassification": "token",
+}
+_PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
+
+
+@dataclass(frozen=True)
+class ClassifierConfig:
+    """What a model's classification head says, in Hugging Face's terms.
+
+    Attributes
+    ----------
+    kind : {"sequence", "token"}
+        Whether it labels whole texts or each of their tokens.
+    labels : tuple of str
+        ``id2label`` in the order of the ids; ``LABEL_0``, ... where the file has none.
+    problem_type : str or None
+        ``"regression"``, ``"single_label_classification"``, ``"multi_label_classification"``, or unset.
+    pad_token_id : int or None
+        The head of a whole text reads the last token that is not this one.
+    """
+
+    kind: Literal["sequence", "token"]
+    labels: tuple[str, ...]
+    problem_type: str | None = None
+    pad_token_id: int | None = None
+
+    @classmethod
+    def from_dict(
+        cls,
+        values: Mapping[str, Any],
+        kind: Literal["sequence", "token"],
+        *,
+        count: int | None = None,
+        where: str = "config.json",
+    ) -> ClassifierConfig:
+        """Check and read what a Hugging Face configuration says of a head with ``count`` labels.
+
+        Raises
+        ------
+        ModelError
+            The labels are no numbered names, or not as many; the problem type is unknown.
+        """
+        problem_type = values.get("problem_type")
+        if problem_type is not None and problem_type not in _PROBLEM_TYPES:
+            raise ModelError(
+                f"{where}: problem_type must be one of {', '.join(_PROBLEM_TYPES)}, got {problem_type!r}"
+            )
+        labels = _labels(values.get("id2label"), count, where)
+        pad = _token_id(values.get("pad_token_id"), "pad_token_id", MAX_DIMENSION, where)
+        return cls(kind, labels, problem_type, pad)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The keys of ``config.json``."""
+        classes = {kind: name for name, kind in _CLASSIFIER_CLASSES.items()}
+        return {
+            "architectures": [classes[self.kind]],
+            "id2label": {str(index): label for index, label in enumerate(self.labels)},
+            "label2id": {label: index for index, label in enumerate(self.labels)},
+            "problem_type": self.problem_type,
+            "pad_token_id": self.pad_token_id,
+        }
+
+
+def classifier_kind(values: Mapping[str, Any]) -> Literal["sequence", "token"] | None:
+    """What a configuration's ``architectures`` say of a classification head; None: nothing."""
+    names = values.get("architectures")
+    for name in names if isinstance(names, list) else []:
+        if isinstance(name, str) and name in _CLASSIFIER_CLASSES:
+            return _CLASSIFIER_CLASSES[name]
+    return None
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """Sizes and conventions of a GPT-2 model.
 
     The fields carry the names and meanings of Hugging Face's ``GPT2Config``. ``n_inner`` is always set here
     (``4 * n_embd`` if the file leaves it out), and ``eos_token_ids`` holds every end-of-text id (the
-    file's ``eos_token_id`` may be an id, a list, or null).
+    file's ``eos_token_id`` may be an id, a list, or null). ``classifier`` is set for a model with a head for
+    classification; :meth:`from_dict` leaves it out, since only the tensors tell whether there is one.
     """
 
     n_layer: int
@@ -49,6 +125,7 @@ class ModelConfig:
     tie_word_embeddings: bool = True
     bos_token_id: int | None = None
     eos_token_ids: tuple[int, ...] = ()
+    classifier: ClassifierConfig | None = None
 
     @property
     def head_dim(self) -> int:
@@ -84,7 +161,7 @@ class ModelConfig:
         model_type = values.get("model_type", "gpt2")
         if model_type != "gpt2":
             raise ModelError(f"{where}: model_type is {model_type!r}; only GPT-2 ('gpt2') is supported")
-        sizes = {name: _size(values, name, where) for name in _REQUIRED}
+        sizes: dict[str, Any] = {name: _size(values, name, where) for name in _REQUIRED}
         n_inner = (
             _size(values, "n_inner", where) if values.get("n_inner") is not None else 4 * sizes["n_embd"]
         )
@@ -140,6 +217,7 @@ class ModelConfig:
             "tie_word_embeddings": self.tie_word_embeddings,
             "bos_token_id": self.bos_token_id,
             "eos_token_id": eos,
+            **(self.classifier.to_dict() if self.classifier is not None else {}),
         }
 
     def to_json(self) -> str:
@@ -170,6 +248,20 @@ def _token_id(value: Any, name: str, vocab_size: int, where: str) -> int | None:
         raise ModelError(f"{where}: {name} must be a token id or null, got {value!r}")
     # Small test models often keep GPT-2's own 50256 with a smaller vocabulary; that id can never occur.
     return value if 0 <= value < vocab_size else None
+
+
+def _labels(names: Any, count: int | None, where: str) -> tuple[str, ...]:
+    """The labels in the order of their ids; ``count`` of them, if that is known."""
+    if names is None:
+        return tuple(f"LABEL_{index}" for index in range(2 if count is None else count))
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise ModelError(f"{where}: id2label must map numbers to names")
+    ids = [str(index) for index in range(len(names))]
+    if set(names) != set(ids) or not names:
+        raise ModelError(f"{where}: id2label must have the keys 0, 1, ..., got {', '.join(list(names)[:8])}")
+    if count is not None and len(names) != count:
+        raise ModelError(f"{where}: id2label names {len(names)} labels, and the head has {count}")
+    return tuple(names[index] for index in ids)
 
 
 def _token_ids(value: Any, vocab_size: int, where: str) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ from gpt2fast.inference.model_defaults import model_defaults
 from gpt2fast.inference.options import GenerationOptions
 from gpt2fast.inference.other_names import refuse_settings
 from gpt2fast.inference.requests import choose_options, read_call
-from gpt2fast.inference.results import Generation, RankedChoice, StreamChunk, TextScore
+from gpt2fast.inference.results import AnyClassification, Generation, RankedChoice, StreamChunk, TextScore
 from gpt2fast.inference.work import arun, run
 from gpt2fast.loading.loaded_model import (
     DEFAULT_PREFIX_CACHE_BYTES,
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from gpt2fast.inference.prefix import Prefix
+    from gpt2fast.inference.results import AnyClassification
     from gpt2fast.inference.statistics import EngineStats
     from gpt2fast.text.arrays import Past
     from gpt2fast.text.tokenizer import Tokenizer
@@ -633,6 +634,23 @@ class GPT2:
         from gpt2fast.inference.scoring import embed
 
         return run(embed(self._loaded, texts, pooling, normalize))
+
+    @overload
+    def classify(self, texts: Prompt) -> AnyClassification: ...  # type: ignore[overload-overlap]
+
+    @overload
+    def classify(self, texts: Sequence[Prompt]) -> list[AnyClassification]: ...
+
+    def classify(self, texts: Prompt | Sequence[Prompt]) -> AnyClassification | list[AnyClassification]:
+        """Label texts by the head of a ``GPT2ForSequenceClassification`` or ``GPT2ForTokenClassification``.
+
+        ``texts`` as for :meth:`embed`; a list gives a list. As in ``transformers``, a text's label is read
+        from its last token that is not the configuration's ``pad_token_id``. A text that is too long is a
+        ``ValueError``, a model without such a head a :class:`ModelError`, before any work.
+        """
+        from gpt2fast.inference.classification import classify
+
+        return run(classify(self._loaded, texts))
 
     def prefill(self, text: Prompt) -> Prefix:
         """Compute the keys and values of a text once, so that many texts can start from it.

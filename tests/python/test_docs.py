@@ -17,12 +17,16 @@ import pytest
 from gpt2fast.checkpoints import open_checkpoint
 from gpt2fast.export import convert
 from gpt2fast.export.standard import StandardOptions, export_onnx
+from support.classifier_samples import write_classifier
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
 # Blocks that need a model from the hub, or files of the reader's own, by page and first line.
 NOT_RUN = {
-    ("docs/from_transformers.md", "from transformers import AutoTokenizer, GPT2LMHeadModel"),
+    (
+        "docs/from_transformers.md",
+        "from transformers import AutoTokenizer, GPT2ForSequenceClassification, GPT2LMHeadModel, pipeline",
+    ),
     ("docs/generation.md", 'model = GPT2.from_pretrained("openai-community/gpt2-large")'),
     ("docs/getting_started.md", 'model = GPT2.from_pretrained("openai-community/gpt2")'),
     ("docs/tokenizers.md", "tokenizer.apply_chat_template("),  # needs jinja2; tests/python/text renders
@@ -60,6 +64,9 @@ def given(page: Path, folder: Path, checkpoint: Path) -> dict[str, Any]:
     """What the reader of a page has before its first block."""
     if page.name in ("fine_tuned.md", "getting_started.md"):
         shutil.copytree(checkpoint, folder / "my-finetune")
+    if page.name == "scoring.md":
+        write_classifier(folder / "my-classifier", "two labels")
+        write_classifier(folder / "my-tagger", "tokens")
     if page.name == "fine_tuned.md":
         convert(checkpoint, folder / "my-model")
     if page.name != "model_zoo.md":

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,10 @@ import numpy as np
 import pytest
 
 from gpt2fast import GPT2
+from gpt2fast.checkpoints import open_checkpoint
+from gpt2fast.checkpoints.base import LazyTensor
+from gpt2fast.config import ClassifierConfig
+from gpt2fast.export.huggingface_writer import save_huggingface
 from gpt2fast.inference import other_names
 from gpt2fast.inference.options import GenerationOptions
 
@@ -20,10 +26,29 @@ THEIR_SETUP, OUR_SETUP = re.findall(r"^```python\n(.*?)^```$", PAGE, re.M | re.S
 NOT_COMPARED = ("do_sample=True", "streamer=", "output_logits=True", "attention_mask=batch")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def my_classifier(tmp_path_factory: pytest.TempPathFactory, embedded_dir: Path) -> Iterator[None]:
+    """The embedded model with a head for classification, in the working directory."""
+    home = tmp_path_factory.mktemp("home")
+    checkpoint = open_checkpoint(embedded_dir)
+    width = checkpoint.config.n_embd
+    head = np.random.default_rng(0).normal(0, 0.1, (2, width)).astype(np.float32)
+    labels = ClassifierConfig("sequence", ("bad", "good"))
+    checkpoint = replace(
+        checkpoint,
+        config=replace(checkpoint.config, classifier=labels),
+        classifier={"score.weight": LazyTensor.from_array(head)},
+    )
+    save_huggingface(checkpoint, home / "my-classifier")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        yield
+
+
 @pytest.fixture(scope="module")
 def ours() -> dict[str, Any]:
     """The names that the right column uses."""
-    names: dict[str, Any] = {}
+    names: dict[str, Any] = {"GPT2": GPT2}
     exec(OUR_SETUP, names)
     return names
 
@@ -60,6 +85,8 @@ def test_both_sides_agree(left: str, right: str, ours: dict[str, Any], theirs: d
         assert [_ended(one.token_ids) for one in results] == [
             _ended(row[prompt:].tolist()) for row in expected
         ]
+    elif isinstance(expected, list) and isinstance(expected[0], dict):
+        assert found == [{**one, "score": pytest.approx(one["score"], abs=1e-5)} for one in expected]
     elif isinstance(expected, (str, list)):
         assert found == expected
     else:

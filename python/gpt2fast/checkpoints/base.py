@@ -82,6 +82,8 @@ class Checkpoint:
     source: str
     fingerprint: str
     tokenizer: TokenizerFiles = field(default_factory=TokenizerFiles)
+    #: The tensors of :func:`classifier_shapes`, where the configuration has a classifier.
+    classifier: Mapping[str, LazyTensor] = field(default_factory=dict)
     #: What ``generation_config.json`` holds; empty without one.
     generation_config: Mapping[str, Any] = field(default_factory=dict)
     #: Runs the source itself, where it can run, and raises ModelError unless it agrees; conversions call it.
@@ -140,6 +142,16 @@ def expected_shapes(config: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]]
     yield from _norm("ln_f", width)
     if not config.tie_word_embeddings:
         yield "lm_head.weight", (config.vocab_size, width)
+
+
+def classifier_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Name and shape of each tensor of the classification head; its matrix is ``[labels, n_embd]``."""
+    if config.classifier is None:
+        return {}
+    labels = len(config.classifier.labels)
+    if config.classifier.kind == "sequence":
+        return {"score.weight": (labels, config.n_embd)}
+    return {"classifier.weight": (labels, config.n_embd), "classifier.bias": (labels,)}
 
 
 def _norm(name: str, width: int) -> Iterator[tuple[str, tuple[int, ...]]]:

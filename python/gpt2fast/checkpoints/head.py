@@ -1,19 +1,25 @@
-"""Decides whether a model's head is its token table or a matrix of its own."""
+"""Finds a model's heads: whether the tokens' is the table or a matrix of its own; one for classification."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
-from gpt2fast.checkpoints.base import LazyTensor
+from gpt2fast.checkpoints.base import LazyTensor, classifier_shapes
+from gpt2fast.config import ClassifierConfig
 from gpt2fast.errors import ModelError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from gpt2fast.config import ModelConfig
+
+_CLASSIFIERS: dict[str, Literal["sequence", "token"]] = {
+    "score.weight": "sequence",
+    "classifier.weight": "token",
+}
 
 _TABLE, _HEAD = "wte.weight", "lm_head.weight"
 _COMPARED_BYTES = 16 << 20
@@ -59,6 +65,49 @@ def settle_head(
         else:
             config = replace(config, tie_word_embeddings=False)
     return config, tensors
+
+
+def find_classifier(
+    config: ModelConfig, tensors: Mapping[str, LazyTensor], values: Mapping[str, Any], source: Path
+) -> tuple[ModelConfig, dict[str, LazyTensor]]:
+    """The head of ``GPT2ForSequenceClassification`` or ``GPT2ForTokenClassification``, if there is one.
+
+    Parameters
+    ----------
+    config : ModelConfig
+        Without classifier.
+    tensors : mapping
+        All tensors of the source by canonical name.
+    values : mapping
+        What its ``config.json`` holds: labels, problem type, padding token.
+    source : Path
+        Named in errors.
+
+    Returns
+    -------
+    config, tensors
+        With the classifier, and its tensors; those are none without one.
+
+    Raises
+    ------
+    ModelError
+        The configuration's labels don't fit the head; its bias is missing.
+    """
+    for name, kind in _CLASSIFIERS.items():
+        shape = tensors[name].shape if name in tensors else ()
+        if len(shape) != 2 or shape[1] != config.n_embd:
+            continue
+        where = f"{source}: config.json"
+        classifier = ClassifierConfig.from_dict(values, kind, count=shape[0], where=where)
+        config = replace(config, classifier=classifier)
+        wanted = classifier_shapes(config)
+        for other, needed in wanted.items():
+            if other not in tensors or tensors[other].shape != needed:
+                raise ModelError(
+                    f"{source}: the tensor {other!r} must be there and have shape {list(needed)}"
+                )
+        return config, {one: tensors[one] for one in wanted}
+    return config, {}
 
 
 def _without_padding(head: LazyTensor, rows: int, source: Path) -> LazyTensor:

@@ -11,7 +11,7 @@ from typing import Any
 from gpt2fast.checkpoints.adapter_config import ADAPTER_WEIGHTS
 from gpt2fast.checkpoints.base import Checkpoint, LazyTensor, expected_shapes
 from gpt2fast.checkpoints.fingerprint import fingerprint
-from gpt2fast.checkpoints.head import settle_head
+from gpt2fast.checkpoints.head import find_classifier, settle_head
 from gpt2fast.checkpoints.other_files import explain_without_weights
 from gpt2fast.checkpoints.safetensors_file import SafetensorsFile
 from gpt2fast.checkpoints.state_dict import (
@@ -75,7 +75,9 @@ def open_directory(directory: Path) -> Checkpoint:
     else:
         resolved = file_inside(directory, path.name)
         tensors, files = _open_tensors(path.name, resolved), [resolved]
-    return _checkpoint(config, StateDict(tensors, directory), files, directory, directory)
+    state = StateDict(tensors, directory)
+    config, classifier = find_classifier(config, state, _config_values(directory), directory)
+    return _checkpoint(config, state, classifier, files, directory, directory)
 
 
 def open_weights_file(path: Path, *, n_head: int | None = None) -> Checkpoint:
@@ -106,13 +108,16 @@ def open_weights_file(path: Path, *, n_head: int | None = None) -> Checkpoint:
 
         file = open_torch_file(resolved)
         state, model_args = StateDict(file.tensors, path), file.model_args
+    values: Mapping[str, Any] = {}
     if model_args:
         config = nanogpt_config(model_args, path)
     elif find_inside(path.parent, "config.json") is not None:
         config = read_config(path.parent)
+        values = _config_values(path.parent)
     else:
         config, assumption = infer_config(state, path, n_head)
-    checkpoint = _checkpoint(config, state, [resolved], path, path.parent)
+    config, classifier = find_classifier(config, state, values, path)
+    checkpoint = _checkpoint(config, state, classifier, [resolved], path, path.parent)
     return replace(checkpoint, warnings=(assumption, *checkpoint.warnings)) if assumption else checkpoint
 
 
@@ -129,6 +134,10 @@ def read_config(directory: Path) -> ModelConfig:
             if overrides.get(name) is not None:
                 values[name] = overrides[name]
     return ModelConfig.from_dict(values, where=str(path))
+
+
+def _config_values(directory: Path) -> Mapping[str, Any]:
+    return read_json_object(file_inside(directory, "config.json"))
 
 
 def find_weights(directory: Path) -> Path | None:
@@ -162,7 +171,12 @@ def _open_shards(directory: Path, index_name: str) -> tuple[Mapping[str, LazyTen
 
 
 def _checkpoint(
-    config: ModelConfig, state: StateDict, files: list[Path], source: Path, home: Path
+    config: ModelConfig,
+    state: StateDict,
+    classifier: Mapping[str, LazyTensor],
+    files: list[Path],
+    source: Path,
+    home: Path,
 ) -> Checkpoint:
     # The head may be the only copy of the table that was saved.
     table = _HEAD if config.tie_word_embeddings and _TABLE not in state else _TABLE
@@ -174,13 +188,15 @@ def _checkpoint(
         wanted[canonical] = state[there]
     if _HEAD in state and table != _HEAD:
         wanted[_HEAD] = state[_HEAD]
-    unused = [there for name, there in state.names.items() if name not in wanted and name != table]
+    used = {*wanted, *classifier, table}
+    unused = [there for name, there in state.names.items() if name not in used]
     config, wanted = settle_head(config, wanted, source)
     tokenizer = find_tokenizer_files(home)
     checkpoint = Checkpoint.checked(config, wanted, source=source, fingerprint="", tokenizer=tokenizer)
     # Hashing reads all the weights, so it waits until they are known to fit.
     return replace(
         checkpoint,
+        classifier=classifier,
         fingerprint=fingerprint(config, tokenizer, files),
         warnings=unused_tensors(unused, source),
     )

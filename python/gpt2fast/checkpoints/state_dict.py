@@ -134,7 +134,12 @@ def missing_tensor(canonical: str, config: ModelConfig, names: Mapping[str, str]
 
 def unused_tensors(names: Collection[str], source: Path) -> tuple[str, ...]:
     """What to warn of, given the names of the tensors that are not used."""
-    return (f"{source}: {len(names)} tensors are not used: {_some(names)}",) if names else ()
+    if not names:
+        return ()
+    text = f"{source}: {len(names)} tensors are not used: {_some(names)}"
+    if any("multiple_choice_head." in name for name in names):
+        text += "; a head that chooses among texts is not supported: rank() orders them by likelihood"
+    return (text,)
 
 
 def _some(names: Collection[str]) -> str:

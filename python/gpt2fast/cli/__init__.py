@@ -19,6 +19,7 @@ __all__ = ["cli", "main"]
 _COMMANDS = {
     "generate": "Continue a text.",
     "chat": "Talk to a model, or write a text with it line by line.",
+    "classify": "Label a text, with a model that was trained for it.",
     "serve": "Serve a model over HTTP, with OpenAI's interface.",
     "convert": "Turn a checkpoint into a model directory.",
     "info": "Show what a model and this installation are.",

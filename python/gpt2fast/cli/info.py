@@ -54,6 +54,7 @@ def _facts(model: GPT2) -> dict[str, dict[str, Any]]:
             "vocab_size": config.vocab_size,
             "tokenizer": model.has_tokenizer,
         },
+        "classifier": _classifier(model),
         "generation_config": model.generation_config,
         "sizes": {
             "disk_bytes": disk,
@@ -71,6 +72,14 @@ def _facts(model: GPT2) -> dict[str, dict[str, Any]]:
         },
         "build": dict(core.build_config()),
     }
+
+
+def _classifier(model: GPT2) -> dict[str, Any]:
+    classifier = model.config.classifier
+    if classifier is None:
+        return {}
+    facts = {"kind": classifier.kind, "labels": list(classifier.labels)}
+    return facts | ({"problem_type": classifier.problem_type} if classifier.problem_type else {})
 
 
 def _readable(name: str, value: Any) -> str:

@@ -95,7 +95,7 @@ def save_huggingface(
     tokenizer, fault = fitting_tokenizer(checkpoint)
     if fault is not None:
         warnings.warn(f"{fault}; the tokenizer is left out", stacklevel=2)
-    total = sum(_stored_bytes(tensor, dtype) for tensor in checkpoint.tensors.values())
+    total = sum(_stored_bytes(tensor, dtype) for group in shards.values() for tensor in group.values())
     target.parent.mkdir(parents=True, exist_ok=True)
     check_room(target.parent, total + len(tokenizer[0] if tokenizer else "") + _SPARE_BYTES)
     with atomic_directory(target) as temporary:
@@ -105,7 +105,7 @@ def save_huggingface(
             write_new(temporary / "model.safetensors.index.json", _index(shards, total).encode("utf-8"))
         done = 0
         for name, tensors in shards.items():
-            for written in _write_safetensors(temporary / name, tensors, dtype, checkpoint.source):
+            for written in write_safetensors(temporary / name, tensors, dtype, checkpoint.source):
                 done += written
                 if progress is not None:
                     progress(done, total)
@@ -138,12 +138,13 @@ def _shards(checkpoint: Checkpoint, dtype: str, limit: int) -> dict[str, dict[st
     """File name -> its tensors under the names of ``transformers``."""
     groups: list[dict[str, LazyTensor]] = [{}]
     size = 0
-    for canonical, tensor in checkpoint.tensors.items():
+    for canonical, tensor in {**checkpoint.tensors, **checkpoint.classifier}.items():
         needed = _stored_bytes(tensor, dtype)
         if groups[-1] and size + needed > limit:
             groups.append({})
             size = 0
-        name = canonical if canonical == "lm_head.weight" else f"transformer.{canonical}"
+        is_head = canonical == "lm_head.weight" or canonical in checkpoint.classifier
+        name = canonical if is_head else f"transformer.{canonical}"
         groups[-1][name] = tensor
         size += needed
     if len(groups) == 1:
@@ -175,7 +176,7 @@ def _index(shards: Mapping[str, Mapping[str, LazyTensor]], total: int) -> str:
     return _json({"metadata": {"total_size": total}, "weight_map": weight_map})
 
 
-def _write_safetensors(
+def write_safetensors(
     path: Path, tensors: Mapping[str, LazyTensor], dtype: str, source: str
 ) -> Iterator[int]:
     """Write a file; yields the number of bytes of each piece of weights."""

@@ -14,12 +14,14 @@ from gpt2fast.errors import ModelError
 from gpt2fast.export.block_writer import BlockWriter
 from gpt2fast.export.fitting_tokenizer import fitting_tokenizer
 from gpt2fast.export.graph import build_graph
+from gpt2fast.export.huggingface_writer import write_safetensors
 from gpt2fast.export.quantize import PackedTensor, layout, packed_chunks
 from gpt2fast.storage.atomic import atomic_directory, check_room, write_new
 from gpt2fast.storage.files import restore_set_aside
 from gpt2fast.storage.graph_check import WEIGHTS_NAME
 from gpt2fast.storage.model_directory import (
     CHAT_TEMPLATE_NAME,
+    CLASSIFIER_NAME,
     CONFIG_NAME,
     FILE_NAMES,
     FORMAT_VERSION,
@@ -89,6 +91,8 @@ def write_model_directory(
                 write_new(temporary / TOKENIZER_CONFIG_NAME, settings.to_json().encode())
                 if checkpoint.tokenizer.chat_template is not None:
                     write_new(temporary / CHAT_TEMPLATE_NAME, checkpoint.tokenizer.chat_template.encode())
+            if checkpoint.classifier:
+                _write_classifier(temporary / CLASSIFIER_NAME, checkpoint)
             write_new(temporary / MODEL_NAME, graph.SerializeToString(deterministic=True))
             _write_weights(temporary / WEIGHTS_NAME, checkpoint, tensors, progress)
             write_new(temporary / METADATA_NAME, _metadata(checkpoint, precision, total, fault).encode())
@@ -144,6 +148,16 @@ def _write_weights(
         blocks.finish()
         file.flush()
         os.fsync(file.fileno())
+
+
+def _write_classifier(path: Path, checkpoint: Checkpoint) -> None:
+    import numpy as np
+
+    for name, tensor in checkpoint.classifier.items():
+        if not np.isfinite(tensor.read()).all():
+            raise ModelError(f"{checkpoint.source}: the tensor {name!r} holds NaN or infinity")
+    for _ in write_safetensors(path, checkpoint.classifier, "fp32", checkpoint.source):
+        pass
 
 
 def _metadata(checkpoint: Checkpoint, precision: str, weights_bytes: int, tokenizer_fault: str | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -69,6 +70,12 @@ def read_call(
 
     Texts share keys and values of their prompts with those of the same ``prefix_scope`` alone.
     """
+    if model.config.classifier is not None:
+        warnings.warn(
+            "the model was trained for classification (see classify): its head for tokens is the untrained "
+            "table, and texts that it generates may mean nothing",
+            stacklevel=3,
+        )
     if overrides and not overrides.keys() <= OPTION_NAMES:
         prompts, overrides = _take_inputs(model, prompts, overrides)
     chosen = choose_options(model, options, overrides)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, cast
 
 if TYPE_CHECKING:
     import numpy as np
@@ -261,6 +261,67 @@ class RankedChoice(Result):
     logprobs: NDArray[np.float32]
     total: float
     mean: float
+
+
+@dataclass(frozen=True, eq=False)
+class Classification(Result):
+    """What a model for sequence classification says of a text.
+
+    Attributes
+    ----------
+    label : str
+        The label with the highest score.
+    score : float
+        Its score.
+    labels : tuple of str
+        All labels, in the order of their ids.
+    scores : float32 array, shape (labels,)
+        As the pipeline of ``transformers`` has them: probabilities that add up to 1; for a model of several
+        labels at once, or of a single one, the probability of each; for a regression its values themselves.
+    logits : float32 array, shape (labels,)
+        What the head gave.
+    """
+
+    label: str
+    score: float
+    labels: tuple[str, ...]
+    scores: NDArray[np.float32]
+    logits: NDArray[np.float32]
+
+    def __repr__(self) -> str:
+        return f"Classification({self.label!r}, score={self.score:.4f})"
+
+
+@dataclass(frozen=True, eq=False)
+class TokenClassification(Result):
+    """What a model for token classification says of each token of a text.
+
+    Attributes
+    ----------
+    token_ids : list of int
+        The text.
+    token_labels : list of str
+        The likeliest label of each token.
+    token_scores : list of float
+        Its probability.
+    labels : tuple of str
+        All labels, in the order of their ids.
+    scores : float32 array, shape (tokens, labels)
+        The probability of each label.
+    logits : float32 array, shape (tokens, labels)
+        What the head gave.
+    """
+
+    token_ids: list[int]
+    token_labels: list[str]
+    token_scores: list[float]
+    labels: tuple[str, ...]
+    scores: NDArray[np.float32]
+    logits: NDArray[np.float32]
+
+
+#: What :meth:`gpt2fast.GPT2.classify` says of a text, by the kind of the model's head.
+AnyClassification: TypeAlias = Classification | TokenClassification
 
 
 def _shown_output(result: Generation | StreamChunk) -> str:

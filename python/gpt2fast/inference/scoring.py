@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -194,6 +194,17 @@ def embed(
     """See :meth:`gpt2fast.GPT2.embed`."""
     Choice(_POOLINGS)("pooling", pooling)
     normalize = Flag()("normalize", normalize)
+    ids, single = read_whole_texts(model, texts)
+    vectors = np.empty((len(ids), model.config.n_embd), np.float32)
+    yield from read_hidden_states(model, ids, lambda index, states: _pool(states, pooling, vectors[index]))
+    if normalize:
+        lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
+        vectors = (vectors / np.maximum(lengths, np.finfo(np.float32).tiny)).astype(np.float32)
+    return vectors[0] if single else vectors
+
+
+def read_whole_texts(model: LoadedModel, texts: Prompt | Sequence[Prompt]) -> tuple[list[list[int]], bool]:
+    """Token ids of texts that fit the context, and whether the caller gave a single one."""
     ids, single = read_prompts(texts, model.config, model.tokenizer, name="text")
     for index, one in enumerate(ids):
         if len(one) > model.config.n_positions:
@@ -201,16 +212,18 @@ def embed(
                 f"texts[{index}] has {len(one)} tokens, more than the model's n_positions "
                 f"({model.config.n_positions})"
             )
-    vectors = np.empty((len(ids), model.config.n_embd), np.float32)
+    return ids, single
+
+
+def read_hidden_states(
+    model: LoadedModel, ids: Sequence[Sequence[int]], take: Callable[[int, NDArray[np.float32]], None]
+) -> Work[None]:
+    """Call ``take`` with each text's index and hidden states [tokens, n_embd], in order."""
     for group in _groups(ids):
         call = yield partial(model.engine.forward, _arrays([ids[index] for index in group]), None, False)
         hidden, _ = call.results()
         for index, states in zip(group, hidden, strict=True):
-            _pool(states, pooling, vectors[index])
-    if normalize:
-        lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
-        vectors = (vectors / np.maximum(lengths, np.finfo(np.float32).tiny)).astype(np.float32)
-    return vectors[0] if single else vectors
+            take(index, states)
 
 
 def _arrays(sequences: Sequence[Sequence[int]]) -> list[NDArray[np.int32]]:

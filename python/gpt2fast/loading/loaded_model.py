@@ -19,6 +19,9 @@ from gpt2fast.storage.model_directory import CONFIG_NAME, METADATA_NAME, MODEL_N
 from gpt2fast.text.lazy_tokenizer import lazy_tokenizer
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from gpt2fast.config import ModelConfig
     from gpt2fast.text.tokenizer import Tokenizer
 
@@ -174,6 +177,28 @@ class LoadedModel:
             reason = f"{self.directory.path} has no tokenizer" if fault is None else fault
             raise ModelError(f"{reason}; give one to from_pretrained(tokenizer=...)")
         return self.tokenizer.get()
+
+    @cached_property
+    def classifier(self) -> dict[str, NDArray[np.float32]]:
+        """The tensors of the classification head by name; empty without one.
+
+        Raises
+        ------
+        ModelError
+            Their file is broken, or does not fit the configuration.
+        """
+        from gpt2fast.checkpoints.base import classifier_shapes
+        from gpt2fast.checkpoints.safetensors_file import SafetensorsFile
+
+        path = self.directory.classifier_path
+        if path is None:
+            return {}
+        tensors, shapes = SafetensorsFile(path), classifier_shapes(self.config)
+        if {name: tensors[name].shape for name in tensors} != shapes:
+            raise ModelError(
+                f"{path}: must hold exactly {', '.join(f'{n} {list(s)}' for n, s in shapes.items())}"
+            )
+        return {name: tensors[name].read() for name in shapes}
 
     @cached_property
     def cache_hash(self) -> bytes:

@@ -2,18 +2,19 @@
 
 The directory holds ``model.onnx`` (the step graph), ``weights.bin`` (every tensor, each on its own page,
 mapped into memory at load), ``tokenizer.json`` with ``tokenizer_config.json``, ``config.json`` (Hugging
-Face's keys), if the checkpoint had one ``generation_config.json``, and ``gpt2fast.json`` (format version,
-precision, source). Reading it here imports neither onnx nor NumPy.
+Face's keys), if the checkpoint had them ``generation_config.json`` and ``classifier.safetensors`` (a head for
+classification, float32), and ``gpt2fast.json`` (format version, precision, source). Reading it here imports
+neither onnx nor NumPy.
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from gpt2fast.config import ModelConfig
+from gpt2fast.config import ClassifierConfig, ModelConfig, classifier_kind
 from gpt2fast.errors import ModelError
 from gpt2fast.storage.files import (
     MAX_CONFIG_BYTES,
@@ -35,10 +36,11 @@ TOKENIZER_CONFIG_NAME = "tokenizer_config.json"
 CHAT_TEMPLATE_NAME = "chat_template.jinja"
 CONFIG_NAME = "config.json"
 GENERATION_CONFIG_NAME = "generation_config.json"
+CLASSIFIER_NAME = "classifier.safetensors"
 METADATA_NAME = "gpt2fast.json"
 FILE_NAMES = (
     *(MODEL_NAME, WEIGHTS_NAME, TOKENIZER_NAME, TOKENIZER_CONFIG_NAME, CHAT_TEMPLATE_NAME),
-    *(CONFIG_NAME, GENERATION_CONFIG_NAME, METADATA_NAME),
+    *(CONFIG_NAME, GENERATION_CONFIG_NAME, CLASSIFIER_NAME, METADATA_NAME),
 )
 
 #: The graph of a model with a thousand layers takes about 2 MiB; its tensors are in weights.bin.
@@ -72,6 +74,8 @@ class ModelDirectory:
         The content of ``gpt2fast.json``, including ``source`` and ``fingerprint``.
     weights_bytes : int
         Size of ``weights.bin``.
+    classifier_path : Path or None
+        ``classifier.safetensors``, links resolved, if the model has a head for classification.
     generation_config : dict
         The content of ``generation_config.json``, as ``transformers`` has it; empty without one.
     """
@@ -85,6 +89,7 @@ class ModelDirectory:
     tokenizer_path: Path | None
     metadata: dict[str, Any]
     weights_bytes: int
+    classifier_path: Path | None = None
     generation_config: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -132,8 +137,8 @@ def open_model_directory(path: str | os.PathLike[str]) -> ModelDirectory:
         raise ModelError(f"{directory}: no such directory")
     metadata = read_json_object(file_inside(directory, METADATA_NAME))
     precision = _check_metadata(metadata, directory / METADATA_NAME)
-    config_path = file_inside(directory, CONFIG_NAME)
-    config = ModelConfig.from_dict(read_json_object(config_path, MAX_CONFIG_BYTES), where=str(config_path))
+    config = _read_config(file_inside(directory, CONFIG_NAME))
+    classifier_path = None if config.classifier is None else file_inside(directory, CLASSIFIER_NAME)
     weights_path = file_inside(directory, WEIGHTS_NAME)
     weights_bytes = weights_path.stat().st_size
     if weights_bytes != metadata["weights_bytes"]:
@@ -155,8 +160,17 @@ def open_model_directory(path: str | os.PathLike[str]) -> ModelDirectory:
         tokenizer_path=tokenizer_path if find_inside(directory, TOKENIZER_NAME) is not None else None,
         metadata=metadata,
         weights_bytes=weights_bytes,
+        classifier_path=classifier_path,
         generation_config={} if generation_path is None else read_json_object(generation_path),
     )
+
+
+def _read_config(path: Path) -> ModelConfig:
+    values = read_json_object(path, MAX_CONFIG_BYTES)
+    config, kind = ModelConfig.from_dict(values, where=str(path)), classifier_kind(values)
+    if kind is None:
+        return config
+    return replace(config, classifier=ClassifierConfig.from_dict(values, kind, where=str(path)))
 
 
 def is_complete(path: Path) -> bool:

@@ -50,9 +50,9 @@ def test_mask_buffers_are_ignored_silently(tmp_path: Path) -> None:
 
 def test_other_tensors_are_ignored_with_a_warning(tmp_path: Path) -> None:
     config = small_config()
-    file = {**random_tensors(config), "score.weight": np.ones((2, 64), np.int64)}
+    file = {**random_tensors(config), "value.weight": np.ones((2, 64), np.int64)}
     save_file(file, write_directory(tmp_path, config) / "model.safetensors")
-    with pytest.warns(UserWarning, match="1 tensors are not used: score.weight"):
+    with pytest.warns(UserWarning, match="1 tensors are not used: value.weight"):
         assert_tensors(open_checkpoint(tmp_path), random_tensors(config))
 
 

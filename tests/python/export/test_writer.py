@@ -25,12 +25,16 @@ from gpt2fast.loading.sources import find_model_directory
 from gpt2fast.storage.files import set_aside_name
 from gpt2fast.storage.model_directory import (
     CHAT_TEMPLATE_NAME,
+    CLASSIFIER_NAME,
     FILE_NAMES,
     GENERATION_CONFIG_NAME,
     open_model_directory,
 )
 from support.checkpoint_samples import byte_level_vocabulary, random_tensors, small_config
 from support.huggingface_samples import write_directory, write_vocabulary, write_vocabulary_beyond
+
+#: What a checkpoint need not have.
+OPTIONAL = {CHAT_TEMPLATE_NAME, CLASSIFIER_NAME, GENERATION_CONFIG_NAME}
 
 
 @pytest.fixture
@@ -45,7 +49,7 @@ def entries(directory: Path) -> list[str]:
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8", "int4"])
 def test_a_model_directory(source: Path, tmp_path: Path, precision: str) -> None:
     assert convert(source, tmp_path / "out", precision=precision) == tmp_path / "out"
-    assert entries(tmp_path / "out") == sorted({*FILE_NAMES} - {CHAT_TEMPLATE_NAME, GENERATION_CONFIG_NAME})
+    assert entries(tmp_path / "out") == sorted({*FILE_NAMES} - OPTIONAL)
     model = open_model_directory(tmp_path / "out")
     checkpoint = open_checkpoint(source)
     assert model.config == checkpoint.config
@@ -150,7 +154,7 @@ def test_overwriting(source: Path, tmp_path: Path) -> None:
 def test_an_empty_directory_is_filled(source: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     convert(source, tmp_path / "out")
-    assert entries(tmp_path / "out") == sorted({*FILE_NAMES} - {CHAT_TEMPLATE_NAME, GENERATION_CONFIG_NAME})
+    assert entries(tmp_path / "out") == sorted({*FILE_NAMES} - OPTIONAL)
 
 
 def test_missing_parents_are_made(source: Path, tmp_path: Path) -> None:

@@ -43,9 +43,9 @@ def caught(source: Path) -> list[str]:
 def test_a_head_that_is_not_used_is_named_at_every_load(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tensors = {**random_tensors(small_config()), "score.weight": np.ones((2, 64), np.float32)}
+    tensors = {**random_tensors(small_config()), "value.weight": np.ones((1, 64), np.float32)}
     source = write_directory(tmp_path / "m", tensors=tensors, prefix="")
-    wanted = [f"{source}: 1 tensors are not used: score.weight"]
+    wanted = [f"{source}: 1 tensors are not used: value.weight"]
     assert caught(source) == wanted  # converts
     assert caught(source) == wanted  # opens the checkpoint, whose files were too new to be remembered
     monkeypatch.setattr("gpt2fast.loading.conversion_cache._is_settled", lambda snapshot: True)
@@ -55,11 +55,11 @@ def test_a_head_that_is_not_used_is_named_at_every_load(
 
 
 def test_a_model_directory_names_it_too(tmp_path: Path) -> None:
-    tensors = {**random_tensors(small_config()), "score.weight": np.ones((2, 64), np.float32)}
+    tensors = {**random_tensors(small_config()), "value.weight": np.ones((1, 64), np.float32)}
     source = write_directory(tmp_path / "m", tensors=tensors, prefix="")
     with pytest.warns(UserWarning, match="not used"):
         convert(source, tmp_path / "out", precision="fp32")
-    assert caught(tmp_path / "out") == [f"{source}: 1 tensors are not used: score.weight"]
+    assert caught(tmp_path / "out") == [f"{source}: 1 tensors are not used: value.weight"]
 
 
 def test_token_ids_work_without_the_tokenizer(tmp_path: Path, unfit: Path) -> None:

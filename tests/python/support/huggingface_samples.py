@@ -24,24 +24,28 @@ def write_directory(
     prefix: str = "transformer.",
     dtype: Any = np.float32,
     with_tokenizer: bool = True,
+    heads: tuple[str, ...] = ("lm_head.weight",),
 ) -> Path:
     """A checkpoint with one weight file; random weights unless given."""
     config = config or small_config()
     tensors = random_tensors(config) if tensors is None else tensors
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.json").write_text(config.to_json(), "utf-8")
-    save_file(with_prefix(tensors, prefix, dtype), directory / "model.safetensors")
+    save_file(with_prefix(tensors, prefix, dtype, heads), directory / "model.safetensors")
     if with_tokenizer:
         write_vocabulary(directory, config.vocab_size)
     return directory
 
 
 def with_prefix(
-    tensors: Mapping[str, NDArray[Any]], prefix: str, dtype: Any = np.float32
+    tensors: Mapping[str, NDArray[Any]],
+    prefix: str,
+    dtype: Any = np.float32,
+    heads: tuple[str, ...] = ("lm_head.weight",),
 ) -> dict[str, NDArray[Any]]:
-    """The tensors under the names of a file."""
+    """The tensors under the names of a file; ``heads`` have no prefix."""
     return {
-        name if name == "lm_head.weight" else prefix + name: np.ascontiguousarray(values, dtype)
+        name if name in heads else prefix + name: np.ascontiguousarray(values, dtype)
         for name, values in tensors.items()
     }
 
