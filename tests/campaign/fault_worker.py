@@ -41,7 +41,10 @@ KINDS: dict[str, tuple[int, ...]] = {
 }
 DOCUMENTED = (ModelError, OSError, MemoryError)
 #: What CPython says when there is no memory for a lock, and of NumPy when it forgets to say anything.
-_NO_MEMORY = ("can't allocate read lock", "can't allocate lock", "returned NULL without setting an exception")
+_NO_MEMORY = (
+    *("can't allocate read lock", "can't allocate lock"),
+    *("returned NULL without setting an exception", "error return without exception set"),
+)
 #: The second run of an operation, after a fault, may take this long.
 _SECONDS = 60
 
