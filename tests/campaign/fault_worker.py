@@ -40,8 +40,11 @@ KINDS: dict[str, tuple[int, ...]] = {
     "open": (errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EROFS),
 }
 DOCUMENTED = (ModelError, OSError, MemoryError)
-#: What CPython says when there is no memory for a file's lock.
-_NO_LOCK = "can't allocate read lock"
+#: What CPython says when there is no memory for a lock, and of NumPy when it forgets to say anything.
+_NO_MEMORY = (
+    *("can't allocate read lock", "can't allocate lock"),
+    *("returned NULL without setting an exception", "error return without exception set"),
+)
 #: The second run of an operation, after a fault, may take this long.
 _SECONDS = 60
 
@@ -102,7 +105,7 @@ def strike(
         if not call:
             raise
         outcome = "other"
-        if isinstance(error, RuntimeError) and str(error) == _NO_LOCK:
+        if isinstance(error, (RuntimeError, SystemError)) and str(error).endswith(_NO_MEMORY):
             error.__traceback__ = None
             outcome, fault = "MemoryError", operation.leftovers(expected)
         else:

@@ -104,10 +104,4 @@ class PromptFile:
 
 
 def _is_name(value: Any) -> bool:
-    if isinstance(value, str):
-        try:
-            value.encode()
-        except UnicodeEncodeError:  # half a surrogate pair
-            return False
-        return True
-    return value is None or (isinstance(value, int) and not is_bool(value))
+    return value is None or isinstance(value, str) or (isinstance(value, int) and not is_bool(value))

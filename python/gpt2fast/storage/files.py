@@ -22,6 +22,8 @@ MAX_JSON_ITEMS = 1 << 19
 
 _CONTENT_HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
+_SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
+
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 # Without these (Windows) a link or FIFO is still caught by the checks on the resolved path and the
@@ -173,12 +175,17 @@ def restore_set_aside(path: str | os.PathLike[str]) -> None:
 
 
 def parse_json_object(text: str | bytes, where: str | Path) -> dict[str, Any]:
-    """Parse a JSON object; ModelError if it is broken, nested too deep or too large, or has a key twice."""
+    """Parse a JSON object.
+
+    ModelError if it is broken, nested too deep or too large, or has a key twice or half a surrogate pair.
+    """
     try:
         decoded = text if isinstance(text, str) else text.decode("utf-8")
         if sum(map(decoded.count, "[{,")) > MAX_JSON_ITEMS:  # each may become an object of a hundred bytes
             raise ValueError(f"it has more than {MAX_JSON_ITEMS} values")
         value = json.loads(decoded, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
+        if _SURROGATE_ESCAPE.search(decoded):
+            json.dumps(value, ensure_ascii=False).encode("utf-8")  # half a surrogate pair is no text
     except (ValueError, RecursionError) as error:
         raise ModelError(f"{where}: not valid JSON: {error}") from None
     if not isinstance(value, dict):

@@ -217,8 +217,8 @@ BAD_LINES = {
     '{"prompt": [1, true]}': "prompt must be text or a list of token ids",
     '{"prompt": [4096]}': "prompt[0]: token id 4096 is outside the vocabulary (0 to 4095)",
     '{"prompt": "a", "id": 1.5}': "id must be text or an integer, got 1.5",
-    '{"prompt": "a", "id": "\\ud800"}': "id must be text or an integer",
-    '{"prompt": "\\ud800"}': "prompt",
+    '{"prompt": "a", "id": "\\ud800"}': "surrogates not allowed",
+    '{"prompt": "\\ud800"}': "surrogates not allowed",
     json.dumps({"prompt": "many words " * 2000}): "exceeds the model's n_positions",
 }
 

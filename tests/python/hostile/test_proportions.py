@@ -146,6 +146,13 @@ def test_what_is_no_json_number_is_refused(text: str) -> None:
         parse_json_object(text, "x.json")
 
 
+@pytest.mark.parametrize("text", ['{"a": "\\ud83d"}', '{"\\uDC00": 1}', '{"a": [{"b": "\\ud83d\\ud83d"}]}'])
+def test_half_a_surrogate_pair_is_refused(text: str) -> None:
+    with pytest.raises(ModelError, match="surrogates not allowed"):
+        parse_json_object(text, "x.json")
+    assert parse_json_object('{"a": "\\ud83d\\ude00"}', "x.json") == {"a": "\U0001f600"}
+
+
 @pytest.mark.parametrize("operator", ["Loop", "Scan"])
 def test_operators_that_may_run_for_ever_are_refused(tmp_path: Path, operator: str) -> None:
     import onnx
