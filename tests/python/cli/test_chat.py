@@ -230,7 +230,7 @@ def test_an_answer_that_is_stopped_counts_as_said(model: GPT2) -> None:
 
 
 terminal_only = pytest.mark.skipif(os.name == "nt", reason="pseudo-terminals of POSIX")
-COMMAND = [sys.executable, "-m", "gpt2fast", "chat"]
+COMMAND = [sys.executable, "-m", "gpt2fast", "chat", "--no-generation-config"]
 ENDLESS = ["--max-new-tokens", "1000000", "--overflow", "slide", "--eos-token-id", NEVER]
 PROMPT = ">>> "
 
