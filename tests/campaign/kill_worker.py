@@ -15,10 +15,13 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 import warnings
 from pathlib import Path
 from typing import Any
+
+from tqdm import tqdm
 
 from tests.campaign.fault_operations import (
     Convert,
@@ -128,6 +131,8 @@ def kill(operation: Operation, after: float, expected: Any, home: str) -> tuple[
 def main(count: int, seed: int, directory: Path, names: list[str]) -> None:
     """Kill operations ``count`` times each."""
     warnings.simplefilter("ignore")
+    # Its own lock is one for all forked processes, and stays locked when one is killed that holds it.
+    tqdm.set_lock(threading.RLock())
     available = operations(directory)
     home = str(directory / "cases")
     os.mkdir(home)
