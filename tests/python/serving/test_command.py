@@ -224,7 +224,8 @@ class TestWorkers:
         return {int(match[1]) for match in served.wait_for_log(r'"process":(\d+).*"path":"/health"')}
 
     def test_they_share_a_port_and_a_dead_one_is_replaced(self, model: GPT2) -> None:
-        expected = model.generate("The", seed=3, max_new_tokens=20).text
+        sampling: dict[str, Any] = {"seed": 3, "temperature": 1.0, "top_k": 50, "top_p": 1.0}
+        expected = model.generate("The", max_new_tokens=20, **sampling).text
         with command("--workers", "2", "--log-format", "json") as served:
             assert "in 2 processes" in served.first_lines[0]
             while len(self.pids_after_a_request(served)) < 2:
@@ -236,7 +237,7 @@ class TestWorkers:
                 pass
             for _ in range(4):
                 answer = httpx.post(
-                    served.url + PATH, json={"prompt": "The", "seed": 3, "max_tokens": 20}, timeout=DEADLINE
+                    served.url + PATH, json={"prompt": "The", "max_tokens": 20, **sampling}, timeout=DEADLINE
                 )
                 assert answer.json()["choices"][0]["text"] == expected
             # Whichever is asked tells the numbers of all.
