@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from gpt2fast.inference.prefix import Prefix
-    from gpt2fast.inference.results import AnyClassification
     from gpt2fast.inference.statistics import EngineStats
     from gpt2fast.text.arrays import Past
     from gpt2fast.text.tokenizer import Tokenizer
