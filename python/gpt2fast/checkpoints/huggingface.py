@@ -69,14 +69,14 @@ def open_directory(directory: Path) -> Checkpoint:
     if path is None:
         looked = f"no weights in it; looked for {', '.join(WEIGHT_FILES)}"
         raise ModelError(f"{directory}: {explain_without_weights(directory) or looked}")
-    config = read_config(directory)
+    config, values = _read_config(directory)
     if path.name.endswith(".index.json"):
         tensors, files = _open_shards(directory, path.name)
     else:
         resolved = file_inside(directory, path.name)
         tensors, files = _open_tensors(path.name, resolved), [resolved]
     state = StateDict(tensors, directory)
-    config, classifier = find_classifier(config, state, _config_values(directory), directory)
+    config, classifier = find_classifier(config, state, values, directory)
     return _checkpoint(config, state, classifier, files, directory, directory)
 
 
@@ -112,8 +112,7 @@ def open_weights_file(path: Path, *, n_head: int | None = None) -> Checkpoint:
     if model_args:
         config = nanogpt_config(model_args, path)
     elif find_inside(path.parent, "config.json") is not None:
-        config = read_config(path.parent)
-        values = _config_values(path.parent)
+        config, values = _read_config(path.parent)
     else:
         config, assumption = infer_config(state, path, n_head)
     config, classifier = find_classifier(config, state, values, path)
@@ -123,6 +122,11 @@ def open_weights_file(path: Path, *, n_head: int | None = None) -> Checkpoint:
 
 def read_config(directory: Path) -> ModelConfig:
     """The configuration of a directory; the special tokens of ``generation_config.json`` take precedence."""
+    return _read_config(directory)[0]
+
+
+def _read_config(directory: Path) -> tuple[ModelConfig, Mapping[str, Any]]:
+    """The configuration, and the values that it was read from."""
     path = file_inside(directory, "config.json")
     values = read_json_object(path)
     if values.get("quantization_config") is not None:
@@ -133,11 +137,7 @@ def read_config(directory: Path) -> ModelConfig:
         for name in ("bos_token_id", "eos_token_id"):
             if overrides.get(name) is not None:
                 values[name] = overrides[name]
-    return ModelConfig.from_dict(values, where=str(path))
-
-
-def _config_values(directory: Path) -> Mapping[str, Any]:
-    return read_json_object(file_inside(directory, "config.json"))
+    return ModelConfig.from_dict(values, where=str(path)), values
 
 
 def find_weights(directory: Path) -> Path | None:
