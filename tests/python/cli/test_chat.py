@@ -271,7 +271,7 @@ def test_ctrl_c_stops_a_text_and_not_the_program(chat: Chat) -> None:
         terminal.wait_for(" ")  # the text has begun
         terminal.type(CTRL_C)
         terminal.wait_for(PROMPT)
-        # Before readline waits for keys, a signal is noticed at the next key only: what it shows proves that it does.
+        # Until readline waits, a signal is noticed at the next key only. The recalled line proves it waits.
         terminal.type(UP)
         terminal.wait_for("Once")
         terminal.type(CTRL_C)
