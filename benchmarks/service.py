@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.checkpoints import EMBEDDED, checkpoint_directory
-from benchmarks.report import table
+from benchmarks.report import target_table
 from benchmarks.service_peers import beside_peers
 from benchmarks.targets import Target
 from gpt2fast import GPT2
@@ -355,21 +355,6 @@ def against_baseline(source: str, baseline: str, repeats: int, tokens: int, runs
     return targets
 
 
-def report(targets: Sequence[Target]) -> str:
-    """A table of what was measured, and whether it is what it should be."""
-    rows = [
-        [
-            one.what,
-            one.against,
-            "" if one.ratio is None else f"{one.ratio:.2f}",
-            f"at {'least' if one.at_least else 'most'} {one.bound}",
-            one.verdict,
-        ]
-        for one in targets
-    ]
-    return table(["", "against", "ratio", "target", ""], rows)
-
-
 def main() -> None:
     """Parse the command line, measure, and print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.service", description=__doc__)
@@ -402,7 +387,7 @@ def main() -> None:
         add(against_baseline(str(source), arguments.baseline, arguments.repeats, 32, 6))
         add(against_baseline("", arguments.baseline, arguments.repeats, 48, 40))
     add(beside_peers(source, arguments.work.resolve(), arguments.threads, arguments.repeats))
-    print(report(targets), flush=True)
+    print(target_table(targets), flush=True)
     if arguments.full:
         model.close()
         same = [f"--{name}={getattr(arguments, name)}" for name in ("size", "precision", "threads", "work")]
