@@ -169,7 +169,7 @@ class TextScores final : public BasicCall<ScoreCall> {
     require_done();
     std::vector<Logprobs> scores;
     for (const auto& participant : handle_.call().participants) {
-      scores.push_back(std::move(static_cast<ScoreReader&>(*participant).scores()));
+      scores.push_back(static_cast<const ScoreReader&>(*participant).scores());
     }
     return scores;
   }

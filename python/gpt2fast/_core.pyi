@@ -181,7 +181,7 @@ class Call:
         """Cancel, and return when the engine has let go of the call."""
 
     def results(self) -> Any:
-        """What the method that started the call says; RuntimeError before it is done."""
+        """What the method that started the call says, to every reader; RuntimeError before it is done."""
 
 class GenerationCall(Call):
     """Texts being generated. Streamed ones report their tokens as they are chosen."""
