@@ -26,6 +26,10 @@ function(gpt2fast_set_instruction_sets target)
   endif()
 
   get_target_property(sources ${target} SOURCES)
+  # A unity build, which compiles several files at once, leaves them alone: no other code may get these flags.
+  set(with_kernels ${sources})
+  list(FILTER with_kernels INCLUDE REGEX "/kernels/isa/")
+  set_source_files_properties(${with_kernels} PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)
   foreach(isa avx2 avx_vnni avx512 amx neon)
     set(matching ${sources})
     list(FILTER matching INCLUDE REGEX "[_/]${isa}\\.cpp$")
