@@ -7,7 +7,7 @@ function(gpt2fast_set_instruction_sets target)
   if(processor MATCHES "^(x86_64|amd64)$" AND NOT MSVC)
     set(flags_avx2 -mavx2 -mfma -mf16c)
     set(flags_avx_vnni ${flags_avx2} -mavxvnni)
-    set(flags_avx512 ${flags_avx2} -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni)
+    set(flags_avx512 ${flags_avx2} -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mpopcnt)
     if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
       # GCC's own AVX-512 headers read a deliberately undefined register.
       list(APPEND flags_avx512 -Wno-maybe-uninitialized -Wno-uninitialized)
