@@ -1,4 +1,4 @@
-"""Routes that read texts and write none: embeddings, scores, the order of choices."""
+"""Routes that read texts and generate none: embeddings, scores, rankings."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def create_embedding(service: Service, body: EmbeddingFields) -> Response:
                 "input",
                 "context_length_exceeded",
             )
-    normalize = body.normalize is not False  # as OpenAI's are, whose products are cosines
+    normalize = body.normalize is not False  # OpenAI's vectors have length 1
     vectors = await service.calls.embed(texts, body.pooling or "mean", normalize)
     as_text = body.encoding_format == "base64"
     data = [
@@ -118,7 +118,7 @@ def _list(service: Service, data: list[dict[str, Any]], tokens: int) -> Response
         "data": data,
         "usage": {"prompt_tokens": tokens, "completion_tokens": 0, "total_tokens": tokens},
     }
-    # Numbers that aren't, as the first token's log-probability, are null.
+    # NaN, such as the first token's log-probability, becomes null.
     body = orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
     return Response(body, media_type="application/json")
 

@@ -1,4 +1,4 @@
-"""Text to tokens and back, as vLLM's server and lm-evaluation-harness have it."""
+"""Routes from text to tokens and back, as in vLLM's server; lm-evaluation-harness uses them."""
 
 from __future__ import annotations
 
