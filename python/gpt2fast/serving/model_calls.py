@@ -67,24 +67,31 @@ class ModelCalls:
         """What the model is doing."""
         return self._model.stats()
 
-    async def token_ids(self, texts: Sequence[Text], name: str) -> list[list[int]]:
-        """The tokens of texts, which errors call by ``name``; of an empty one the token that begins texts."""
+    async def token_ids(
+        self, texts: Sequence[Text], name: str, *, add_special_tokens: bool = True
+    ) -> list[list[int]]:
+        """The tokens of texts, which errors call by ``name``; of an empty one the token that begins texts.
+
+        Without ``add_special_tokens`` the tokenizer's template adds nothing: for what continues another text.
+        """
         if sum(len(one) for one in texts if isinstance(one, str)) > _SHORT:
-            return await asyncio.to_thread(self._token_ids, texts, name)
-        return self._token_ids(texts, name)
+            return await asyncio.to_thread(self._token_ids, texts, name, add_special_tokens)
+        return self._token_ids(texts, name, add_special_tokens)
 
-    async def encode(self, text: str) -> list[int]:
+    async def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """The tokens of a text; none if it is empty."""
-        return (await self.token_ids([text], "prompt"))[0] if text else []
+        if not text:
+            return []
+        return (await self.token_ids([text], "prompt", add_special_tokens=add_special_tokens))[0]
 
-    def _token_ids(self, texts: Sequence[Text], name: str) -> list[list[int]]:
+    def _token_ids(self, texts: Sequence[Text], name: str, add_special_tokens: bool) -> list[list[int]]:
         check = Integer(0, self.config.vocab_size - 1)
         found = []
         for index, one in enumerate(texts):
             label = name if len(texts) == 1 else f"{name}[{index}]"
             if isinstance(one, str):
                 try:
-                    found.append(self.tokenizer.encode(one))
+                    found.append(self.tokenizer.encode(one, add_special_tokens=add_special_tokens))
                 except ValueError as error:
                     raise ValueError(f"{label}: {error}") from None
             else:

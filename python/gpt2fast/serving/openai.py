@@ -250,7 +250,9 @@ class TokenizeRequest(RequestModel):
 
     prompt: str | None = Field(None, description="The text.")
     messages: list[Message] | None = Field(None, min_length=1, description="The conversation, instead.")
-    add_special_tokens: bool | None = Field(None, description="Ignored: GPT-2 adds none.")
+    add_special_tokens: bool | None = Field(
+        None, description="Add the tokens that the tokenizer puts around a text, if any. Default: true."
+    )
     add_generation_prompt: bool | None = Field(
         None, description="End the conversation where an answer begins. Default: true."
     )
