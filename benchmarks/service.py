@@ -91,26 +91,15 @@ def generating(service: Service) -> list[Target]:
             "many": rate(lambda prompts: list(model.generate_many(prompts, **options))),
         }
     )
-    one = rates["one call"]
+    targets = (
+        (f"{_CALLERS} threads calling generate", "threads", 0.95),
+        (f"{_CALLERS} tasks awaiting agenerate", "tasks", 0.95),
+        (f"{_CALLERS} astream readers", "readers", 0.90),
+        ("generate_many", "many", 0.95),
+    )
     return [
-        Target(
-            f"{_CALLERS} threads calling generate",
-            f"one call with {_CALLERS}",
-            rates["threads"] / one,
-            0.95,
-            True,
-        ),
-        Target(
-            f"{_CALLERS} tasks awaiting agenerate",
-            f"one call with {_CALLERS}",
-            rates["tasks"] / one,
-            0.95,
-            True,
-        ),
-        Target(
-            f"{_CALLERS} astream readers", f"one call with {_CALLERS}", rates["readers"] / one, 0.90, True
-        ),
-        Target("generate_many", f"one call with {_CALLERS}", rates["many"] / one, 0.95, True),
+        Target(name, f"one call with {_CALLERS}", rates[way] / rates["one call"], wanted, True)
+        for name, way, wanted in targets
     ]
 
 

@@ -25,7 +25,7 @@ void translate(std::exception_ptr pointer) {  // NOLINT(performance-unnecessary-
   } catch (const BusyError& error) {
     set_error("gpt2fast.errors", "BusyError", error.what());
   } catch (const Interrupted&) {
-    // The check that asked to stop has left Python's own exception (KeyboardInterrupt, say).
+    // The check that returned true has left Python's own exception, such as KeyboardInterrupt.
     if (PyErr_Occurred() == nullptr) PyErr_SetNone(PyExc_KeyboardInterrupt);
   }
 }

@@ -92,7 +92,7 @@ class Checkpoint:
     warnings: tuple[str, ...] = ()
     #: What is wrong with the source's own tokenizer, if it has one that can't be read.
     tokenizer_fault: str | None = None
-    #: Whether a user named the tokenizer, so that one that does not fit is an error.
+    #: Whether a user named the tokenizer; one that does not fit is then an error.
     tokenizer_is_given: bool = False
 
     @classmethod

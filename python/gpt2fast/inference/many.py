@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 Outcome: TypeAlias = Generation | list[Generation]
 
-# Texts in the engine for each of its slots: steps stay full while some texts end and others are read.
+# Texts in the engine for each of its slots, so that steps stay full while some texts end and others begin.
 _TEXTS_PER_SLOT = 2
-# Prompts between the oldest without a result and the newest that is started, for each in the engine.
+# How far prompts may be started ahead of the oldest without a result, for each text in the engine.
 _PROMPTS_AHEAD = 4
 
 
@@ -64,7 +64,7 @@ class _RunningPrompts:
         self._queue = core.ReadyQueue()
         self._keys = itertools.count(1)
         self._calls: dict[int, tuple[int, Work[Outcome], core.Call, ExitStack]] = {}
-        # Calls that the engine has not taken yet: it had too many waiting.
+        # Calls that the engine has not accepted yet, because too many were waiting.
         self._unstarted: deque[tuple[int, Work[Outcome], Start]] = deque()
         self._finished: list[tuple[int, Outcome]] = []
 

@@ -46,7 +46,7 @@ _MODEL_ROUTES: dict[str, _Answer] = {
 
 
 def create_app(model: GPT2, settings: Settings | None = None) -> Starlette:
-    """The service as an ASGI application: to run with any server, or to mount in an application of one's own.
+    """The service as an ASGI application, to run with any server or to mount in another application.
 
     Parameters
     ----------

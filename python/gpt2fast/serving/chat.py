@@ -111,7 +111,7 @@ async def _events(service: Service, plan: Plan) -> AsyncGenerator[bytes, None]:
                 silent.discard(index)
                 yield event({**envelope, "choices": [_first_delta(plan, index)]})
             if not (chunk.text or reason or chunk.logprobs or plan.with_ids):
-                continue  # a part of a character, or what may be the beginning of a stop string
+                continue  # so far a part of a character, or what may begin a stop string
             choice = {
                 "index": index,
                 "delta": {"content": chunk.text} if chunk.text else {},

@@ -101,7 +101,7 @@ async def _events(service: Service, plan: Plan) -> AsyncGenerator[bytes, None]:
             reason = FINISH_REASONS[chunk.finish_reason]
             logprobs = stream_logprobs.of(chunk)
             if not (chunk.text or reason or logprobs or plan.with_ids):
-                continue  # a part of a character, or what may be the beginning of a stop string
+                continue  # so far a part of a character, or what may begin a stop string
             choice: dict[str, Any] = {
                 "text": chunk.text,
                 "index": chunk.index,

@@ -12,7 +12,7 @@ from pydantic import Field, PlainValidator, ValidationInfo, WithJsonSchema
 from gpt2fast import _validation as checks
 from gpt2fast.inference.options import GenerationOptions
 
-#: Options of ``GenerationOptions`` that OpenAI's interface has under a name, or in a form, of its own.
+#: Options of ``GenerationOptions`` that have another name or form in OpenAI's interface.
 OPENAI_OPTIONS = (
     "max_new_tokens",
     "num_return_sequences",
@@ -22,7 +22,7 @@ OPENAI_OPTIONS = (
     "best_of",
     "logit_bias",
 )
-# What a request has no place for: an object of Python, or nothing without one.
+# Options that are objects of Python, which a request can't hold, or have no effect without one.
 _OF_PYTHON = (checks.Callables, checks.Instance)
 _OF_AN_ASSISTANT = ("num_assistant_tokens",)
 

@@ -1,4 +1,4 @@
-"""Runs a plan, whole or as a stream, and counts; how the answers look is for each interface to say."""
+"""Runs a plan, whole or as a stream, and counts its tokens. Each interface puts them into its own form."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gpt2fast.serving.service import Service
 if TYPE_CHECKING:
     from gpt2fast.inference.results import Generation, StreamChunk
 
-# The library's reasons, in OpenAI's words.
+# The library's finish reasons -> OpenAI's.
 FINISH_REASONS = {
     None: None,
     "length": "length",
@@ -33,9 +33,9 @@ class Usage:
     Attributes
     ----------
     prompt, completion : int
-        Read, and generated.
+        Tokens read, and tokens generated.
     cached : int or None
-        Of the read ones, those that weren't computed again; None: not known.
+        Tokens of the prompt that were taken from the cache; None if that is not known.
     """
 
     prompt: int
@@ -43,7 +43,7 @@ class Usage:
     cached: int | None = None
 
     def answer(self) -> dict[str, Any]:
-        """As an answer has it."""
+        """The object ``usage`` of an answer."""
         usage: dict[str, Any] = {
             "prompt_tokens": self.prompt,
             "completion_tokens": self.completion,
@@ -86,7 +86,7 @@ class TextStream:
     Parameters
     ----------
     service : Service
-        That runs it.
+        Runs the plan.
     plan : Plan
         What to run.
     """

@@ -11,7 +11,7 @@ import orjson
 
 LogFormat = Literal["text", "json"]
 
-# What a record of the standard library has by itself; the rest was given by `extra`.
+# The fields of every record of the standard library; others were given by `extra`.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 
 
@@ -38,7 +38,7 @@ class _TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         line = super().format(record)
         error = getattr(record, "error", None)
-        # What a client sent must not make a second line.
+        # A line break that a client sent must not make a second line.
         return f"{line}: {error!a}" if error else line
 
 

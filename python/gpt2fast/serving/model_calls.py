@@ -1,4 +1,4 @@
-"""All that the service asks of the model; nothing else in this package touches it."""
+"""All calls of the service to the model; nothing else in this package uses it."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
     from gpt2fast.model import GPT2
     from gpt2fast.text.tokenizer import Tokenizer
 
-# Texts of so many characters are made into tokens while the event loop waits: a thread would take longer.
+# Up to this many characters are tokenized while the event loop waits: switching to a thread takes longer.
 _SHORT = 20_000
 
-#: Whose prompts those of the request at hand may share keys and values with: those of the same number.
+#: Prompts of requests with the same number may share keys and values; set for each request.
 PREFIX_SCOPE: ContextVar[int] = ContextVar("prefix_scope", default=0)
 
 
 class ModelCalls:
-    """A model for the routes: awaitable, and bounded.
+    """A model for the routes; calls are awaited, and their number is bounded.
 
     Cancelling a call's task ends its work within a step.
 
@@ -56,7 +56,7 @@ class ModelCalls:
         self.config = model.config
         starts = (model.config.bos_token_id, *model.config.eos_token_ids)
         self._start = [token for token in starts if token is not None][:1]
-        #: Which weights, in which precision.
+        #: Identifies weights and precision.
         self.fingerprint = f"{model.directory.metadata.get('fingerprint', '')}"[:8] + f"-{model.precision}"
 
     def options(self, values: dict[str, Any]) -> GenerationOptions:
@@ -67,24 +67,31 @@ class ModelCalls:
         """What the model is doing."""
         return self._model.stats()
 
-    async def token_ids(self, texts: Sequence[Text], name: str) -> list[list[int]]:
-        """The tokens of texts, which errors call by ``name``; of an empty one the token that begins texts."""
+    async def token_ids(
+        self, texts: Sequence[Text], name: str, *, add_special_tokens: bool = True
+    ) -> list[list[int]]:
+        """The tokens of texts, which errors call by ``name``; of an empty one the token that begins texts.
+
+        Without ``add_special_tokens`` the tokenizer's template adds nothing: for what continues another text.
+        """
         if sum(len(one) for one in texts if isinstance(one, str)) > _SHORT:
-            return await asyncio.to_thread(self._token_ids, texts, name)
-        return self._token_ids(texts, name)
+            return await asyncio.to_thread(self._token_ids, texts, name, add_special_tokens)
+        return self._token_ids(texts, name, add_special_tokens)
 
-    async def encode(self, text: str) -> list[int]:
+    async def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """The tokens of a text; none if it is empty."""
-        return (await self.token_ids([text], "prompt"))[0] if text else []
+        if not text:
+            return []
+        return (await self.token_ids([text], "prompt", add_special_tokens=add_special_tokens))[0]
 
-    def _token_ids(self, texts: Sequence[Text], name: str) -> list[list[int]]:
+    def _token_ids(self, texts: Sequence[Text], name: str, add_special_tokens: bool) -> list[list[int]]:
         check = Integer(0, self.config.vocab_size - 1)
         found = []
         for index, one in enumerate(texts):
             label = name if len(texts) == 1 else f"{name}[{index}]"
             if isinstance(one, str):
                 try:
-                    found.append(self.tokenizer.encode(one))
+                    found.append(self.tokenizer.encode(one, add_special_tokens=add_special_tokens))
                 except ValueError as error:
                     raise ValueError(f"{label}: {error}") from None
             else:
@@ -99,7 +106,7 @@ class ModelCalls:
     ) -> list[list[Generation]]:
         """The texts of each prompt."""
         with self._admitted():
-            if options.num_beams > 1:  # a search may find fewer texts than were asked for
+            if options.num_beams > 1:  # a search may find fewer texts than requested
                 return list(await asyncio.gather(*(self._generate([one], options) for one in prompts)))
             results = await self._generate(prompts, options)
             count = options.num_return_sequences or 1
@@ -118,7 +125,7 @@ class ModelCalls:
     async def echoed(
         self, prompts: Sequence[list[int]], options: GenerationOptions
     ) -> list[list[Generation]]:
-        """The prompts themselves, with their log-probabilities if the options ask for them."""
+        """The prompts themselves, with their log-probabilities if these are requested."""
         alone = self.options(
             {
                 "max_new_tokens": 0,
@@ -158,7 +165,7 @@ class ModelCalls:
             )
 
     async def answer_once(self) -> None:
-        """Let the model make one token: after that it is known to work."""
+        """Generate one token, which shows that the model works."""
         await self._model.agenerate([0], max_new_tokens=1, generation_config=None)
 
     async def _generate(self, prompts: Sequence[list[int]], options: GenerationOptions) -> list[Generation]:
@@ -174,7 +181,7 @@ class ModelCalls:
 
     @contextmanager
     def _admitted(self) -> Iterator[None]:
-        """While inside, a request is in work; one too many is refused."""
+        """Count a request as running; one too many is refused."""
         if self._requests >= self._max_requests:
             waiting = self.stats().waiting
             raise ApiError(

@@ -1,4 +1,4 @@
-"""What a request for generated text comes to: prompts, options and limits, checked before any work."""
+"""The plan of a request for generated text: prompts and options, checked before any work."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gpt2fast.serving.openai import GenerationRequest, ResponseFormat
 from gpt2fast.serving.service import Service
 from gpt2fast.serving.settings import Limits
 
-#: What OpenAI's completions have.
+#: The default of OpenAI's completions.
 DEFAULT_MAX_TOKENS = 16
 
 
@@ -27,15 +27,15 @@ class Plan:
     prompts : list of list of int
         What the model reads.
     options : GenerationOptions
-        How.
+        How to generate.
     n : int
         Texts of each prompt.
     stream, include_usage, with_ids : bool
-        How to answer.
+        What the answer holds, and how it is sent.
     id : str
-        Of the answer.
+        The answer's id.
     started : float
-        When it came, on ``time.perf_counter``'s clock.
+        When the request came, on ``time.perf_counter``'s clock.
     created : int
         The same, in seconds since 1970.
     """
@@ -67,26 +67,26 @@ def make_plan(
     Parameters
     ----------
     service : Service
-        That runs it.
+        Runs the plan.
     body : GenerationRequest
         The request.
     prompts : list of list of int
         What to continue, none empty.
     prompt_name : str
-        What errors call them.
+        The name of the prompts in errors.
     max_tokens : int or None
-        As it was asked for; None: ``default_max_tokens``, or as many as there is room for.
+        As requested. None: ``default_max_tokens``, or as many as there is room for.
     default_max_tokens : int
-        See there.
+        See ``max_tokens``.
     kind : str
-        What the answer's id begins with.
+        The beginning of the answer's id.
     extra : dict
         Options of this route, by the library's names.
 
     Raises
     ------
     ApiError, TypeError, ValueError
-        It asks for what it may not.
+        A field is wrong, or exceeds a limit.
     """
     limits, n_positions = service.settings.limits, service.calls.config.n_positions
     if max_tokens is None:
@@ -126,7 +126,7 @@ def make_plan(
 
 
 def _choose_copies(values: dict[str, Any], n: int) -> None:
-    """Several texts of a prompt; without a word on how tokens are chosen, they are drawn, as OpenAI's are."""
+    """Set how many texts each prompt gets; by default they are drawn, as OpenAI's are."""
     best_of = values.pop("best_of", None)
     if best_of is not None and best_of < n:
         raise bad_request(f"best_of ({best_of}) must be at least n ({n})", "best_of")
@@ -138,7 +138,7 @@ def _choose_copies(values: dict[str, Any], n: int) -> None:
 
 
 def _constrain(values: dict[str, Any], wanted: ResponseFormat | None) -> None:
-    """Let OpenAI's ``response_format`` be a constraint of the library."""
+    """Turn OpenAI's ``response_format`` into a constraint of the library."""
     if wanted is None or wanted.type == "text":
         return
     given = next((name for name in CONSTRAINTS if name in values), None)

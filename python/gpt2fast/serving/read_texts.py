@@ -1,4 +1,4 @@
-"""Routes that read texts and write none: embeddings, scores, the order of choices."""
+"""Routes that read texts and generate none: embeddings, scores, rankings."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def create_embedding(service: Service, body: EmbeddingFields) -> Response:
                 "input",
                 "context_length_exceeded",
             )
-    normalize = body.normalize is not False  # as OpenAI's are, whose products are cosines
+    normalize = body.normalize is not False  # OpenAI's vectors have length 1
     vectors = await service.calls.embed(texts, body.pooling or "mean", normalize)
     as_text = body.encoding_format == "base64"
     data = [
@@ -71,8 +71,8 @@ async def create_rank(service: Service, body: RankFields) -> Response:
         if not choice:
             raise bad_request(f"choices[{index}] must not be empty", f"choices[{index}]")
     (prompt,) = await service.calls.token_ids([given.prompt], "prompt")
-    choices = await service.calls.token_ids(given.choices, "choices")
-    _check_tokens(service, [prompt, *choices])
+    choices = await service.calls.token_ids(given.choices, "choices", add_special_tokens=False)
+    _check_tokens(service, [prompt, *choices], "choices")
     ranked = await service.calls.rank(prompt, choices, body.by or "mean")
     data = [
         {
@@ -93,7 +93,7 @@ async def _texts(service: Service, body: EmbeddingFields | ScoreFields) -> list[
     given: Any = body
     _check_count(service, len(given.input), "input")
     texts = await service.calls.token_ids(given.input, "input")
-    _check_tokens(service, texts)
+    _check_tokens(service, texts, "input")
     return texts
 
 
@@ -103,11 +103,11 @@ def _check_count(service: Service, count: int, name: str) -> None:
         raise bad_request(f"{name} must have at most {limit} entries on this server, got {count}", name)
 
 
-def _check_tokens(service: Service, texts: Sequence[Sequence[int]]) -> None:
+def _check_tokens(service: Service, texts: Sequence[Sequence[int]], name: str) -> None:
     limit, tokens = service.settings.limits.tokens, sum(map(len, texts))
     if tokens > limit:
         raise bad_request(
-            f"the texts of a request may have {limit} tokens together on this server, got {tokens}", "input"
+            f"the texts of a request may have {limit} tokens together on this server, got {tokens}", name
         )
 
 
@@ -118,7 +118,7 @@ def _list(service: Service, data: list[dict[str, Any]], tokens: int) -> Response
         "data": data,
         "usage": {"prompt_tokens": tokens, "completion_tokens": 0, "total_tokens": tokens},
     }
-    # Numbers that aren't, as the first token's log-probability, are null.
+    # NaN, such as the first token's log-probability, becomes null.
     body = orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
     return Response(body, media_type="application/json")
 

@@ -22,7 +22,7 @@ _Model = TypeVar("_Model", bound=RequestModel)
 
 _BODIES_AT_ONCE = 64
 
-# Names that other servers use -> ours, where the spelling alone would not lead there.
+# Names of other servers -> ours, where the spelling alone would not suggest it.
 _ELSEWHERE = {
     **REQUEST_NAMES,
     "functions": "json_schema",
@@ -84,7 +84,7 @@ async def read_body(request: Request, model: type[_Model], limits: Limits, budge
     _check_content(request)
     with budget.share() as take:
         try:
-            # Not by asyncio.timeout, which Python 3.10 lacks.
+            # asyncio.timeout would do, but Python 3.10 lacks it.
             body = await asyncio.wait_for(_read(request, limits.body_bytes, take), limits.body_seconds)
         except asyncio.TimeoutError:
             raise ApiError(
@@ -103,7 +103,7 @@ async def read_body(request: Request, model: type[_Model], limits: Limits, budge
 
 
 def _check_content(request: Request) -> None:
-    # A page of another origin may send a form or text unasked, with what the browser knows of this one.
+    # Pages of other origins may send forms and plain text without asking, along with stored passwords.
     content_type = request.headers.get("content-type", "")
     if content_type.partition(";")[0].strip().lower() != "application/json":
         raise ApiError(415, f"The header Content-Type must be application/json, got {content_type[:100]!r}.")

@@ -1,4 +1,4 @@
-"""What the routes of one service share."""
+"""The state that the routes of one service share."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Service:
 
     @cached_property
     def names(self) -> TokenNames:
-        """What the model's tokens are called."""
+        """Names of the model's tokens."""
         return TokenNames(self.calls.tokenizer)
 
     def exposition(self) -> bytes:
@@ -52,11 +52,11 @@ class Service:
         return self.metrics.exposition()
 
     def observe(self) -> None:
-        """Let the metrics say what the model is doing."""
+        """Update the metrics with what the model is doing."""
         self.metrics.state(self.calls.stats())
 
     def check_model(self, name: str | None) -> None:
-        """Refuse a model that isn't served."""
+        """Raise an error for the name of a model that isn't served."""
         if name is not None and name != self.settings.model_name:
             raise ApiError(
                 404,

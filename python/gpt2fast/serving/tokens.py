@@ -1,4 +1,4 @@
-"""Text to tokens and back, as vLLM's server and lm-evaluation-harness have it."""
+"""Routes from text to tokens and back, as in vLLM's server; lm-evaluation-harness uses them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ async def tokenize(service: Service, body: TokenizeRequest) -> Response:
     if body.messages is not None:
         ids = await chat_template(service).prompt(body.messages, body.add_generation_prompt is not False)
     else:
-        ids = await service.calls.encode(body.prompt or "")
+        add_special_tokens = body.add_special_tokens is not False
+        ids = await service.calls.encode(body.prompt or "", add_special_tokens=add_special_tokens)
     answer = {"count": len(ids), "max_model_len": service.calls.config.n_positions, "tokens": ids}
     answer["token_strs"] = [service.names[token] for token in ids] if body.return_token_strs else None
     return Response(orjson.dumps(answer), media_type="application/json")

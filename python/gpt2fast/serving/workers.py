@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 LOG = logging.getLogger("gpt2fast.serving")
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-# That of prometheus-client, which this process doesn't import before there are workers.
+# prometheus-client's variable. This process doesn't import that package before there are workers.
 _METRICS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
-# Of processes that end before they are ready, one after another.
+# Processes that may end before they are ready, in a row, before the service gives up.
 _MOST_FAILURES = 3
-# Beyond the time that requests have to finish.
+# Seconds that workers have to end, beyond those that requests have to finish.
 _LAST_SECONDS = 5.0
 
 #: A worker's work: serves on the socket, calls the function when it is ready.
@@ -37,7 +37,7 @@ Work = Callable[[socket.socket, Callable[[], None]], None]
 
 
 class WorkersFailedError(RuntimeError):
-    """Workers end before they are ready; the log says why."""
+    """Workers ended before they were ready; the log says why."""
 
 
 @dataclass
@@ -53,7 +53,7 @@ class Supervisor:
     Parameters
     ----------
     work : callable
-        What each does; picklable.
+        What each worker runs; picklable.
     listeners : list of socket
         One for each worker. They stay open here: clients of a dead worker wait for its replacement.
     grace : float

@@ -240,7 +240,7 @@ class TestWorkers:
                     served.url + PATH, json={"prompt": "The", "max_tokens": 20, **sampling}, timeout=DEADLINE
                 )
                 assert answer.json()["choices"][0]["text"] == expected
-            # Whichever is asked tells the numbers of all.
+            # Whichever worker answers has the numbers of all.
             counts = httpx.get(f"{served.url}/metrics").text
             found = re.findall(r"^vllm:generation_tokens_total\{.*\} (\S+)$", counts, re.MULTILINE)
             assert [float(one) for one in found] == [4 * 20.0]

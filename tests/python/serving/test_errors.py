@@ -234,6 +234,7 @@ def test_a_large_body_is_413(small: httpx.Client) -> None:
         (PATH, {"prompt": ["a", "b"], "n": 2, "max_tokens": 25}, "max_tokens"),
         ("/v1/embeddings", {"input": ["a"] * 3}, "input"),
         ("/v1/score", {"input": [[1] * 101]}, "input"),
+        ("/v1/rank", {"prompt": "a", "choices": [[1] * 60, [2] * 60]}, "choices"),
         ("/v1/rank", {"prompt": "a", "choices": ["a", "b", "c"]}, "choices"),
     ],
 )
