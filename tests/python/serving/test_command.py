@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import re
 import shlex
@@ -11,16 +12,17 @@ import socket
 import subprocess
 import sys
 import threading
+import types
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
 
 from gpt2fast import GPT2
-from gpt2fast.serving.workers import Supervisor, WorkersFailedError
+from gpt2fast.serving.workers import Supervisor, WorkersFailedError, _Worker
 from support.live_server import DEADLINE, command, events
 
 PATH = "/v1/completions"
@@ -272,6 +274,26 @@ class TestWorkers:
             socket.create_connection(("127.0.0.1", port))
 
     def test_workers_that_never_get_ready_end_it(self) -> None:
+    def test_one_whose_pipe_closes_before_it_is_gone(self) -> None:
+        listener = socket.create_server(("127.0.0.1", 0))
+        supervisor = Supervisor(_broken, [listener], 1, lambda: None)
+        ended, sentinel = multiprocessing.Pipe()
+        ours, theirs = multiprocessing.Pipe()
+        dying = types.SimpleNamespace(sentinel=sentinel, pid=0, exitcode=1, join=lambda: None)
+        supervisor._workers = [_Worker(cast("Any", dying), ours)]
+        replaced: list[int] = []
+        with listener, pytest.MonkeyPatch.context() as patch:
+            patch.setattr(supervisor, "_replace", replaced.append)
+            theirs.close()
+            supervisor._look()
+            assert not replaced
+            ended.close()
+            supervisor._look()  # would wait for ever if it did not look at the process, or return at once
+        assert replaced == [0]
+        sentinel.close()
+        supervisor._workers = []
+        supervisor._end()
+
         listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
         try:
             supervisor = Supervisor(_broken, listeners, 1, lambda: None)
