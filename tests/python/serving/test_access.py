@@ -59,6 +59,24 @@ def test_nothing_else_does(keyed: TestClient, authorization: str) -> None:
     assert response.status_code == 401
 
 
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"api_keys": ("sk-first", "")}, ValueError, "api_keys must not hold an empty one"),
+        ({"api_keys": "sk-first"}, TypeError, "api_keys must be a list or tuple of strings"),
+        ({"cors_origins": "*"}, TypeError, "cors_origins must be a list or tuple of strings"),
+        ({"allowed_hosts": "localhost"}, TypeError, "allowed_hosts must be a list or tuple of strings"),
+        ({"root_path": "llm"}, ValueError, "root_path must begin with / and not end with it, got 'llm'"),
+        ({"root_path": "/llm/"}, ValueError, "root_path must begin with / and not end with it, got '/llm/'"),
+    ],
+)
+def test_settings_that_would_let_others_in_or_nobody(
+    settings: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=re.escape(message)):
+        Settings(**settings)
+
+
 def test_hosts_that_are_not_named_are_refused(model: GPT2) -> None:
     settings = Settings(allowed_hosts=("localhost", "[::1]"))
     client = TestClient(create_app(model, settings), base_url="http://localhost:8000")
