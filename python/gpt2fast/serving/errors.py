@@ -69,6 +69,12 @@ class ApiError(Exception):
         kind = _TYPES.get(self.status, "invalid_request_error")
         return {"error": {"message": message, "type": kind, "param": self.param, "code": self.code}}
 
+    def log_text(self) -> str:
+        """What the log says: of a request, which messages quote, nothing but the names of fields."""
+        if self.status not in (400, 404):
+            return str(self)
+        return f"{self.code or 'invalid request'}{f' in {self.param[:100]!r}' if self.param else ''}"
+
     def response(self) -> Response:
         """The answer."""
         return Response(

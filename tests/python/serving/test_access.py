@@ -16,7 +16,7 @@ from starlette.testclient import TestClient
 
 from gpt2fast import GPT2
 from gpt2fast.serving import Settings, create_app
-from gpt2fast.serving.logs import JsonFormatter
+from gpt2fast.serving.logs import JsonFormatter, TextFormatter
 from support.processes import imported_by
 
 KEYS = ("sk-first", "sk-second-and-longer")
@@ -160,14 +160,25 @@ def test_a_request_is_one_line_of_the_log_without_its_text(
         client.post("/v1/completions", json={"prompt": "secret", "max_tokens": 1}, headers=headers)
         client.post("/v1/completions", json={"prompt": "secret", "nope\n2": 1}, headers=headers)
     lines = [JsonFormatter().format(record) for record in caplog.records]
+        client.post("/v1/completions", json={"prompt": {"text": "secret"}}, headers=headers)
+        client.post("/v1/completions", json={"overflow": "secret"}, headers=headers)
+        client.get("/nowhere/%0asecond")
     assert not any("\n" in line or "secret" in line for line in lines)
-    good, bad = map(json.loads, lines)
+    texts = [TextFormatter().format(record) for record in caplog.records]
+    assert not any("\n" in text or "secret" in text for text in texts)
+    good, bad, *quoted, nowhere = map(json.loads, lines)
     assert (good["status"], good["method"], good["path"]) == (200, "POST", "/v1/completions")
     assert good["request_id"] == "line"
     assert good["duration_ms"] > 0
     assert good["client"] == "testclient"
     assert bad["status"] == 400
-    assert bad["error"].startswith("unknown field")
+    assert bad["error"] == r"unknown_parameter in 'nope\n2'"
+    assert [one["error"] for one in quoted] == [
+        "invalid request in 'prompt'",
+        "invalid request in 'overflow'",
+    ]
+    assert nowhere["path"] == "/nowhere/\nsecond"
+    assert texts[-1].startswith(r"GET '/nowhere/\nsecond' 404 ")
 
 
 def cached_tokens(model: GPT2, settings: Settings, path: str, **fields: Any) -> list[int]:
