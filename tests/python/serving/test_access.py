@@ -91,7 +91,7 @@ def test_other_origins_are_let_in_by_name(model: GPT2) -> None:
     preflight = {
         "origin": "https://a.example",
         "access-control-request-method": "POST",
-        "access-control-request-headers": "authorization,content-type",
+        "access-control-request-headers": "authorization,content-type,x-stainless-lang",
     }
     closed = TestClient(create_app(model))
     assert closed.options("/v1/completions", headers=preflight).status_code == 405
@@ -102,6 +102,7 @@ def test_other_origins_are_let_in_by_name(model: GPT2) -> None:
     response = opened.options("/v1/completions", headers=preflight)
     assert response.status_code == 200
     assert response.headers["access-control-allow-origin"] == "https://a.example"
+    assert "x-stainless-lang" in response.headers["access-control-allow-headers"]
     other = opened.options("/v1/completions", headers={**preflight, "origin": "https://b.example"})
     assert "access-control-allow-origin" not in other.headers
 
@@ -159,10 +160,10 @@ def test_a_request_is_one_line_of_the_log_without_its_text(
     with caplog.at_level(logging.INFO, "gpt2fast.serving"):
         client.post("/v1/completions", json={"prompt": "secret", "max_tokens": 1}, headers=headers)
         client.post("/v1/completions", json={"prompt": "secret", "nope\n2": 1}, headers=headers)
-    lines = [JsonFormatter().format(record) for record in caplog.records]
         client.post("/v1/completions", json={"prompt": {"text": "secret"}}, headers=headers)
         client.post("/v1/completions", json={"overflow": "secret"}, headers=headers)
         client.get("/nowhere/%0asecond")
+    lines = [JsonFormatter().format(record) for record in caplog.records]
     assert not any("\n" in line or "secret" in line for line in lines)
     texts = [TextFormatter().format(record) for record in caplog.records]
     assert not any("\n" in text or "secret" in text for text in texts)
