@@ -388,7 +388,8 @@ class GPT2:
         Raises
         ------
         TypeError, ValueError
-            A wrong option, at once; a wrong prompt, when it is reached. What was started before ends.
+            A wrong option or a single text as ``prompts``, at once; a wrong prompt, when it is reached. What
+            was started before ends.
         BusyError
             As many texts of other callers wait as may wait; those of its own never refuse a prompt.
         """
