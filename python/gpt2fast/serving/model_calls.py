@@ -147,14 +147,18 @@ class ModelCalls:
             return await arun(scoring.embed(self._loaded, texts, pooling, normalize))
 
     async def rank(
-        self, prompt: list[int], choices: Sequence[list[int]], by: Literal["mean", "total"]
+        self,
+        prompt: list[int],
+        choices: Sequence[list[int]],
+        by: Literal["mean", "total"],
+        overflow: Literal["error", "truncate"],
     ) -> list[RankedChoice]:
         """Choices in the order of their likelihood after a prompt."""
         from gpt2fast.inference import scoring
 
         with self._admitted():
             return await arun(
-                scoring.rank(self._loaded, prompt, choices, by, None, prefix_scope=PREFIX_SCOPE.get())
+                scoring.rank(self._loaded, prompt, choices, by, None, overflow, PREFIX_SCOPE.get())
             )
 
     async def answer_once(self) -> None:

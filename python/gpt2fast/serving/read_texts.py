@@ -72,8 +72,10 @@ async def create_rank(service: Service, body: RankFields) -> Response:
             raise bad_request(f"choices[{index}] must not be empty", f"choices[{index}]")
     (prompt,) = await service.calls.token_ids([given.prompt], "prompt")
     choices = await service.calls.token_ids(given.choices, "choices")
-    _check_tokens(service, [prompt, *choices])
-    ranked = await service.calls.rank(prompt, choices, body.by or "mean")
+    _check_tokens(service, [prompt, *choices], "choices")
+    overflow = body.overflow or "error"
+    _check_contexts(service, prompt, choices, overflow)
+    ranked = await service.calls.rank(prompt, choices, body.by or "mean", overflow)
     data = [
         {
             "object": "rank",
@@ -90,6 +92,23 @@ async def create_rank(service: Service, body: RankFields) -> Response:
 
 
 async def _texts(service: Service, body: EmbeddingFields | ScoreFields) -> list[list[int]]:
+def _check_contexts(
+    service: Service, prompt: Sequence[int], choices: Sequence[Sequence[int]], overflow: str
+) -> None:
+    n_positions = service.calls.config.n_positions
+    for index, choice in enumerate(choices):
+        beyond = len(prompt) + len(choice) - n_positions - 1  # the last token is not read
+        if beyond <= 0 or (overflow == "truncate" and beyond < len(prompt)):
+            continue
+        advice = "overflow='truncate' cuts the prompt" if beyond < len(prompt) else "give a shorter one"
+        raise bad_request(
+            f"This model's maximum context length is {n_positions} tokens, but the prompt has {len(prompt)} "
+            f"and choices[{index}] {len(choice)}; {advice}",
+            f"choices[{index}]",
+            "context_length_exceeded",
+        )
+
+
     given: Any = body
     _check_count(service, len(given.input), "input")
     texts = await service.calls.token_ids(given.input, "input")
