@@ -374,7 +374,8 @@ class GPT2:
         Parameters
         ----------
         prompts : iterable of str or token ids
-            Read as far as there is room; may be a generator over a file, and endless.
+            Read as far as there is room; may be a generator over a file, and endless. While it waits for its
+            next prompt, results wait too.
         options, **overrides
             As for :meth:`generate`. Once ``cancel`` is cancelled, no further prompts are read.
         ordered : bool

@@ -20,6 +20,8 @@ _TYPES = {401: "authentication_error", 429: "rate_limit_error", 503: "server_err
 #: Names of options as requests have them, where they aren't the library's.
 REQUEST_NAMES = {"max_new_tokens": "max_tokens", "num_return_sequences": "n", "stop_strings": "stop"}
 _LIBRARY_NAME = re.compile(rf"\b({'|'.join(REQUEST_NAMES)})\b")
+# What a request has no field for.
+_LIBRARY_ADVICE = re.compile(r"(?:, or|;) generation_config=None ignores that")
 _FIRST_NAME = re.compile(r"(?:a key of )?(([a-z_]+)(?:\[\d+\])*)")
 
 
@@ -105,7 +107,8 @@ def of_library(error: Exception, fields: Container[str] = ()) -> ApiError | None
         message = f"This server can't do that: {error}"
         return bad_request(message, param_of(str(error), fields), "unsupported_parameter")
     if isinstance(error, (ValueError, TypeError)) and not isinstance(error, ModelError):
-        message = _LIBRARY_NAME.sub(lambda match: REQUEST_NAMES[match[1]], str(error))
+        message = _LIBRARY_ADVICE.sub("", str(error))
+        message = _LIBRARY_NAME.sub(lambda match: REQUEST_NAMES[match[1]], message)
         return bad_request(message, param_of(message, fields))
     return None
 

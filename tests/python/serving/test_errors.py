@@ -95,6 +95,12 @@ def test_an_unknown_field_is_named_with_the_nearest(post: Post, given: str, mean
     assert error["message"] == f"unknown field {given!r}; did you mean {meant!r}?"
 
 
+def test_advice_is_what_a_request_can_follow(post: Post) -> None:
+    error = post(PATH, 400, prompt="Once", num_beams=2)["error"]
+    assert error["message"].endswith("do_sample; give do_sample=False)")
+    post(PATH, prompt="Once", num_beams=2, do_sample=False, max_tokens=2)
+
+
 def test_an_unknown_field_far_from_all_lists_them(post: Post) -> None:
     message = post("/v1/rank", 400, prompt="a", choices=["b"], qqq=1)["error"]["message"]
     assert message == "unknown field 'qqq'; the fields are model, user, by, prompt, choices"
