@@ -374,7 +374,8 @@ class GPT2:
         Parameters
         ----------
         prompts : iterable of str or token ids
-            Read as far as there is room; may be a generator over a file, and endless.
+            Read as far as there is room; may be a generator over a file, and endless. While it waits for its
+            next prompt, results wait too.
         options, **overrides
             As for :meth:`generate`. Once ``cancel`` is cancelled, no further prompts are read.
         ordered : bool
@@ -388,7 +389,8 @@ class GPT2:
         Raises
         ------
         TypeError, ValueError
-            A wrong option, at once; a wrong prompt, when it is reached. What was started before ends.
+            A wrong option or a single text as ``prompts``, at once; a wrong prompt, when it is reached. What
+            was started before ends.
         BusyError
             As many texts of other callers wait as may wait; those of its own never refuse a prompt.
         """

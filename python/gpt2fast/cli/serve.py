@@ -239,8 +239,10 @@ def _api_keys(given: tuple[str, ...], file: Path | None) -> tuple[str, ...]:
             raise click.UsageError(f"--api-key-file {file}: no key in it")
         keys += found
     for key in keys:
-        if not key.isascii() or not key.isprintable() or " " in key:
-            raise click.UsageError("an API key must consist of printable ASCII characters without spaces")
+        if not key or not key.isascii() or not key.isprintable() or " " in key:
+            raise click.UsageError(
+                "an API key must consist of printable ASCII characters without spaces, at least one"
+            )
     return tuple(keys)
 
 

@@ -127,7 +127,7 @@ def join_defaults(
         if least is not None:
             joined = joined.changed(min_new_tokens=min(least, joined.max_new_tokens))
     except ValueError as error:
-        if not values:
+        if not values or str(error) == _own_error(given):
             raise
         advice = "give do_sample=False, or " if "do_sample" in values else ""
         raise ValueError(
@@ -135,6 +135,15 @@ def join_defaults(
             f"generation_config=None ignores that)"
         ) from None
     return joined.with_given(GenerationOptions.__dataclass_fields__.keys() - (_LIMITS - given.keys()))
+
+
+def _own_error(given: Mapping[str, Any]) -> str | None:
+    """What is wrong with the caller's values by themselves."""
+    try:
+        GenerationOptions(**given)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def limit_by_defaults(

@@ -26,16 +26,19 @@ Work: TypeAlias = Generator[Start, Any, T]
 
 def run(work: Work[T], cancel: CancelToken | None = None) -> T:
     """Do a piece of work, the calling thread waiting for each of its calls."""
-    try:
-        start = next(work)
-        while True:
-            call = start()
-            with watched(call, cancel):
-                call.wait()
+    call: Any = None
+    while True:
+        try:
             start = work.send(call)
-    except StopIteration as end:
-        result: T = end.value
-        return result
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        call = start()
+        with watched(call, cancel):
+            try:
+                call.wait()
+            except StopIteration as error:  # which would end the caller's own iteration without a word
+                raise RuntimeError("a logits processor raised StopIteration") from error
 
 
 async def arun(work: Work[T], cancel: CancelToken | None = None) -> T:
@@ -43,23 +46,23 @@ async def arun(work: Work[T], cancel: CancelToken | None = None) -> T:
     from gpt2fast.inference.event_loops import channel
 
     events = channel()
-    try:
-        start = next(work)
-        while True:
-            with events.listen() as (key, event):
-                call = start(queue=events.queue, key=key)
-                try:
-                    with watched(call, cancel):
-                        while not call.done():
-                            await event.wait()
-                            event.clear()
-                except BaseException:
-                    call.cancel()
-                    raise
+    call: Any = None
+    while True:
+        try:
             start = work.send(call)
-    except StopIteration as end:
-        result: T = end.value
-        return result
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        with events.listen() as (key, event):
+            call = start(queue=events.queue, key=key)
+            try:
+                with watched(call, cancel):
+                    while not call.done():
+                        await event.wait()
+                        event.clear()
+            except BaseException:
+                call.cancel()
+                raise
 
 
 def watched(call: Cancellable, cancel: CancelToken | None) -> AbstractContextManager[None]:

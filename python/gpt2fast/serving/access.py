@@ -149,7 +149,7 @@ class Access:
         LOG.info(
             "%s %s %d %.1f ms",
             scope["method"],
-            exchange.path,
+            exchange.path if exchange.path.isprintable() else ascii(exchange.path),  # in one line
             exchange.status,
             seconds * 1000,
             extra={
@@ -194,7 +194,7 @@ class _Exchange:
 
     async def fail(self, error: ApiError, scope: Scope, receive: Receive) -> None:
         """Answer with an error, unless an answer has begun."""
-        self.error = str(error)
+        self.error = error.log_text()
         if self.status == 0:
             await error.response()(scope, receive, self.send)
 

@@ -90,7 +90,7 @@ def create_app(model: GPT2, settings: Settings | None = None) -> Starlette:
             CORSMiddleware,
             allow_origins=settings.cors_origins,
             allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type"],
+            allow_headers=["*"],  # OpenAI's client sends some of its own
             expose_headers=["Retry-After", "X-Request-Id"],
         )
         middleware.insert(0, cors)

@@ -20,6 +20,8 @@ _TYPES = {401: "authentication_error", 429: "rate_limit_error", 503: "server_err
 #: The library's options that have another name in requests.
 REQUEST_NAMES = {"max_new_tokens": "max_tokens", "num_return_sequences": "n", "stop_strings": "stop"}
 _LIBRARY_NAME = re.compile(rf"\b({'|'.join(REQUEST_NAMES)})\b")
+# What a request has no field for.
+_LIBRARY_ADVICE = re.compile(r"(?:, or|;) generation_config=None ignores that")
 _FIRST_NAME = re.compile(r"(?:a key of )?(([a-z_]+)(?:\[\d+\])*)")
 
 
@@ -69,6 +71,12 @@ class ApiError(Exception):
         kind = _TYPES.get(self.status, "invalid_request_error")
         return {"error": {"message": message, "type": kind, "param": self.param, "code": self.code}}
 
+    def log_text(self) -> str:
+        """What the log says: of a request, which messages quote, nothing but the names of fields."""
+        if self.status not in (400, 404):
+            return str(self)
+        return f"{self.code or 'invalid request'}{f' in {self.param[:100]!r}' if self.param else ''}"
+
     def response(self) -> Response:
         """The answer."""
         return Response(
@@ -99,7 +107,8 @@ def of_library(error: Exception, fields: Container[str] = ()) -> ApiError | None
         message = f"This server can't do that: {error}"
         return bad_request(message, param_of(str(error), fields), "unsupported_parameter")
     if isinstance(error, (ValueError, TypeError)) and not isinstance(error, ModelError):
-        message = _LIBRARY_NAME.sub(lambda match: REQUEST_NAMES[match[1]], str(error))
+        message = _LIBRARY_ADVICE.sub("", str(error))
+        message = _LIBRARY_NAME.sub(lambda match: REQUEST_NAMES[match[1]], message)
         return bad_request(message, param_of(message, fields))
     return None
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import orjson
+from starlette.responses import Response
 
 from gpt2fast.serving.plan import Plan
 from gpt2fast.serving.service import Service
@@ -24,6 +28,9 @@ FINISH_REASONS = {
     "constraint": "stop",
     "cancelled": "stop",
 }
+
+# Answers of fewer tokens and log-probabilities are put together while the event loop waits.
+_SHORT = 20_000
 
 
 @dataclass
@@ -78,6 +85,18 @@ async def complete(service: Service, plan: Plan) -> tuple[list[tuple[int, Genera
     longest = max(len(result.token_ids) for _, result in found)
     _count_request(service, plan, longest)
     return found, usage
+
+
+async def response(results: list[tuple[int, Generation]], make: Callable[[], dict[str, Any]]) -> Response:
+    """The answer that ``make`` puts together of texts: in a thread, where that takes long."""
+    size = sum(len(result.token_ids) for _, result in results)
+    size += sum(result.logprobs.top.size for _, result in results if result.logprobs is not None)
+
+    def body() -> bytes:
+        return orjson.dumps(make())
+
+    data = await asyncio.to_thread(body) if size > _SHORT else body()
+    return Response(data, media_type="application/json")
 
 
 class TextStream:

@@ -34,8 +34,11 @@ class JsonFormatter(logging.Formatter):
         return orjson.dumps(line, default=str).decode()
 
 
-class _TextFormatter(logging.Formatter):
+class TextFormatter(logging.Formatter):
+    """A line for people; an exception follows on lines of its own."""
+
     def format(self, record: logging.LogRecord) -> str:
+        """The line."""
         line = super().format(record)
         error = getattr(record, "error", None)
         # A line break that a client sent must not make a second line.
@@ -48,7 +51,7 @@ def set_up_logging(log_format: LogFormat, level: str) -> None:
     if log_format == "json":
         handler.setFormatter(JsonFormatter())
     else:
-        handler.setFormatter(_TextFormatter("%(asctime)s %(levelname)s %(message)s"))
+        handler.setFormatter(TextFormatter("%(asctime)s %(levelname)s %(message)s"))
     for name in ("gpt2fast.serving", "uvicorn"):
         logger = logging.getLogger(name)
         logger.handlers[:] = [handler]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from gpt2fast._validation import Integer
+from gpt2fast._validation import Integer, all_in_range
 from gpt2fast.inference import outputs
 from gpt2fast.inference.async_calls import astream
 from gpt2fast.inference.options import CONSTRAINTS, GenerationOptions
@@ -17,6 +17,7 @@ from gpt2fast.inference.requests import Call, choose_options, read_call
 from gpt2fast.inference.work import arun
 from gpt2fast.serving.errors import ApiError
 from gpt2fast.serving.openai import Text
+from gpt2fast.text.prompts import check_token_ids
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from gpt2fast.model import GPT2
     from gpt2fast.text.tokenizer import Tokenizer
 
-# Up to this many characters are tokenized while the event loop waits: switching to a thread takes longer.
+# What has so many characters, ids and words is read while the event loop waits: a thread would take longer.
 _SHORT = 20_000
 
 #: Prompts of requests with the same number may share keys and values; set for each request.
@@ -59,8 +60,10 @@ class ModelCalls:
         #: Identifies weights and precision.
         self.fingerprint = f"{model.directory.metadata.get('fingerprint', '')}"[:8] + f"-{model.precision}"
 
-    def options(self, values: dict[str, Any]) -> GenerationOptions:
+    async def options(self, values: dict[str, Any]) -> GenerationOptions:
         """Options of a request, with the model's own defaults for those that it leaves out."""
+        if _size(values) > _SHORT:
+            return await asyncio.to_thread(choose_options, self._loaded, None, values)
         return choose_options(self._loaded, None, values)
 
     def stats(self) -> EngineStats:
@@ -74,7 +77,7 @@ class ModelCalls:
 
         Without ``add_special_tokens`` the tokenizer's template adds nothing: for what continues another text.
         """
-        if sum(len(one) for one in texts if isinstance(one, str)) > _SHORT:
+        if len(texts) + sum(map(len, texts)) > _SHORT:
             return await asyncio.to_thread(self._token_ids, texts, name, add_special_tokens)
         return self._token_ids(texts, name, add_special_tokens)
 
@@ -83,6 +86,16 @@ class ModelCalls:
         if not text:
             return []
         return (await self.token_ids([text], "prompt", add_special_tokens=add_special_tokens))[0]
+
+    async def decode(self, tokens: Sequence[int]) -> str:
+        """The text of tokens, special ones included."""
+        if len(tokens) > _SHORT:
+            return await asyncio.to_thread(self._decode, tokens)
+        return self._decode(tokens)
+
+    def _decode(self, tokens: Sequence[int]) -> str:
+        check_token_ids(tokens, "tokens", self.config)
+        return self.tokenizer.decode(tokens, skip_special_tokens=False)
 
     def _token_ids(self, texts: Sequence[Text], name: str, add_special_tokens: bool) -> list[list[int]]:
         check = Integer(0, self.config.vocab_size - 1)
@@ -94,6 +107,8 @@ class ModelCalls:
                     found.append(self.tokenizer.encode(one, add_special_tokens=add_special_tokens))
                 except ValueError as error:
                     raise ValueError(f"{label}: {error}") from None
+            elif all_in_range(one, check.low, check.high):
+                found.append(one)
             else:
                 found.append([check(f"{label}[{place}]", token) for place, token in enumerate(one)])
             found[-1] = found[-1] or self._start
@@ -126,7 +141,7 @@ class ModelCalls:
         self, prompts: Sequence[list[int]], options: GenerationOptions
     ) -> list[list[Generation]]:
         """The prompts themselves, with their log-probabilities if these are requested."""
-        alone = self.options(
+        alone = await self.options(
             {
                 "max_new_tokens": 0,
                 "echo": True,
@@ -154,14 +169,18 @@ class ModelCalls:
             return await arun(scoring.embed(self._loaded, texts, pooling, normalize))
 
     async def rank(
-        self, prompt: list[int], choices: Sequence[list[int]], by: Literal["mean", "total"]
+        self,
+        prompt: list[int],
+        choices: Sequence[list[int]],
+        by: Literal["mean", "total"],
+        overflow: Literal["error", "truncate"],
     ) -> list[RankedChoice]:
         """Choices in the order of their likelihood after a prompt."""
         from gpt2fast.inference import scoring
 
         with self._admitted():
             return await arun(
-                scoring.rank(self._loaded, prompt, choices, by, None, prefix_scope=PREFIX_SCOPE.get())
+                scoring.rank(self._loaded, prompt, choices, by, None, overflow, PREFIX_SCOPE.get())
             )
 
     async def answer_once(self) -> None:
@@ -173,9 +192,11 @@ class ModelCalls:
         return cast("list[Generation]", await arun(outputs.generation(self._loaded, call)))
 
     async def _read(self, prompts: Sequence[list[int]], options: GenerationOptions) -> Call:
-        """The checked call. A constraint is compiled in a thread, as that may take a second."""
+        """The checked call. What may take a second, as a constraint does, is made in a thread."""
         read = partial(read_call, self._loaded, prompts, options, prefix_scope=PREFIX_SCOPE.get())
-        if any(getattr(options, name) is not None for name in CONSTRAINTS):
+        constrained = any(getattr(options, name) is not None for name in CONSTRAINTS)
+        texts = len(prompts) * (options.best_of or options.num_return_sequences or 1)
+        if constrained or texts + sum(map(len, prompts)) + _size(options.given_values()) > _SHORT:
             return await asyncio.to_thread(read)
         return read()
 
@@ -194,3 +215,13 @@ class ModelCalls:
             yield
         finally:
             self._requests -= 1
+
+
+def _size(values: Mapping[str, Any]) -> int:
+    """How much there is to check in options: characters, ids and words."""
+    size = 0
+    for value in values.values():
+        size += len(value) if isinstance(value, Collection) else 0
+        if isinstance(value, (list, tuple)):
+            size += sum(len(one) for one in value if isinstance(one, (str, list, tuple)))
+    return size

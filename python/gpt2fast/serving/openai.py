@@ -234,6 +234,9 @@ class RankFields(RequestModel):
     by: Literal["mean", "total"] | None = Field(
         None, description="Order by the log-probability per token (default), or by the sum."
     )
+    overflow: Literal["error", "truncate"] | None = Field(
+        None, description="Where prompt and choice exceed the context: refuse, or cut the prompt's beginning."
+    )
 
 
 RankRequest = create_model(

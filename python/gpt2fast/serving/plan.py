@@ -17,6 +17,9 @@ from gpt2fast.serving.settings import Limits
 #: The default of OpenAI's completions.
 DEFAULT_MAX_TOKENS = 16
 
+#: Log-probabilities that a request may ask for, for each token that it may have.
+LOGPROBS_PER_TOKEN = 8
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -51,7 +54,7 @@ class Plan:
     created: int
 
 
-def make_plan(
+async def make_plan(
     service: Service,
     body: GenerationRequest,
     prompts: list[list[int]],
@@ -104,9 +107,10 @@ def make_plan(
     _choose_copies(values, n)
     _constrain(values, body.response_format)
     values["max_time"] = min(values.get("max_time", limits.seconds), limits.seconds)
-    options = service.calls.options(values)
+    options = await service.calls.options(values)
+    service.check_count(len(options.bad_words), "bad_words")
     _check_stream(stream, options)
-    _check_limits(prompts, options, limits, prompt_name)
+    _check_limits(prompts, options, limits)
     room = n_positions - max_tokens
     if options.overflow == "truncate" and room > 0:
         prompts = [prompt if len(prompt) <= room + 1 else prompt[-room:] for prompt in prompts]
@@ -158,14 +162,7 @@ def _check_stream(stream: bool, options: GenerationOptions) -> None:
             raise bad_request(f"{name} chooses whole texts and can't stream; leave out stream", name)
 
 
-def _check_limits(
-    prompts: Sequence[list[int]], options: GenerationOptions, limits: Limits, prompt_name: str
-) -> None:
-    if len(prompts) > limits.prompts:
-        raise bad_request(
-            f"{prompt_name} must have at most {limits.prompts} entries on this server, got {len(prompts)}",
-            prompt_name,
-        )
+def _check_limits(prompts: Sequence[list[int]], options: GenerationOptions, limits: Limits) -> None:
     copies = {"n": options.num_return_sequences, "best_of": options.best_of, "num_beams": options.num_beams}
     for name, count in copies.items():
         if (count or 1) > limits.texts_per_prompt:
@@ -188,6 +185,15 @@ def _check_limits(
             f"included; this one asks for {tokens}",
             "max_tokens",
         )
+    if options.logprobs is not None:
+        reported = tokens if options.echo else each * len(prompts) * options.max_new_tokens
+        values, most = reported * (options.logprobs + 1), limits.tokens * LOGPROBS_PER_TOKEN
+        if values > most:
+            raise bad_request(
+                f"logprobs={options.logprobs} for {reported} tokens are {values} values, more than {most} on "
+                f"this server; ask for fewer, or for fewer tokens",
+                "logprobs",
+            )
 
 
 def _check_context(prompts: Sequence[list[int]], max_tokens: int, n_positions: int, prompt_name: str) -> None:

@@ -21,6 +21,8 @@ from gpt2fast.serving.settings import Limits
 _Model = TypeVar("_Model", bound=RequestModel)
 
 _BODIES_AT_ONCE = 64
+# Longer ones are checked in a thread, so that the event loop doesn't wait.
+_LONG_BODY = 1 << 16
 
 # Names of other servers -> ours, where the spelling alone would not suggest it.
 _ELSEWHERE = {
@@ -92,14 +94,20 @@ async def read_body(request: Request, model: type[_Model], limits: Limits, budge
                 f"The body did not arrive within {limits.body_seconds:g} seconds.",
                 headers={"connection": "close"},
             ) from None
-        try:
-            found = model.model_validate_json(body)
-        except ValidationError as error:
-            raise _refusal(error, model) from None
-        # Each key has a colon: if there are no more of these than fields, none is given twice.
-        if body.count(b":") > len(found.model_fields_set):
-            _check_keys(body, model)
-        return found
+        if len(body) > _LONG_BODY:
+            return await asyncio.to_thread(_checked, body, model)
+        return _checked(body, model)
+
+
+def _checked(body: bytes, model: type[_Model]) -> _Model:
+    try:
+        found = model.model_validate_json(body)
+    except ValidationError as error:
+        raise _refusal(error, model) from None
+    # Each key has a colon: if there are no more of these than fields, none is given twice.
+    if body.count(b":") > len(found.model_fields_set):
+        _check_keys(body, model)
+    return found
 
 
 def _check_content(request: Request) -> None:

@@ -89,6 +89,14 @@ class Settings:
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
+        for name in ("api_keys", "cors_origins", "allowed_hosts"):
+            # Of a string, each letter would be one.
+            if isinstance(getattr(self, name), str):
+                raise TypeError(f"{name} must be a list or tuple of strings, got a string; put it in a list")
+        if not all(self.api_keys):  # a request without a key would have it
+            raise ValueError("api_keys must not hold an empty one")
+        if self.root_path and (self.root_path[0] != "/" or self.root_path[-1] == "/"):
+            raise ValueError(f"root_path must begin with / and not end with it, got {self.root_path!r}")
         if self.prefix_cache_scope == "key" and not self.api_keys:
             raise ValueError("prefix_cache_scope must be 'all' without api_keys, got 'key'")
 

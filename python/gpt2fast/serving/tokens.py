@@ -8,7 +8,6 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gpt2fast._validation import Integer
 from gpt2fast.serving.chat import chat_template
 from gpt2fast.serving.errors import bad_request
 from gpt2fast.serving.service import Service
@@ -33,9 +32,7 @@ async def tokenize(service: Service, body: TokenizeRequest) -> Response:
 
 async def detokenize(service: Service, body: DetokenizeRequest) -> Response:
     """The text of tokens, special ones included."""
-    check = Integer(0, service.calls.config.vocab_size - 1)
-    ids = [check(f"tokens[{position}]", token) for position, token in enumerate(body.tokens)]
-    text = service.calls.tokenizer.decode(ids, skip_special_tokens=False)
+    text = await service.calls.decode(body.tokens)
     return Response(orjson.dumps({"prompt": text}), media_type="application/json")
 
 

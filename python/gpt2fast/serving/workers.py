@@ -111,14 +111,13 @@ class Supervisor:
 
     def _look(self) -> None:
         """Wait until something happens, and see to it."""
-        waiting = [worker.pipe for worker in self._workers if not worker.ready]
+        waiting = [worker.pipe for worker in self._workers if not (worker.ready or worker.pipe.closed)]
         sentinels = [worker.process.sentinel for worker in self._workers]
         happened = wait([*waiting, *sentinels, self._wake_reader])
         for index, worker in enumerate(self._workers):
             if worker.process.sentinel in happened:
                 self._replace(index)
-            elif worker.pipe in happened:
-                worker.pipe.recv()
+            elif worker.pipe in happened and _says_ready(worker):
                 worker.ready = True
                 self._failures = 0
         if self._announce is not None and all(worker.ready for worker in self._workers):
@@ -160,6 +159,16 @@ class Supervisor:
             worker.pipe.close()
         self._wake_reader.close()
         self._wake_writer.close()
+
+
+def _says_ready(worker: _Worker) -> bool:
+    """Whether it is; if not, it is about to end: its pipe may be closed before it is seen to be gone."""
+    try:
+        worker.pipe.recv()
+    except (EOFError, OSError):
+        worker.pipe.close()
+        return False
+    return True
 
 
 def _drain(reader: socket.socket) -> None:

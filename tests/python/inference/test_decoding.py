@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import threading
 import time
@@ -84,6 +85,21 @@ def test_a_processors_errors_propagate(model: GPT2) -> None:
     with pytest.raises(TypeError, match="logits_processor must change the scores in place and return None"):
         model.generate("Once", logits_processor=lambda *_: 5)
     assert model.generate("Once", max_new_tokens=2).text
+
+
+def test_a_processor_that_runs_out_of_its_iterator_is_an_error(model: GPT2) -> None:
+    def exhausted(*_: Any) -> None:
+        next(iter(()))
+
+    options = {"logits_processor": exhausted, "max_new_tokens": 2}
+    with pytest.raises(RuntimeError, match="a logits processor raised StopIteration"):
+        model.generate("Once", **options)
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        asyncio.run(model.agenerate("Once", **options))
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        list(model.stream("Once", **options))
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        list(model.generate_many(PROMPTS, **options))
 
 
 def test_penalties_follow_their_formulas() -> None:

@@ -41,6 +41,9 @@ BOTH = ["/v1/completions", "/v1/chat/completions", "/v1/embeddings", "/v1/score"
         ({"stop": [""]}, "stop[0]", "stop[0] must not be empty"),
         ({"stop": 3}, "stop", "stop must be a string or a list of strings"),
         ({"logit_bias": {"x": 1}}, "logit_bias", "got the key 'x'"),
+        ({"logit_bias": {"7": 1, "07": 2}}, "logit_bias", "got the key '07'"),
+        ({"logit_bias": {"1_0": 1}}, "logit_bias", "got the key '1_0'"),
+        ({"logit_bias": {"9" * 5000: 1}}, "logit_bias", "got the key '9999"),
         ({"logit_bias": {"99999": 1}}, "logit_bias", "a key of logit_bias must be from 0 to 4095, got 99999"),
         ({"prompt": 7}, "prompt", "prompt must be a string, token ids, or a list of these, got 7 (int)"),
         ({"prompt": []}, "prompt", "prompt must not be an empty list"),
@@ -90,6 +93,12 @@ def test_an_unknown_field_is_named_with_the_nearest(post: Post, given: str, mean
     assert error["param"] == given
     assert error["code"] == "unknown_parameter"
     assert error["message"] == f"unknown field {given!r}; did you mean {meant!r}?"
+
+
+def test_advice_is_what_a_request_can_follow(post: Post) -> None:
+    error = post(PATH, 400, prompt="Once", num_beams=2)["error"]
+    assert error["message"].endswith("do_sample; give do_sample=False)")
+    post(PATH, prompt="Once", num_beams=2, do_sample=False, max_tokens=2)
 
 
 def test_an_unknown_field_far_from_all_lists_them(post: Post) -> None:
