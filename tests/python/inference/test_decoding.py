@@ -72,6 +72,7 @@ def test_a_processor_changes_the_scores(model: GPT2) -> None:
 
 def test_a_processor_that_does_nothing_changes_nothing(model: GPT2) -> None:
     options: dict[str, Any] = {"max_new_tokens": 20, "seed": 4, "top_p": 0.9, "repetition_penalty": 1.2}
+    options["use_prefix_cache"] = False  # results say how many tokens were found there
     plain = model.generate(PROMPTS, **options)
     assert model.generate(PROMPTS, logits_processor=lambda *_: None, **options) == plain
 
