@@ -247,12 +247,14 @@ class Engine:
         sequences: Sequence[NDArray[np.int32]],
         past: Sequence[NDArray[np.float32]] | None = None,
         want_past: bool = True,
+        layers: Sequence[int] = (),
         *,
         queue: ReadyQueue | None = None,
         key: int = 0,
     ) -> Call:
-        """Results: hidden states [tokens, n_embd] per sequence, and the past per layer
-        [2, batch, heads, tokens, head_dim] or None. A past, given or wanted, needs equally long sequences."""
+        """Results: hidden states [tokens, n_embd] per sequence; the past per layer [2, batch, heads, tokens,
+        head_dim] or None, which, given or wanted, needs equally long sequences; and, if ``layers`` are given,
+        the hidden states before them [len(layers), tokens, n_embd] per sequence."""
 
     def logits(
         self,
