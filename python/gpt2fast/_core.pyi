@@ -110,6 +110,7 @@ class GenerationOptions:
     stop_strings: list[bytes]  # they need token_bytes
     token_bytes: TokenBytes | None  # write only
     include_stop_string: bool
+    stop_begins_in_prompt: bool  # a stop string may begin in the prompt and end in the output
     logprobs: int  # -1: none; k >= 0: the chosen token's and the k best
     prompt_lookup_num_tokens: int  # 0: off
     slide: bool  # past the context window: drop the older half and read the rest again

@@ -167,7 +167,11 @@ class ModelCalls:
 
     async def _read(self, prompts: Sequence[list[int]], options: GenerationOptions) -> Call:
         """The checked call. A constraint is compiled in a thread, as that may take a second."""
-        read = partial(read_call, self._loaded, prompts, options, prefix_scope=PREFIX_SCOPE.get())
+        scope = PREFIX_SCOPE.get()
+        # OpenAI's stop is about the completion: a prompt that ends like the beginning of one changes nothing.
+        read = partial(
+            read_call, self._loaded, prompts, options, prefix_scope=scope, stop_begins_in_prompt=False
+        )
         if any(getattr(options, name) is not None for name in CONSTRAINTS):
             return await asyncio.to_thread(read)
         return read()
