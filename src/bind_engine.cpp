@@ -136,17 +136,28 @@ py::object make_new_past(const Engine& engine, const Sequences& sequences, Forwa
 
 // Sequences must be equally long when the past is wanted or given.
 std::unique_ptr<PythonCall> forward(Engine& engine, const Sequences& sequences,
-                                    const std::optional<PastArrays>& past_arrays, bool want_past, Queue queue,
-                                    uint64_t key) {
-  ForwardRequest request{.sequences = as_spans(sequences), .past = {}, .hidden = {}, .new_past = {}};
+                                    const std::optional<PastArrays>& past_arrays, bool want_past,
+                                    std::vector<int64_t> layers, Queue queue, uint64_t key) {
+  ForwardRequest request{.sequences = as_spans(sequences),
+                         .past = {},
+                         .layers = std::move(layers),
+                         .hidden = {},
+                         .layer_inputs = {},
+                         .new_past = {}};
   if (past_arrays) request.past = as_past(engine, *past_arrays, static_cast<int64_t>(sequences.size()));
   std::vector<FloatArray> hidden;
+  std::vector<FloatArray> layer_inputs;
+  const auto width = static_cast<py::ssize_t>(engine.n_embd());
+  const auto wanted = static_cast<py::ssize_t>(request.layers.size());
   for (const Int32Array& one : sequences) {
-    hidden.emplace_back(std::vector<py::ssize_t>{one.size(), static_cast<py::ssize_t>(engine.n_embd())});
+    hidden.emplace_back(std::vector<py::ssize_t>{one.size(), width});
     request.hidden.push_back(hidden.back().mutable_data());
+    if (wanted == 0) continue;
+    layer_inputs.emplace_back(std::vector<py::ssize_t>{wanted, one.size(), width});
+    request.layer_inputs.push_back(layer_inputs.back().mutable_data());
   }
   const py::object new_past = want_past ? make_new_past(engine, sequences, request) : py::none();
-  const py::tuple results = py::make_tuple(py::cast(hidden), new_past);
+  const py::tuple results = py::make_tuple(py::cast(hidden), new_past, py::cast(layer_inputs));
   auto call = unlocked([&] { return engine.forward(request, call_options(std::move(queue), key)); });
   return std::make_unique<PythonCall>(
       std::move(call),
@@ -234,7 +245,7 @@ void register_work(py::class_<Engine, std::shared_ptr<Engine>>& type) {
   type.def("generate", &generate, py::arg("requests"), py::arg("options"), py::kw_only(),
            py::arg("priority") = 0, py::arg("max_seconds") = 0.0, py::arg("streamed") = false, queue, key)
       .def("forward", &forward, py::arg("sequences"), py::arg("past") = py::none(),
-           py::arg("want_past") = true, py::kw_only(), queue, key)
+           py::arg("want_past") = true, py::arg("layers") = std::vector<int64_t>{}, py::kw_only(), queue, key)
       .def("logits", &logits, py::arg("sequences"), py::arg("rows") = py::none(), py::kw_only(), queue, key)
       .def("score", &score, py::arg("sequences"), py::arg("first"), py::arg("top") = 0, py::kw_only(), queue,
            key)

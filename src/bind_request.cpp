@@ -92,6 +92,7 @@ void register_options(py::module_& module) {
   stopping("max_new_tokens", &StopOptions::max_new_tokens);
   stopping("eos_token_ids", &StopOptions::eos_token_ids);
   stopping("include_stop_string", &StopOptions::include_stop_string);
+  stopping("stop_begins_in_prompt", &StopOptions::stop_begins_in_prompt);
   type.def_property("stop_strings", &stop_strings, &set_stop_strings);
   type.def_property("token_bytes", nullptr,
                     [](GenerationOptions& self, std::shared_ptr<TokenBytes> token_bytes) {

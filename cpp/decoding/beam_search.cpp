@@ -22,23 +22,19 @@ BeamSearchOptions checked(const BeamSearchOptions& options, const StopOptions& s
   require(std::isfinite(options.length_penalty), "length_penalty must be finite", options.length_penalty);
   require(stop.max_new_tokens >= 1, "max_new_tokens must be at least 1 in a beam search",
           stop.max_new_tokens);
-  if (!stop.stop_strings.empty() && !stop.token_bytes) {
-    throw std::invalid_argument("stop_strings need token_bytes");
-  }
   return options;
 }
 
 }  // namespace
 
-BeamSearch::BeamSearch(const BeamSearchOptions& options, const StopOptions& stop, int64_t vocab_size)
+BeamSearch::BeamSearch(const BeamSearchOptions& options, const StopOptions& stop, int64_t vocab_size,
+                       std::span<const int32_t> prompt)
     : options_(checked(options, stop)),
       stop_(stop),
       vocab_size_(vocab_size),
       beams_(1),
       candidates_(vocab_size) {
-  if (!stop.stop_strings.empty()) {
-    beams_[0].stop_matcher.emplace(stop.stop_strings, stop.include_stop_string);
-  }
+  beams_[0].stop_matcher = stop_matcher_for(stop, prompt);
 }
 
 std::span<const BeamSearch::Extension> BeamSearch::advance(std::span<const float> log_probabilities,

@@ -46,7 +46,8 @@ class BeamSearch {
   };
 
   // Throws std::invalid_argument when an option is out of range.
-  BeamSearch(const BeamSearchOptions& options, const StopOptions& stop, int64_t vocab_size);
+  BeamSearch(const BeamSearchOptions& options, const StopOptions& stop, int64_t vocab_size,
+             std::span<const int32_t> prompt = {});
 
   // 1 before the first round (the prompt), at most num_beams after.
   int32_t live_beams() const { return static_cast<int32_t>(beams_.size()); }

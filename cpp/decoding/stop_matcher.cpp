@@ -1,6 +1,7 @@
 // Aho and Corasick: Efficient string matching (1975).
 #include "decoding/stop_matcher.h"
 
+#include <algorithm>
 #include <stdexcept>
 
 namespace gpt2fast {
@@ -9,6 +10,10 @@ StopMatcher::StopMatcher(std::span<const std::string> stop_strings, bool include
     : automaton_(std::make_shared<const Automaton>(stop_strings)),
       include_stop_string_(include_stop_string) {}
 
+void StopMatcher::pass(std::string_view bytes) {
+  for (char byte : bytes) state_ = automaton_->step(state_, byte);
+}
+
 bool StopMatcher::feed(std::string_view bytes) {
   for (char byte : bytes) {
     if (stopped_) break;
@@ -16,7 +21,7 @@ bool StopMatcher::feed(std::string_view bytes) {
     ++fed_;
     if (const int32_t match = automaton_->node(state_).match; match > 0) {
       stopped_ = true;
-      kept_ = include_stop_string_ ? fed_ : fed_ - match;
+      kept_ = include_stop_string_ ? fed_ : std::max<int64_t>(0, fed_ - match);
     }
   }
   if (!stopped_) kept_ = fed_;
@@ -25,7 +30,17 @@ bool StopMatcher::feed(std::string_view bytes) {
 
 int64_t StopMatcher::safe_bytes() const {
   if (stopped_ || include_stop_string_) return kept_;
-  return fed_ - automaton_->node(state_).depth;
+  return std::max<int64_t>(0, fed_ - automaton_->node(state_).depth);
+}
+
+std::optional<StopMatcher> stop_matcher_for(const StopOptions& stop, std::span<const int32_t> prompt) {
+  if (stop.stop_strings.empty()) return std::nullopt;
+  if (!stop.token_bytes) throw std::invalid_argument("stop_strings need token_bytes");
+  StopMatcher matcher(stop.stop_strings, stop.include_stop_string);
+  if (stop.stop_begins_in_prompt) {
+    for (const int32_t token : prompt) matcher.pass((*stop.token_bytes)[token]);
+  }
+  return matcher;
 }
 
 StopMatcher::Automaton::Automaton(std::span<const std::string> stop_strings)

@@ -3,10 +3,13 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include "gpt2fast/generation_options.h"
 
 namespace gpt2fast {
 
@@ -21,13 +24,17 @@ class StopMatcher {
   // Throws std::invalid_argument for an empty stop string.
   StopMatcher(std::span<const std::string> stop_strings, bool include_stop_string);
 
+  // Takes bytes that are before the output: a stop string may begin in them. One that ends there doesn't
+  // count.
+  void pass(std::string_view bytes);
+
   // Takes the next token's bytes. Returns true once a stop string is complete; further bytes are then
   // ignored.
   bool feed(std::string_view bytes);
 
   bool stopped() const { return stopped_; }
-  // How many of the output's bytes to keep: after a match, those up to the stop string's start, or its end if
-  // it is included; before, all that were fed.
+  // How many of the output's bytes to keep: after a match, those up to the stop string's start, which is none
+  // if it begins before the output, or its end if it is included; before, all that were fed.
   int64_t kept_bytes() const { return kept_; }
   // The number of leading output bytes that no later completion of a stop string can remove. It never
   // shrinks. Once generation has ended for another reason, all kept_bytes() are safe.
@@ -65,5 +72,9 @@ class StopMatcher {
   int64_t fed_ = 0;
   int64_t kept_ = 0;
 };
+
+// The matcher of an output that follows the prompt; nothing without stop strings. Throws
+// std::invalid_argument when their bytes are unknown.
+std::optional<StopMatcher> stop_matcher_for(const StopOptions& stop, std::span<const int32_t> prompt);
 
 }  // namespace gpt2fast

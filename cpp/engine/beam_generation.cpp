@@ -45,7 +45,7 @@ BeamGeneration::BeamGeneration(Request request, std::shared_ptr<const Generation
                .num_return_sequences = generation_->num_return_sequences,
                .length_penalty = generation_->length_penalty,
                .early_stopping = generation_->early_stopping},
-              generation_->stop, options.vocab_size) {}
+              generation_->stop, options.vocab_size, request_.prompt) {}
 
 Admitted BeamGeneration::admit(Admission& admission) {
   if (admission.free_slots() < slots_needed()) return Admitted::kNoSlot;

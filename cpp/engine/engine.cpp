@@ -354,6 +354,11 @@ std::unique_ptr<GenerationCall> Engine::generate(std::vector<Request> requests,
 std::unique_ptr<CallHandle> Engine::forward(const ForwardRequest& request, const CallOptions& call) {
   const std::shared_ptr<EngineState> state = this->state();
   const auto shared = std::make_shared<const ForwardRequest>(request);
+  for (const int64_t layer : request.layers) {
+    if (layer >= 0 && layer < options_.n_layer) continue;
+    throw std::invalid_argument("layers must be in [0, " + std::to_string(options_.n_layer) + "), got " +
+                                std::to_string(layer));
+  }
   Participants participants;
   for (size_t i = 0; i < request.sequences.size(); ++i) {
     check_text(request.sequences[i], request.past ? request.past->tokens : 0, state->options());

@@ -70,10 +70,7 @@ LiveSequence::LiveSequence(Request request, std::shared_ptr<const GenerationOpti
     }
     window_start_ = tokens_.size() - std::max<size_t>(1, window_limit / 2);
   }
-  if (!stop.stop_strings.empty()) {
-    if (!stop.token_bytes) throw std::invalid_argument("stop_strings need token_bytes");
-    stop_matcher_.emplace(stop.stop_strings, stop.include_stop_string);
-  }
+  stop_matcher_ = stop_matcher_for(stop, request_.prompt);
   if (stop.max_new_tokens == 0) finish(FinishReason::kLength);
 }
 

@@ -66,6 +66,14 @@ void StepBuffers::fill(std::span<const StepPart> parts) {
                static_cast<int64_t>(hidden_row), static_cast<int64_t>(logits_row)});
 }
 
+std::span<float> StepBuffers::layer_inputs() {
+  const int64_t row = limits_.layers * limits_.width;
+  if (layer_inputs_.bytes() == 0) {
+    layer_inputs_ = ReservedMemory(static_cast<size_t>(limits_.tokens * row) * sizeof(float));
+  }
+  return {layer_inputs_.as<float>(), static_cast<size_t>(bound_->tokens * row)};
+}
+
 void StepBuffers::bind_shapes(const Counts& counts) {
   if (bound_ == counts) return;
   bound_.reset();  // a failure half-way must not count as a complete binding

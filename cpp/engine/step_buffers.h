@@ -23,6 +23,7 @@ class StepBuffers {
     int64_t sequences;  // in one step
     int64_t rows;       // rows of logits in one step
     int64_t width;      // n_embd
+    int64_t layers;
     int64_t vocabulary;
   };
 
@@ -46,6 +47,13 @@ class StepBuffers {
   }
   std::span<const float> hidden(int64_t row) const {
     return {hidden_.as<float>() + row * limits_.width, static_cast<size_t>(limits_.width)};
+  }
+  // Where the step that was filled in last puts the hidden states before each layer, [layers, tokens, width].
+  // The memory is there from the first use on.
+  std::span<float> layer_inputs();
+  std::span<const float> layer_input(int64_t layer, int64_t first, int64_t tokens) const {
+    return {layer_inputs_.as<float>() + (layer * bound_->tokens + first) * limits_.width,
+            static_cast<size_t>(tokens * limits_.width)};
   }
 
  private:
@@ -73,6 +81,7 @@ class StepBuffers {
   ReservedMemory logits_;                 // float [rows, vocabulary]
   ReservedMemory maxima_;                 // float [rows, maxima_floats(vocabulary)]
   ReservedMemory hidden_;                 // float [tokens, width]
+  ReservedMemory layer_inputs_;           // float [layers, tokens, width]; none before its first use
   Value kv_cache_;                        // bound once
   std::vector<Value> step_values_;        // the rest, bound when their shapes change
   Binding binding_;

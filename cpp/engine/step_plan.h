@@ -15,6 +15,7 @@ struct PlannedPart {
   int64_t slot = 0;
   int64_t tokens = 0;
   int64_t wanted = 0;
+  int64_t first_token = 0;   // in the step
   int64_t first_row = 0;     // in the step's logits
   int64_t first_hidden = 0;  // in the step's hidden states
 };
@@ -74,9 +75,10 @@ class StepPlan {
     add_part(slot, cached_length, tokens, {}, first_wanted, false);
   }
 
-  // Adds a part that wants every token's hidden state and no logits.
-  void add_hidden(int64_t slot, int64_t cached_length, std::span<const int32_t> tokens) {
+  // Adds a part that wants every token's hidden state, or also those before each layer, and no logits.
+  void add_hidden(int64_t slot, int64_t cached_length, std::span<const int32_t> tokens, bool layer_inputs) {
     add_part(slot, cached_length, tokens, {}, wanted_.size(), true);
+    parts_.back().layer_inputs = layer_inputs;
   }
 
  private:
@@ -90,7 +92,8 @@ class StepPlan {
     const auto count = static_cast<int64_t>(all.size());
     const auto rows = static_cast<int64_t>(wanted.size());
     parts_.push_back({slot, cached_length, all, wanted, all_hidden});
-    planned_.push_back({slot, count, rows, static_cast<int64_t>(first_wanted), hidden_rows_});
+    planned_.push_back({slot, count, rows, static_cast<int64_t>(first_token),
+                        static_cast<int64_t>(first_wanted), hidden_rows_});
     hidden_rows_ += all_hidden ? count : rows;
     room_ -= count;
     rows_ -= rows;
@@ -119,6 +122,9 @@ class StepResults {
   std::span<const float> logits(int64_t row) const { return runner_.logits(row); }
   std::span<const float> maxima(int64_t row) const { return runner_.maxima(row); }
   std::span<const float> hidden(int64_t row) const { return runner_.hidden(row); }
+  std::span<const float> layer_input(int64_t layer, int64_t first, int64_t tokens) const {
+    return runner_.layer_input(layer, first, tokens);
+  }
 
  private:
   const StepRunner& runner_;

@@ -16,6 +16,7 @@ struct StepPart {
   std::span<const int32_t> tokens;  // at least one
   std::span<const int32_t> wanted;  // ascending indices into `tokens` whose logits are wanted; may be empty
   bool all_hidden = false;          // every token's hidden state is wanted, else those of `wanted`
+  bool layer_inputs = false;        // every token's hidden states before each layer are wanted, too
 };
 
 class StepRunner {
@@ -40,6 +41,9 @@ class StepRunner {
   // Hidden state [n_embd] of the row-th token whose hidden state the last step was to give, counted over all
   // parts.
   virtual std::span<const float> hidden(int64_t row) const = 0;
+  // Hidden states before a layer [tokens, n_embd] of `tokens` tokens from `first` on, counted over all parts,
+  // if a part of the last step wanted layer_inputs.
+  virtual std::span<const float> layer_input(int64_t layer, int64_t first, int64_t tokens) const = 0;
 };
 
 }  // namespace gpt2fast

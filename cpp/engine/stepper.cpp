@@ -24,6 +24,7 @@ StepBuffers::Limits buffer_limits(const EngineOptions& options) {
           .sequences = options.max_sequences,
           .rows = std::max(kMinLogitsRows, options.max_sequences),
           .width = options.n_head * options.head_dim,
+          .layers = options.n_layer,
           .vocabulary = options.vocab_size};
 }
 
@@ -63,6 +64,8 @@ Stepper::Stepper(const EngineOptions& options)
 void Stepper::step(std::span<const StepPart> parts, const StopCheck& stop) {
   buffers_.fill(parts);
   context_.poll = stop ? &stop : nullptr;
+  const bool layer_inputs = std::ranges::any_of(parts, &StepPart::layer_inputs);
+  context_.layer_inputs = layer_inputs ? buffers_.layer_inputs() : std::span<float>();
   session_.run(buffers_.binding());
 }
 

@@ -27,6 +27,9 @@ class Stepper final : public StepRunner {
   std::span<const float> logits(int64_t row) const override { return buffers_.logits(row); }
   std::span<const float> maxima(int64_t row) const override { return buffers_.maxima(row); }
   std::span<const float> hidden(int64_t row) const override { return buffers_.hidden(row); }
+  std::span<const float> layer_input(int64_t layer, int64_t first, int64_t tokens) const override {
+    return buffers_.layer_input(layer, first, tokens);
+  }
 
  private:
   StepContext context_;

@@ -39,7 +39,7 @@ void TextReader::plan(StepPlan& plan) {
   const auto tokens = this->tokens().subspan(static_cast<size_t>(read_));
   wanted_.clear();
   if (!wants(read_, count, wanted_)) {
-    plan.add_hidden(slot_, past_ + read_, tokens.first(static_cast<size_t>(count)));
+    plan.add_hidden(slot_, past_ + read_, tokens.first(static_cast<size_t>(count)), wants_layer_inputs());
     return;
   }
   if (static_cast<int64_t>(wanted_.size()) > plan.rows()) {
@@ -80,6 +80,13 @@ void HiddenReader::take(const StepResults& results, const PlannedPart& part, int
   float* out = request_->hidden[static_cast<size_t>(sequence_)] + first * width_;
   for (int64_t i = 0; i < part.tokens; ++i) {
     std::ranges::copy(results.hidden(part.first_hidden + i), out + i * width_);
+  }
+  const auto total = static_cast<int64_t>(tokens().size());
+  for (size_t i = 0; i < request_->layers.size(); ++i) {
+    float* const layer =
+        request_->layer_inputs[static_cast<size_t>(sequence_)] + static_cast<int64_t>(i) * total * width_;
+    std::ranges::copy(results.layer_input(request_->layers[i], part.first_token, part.tokens),
+                      layer + first * width_);
   }
 }
 

@@ -43,6 +43,8 @@ class TextReader : public Participant {
   // The rows within [first, first + count) whose logits are wanted, relative to first, ascending; or nothing:
   // hidden states are.
   virtual bool wants(int64_t first, int64_t count, std::vector<int32_t>& wanted) = 0;
+  // Of hidden states, those before each layer, too.
+  virtual bool wants_layer_inputs() const { return false; }
   // Of `count` tokens from `first` on; `wanted` as wants() gave it.
   virtual void take(const StepResults& results, const PlannedPart& part, int64_t first,
                     std::span<const int32_t> wanted) = 0;
@@ -74,6 +76,7 @@ class HiddenReader final : public TextReader {
  protected:
   void begin(KvCache& cache, int64_t slot) override;
   bool wants(int64_t first, int64_t count, std::vector<int32_t>& wanted) override;
+  bool wants_layer_inputs() const override { return !request_->layers.empty(); }
   void take(const StepResults& results, const PlannedPart& part, int64_t first,
             std::span<const int32_t> wanted) override;
   void finish(const KvCache& cache, int64_t slot) override;

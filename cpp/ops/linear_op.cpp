@@ -1,7 +1,11 @@
 // Linear as a graph operator. The graph is checked when the node is created, shapes at each run.
 #include "ops/linear_op.h"
 
+#include <algorithm>
 #include <array>
+#include <charconv>
+#include <string>
+#include <string_view>
 
 #include "gpt2fast/errors.h"
 #include "ops/node_attributes.h"
@@ -18,6 +22,18 @@ const float* optional_vector(const NodeInfo& node, size_t index, const char* nam
   const Constant tensor = node.constant(index, name, ElementType::kFloat32, alignof(float));
   require_shape(tensor, name, {size});
   return tensor.as<float>();
+}
+
+// The layer that the node of this name begins.
+std::optional<int64_t> layer_begun_by(std::string_view name) {
+  constexpr std::string_view kBefore = "h.";
+  constexpr std::string_view kBehind = ".attn.c_attn";
+  if (!name.starts_with(kBefore) || !name.ends_with(kBehind)) return std::nullopt;
+  uint32_t layer = 0;  // in which no sign is read
+  const char* const end = name.data() + name.size() - kBehind.size();
+  const auto [stop, error] = std::from_chars(name.data() + kBefore.size(), end, layer);
+  if (error != std::errc() || stop != end) return std::nullopt;
+  return layer;
 }
 
 }  // namespace
@@ -44,6 +60,7 @@ LinearOp::LinearOp(const NodeInfo& node, StepContext& context) : context_(contex
   if (arguments_.gamma != nullptr) arguments_.epsilon = layer_norm_epsilon(node);
   has_residual_ = node.has_input(kResidual);
   has_maxima_ = node.has_output(kMaxima);
+  begins_layer_ = layer_begun_by(node.name());
 }
 
 void LinearOp::compute(const NodeContext& node) {
@@ -63,10 +80,22 @@ void LinearOp::compute(const NodeContext& node) {
     arguments.maxima = static_cast<float*>(node.output(kMaxima, maxima_shape));
   }
   if (arguments.rows == 0) return;
+  if (begins_layer_ && !context_.layer_inputs.empty()) {
+    copy_layer_input(*begins_layer_, arguments.x, arguments.rows);
+  }
   if (arguments.rows >= kPolledRows) context_.check_interrupt();
   const WorkspaceParts workspace = context_.workspace.reserve(linear_workspace(
       arguments.format, arguments.rows, arguments.in_features, context_.threads, context_.kernels));
   linear(arguments, SessionParallel(node, context_.threads), workspace, context_.kernels);
+}
+
+void LinearOp::copy_layer_input(int64_t layer, const float* x, int64_t rows) const {
+  const auto size = static_cast<size_t>(rows * arguments_.in_features);
+  const std::span<float> all = context_.layer_inputs;
+  if (static_cast<size_t>(layer) >= all.size() / size) {
+    throw ModelError("there are no " + std::to_string(layer + 1) + " layers");
+  }
+  std::copy_n(x, size, all.subspan(static_cast<size_t>(layer) * size).begin());
 }
 
 }  // namespace gpt2fast

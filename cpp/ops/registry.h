@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <functional>
 #include <memory>
+#include <span>
 
 #include "gpt2fast/cache_format.h"
 #include "gpt2fast/errors.h"
@@ -37,6 +38,9 @@ struct StepContext {
   void check_interrupt() const {
     if (poll != nullptr && (*poll)()) throw Interrupted{};
   }
+  // Where a step that is to give them puts the hidden states before each layer, [layers, tokens, n_embd];
+  // else empty.
+  std::span<float> layer_inputs = {};
   int threads = 1;  // the session's
   CacheFormat cache_format = CacheFormat::kFloat32;
   const KernelTable& kernels = gpt2fast::kernels();

@@ -82,9 +82,7 @@ std::unique_ptr<Kernel> create_kernel(const CustomOp& op, const CustomOp::Factor
   } catch (const std::bad_alloc&) {
     throw;
   } catch (const std::exception& error) {
-    const std::string node =
-        read_text([&](char* out, size_t* size) { return ort_api().KernelInfo_GetNodeName(info, out, size); });
-    throw ModelError(op.name() + " '" + node + "': " + error.what());
+    throw ModelError(op.name() + " '" + NodeInfo(info).name() + "': " + error.what());
   }
 }
 
@@ -112,6 +110,11 @@ int64_t Input::rows(int64_t width) const {
                      std::to_string(elements) + " elements");
   }
   return elements / width;
+}
+
+std::string NodeInfo::name() const {
+  return read_text(
+      [&](char* out, size_t* size) { return ort_api().KernelInfo_GetNodeName(info_, out, size); });
 }
 
 int64_t NodeInfo::integer(const char* name, int64_t low, int64_t high) const {

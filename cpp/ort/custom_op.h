@@ -52,6 +52,8 @@ class NodeInfo {
  public:
   explicit NodeInfo(const abi::KernelInfo* info) : info_(info) {}
 
+  std::string name() const;
+
   // Throws ModelError when the attribute is missing or outside [low, high].
   int64_t integer(const char* name, int64_t low, int64_t high) const;
   // Throws ModelError when the attribute is missing or not finite.

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from gpt2fast.inference.prefix import Prefix
     from gpt2fast.inference.results import (
         Classification,
+        ForwardOutput,
         Generation,
         RankedChoice,
         StreamChunk,
@@ -29,6 +30,7 @@ __all__ = [
     "BusyError",
     "CancelToken",
     "Classification",
+    "ForwardOutput",
     "Generation",
     "GenerationOptions",
     "IncrementalDecoder",
@@ -50,6 +52,7 @@ _MODULE_OF = {
     "BusyError": "errors",
     "CancelToken": "inference.cancellation",
     "Classification": "inference.results",
+    "ForwardOutput": "inference.results",
     "Generation": "inference.results",
     "GenerationOptions": "inference.options",
     "IncrementalDecoder": "text.incremental",

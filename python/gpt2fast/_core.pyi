@@ -110,6 +110,7 @@ class GenerationOptions:
     stop_strings: list[bytes]  # they need token_bytes
     token_bytes: TokenBytes | None  # write only
     include_stop_string: bool
+    stop_begins_in_prompt: bool  # a stop string may begin in the prompt and end in the output
     logprobs: int  # -1: none; k >= 0: the chosen token's and the k best
     prompt_lookup_num_tokens: int  # 0: off
     slide: bool  # past the context window: drop the older half and read the rest again
@@ -247,12 +248,14 @@ class Engine:
         sequences: Sequence[NDArray[np.int32]],
         past: Sequence[NDArray[np.float32]] | None = None,
         want_past: bool = True,
+        layers: Sequence[int] = (),
         *,
         queue: ReadyQueue | None = None,
         key: int = 0,
     ) -> Call:
-        """Results: hidden states [tokens, n_embd] per sequence, and the past per layer
-        [2, batch, heads, tokens, head_dim] or None. A past, given or wanted, needs equally long sequences."""
+        """Results: hidden states [tokens, n_embd] per sequence; the past per layer [2, batch, heads, tokens,
+        head_dim] or None, which, given or wanted, needs equally long sequences; and, if ``layers`` are given,
+        the hidden states before them [len(layers), tokens, n_embd] per sequence."""
 
     def logits(
         self,

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from gpt2fast.inference.prefix import Prefix
+    from gpt2fast.inference.results import ForwardOutput
     from gpt2fast.inference.statistics import EngineStats
     from gpt2fast.text.arrays import Past
     from gpt2fast.text.tokenizer import Tokenizer
@@ -384,9 +385,31 @@ class GPT2(ModelFacts):
 
         return astream(self._loaded, read_call(self._loaded, prompts, options, overrides))
 
+    @overload
     def forward(
-        self, input_ids: ArrayLike, past: Sequence[ArrayLike] | None = None
-    ) -> tuple[NDArray[np.float32], Past]:
+        self,
+        input_ids: ArrayLike,
+        past: Sequence[ArrayLike] | None = None,
+        *,
+        output_hidden_states: Literal[False] = False,
+    ) -> tuple[NDArray[np.float32], Past]: ...
+
+    @overload
+    def forward(
+        self,
+        input_ids: ArrayLike,
+        past: Sequence[ArrayLike] | None = None,
+        *,
+        output_hidden_states: Literal[True],
+    ) -> ForwardOutput: ...
+
+    def forward(
+        self,
+        input_ids: ArrayLike,
+        past: Sequence[ArrayLike] | None = None,
+        *,
+        output_hidden_states: bool = False,
+    ) -> tuple[NDArray[np.float32], Past] | ForwardOutput:
         """The hidden states after the last LayerNorm, and the keys and values to continue from.
 
         The contract of the ONNX Model Zoo's GPT-2.
@@ -397,6 +420,8 @@ class GPT2(ModelFacts):
             At least one token.
         past : sequence of array, optional
             The result of an earlier call; ``input_ids`` continue where it ended.
+        output_hidden_states : bool
+            Give those of all layers, too, as a third part of the result: a :class:`ForwardOutput`.
 
         Returns
         -------
@@ -413,7 +438,7 @@ class GPT2(ModelFacts):
         """
         from gpt2fast.inference.forward import forward
 
-        return run(forward(self._loaded, input_ids, past))
+        return run(forward(self._loaded, input_ids, past, output_hidden_states))
 
     def logits(self, input_ids: ArrayLike, *, rows: ArrayLike | None = None) -> NDArray[np.float32]:
         """The scores of every possible next token after each token.
@@ -535,8 +560,9 @@ class GPT2(ModelFacts):
         *,
         pooling: Literal["mean", "last", "first", "max"] = "mean",
         normalize: bool = False,
+        layer: int | None = None,
     ) -> NDArray[np.float32]:
-        """One vector for each text, from the hidden states after the last LayerNorm.
+        """One vector for each text, from the hidden states after the last LayerNorm, or from earlier ones.
 
         Parameters
         ----------
@@ -546,6 +572,9 @@ class GPT2(ModelFacts):
             How to combine the tokens; only the last one has seen the whole text.
         normalize : bool
             Scale each vector to length 1.
+        layer : int, optional
+            Which of :attr:`ForwardOutput.hidden_states`: 0 are the embeddings, n_layer or -1 the
+            last, which is the default.
 
         Returns
         -------
@@ -559,7 +588,7 @@ class GPT2(ModelFacts):
         """
         from gpt2fast.inference.scoring import embed
 
-        return run(embed(self._loaded, texts, pooling, normalize))
+        return run(embed(self._loaded, texts, pooling, normalize, layer))
 
     @overload
     def classify(self, texts: Prompt) -> AnyClassification: ...  # type: ignore[overload-overlap]

@@ -154,8 +154,10 @@ struct Past {
 struct ForwardRequest {
   std::vector<std::span<const int32_t>> sequences;  // each at least one token
   std::optional<Past> past;
-  std::vector<float*> hidden;    // per sequence [tokens, n_embd]
-  std::vector<float*> new_past;  // per layer [2, batch, heads, past + tokens, head_dim], or empty
+  std::vector<int64_t> layers;       // whose inputs are wanted, too
+  std::vector<float*> hidden;        // per sequence [tokens, n_embd]
+  std::vector<float*> layer_inputs;  // per sequence [layers wanted, tokens, n_embd], or empty
+  std::vector<float*> new_past;      // per layer [2, batch, heads, past + tokens, head_dim], or empty
 };
 
 struct LogitsRequest {

@@ -38,6 +38,7 @@ struct StopOptions {
   std::vector<std::string> stop_strings;          // bytes; none empty
   std::shared_ptr<const TokenBytes> token_bytes;  // of the vocabulary; stop strings need it
   bool include_stop_string = false;
+  bool stop_begins_in_prompt = true;  // a stop string may begin in the prompt and end in the output
 };
 
 // When a beam search stops although live beams are left that could still replace finished hypotheses.

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gpt2fast._validation import Flag
+from gpt2fast.inference.results import ForwardOutput
 from gpt2fast.loading.loaded_model import LoadedModel
 from gpt2fast.text.arrays import read_batch, read_past, read_rows
 
@@ -19,17 +21,26 @@ if TYPE_CHECKING:
 
 
 def forward(
-    model: LoadedModel, input_ids: ArrayLike, past: Sequence[ArrayLike] | None = None
-) -> Work[tuple[NDArray[np.float32], Past]]:
+    model: LoadedModel,
+    input_ids: ArrayLike,
+    past: Sequence[ArrayLike] | None = None,
+    output_hidden_states: bool = False,
+) -> Work[tuple[NDArray[np.float32], Past] | ForwardOutput]:
     """See :meth:`gpt2fast.GPT2.forward`."""
-    layers = None if past is None else read_past(past, model.config)
-    past_tokens = 0 if layers is None else layers[0].shape[3]
+    with_layers = Flag()("output_hidden_states", output_hidden_states)
+    before = None if past is None else read_past(past, model.config)
+    past_tokens = 0 if before is None else before[0].shape[3]
     batch = read_batch(input_ids, model.config, past_tokens=past_tokens)
-    if layers is not None and layers[0].shape[1] != len(batch):
-        raise ValueError(f"past has a batch of {layers[0].shape[1]}, input_ids of {len(batch)}")
-    call = yield partial(model.engine.forward, list(batch), layers)
-    hidden, new_past = call.results()
-    return _stacked(hidden), tuple(new_past or ())
+    if before is not None and before[0].shape[1] != len(batch):
+        raise ValueError(f"past has a batch of {before[0].shape[1]}, input_ids of {len(batch)}")
+    layers = range(model.config.n_layer if with_layers else 0)
+    call = yield partial(model.engine.forward, list(batch), before, True, layers)
+    hidden, new_past, layer_inputs = call.results()
+    last, after = _stacked(hidden), tuple(new_past or ())
+    if not with_layers:
+        return last, after
+    earlier = (_stacked([one[layer] for one in layer_inputs]) for layer in layers)
+    return ForwardOutput(last, after, (*earlier, last))
 
 
 def logits(

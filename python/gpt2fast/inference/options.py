@@ -151,7 +151,9 @@ class GenerationOptions:
         "Token ids that end a text. Unset: the model's own; an empty list: none.",
     )
     stop_strings: str | Sequence[str] = _option(
-        (), Strings(MAX_STOP_STRINGS), "Strings that end the output, also across token boundaries."
+        (),
+        Strings(MAX_STOP_STRINGS),
+        "Strings that end the output, also across token boundaries; one may begin in the prompt.",
     )
     include_stop_string: bool = _option(False, Flag(), "Keep the stop string at the end of the text.")
     max_time: float | None = _option(

@@ -28,9 +28,10 @@ _SAME = {
 
 _DRAWS = "beams of one kind only: write num_beams alone, or do_sample=True with num_return_sequences"
 _BY_PROCESSOR = "write it as a function for logits_processor"
-_WEIGHTS = (
-    "the result is text, ids and, with logprobs=N, log-probabilities; model.forward gives hidden states"
+_ATTENTIONS = (
+    "the result is text, ids and, with logprobs=N, log-probabilities; attention weights are not kept"
 )
+_HIDDEN_STATES = "write model.forward(ids, output_hidden_states=True).hidden_states"
 
 # Names of transformers that mean something else here, or nothing -> what to write.
 _ADVICE = {
@@ -57,8 +58,8 @@ _ADVICE = {
     "min_length": "it counts the prompt too: write min_new_tokens = min_length less the prompt's tokens",
     "negative_prompt_ids": _BY_PROCESSOR,
     "num_beam_groups": _DRAWS,
-    "output_attentions": _WEIGHTS,
-    "output_hidden_states": _WEIGHTS,
+    "output_attentions": _ATTENTIONS,
+    "output_hidden_states": _HIDDEN_STATES,
     "output_logits": "write logprobs=N: out.logprobs holds the chosen tokens' and the N likeliest",
     "output_scores": "write logprobs=N: out.logprobs holds the chosen tokens' and the N likeliest, before "
     "any option changed them",
@@ -118,8 +119,8 @@ _SETTINGS = {
     "load_in_8bit": "write precision='int8', the default",
     "local_files_only": "set the environment variable HF_HUB_OFFLINE=1, or give the path of a directory",
     "low_cpu_mem_usage": "leave it out: weights are mapped, not copied",
-    "output_attentions": _WEIGHTS,
-    "output_hidden_states": _WEIGHTS,
+    "output_attentions": _ATTENTIONS,
+    "output_hidden_states": _HIDDEN_STATES,
     "pad_token_id": "leave it out: prompts of different lengths need no padding",
     "quantization_config": "write precision='int8' or 'int4'",
     "torch_dtype": "write precision='fp32', 'bf16', 'int8' (the default) or 'int4'",

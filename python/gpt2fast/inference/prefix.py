@@ -138,7 +138,7 @@ class Prefix:
 def prefill(model: LoadedModel, text: Prompt) -> Prefix:
     """See :meth:`gpt2fast.GPT2.prefill`."""
     ids = np.array(read_prompt(text, model.config, model.tokenizer, name="text"), np.int32)
-    _, past = run(forward(model, ids))
+    past = run(forward(model, ids))[1]
     return Prefix(CacheFormat.of(model), ids, past)
 
 

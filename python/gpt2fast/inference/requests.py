@@ -65,10 +65,12 @@ def read_call(
     overrides: dict[str, Any] | None = None,
     *,
     prefix_scope: int = 0,
+    stop_begins_in_prompt: bool = True,
 ) -> Call:
     """Check the arguments of :meth:`gpt2fast.GPT2.generate` and make requests of them, before any work.
 
-    Texts share keys and values of their prompts with those of the same ``prefix_scope`` alone.
+    Texts share keys and values of their prompts with those of the same ``prefix_scope`` alone. Without
+    ``stop_begins_in_prompt``, stop strings are sought in the output alone.
     """
     if model.config.classifier is not None:
         warnings.warn(
@@ -95,6 +97,7 @@ def read_call(
     fitted = [_fit(prompt, chosen, model.config.n_positions) for prompt in token_ids]
     shared = _shared_options(model, chosen)
     shared.prefix_scope = prefix_scope
+    shared.stop_begins_in_prompt = stop_begins_in_prompt
     requests = _build_requests(model, fitted, chosen, shared)
     return Call(requests, shared, chosen, single and chosen.num_return_sequences is None)
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, TypeVar, cast
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from gpt2fast.text.arrays import Past
 
 FinishReason = Literal["length", "stop", "eos", "time", "cancelled", "constraint"]
 
@@ -74,6 +76,25 @@ def _with_lazy_text(cls: type[_Result]) -> type[_Result]:
     setattr(cls, "text", property(read, write))  # noqa: B010 - the type checker knows the field alone
     setattr(cls, "__getstate__", state)  # noqa: B010 - as above
     return cls
+
+
+class ForwardOutput(NamedTuple):
+    """What :meth:`gpt2fast.GPT2.forward` gives with ``output_hidden_states=True``.
+
+    Attributes
+    ----------
+    last_hidden_state : float32 array, shape (batch, tokens, n_embd)
+        After the last LayerNorm.
+    past : tuple of float32 array
+        For each layer one array of shape (2, batch, n_head, past tokens + tokens, head_dim).
+    hidden_states : tuple of float32 array, shape (batch, tokens, n_embd)
+        n_layer + 1 arrays, as in ``transformers``: the embeddings, what each layer but the last gives, and
+        ``last_hidden_state``.
+    """
+
+    last_hidden_state: NDArray[np.float32]
+    past: Past
+    hidden_states: tuple[NDArray[np.float32], ...]
 
 
 @dataclass(frozen=True, eq=False)

@@ -189,14 +189,25 @@ def token_logprobs(
 
 
 def embed(
-    model: LoadedModel, texts: Prompt | Sequence[Prompt], pooling: str, normalize: bool
+    model: LoadedModel,
+    texts: Prompt | Sequence[Prompt],
+    pooling: str,
+    normalize: bool,
+    layer: int | None = None,
 ) -> Work[NDArray[np.float32]]:
     """See :meth:`gpt2fast.GPT2.embed`."""
     Choice(_POOLINGS)("pooling", pooling)
     normalize = Flag()("normalize", normalize)
     ids, single = read_whole_texts(model, texts)
     vectors = np.empty((len(ids), model.config.n_embd), np.float32)
-    yield from read_hidden_states(model, ids, lambda index, states: _pool(states, pooling, vectors[index]))
+    if layer is not None:
+        states = model.config.n_layer + 1
+        layer = Integer(-states, states - 1)("layer", layer) % states
+
+    def pool(index: int, states: NDArray[np.float32]) -> None:
+        _pool(states, pooling, vectors[index])
+
+    yield from read_hidden_states(model, ids, pool, layer)
     if normalize:
         lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
         vectors = (vectors / np.maximum(lengths, np.finfo(np.float32).tiny)).astype(np.float32)
@@ -216,13 +227,22 @@ def read_whole_texts(model: LoadedModel, texts: Prompt | Sequence[Prompt]) -> tu
 
 
 def read_hidden_states(
-    model: LoadedModel, ids: Sequence[Sequence[int]], take: Callable[[int, NDArray[np.float32]], None]
+    model: LoadedModel,
+    ids: Sequence[Sequence[int]],
+    take: Callable[[int, NDArray[np.float32]], None],
+    layer: int | None = None,
 ) -> Work[None]:
-    """Call ``take`` with each text's index and hidden states [tokens, n_embd], in order."""
+    """Call ``take`` with each text's index and hidden states [tokens, n_embd], in order.
+
+    Of a ``layer`` below the number of layers, those before it; else the last.
+    """
+    layers = [] if layer is None or layer == model.config.n_layer else [layer]
     for group in _groups(ids):
-        call = yield partial(model.engine.forward, _arrays([ids[index] for index in group]), None, False)
-        hidden, _ = call.results()
-        for index, states in zip(group, hidden, strict=True):
+        arrays = _arrays([ids[index] for index in group])
+        call = yield partial(model.engine.forward, arrays, None, False, layers)
+        hidden, _, inputs = call.results()
+        chosen = [one[0] for one in inputs] if layers else hidden
+        for index, states in zip(group, chosen, strict=True):
             take(index, states)
 
 

@@ -193,7 +193,15 @@ class ModelCalls:
 
     async def _read(self, prompts: Sequence[list[int]], options: GenerationOptions) -> Call:
         """The checked call. What may take a second, as a constraint does, is made in a thread."""
-        read = partial(read_call, self._loaded, prompts, options, prefix_scope=PREFIX_SCOPE.get())
+        # OpenAI's stop is about the completion: a prompt that ends like the beginning of one changes nothing.
+        read = partial(
+            read_call,
+            self._loaded,
+            prompts,
+            options,
+            prefix_scope=PREFIX_SCOPE.get(),
+            stop_begins_in_prompt=False,
+        )
         constrained = any(getattr(options, name) is not None for name in CONSTRAINTS)
         texts = len(prompts) * (options.best_of or options.num_return_sequences or 1)
         if constrained or texts + sum(map(len, prompts)) + _size(options.given_values()) > _SHORT:

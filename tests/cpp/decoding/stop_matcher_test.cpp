@@ -55,6 +55,29 @@ TEST(finds_a_stop_string_across_tokens) {
   CHECK_EQ(matcher.safe_bytes(), 4);
 }
 
+TEST(a_stop_string_may_begin_before_the_output) {
+  const Strings stops = {"User:", "x"};
+  for (const bool include : {false, true}) {
+    StopMatcher matcher(stops, include);
+    matcher.pass("x User: U");
+    matcher.pass("s");
+    CHECK(!matcher.stopped());
+    CHECK_EQ(matcher.safe_bytes(), 0);
+    CHECK(!matcher.feed("er"));
+    CHECK_EQ(matcher.kept_bytes(), 2);
+    CHECK_EQ(matcher.safe_bytes(), include ? 2 : 0);
+    CHECK(matcher.feed(": b"));
+    CHECK_EQ(matcher.kept_bytes(), include ? 3 : 0);
+    CHECK_EQ(matcher.safe_bytes(), include ? 3 : 0);
+  }
+  StopMatcher matcher(stops, false);
+  matcher.pass("Use");
+  CHECK(!matcher.feed("ful User"));
+  CHECK_EQ(matcher.safe_bytes(), 4);
+  CHECK(matcher.feed(":"));
+  CHECK_EQ(matcher.kept_bytes(), 4);
+}
+
 TEST(releases_what_does_not_complete) {
   const Strings stops = {"abc"};
   StopMatcher matcher(stops, false);

@@ -114,6 +114,27 @@ TEST(stop_strings_end_beams_and_are_cut_off) {
   CHECK(stopped);
 }
 
+TEST(a_stop_string_of_beams_may_begin_in_the_prompt) {
+  const Tokens prompt = range(2, 11);
+  const auto options = beams(3, 9);
+  options->length_penalty = -9;  // the shortest text wins
+  const Tokens greedy = FakeModel::greedy(prompt, 1);
+  options->stop.token_bytes = letter_tokens();
+  options->stop.stop_strings = {letters_of({prompt.back(), greedy[0]})};
+  const auto best = [&] {
+    ByHand engine;
+    BeamGeneration search = made(engine, prompt, options);
+    engine.admit(search);
+    engine.run(search);
+    return search.results()[0];
+  };
+  CHECK(best().tokens == greedy);
+  CHECK(best().finish_reason == FinishReason::kStop);
+  CHECK_EQ(*best().kept_bytes, 0);
+  options->stop.stop_begins_in_prompt = false;
+  CHECK(best().finish_reason == FinishReason::kLength);
+}
+
 TEST(one_beam_is_greedy) {
   ByHand engine;
   BeamGeneration search = made(engine, range(2, 3), beams(1, 20));

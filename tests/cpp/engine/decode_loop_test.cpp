@@ -32,6 +32,9 @@ class CountedStepper final : public StepRunner {
   std::span<const float> logits(int64_t row) const override { return stepper_.logits(row); }
   std::span<const float> maxima(int64_t row) const override { return stepper_.maxima(row); }
   std::span<const float> hidden(int64_t row) const override { return stepper_.hidden(row); }
+  std::span<const float> layer_input(int64_t layer, int64_t first, int64_t tokens) const override {
+    return stepper_.layer_input(layer, first, tokens);
+  }
 
   int64_t steps() const { return static_cast<int64_t>(counts_.size()) / 2; }
   // Between the beginning of one step and the end of the last.

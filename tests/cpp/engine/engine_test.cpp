@@ -144,8 +144,12 @@ ORT_TEST(drafts_and_prefixes_do_not_change_the_output) {
   prefix->tokens.assign(prompt.begin(), prompt.begin() + 12);
   prefix->layers.assign(kLayers, std::vector<float>(2 * 12 * kWidth));
   std::vector<float> hidden(12 * kWidth);
-  ForwardRequest forward{
-      .sequences = {prefix->tokens}, .past = {}, .hidden = {hidden.data()}, .new_past = {}};
+  ForwardRequest forward{.sequences = {prefix->tokens},
+                         .past = {},
+                         .layers = {},
+                         .hidden = {hidden.data()},
+                         .layer_inputs = {},
+                         .new_past = {}};
   for (auto& layer : prefix->layers) forward.new_past.push_back(layer.data());
   engine->forward(forward, {})->wait({});
   GenerationOptions continued = length(25);

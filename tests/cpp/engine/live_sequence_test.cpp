@@ -77,6 +77,24 @@ TEST(a_stop_string_ends_it_and_is_not_kept) {
   CHECK_EQ(result.kept_bytes.value(), static_cast<int64_t>(result.tokens.size()) - 3);
 }
 
+TEST(a_stop_string_may_begin_in_the_prompt) {
+  ByHand engine;
+  const Tokens prompt = range(0, 5);
+  const Tokens free = FakeModel::greedy(prompt, 2);
+  const auto options = length(2);
+  options->stop.stop_strings = {letters_of({prompt[3], prompt[4], free[0]})};
+  options->stop.token_bytes = letter_tokens();
+  const TextResult result = generated(engine, prompt, options);
+  CHECK(result.finish_reason == FinishReason::kStop);
+  CHECK(result.tokens == Tokens{free[0]});
+  CHECK_EQ(result.kept_bytes.value(), 0);
+  const auto in_output = std::make_shared<GenerationOptions>(*options);
+  in_output->stop.stop_begins_in_prompt = false;
+  CHECK(generated(engine, prompt, in_output).tokens == free);
+  options->stop.stop_strings = {letters_of(prompt)};  // which ends in the prompt, too
+  CHECK(generated(engine, prompt, options).tokens == free);
+}
+
 TEST(no_tokens_wanted_is_done_at_once) {
   const ByHand engine;
   const auto text = made(engine, range(0, 5), length(0));

@@ -55,14 +55,17 @@ TEST(hidden_rows_are_counted_over_all_parts) {
   StepPlan plan(10, 6, 4);
   plan.open(10, 0);
   plan.add(0, 0, Tokens{1, 2, 3}, 1);  // one hidden state, that of the wanted row
-  plan.add_hidden(1, 0, Tokens{4, 5});
-  plan.add_hidden(2, 0, Tokens{6});
+  plan.add_hidden(1, 0, Tokens{4, 5}, false);
+  plan.add_hidden(2, 0, Tokens{6}, true);
   CHECK_EQ(plan.planned()[1].first_hidden, 1);
   CHECK_EQ(plan.planned()[2].first_hidden, 3);
   CHECK_EQ(plan.planned()[1].wanted, 0);
   CHECK(plan.parts()[1].all_hidden);
   CHECK(!plan.parts()[0].all_hidden);
   CHECK(plan.parts()[2].wanted.empty());
+  CHECK_EQ(plan.planned()[2].first_token, 5);
+  CHECK(plan.parts()[2].layer_inputs);
+  CHECK(!plan.parts()[1].layer_inputs);
 }
 
 TEST(room_is_what_is_left_less_what_is_kept_back) {
@@ -88,7 +91,7 @@ TEST(room_is_what_is_left_less_what_is_kept_back) {
 TEST(a_cleared_plan_begins_anew) {
   StepPlan plan(10, 6, 2);
   plan.open(10, 0);
-  plan.add_hidden(1, 0, Tokens{4, 5});
+  plan.add_hidden(1, 0, Tokens{4, 5}, false);
   plan.add(0, 0, Tokens{1, 2, 3}, 1);
   plan.clear();
   CHECK(plan.empty());
@@ -96,7 +99,7 @@ TEST(a_cleared_plan_begins_anew) {
   CHECK_EQ(plan.room(), 0);
   CHECK_EQ(plan.parts_left(), 2);
   plan.open(10, 0);
-  plan.add_hidden(0, 0, Tokens{9});
+  plan.add_hidden(0, 0, Tokens{9}, false);
   CHECK_EQ(plan.planned()[0].first_hidden, 0);
 }
 

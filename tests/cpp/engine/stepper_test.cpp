@@ -5,9 +5,11 @@
 #include <algorithm>
 #include <functional>
 #include <string>
+#include <utility>
 #include <vector>
 
-#include "support/kernel_testing.h"
+#include "kernels/embedding.h"
+#include "support/packed_weight.h"
 #include "support/small_model.h"
 
 namespace gpt2fast {
@@ -77,6 +79,42 @@ ORT_TEST(a_step_gives_the_largest_of_its_logits) {
   for (int64_t row : {0, 1}) {
     CHECK_EQ(std::ranges::max(stepper.maxima(row)), std::ranges::max(stepper.logits(row)));
   }
+}
+
+ORT_TEST(a_step_gives_what_goes_into_each_layer) {
+  using testing::small_model::kLayers, testing::small_model::kWidth;
+  Stepper whole(options_of());
+  StepPart part{
+      .slot = 0, .cached_length = 0, .tokens = kText, .wanted = {}, .all_hidden = true, .layer_inputs = true};
+  whole.step({&part, 1}, {});
+  // The embedding, which knows neither the text before a token nor the layers; 9 is the last token.
+  const Floats last = copy_of(whole.layer_input(0, 5, 1));
+  const Ids nine = {9}, place = {5};
+  Floats embedding(kWidth);
+  const testing::Aligned table(testing::small_model::table());
+  const Floats positions = testing::small_model::positions();
+  embed(WeightFormat::kInt8, table.data(), positions.data(), nine.data(), place.data(), 1, kWidth,
+        embedding.data(), Serial());
+  CHECK_EQ(count_different(last, embedding), 0);
+
+  // The same bits in two pieces, behind another text that doesn't want them.
+  Stepper cut(options_of());
+  const StepPart beside{.slot = 1, .cached_length = 0, .tokens = std::span(kText).first(2), .wanted = {}};
+  Floats pieces[kLayers];
+  for (const auto& [first, count] : {std::pair{0, 4}, std::pair{4, 2}}) {
+    part.cached_length = first;
+    part.tokens = std::span(kText).subspan(static_cast<size_t>(first), static_cast<size_t>(count));
+    const StepPart parts[] = {beside, part};
+    cut.step(parts, {});
+    for (int64_t layer = 0; layer < kLayers; ++layer) {
+      const Floats piece = copy_of(cut.layer_input(layer, 2, count));
+      pieces[layer].insert(pieces[layer].end(), piece.begin(), piece.end());
+    }
+  }
+  for (int64_t layer = 0; layer < kLayers; ++layer) {
+    CHECK_EQ(count_different(pieces[layer], copy_of(whole.layer_input(layer, 0, 6))), 0);
+  }
+  CHECK(pieces[0] != pieces[1]);
 }
 
 ORT_TEST(a_stopped_step_leaves_the_next_ones_as_they_are) {

@@ -70,6 +70,32 @@ TEST(hidden_states_keys_and_values_continue_a_past) {
   }
 }
 
+TEST(hidden_states_before_layers_come_with_the_last_ones) {
+  const Tokens text = range(3, 14);
+  const Tokens rest(text.begin() + 4, text.end());
+  Floats inputs;
+  for (int64_t i = 4; i < 14; ++i) {
+    inputs.push_back(FakeModel::layer_input_of(text[static_cast<size_t>(i)], i));
+  }
+  const Floats past(text.begin(), text.begin() + 4);
+  const Floats keys_and_values = joined(past, past);
+  for (const int64_t room : {8, 3}) {
+    ByHand engine;
+    Floats hidden(10);
+    Floats layer_inputs(20);
+    auto request = std::make_shared<ForwardRequest>();
+    request->sequences = {rest};
+    request->past = Past{.batch = 1, .tokens = 4, .layers = {keys_and_values.data()}};
+    request->layers = {0, 0};
+    request->hidden = {hidden.data()};
+    request->layer_inputs = {layer_inputs.data()};
+    HiddenReader reader(request, 0, 1);
+    read(engine, reader, room);
+    CHECK(hidden == hidden_of(text, 4));
+    CHECK(layer_inputs == joined(inputs, inputs));
+  }
+}
+
 TEST(logits_of_every_token_or_of_the_rows_that_are_asked_for) {
   const Tokens text = range(1, 13);
   const std::vector<int64_t> some{0, 4, 5, 12};

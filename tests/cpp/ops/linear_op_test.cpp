@@ -5,6 +5,7 @@
 #include <array>
 #include <functional>
 #include <limits>
+#include <string>
 
 #include "support/packed_weight.h"
 
@@ -26,6 +27,7 @@ struct LinearGraph {
   int64_t gamma_size = 70;
   bool constant_weight = true;
   bool beta = true;
+  std::string node_name = "y_node";
 };
 
 Model linear_model(const LinearGraph& graph) {
@@ -49,7 +51,8 @@ Model linear_model(const LinearGraph& graph) {
                 .set("out_features", graph.out_features)
                 .set("format", graph.format)
                 .set("activation", graph.activation)
-                .set("epsilon", graph.epsilon))
+                .set("epsilon", graph.epsilon)
+                .named(graph.node_name))
       .output("y", kFloat, {Model::kAny, Model::kAny});
 }
 
@@ -130,6 +133,37 @@ ORT_TEST(linear_gives_the_largest_of_every_256_outputs) {
                *std::max_element(outputs + 256, outputs + 300));
     }
   }
+}
+
+ORT_TEST(linear_copies_the_input_of_the_layer_that_it_begins) {
+  const auto copied = [](const std::string& name, size_t layers) {
+    LoadedModel model(linear_model({.node_name = name}));
+    std::vector<float> x = ramp(2 * 70, 1);
+    std::vector<float> residual = ramp(2 * 20, 2);
+    std::vector<float> y(2 * 20);
+    std::vector<float> inputs(layers * x.size());
+    model.input("x", x, kFloat, {2, 70});
+    model.input("residual", residual, kFloat, {2, 20});
+    model.output("y", y, {2, 20});
+    model.run();  // wants nothing
+    CHECK(std::ranges::count(inputs, 0.0f) == static_cast<std::ptrdiff_t>(inputs.size()));
+    model.context().layer_inputs = inputs;
+    model.run();
+    return inputs;
+  };
+  const std::vector<float> x = ramp(2 * 70, 1);
+  const std::vector<float> zeros(2 * 70);
+  const auto in_order = [](std::vector<float> first, const std::vector<float>& second) {
+    first.insert(first.end(), second.begin(), second.end());
+    return first;
+  };
+  CHECK(copied("h.0.attn.c_attn", 2) == in_order(x, zeros));
+  CHECK(copied("h.1.attn.c_attn", 2) == in_order(zeros, x));
+  for (const char* other : {"h.1.attn.c_proj", "h..attn.c_attn", "h.-1.attn.c_attn", "h.1x.attn.c_attn",
+                            "g.1.attn.c_attn", "h.99999999999.attn.c_attn"}) {
+    CHECK(copied(other, 2) == in_order(zeros, zeros));
+  }
+  CHECK(contains(error_of<ModelError>([&] { copied("h.2.attn.c_attn", 2); }), "there are no 3 layers"));
 }
 
 ORT_TEST(linear_refuses_hostile_graphs) {

@@ -43,6 +43,13 @@ class FakeModel final : public StepRunner {
     check(parts);
     logits_.clear();
     hidden_.clear();
+    layer_inputs_.clear();
+    const bool wanted = std::ranges::any_of(parts, &StepPart::layer_inputs);
+    for (const StepPart& part : parts) {
+      for (size_t i = 0; i < part.tokens.size() && wanted; ++i) {
+        layer_inputs_.push_back(layer_input_of(part.tokens[i], part.cached_length + static_cast<int64_t>(i)));
+      }
+    }
     for (const StepPart& part : parts) run(part);
     rows_ = static_cast<int64_t>(logits_.size()) / kVocabulary;
     ++steps_;
@@ -55,6 +62,10 @@ class FakeModel final : public StepRunner {
   std::span<const float> maxima(int64_t) const override { return {}; }
   std::span<const float> hidden(int64_t row) const override {
     return {&hidden_.at(static_cast<size_t>(row)), 1};
+  }
+  std::span<const float> layer_input(int64_t layer, int64_t first, int64_t tokens) const override {
+    if (layer != 0) throw std::logic_error("there is one layer");
+    return std::span(layer_inputs_).subspan(static_cast<size_t>(first), static_cast<size_t>(tokens));
   }
 
   // The scores after a whole text.
@@ -72,6 +83,10 @@ class FakeModel final : public StepRunner {
   }
   // The hidden state of a text's last token.
   static float hidden_after(std::span<const int32_t> text) { return scores_after(text)[0]; }
+  // What goes into the layer.
+  static float layer_input_of(int32_t token, int64_t position) {
+    return static_cast<float>(100 * position + token);
+  }
   // The text that greedy decoding gives.
   static std::vector<int32_t> greedy(std::vector<int32_t> text, int64_t count) {
     const auto prompt = static_cast<std::ptrdiff_t>(text.size());
@@ -136,6 +151,7 @@ class FakeModel final : public StepRunner {
   const int64_t max_rows_;
   std::vector<float> logits_;
   std::vector<float> hidden_;
+  std::vector<float> layer_inputs_;
   int64_t rows_ = 0;
   int64_t steps_ = 0;
   int64_t largest_step_ = 0;

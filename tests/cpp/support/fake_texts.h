@@ -42,7 +42,8 @@ inline Tokens range(int32_t first, int32_t count) {
   return tokens;
 }
 
-inline Tokens joined(Tokens first, const Tokens& second) {
+template <typename T = int32_t>
+std::vector<T> joined(std::vector<T> first, const std::vector<T>& second) {
   first.insert(first.end(), second.begin(), second.end());
   return first;
 }

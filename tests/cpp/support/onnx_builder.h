@@ -58,6 +58,11 @@ class Node {
     for (const std::string& output : outputs) message_.bytes(2, output);
     message_.bytes(3, outputs.front() + "_node").bytes(4, type).bytes(7, domain);
   }
+  // Instead of the name that it has from its output: of a field's values, the last counts.
+  Node& named(std::string_view name) {
+    message_.bytes(3, name);
+    return *this;
+  }
   Node& set(std::string_view name, int64_t value) {
     message_.message(5, Message().bytes(1, name).integer(3, value).integer(20, 2));
     return *this;

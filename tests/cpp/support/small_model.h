@@ -22,12 +22,24 @@ inline constexpr int64_t kInner = 24;
 inline constexpr int64_t kVocabulary = 40;
 inline constexpr int64_t kPositions = 64;
 
-// Adds a packed weight of reproducible values; returns its name.
-inline std::string packed(Model& model, const std::string& name, int64_t in_features, int64_t out_features,
-                          int seed) {
+inline constexpr int kTableSeed = 77;
+
+// A packed weight of reproducible values.
+inline std::vector<uint8_t> packed(int64_t in_features, int64_t out_features, int seed) {
   const std::vector<float> plain = ramp(static_cast<size_t>(in_features * out_features), seed);
   std::vector<uint8_t> bytes(packed_weight_bytes(WeightFormat::kInt8, in_features, out_features));
   pack_weight(WeightFormat::kInt8, plain.data(), out_features, 1, in_features, out_features, 1, bytes.data());
+  return bytes;
+}
+
+// The tables of the embedding.
+inline std::vector<uint8_t> table() { return packed(kWidth, kVocabulary, kTableSeed); }
+inline std::vector<float> positions() { return ramp(static_cast<size_t>(kPositions * kWidth), 5); }
+
+// Adds a packed weight; returns its name.
+inline std::string packed(Model& model, const std::string& name, int64_t in_features, int64_t out_features,
+                          int seed) {
+  const std::vector<uint8_t> bytes = packed(in_features, out_features, seed);
   model.weight<uint8_t>(name, ElementType::kUInt8, {static_cast<int64_t>(bytes.size())}, bytes);
   return name;
 }
@@ -54,7 +66,8 @@ inline void add_layer(Model& model, int64_t layer, const std::string& x, const s
   const std::string beta = vector(model, p + "beta", kWidth, seed + 2);
   model.node(linear({x, packed(model, p + "qkv", kWidth, 3 * kWidth, seed + 3),
                      vector(model, p + "qkv_bias", 3 * kWidth, seed + 4), gamma, beta},
-                    {p + "q"}, kWidth, 3 * kWidth));
+                    {p + "q"}, kWidth, 3 * kWidth)
+                 .named("h." + std::to_string(layer) + ".attn.c_attn"));
   std::vector<std::string> attended = {p + "q", "sequence_starts", "slots", "cached_lengths", "kv_cache"};
   if (layer == kLayers - 1) attended.push_back("hidden_rows");
   model.node(Node("CachedAttention", attended, p + "a")
@@ -82,9 +95,8 @@ inline Model graph() {
     model.input(name, ElementType::kInt32, {Model::kAny});
   }
   model.input("kv_cache", ElementType::kUInt8, {Model::kAny, 1, kLayers, kHeads, 2, Model::kAny});
-  const std::string table = packed(model, "table", kWidth, kVocabulary, 77);
-  model.weight<float>("wpe", ElementType::kFloat32, {kPositions, kWidth},
-                      ramp(static_cast<size_t>(kPositions * kWidth), 5));
+  const std::string table = packed(model, "table", kWidth, kVocabulary, kTableSeed);
+  model.weight<float>("wpe", ElementType::kFloat32, {kPositions, kWidth}, positions());
   model.node(Node("Embed", {"input_ids", "positions", table, "wpe"}, "x0")
                  .set("width", kWidth)
                  .set("vocabulary", kVocabulary)

@@ -33,14 +33,14 @@ LOGITS = {
     "whole_head": [-0.7225989699363708, 0.3691025972366333, 0.9610649347305298, 0.639039933681488],
     "whole_table": [-6.889835357666016, 2.0517477989196777, 4.1324968338012695, -1.9600403308868408],
 }
-# As PEFT defines it, in float64: the base with W + alpha / rank B A in each c_attn, and the adapter's head on
-# the hidden states of tokens 5, 6 and 7; that of a text reads the last one alone.
+# The same with base = AutoModelForSequenceClassification or AutoModelForTokenClassification.from_pretrained(
+# BASE, num_labels=3, dtype=torch.float32), and model(torch.tensor([[5, 6, 7]])).logits[0].
 HEAD_LOGITS: dict[str, Any] = {
-    "whole_text_head": [-0.41029216, 3.33258205, -1.71362759],
+    "whole_text_head": [-0.41029495000839233, 3.33258056640625, -1.7136259078979492],
     "whole_token_head": [
-        [-0.41042155, 0.3524906, -1.25785347],
-        [1.75719137, 2.04059088, 0.10600741],
-        [0.85487306, 0.85029814, 0.03200785],
+        [-0.41042083501815796, 0.3524909019470215, -1.2578535079956055],
+        [1.7571909427642822, 2.040590524673462, 0.106007419526577],
+        [0.8548713326454163, 0.8502971529960632, 0.032007478177547455],
     ],
 }
 

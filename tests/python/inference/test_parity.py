@@ -36,9 +36,16 @@ class Pair:
 
     def reference(self, ids: Any) -> tuple[Any, Any]:
         """Logits [batch, tokens, vocabulary] and last hidden states [batch, tokens, width]."""
-        with torch.no_grad():
-            out = self.theirs(torch.tensor(np.asarray(ids, np.int64)), output_hidden_states=True)
+        out = self._run(ids)
         return out.logits.numpy(), out.hidden_states[-1].numpy()
+
+    def hidden_states(self, ids: Any) -> list[Any]:
+        """Those of all layers [batch, tokens, width]."""
+        return [one.numpy() for one in self._run(ids).hidden_states]
+
+    def _run(self, ids: Any) -> Any:
+        with torch.no_grad():
+            return self.theirs(torch.tensor(np.asarray(ids, np.int64)), output_hidden_states=True)
 
     def greedy(self, ids: Any, tokens: int) -> list[int]:
         """The reference's greedy continuation."""
@@ -95,6 +102,9 @@ def test_random_shapes(random_pair: Pair) -> None:
         logits, hidden = random_pair.reference(ids)
         assert relative_error(random_pair.ours.logits(ids), logits) < FP32
         assert relative_error(random_pair.ours.forward(ids)[0], hidden) < FP32
+        layers = random_pair.ours.forward(ids, output_hidden_states=True).hidden_states
+        for ours, theirs in zip(layers, random_pair.hidden_states(ids), strict=True):
+            assert relative_error(ours, theirs) < FP32
 
 
 def test_past_is_that_of_the_reference(random_pair: Pair) -> None:

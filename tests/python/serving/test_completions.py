@@ -129,6 +129,20 @@ def test_finish_reasons(post: Post, model: GPT2) -> None:
     assert ended["usage"]["completion_tokens"] == 1
 
 
+def test_a_stop_string_that_begins_in_the_prompt_is_none(
+    client: httpx.Client, post: Post, model: GPT2
+) -> None:
+    options: dict[str, Any] = {"temperature": 0, "max_tokens": 12}
+    text = post(PATH, prompt=PROMPT, **options)["choices"][0]["text"]
+    stop = PROMPT[-2:] + text[:3]
+    expected = model.generate(PROMPT, do_sample=False, max_new_tokens=12, stop_strings=[stop])
+    assert (expected.text, expected.finish_reason) == ("", "stop")
+    choice = post(PATH, prompt=PROMPT, stop=[stop], **options)["choices"][0]
+    assert (choice["text"], choice["finish_reason"]) == (text, "length")
+    chunks = list(stream(client, prompt=PROMPT, stop=[stop], **options))
+    assert joined(chunks, 1) == [text]
+
+
 def test_a_stream_holds_a_stop_string_back(client: httpx.Client, model: GPT2) -> None:
     text = model.generate(PROMPT, max_new_tokens=30).text
     stop = text[10:16]
