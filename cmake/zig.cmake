@@ -17,6 +17,9 @@ if(NOT CMAKE_SYSTEM_NAME STREQUAL "Linux")
   list(APPEND CMAKE_CXX_COMPILER -c)  # to link, Zig would first compile the system's C++ library: a minute each
   set(CMAKE_TRY_COMPILE_TARGET_TYPE STATIC_LIBRARY)
 endif()
+if(CMAKE_SYSTEM_NAME STREQUAL "Darwin")
+  list(APPEND CMAKE_CXX_COMPILER -include float.h)  # Zig's own lacks FLT_MAX where math.h comes before it
+endif()
 set(CMAKE_CXX_ARCHIVE_CREATE "\"${GPT2FAST_ZIG}\" ar qc <TARGET> <OBJECTS>")
 set(CMAKE_CXX_ARCHIVE_FINISH "\"${GPT2FAST_ZIG}\" ranlib <TARGET>")
 # The host's own tools do not know other processors' files.
