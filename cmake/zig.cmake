@@ -18,7 +18,8 @@ if(NOT CMAKE_SYSTEM_NAME STREQUAL "Linux")
   set(CMAKE_TRY_COMPILE_TARGET_TYPE STATIC_LIBRARY)
 endif()
 if(CMAKE_SYSTEM_NAME STREQUAL "Darwin")
-  list(APPEND CMAKE_CXX_COMPILER -include float.h)  # Zig's own lacks FLT_MAX where math.h comes before it
+  # Zig's float.h gives both FLT_MAX and INFINITY only when it comes before math.h, and not in strict mode.
+  list(APPEND CMAKE_CXX_COMPILER -include float.h -U__STRICT_ANSI__)
 endif()
 set(CMAKE_CXX_ARCHIVE_CREATE "\"${GPT2FAST_ZIG}\" ar qc <TARGET> <OBJECTS>")
 set(CMAKE_CXX_ARCHIVE_FINISH "\"${GPT2FAST_ZIG}\" ranlib <TARGET>")
