@@ -17,6 +17,10 @@ if(NOT CMAKE_SYSTEM_NAME STREQUAL "Linux")
   list(APPEND CMAKE_CXX_COMPILER -c)  # to link, Zig would first compile the system's C++ library: a minute each
   set(CMAKE_TRY_COMPILE_TARGET_TYPE STATIC_LIBRARY)
 endif()
+if(CMAKE_SYSTEM_NAME STREQUAL "Darwin")
+  # Zig's float.h gives both FLT_MAX and INFINITY only when it comes before math.h, and not in strict mode.
+  list(APPEND CMAKE_CXX_COMPILER -include float.h -U__STRICT_ANSI__)
+endif()
 set(CMAKE_CXX_ARCHIVE_CREATE "\"${GPT2FAST_ZIG}\" ar qc <TARGET> <OBJECTS>")
 set(CMAKE_CXX_ARCHIVE_FINISH "\"${GPT2FAST_ZIG}\" ranlib <TARGET>")
 # The host's own tools do not know other processors' files.

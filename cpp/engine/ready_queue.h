@@ -37,9 +37,9 @@ class PipeQueue final : public ReadyQueue {
   std::vector<uint64_t> keys_;
   size_t mailboxes_ = 0;  // keys_ has room for the key of each
   bool closed_ = false;
-  // The pipe is made when first needed; a byte lies in it while keys_ is not empty.
+  // The pipe is made when first needed; a byte lies in it while keys_ is not empty. Windows has none.
   int read_end_ = -1;
-  int write_end_ = -1;
+  [[maybe_unused]] int write_end_ = -1;
 };
 
 }  // namespace gpt2fast
