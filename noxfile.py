@@ -13,21 +13,17 @@ nox.options.reuse_existing_virtualenvs = True
 FIND_LIBRARY = "from gpt2fast._native import find_library; print(find_library())"
 # The tests of code that threads share; the others would only take longer under the thread sanitizer.
 THREADED = (
-    *(
-        "attention_test",
-        "draft_writer_test",
-        "engine_test",
-        "hook_thread_test",
-        "linear_test",
-        "mailbox_test",
-    ),
-    *(
-        "scheduler_callers_test",
-        "scheduler_order_test",
-        "scheduler_random_test",
-        "scheduler_test",
-        "shards_test",
-    ),
+    "attention_test",
+    "draft_writer_test",
+    "engine_test",
+    "hook_thread_test",
+    "linear_test",
+    "mailbox_test",
+    "scheduler_callers_test",
+    "scheduler_order_test",
+    "scheduler_random_test",
+    "scheduler_test",
+    "shards_test",
 )
 
 

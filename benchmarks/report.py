@@ -57,7 +57,7 @@ def tables(
         "## The machine's limits in the same run",
         _limit_table(results, model),
         "## Targets",
-        _target_table(targets),
+        target_table(targets),
     ]
     if results.failures:
         failures = "\n".join(f"- {name}: {reason}" for name, reason in results.failures.items())
@@ -138,7 +138,8 @@ def _limit_table(results: Results, model: Model) -> str:
     return table(["", "median"], rows)
 
 
-def _target_table(targets: Sequence[Target]) -> str:
+def target_table(targets: Sequence[Target]) -> str:
+    """What was measured, and whether it is what it should be."""
     rows = []
     for target in targets:
         ratio = "" if target.ratio is None else f"{target.ratio:.2f}"

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.checkpoints import EMBEDDED, checkpoint_directory
-from benchmarks.report import table
+from benchmarks.report import target_table
 from benchmarks.service_peers import beside_peers
 from benchmarks.targets import Target
 from gpt2fast import GPT2
@@ -91,26 +91,15 @@ def generating(service: Service) -> list[Target]:
             "many": rate(lambda prompts: list(model.generate_many(prompts, **options))),
         }
     )
-    one = rates["one call"]
+    targets = (
+        (f"{_CALLERS} threads calling generate", "threads", 0.95),
+        (f"{_CALLERS} tasks awaiting agenerate", "tasks", 0.95),
+        (f"{_CALLERS} astream readers", "readers", 0.90),
+        ("generate_many", "many", 0.95),
+    )
     return [
-        Target(
-            f"{_CALLERS} threads calling generate",
-            f"one call with {_CALLERS}",
-            rates["threads"] / one,
-            0.95,
-            True,
-        ),
-        Target(
-            f"{_CALLERS} tasks awaiting agenerate",
-            f"one call with {_CALLERS}",
-            rates["tasks"] / one,
-            0.95,
-            True,
-        ),
-        Target(
-            f"{_CALLERS} astream readers", f"one call with {_CALLERS}", rates["readers"] / one, 0.90, True
-        ),
-        Target("generate_many", f"one call with {_CALLERS}", rates["many"] / one, 0.95, True),
+        Target(name, f"one call with {_CALLERS}", rates[way] / rates["one call"], wanted, True)
+        for name, way, wanted in targets
     ]
 
 
@@ -355,21 +344,6 @@ def against_baseline(source: str, baseline: str, repeats: int, tokens: int, runs
     return targets
 
 
-def report(targets: Sequence[Target]) -> str:
-    """A table of what was measured, and whether it is what it should be."""
-    rows = [
-        [
-            one.what,
-            one.against,
-            "" if one.ratio is None else f"{one.ratio:.2f}",
-            f"at {'least' if one.at_least else 'most'} {one.bound}",
-            one.verdict,
-        ]
-        for one in targets
-    ]
-    return table(["", "against", "ratio", "target", ""], rows)
-
-
 def main() -> None:
     """Parse the command line, measure, and print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.service", description=__doc__)
@@ -402,7 +376,7 @@ def main() -> None:
         add(against_baseline(str(source), arguments.baseline, arguments.repeats, 32, 6))
         add(against_baseline("", arguments.baseline, arguments.repeats, 48, 40))
     add(beside_peers(source, arguments.work.resolve(), arguments.threads, arguments.repeats))
-    print(report(targets), flush=True)
+    print(target_table(targets), flush=True)
     if arguments.full:
         model.close()
         same = [f"--{name}={getattr(arguments, name)}" for name in ("size", "precision", "threads", "work")]

@@ -14,7 +14,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,13 +24,16 @@ from typing import Any
 import numpy as np
 
 from benchmarks.checkpoints import checkpoint_directory
-from benchmarks.report import spread, table
+from benchmarks.report import target_table
+from benchmarks.targets import Target
 from gpt2fast import GPT2
 from gpt2fast._native import core
 
 _IDLE_CONNECTIONS = 500
 _IDLE_SECONDS = 3.0
-_FIRST_TOKEN_PROMPT = 128
+_PROMPT = 16  # tokens
+_FIRST_TOKENS = 10  # measured in each turn: the difference is small beside their spread
+_STARTS = 3
 
 
 @dataclass
@@ -67,8 +70,15 @@ def main() -> None:
     checkpoint = checkpoint_directory(arguments.size, arguments.work.resolve())
     model = GPT2.from_pretrained(checkpoint, precision=arguments.precision, threads=arguments.threads)
     options = ["--precision", arguments.precision, "--threads", str(arguments.threads)]
+    starts = []
+    for _ in range(_STARTS - 1):
+        with served(checkpoint, options) as server:
+            starts.append(server.start_seconds)
     with served(checkpoint, options) as server:
-        print(measure(model, server, arguments.clients, arguments.tokens, arguments.repeats))
+        starts.append(server.start_seconds)
+        targets = measure(model, server, arguments.clients, arguments.tokens, arguments.repeats)
+    targets.append(Target("process start to /ready, cached model", "1.2 s", median(starts) / 1.2, 1, False))
+    print(target_table(targets))
     if arguments.full:
         folder = "tests/python/serving"
         tests = [f"{folder}/test_openapi.py", f"{folder}/test_load.py", "--timeout=3600"]
@@ -98,42 +108,49 @@ def served(checkpoint: Path, options: list[str]) -> Iterator[Served]:
         process.stdout.close()
 
 
-def measure(model: GPT2, server: Served, clients: int, tokens: int, repeats: int) -> str:
-    """The table."""
-    generator = np.random.default_rng(1)
-    rates: dict[str, list[float]] = {"in the process": [], "over HTTP": [], "over HTTP, streams": []}
-    first: dict[str, list[float]] = {"in the process": [], "over HTTP": []}
-    for repeat in range(repeats + 1):
-        found = {
-            "in the process": _in_process(model, _prompts(model, generator, clients, 16), tokens),
-            "over HTTP": _over_http(server, _prompts(model, generator, clients, 16), tokens, stream=False),
-            "over HTTP, streams": _over_http(
-                server, _prompts(model, generator, clients, 16), tokens, stream=True
-            ),
-        }
-        beginnings = {
-            "in the process": _first_token(model, _prompts(model, generator, 1, _FIRST_TOKEN_PROMPT)[0]),
-            "over HTTP": _first_byte(server, _prompts(model, generator, 1, _FIRST_TOKEN_PROMPT)[0]),
-        }
-        if repeat > 0:  # the first warms up
-            for name, rate in found.items():
-                rates[name].append(rate)
-            for name, seconds in beginnings.items():
-                first[name].append(seconds * 1000)
-    base = median(rates["in the process"])
-    title = f"tokens a second, {clients} texts of {tokens} tokens"
-    rows = [[name, spread(values), f"{median(values) / base:.2f}"] for name, values in rates.items()]
+def measure(model: GPT2, server: Served, clients: int, tokens: int, repeats: int) -> list[Target]:
+    """The server beside the model in this process, in turns."""
+    rates = _rates(model, server, clients, tokens, repeats)
+    in_process, over_http, streams = (median(values) for values in rates.values())
+    delay = _first_token_delay(model, server, repeats * _FIRST_TOKENS)
     memory, processor = asyncio.run(_idle(server))
-    difference = median(first["over HTTP"]) - median(first["in the process"])
-    facts = [
-        ["first token in the process, ms", spread(first["in the process"])],
-        ["first token over HTTP, ms", spread(first["over HTTP"])],
-        ["difference of the medians, ms", f"{difference:.2f}"],
-        ["from start to ready, s", f"{server.start_seconds:.2f}"],
-        [f"{_IDLE_CONNECTIONS} idle connections: memory, MB more", f"{memory:.1f}"],
-        [f"{_IDLE_CONNECTIONS} idle connections: share of a core", f"{processor:.4f}"],
+    idle = f"{_IDLE_CONNECTIONS} idle connections"
+    generate = "generate in the process"
+    return [
+        Target(f"{clients} clients over HTTP, tokens a second", generate, over_http / in_process, 0.9, True),
+        Target(f"{clients} streams over HTTP, tokens a second", generate, streams / in_process, 0.75, True),
+        Target("first token over HTTP minus in the process", "2 ms", delay * 1000 / 2, 1, False),
+        Target(f"{idle}: memory", "50 MB", memory / 50, 1, False),
+        Target(f"{idle}: processor time", "1 % of a core", processor / 0.01, 1, False),
     ]
-    return f"{table(['', title, 'ratio'], rows)}\n\n{table(['', ''], facts)}"
+
+
+def _rates(model: GPT2, server: Served, clients: int, tokens: int, repeats: int) -> dict[str, list[float]]:
+    """Tokens a second of each way; the first turn warms up and does not count."""
+    generator = np.random.default_rng(1)
+    ways: dict[str, Callable[[list[list[int]]], float]] = {
+        "in the process": lambda prompts: _in_process(model, prompts, tokens),
+        "over HTTP": lambda prompts: _over_http(server, prompts, tokens, stream=False),
+        "streams": lambda prompts: _over_http(server, prompts, tokens, stream=True),
+    }
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    for repeat in range(repeats + 1):
+        for name, way in ways.items():
+            rate = way(_prompts(model, generator, clients, _PROMPT))
+            if repeat > 0:
+                rates[name].append(rate)
+    return rates
+
+
+def _first_token_delay(model: GPT2, server: Served, repeats: int) -> float:
+    """Seconds by which the median first token comes later over HTTP; one client, prompts that are new."""
+    generator = np.random.default_rng(2)
+    seconds: list[tuple[float, float]] = []
+    for _ in range(repeats + 1):
+        own, sent = _prompts(model, generator, 2, _PROMPT)
+        seconds.append((_first_token(model, own), _first_byte(server, sent)))
+    in_process, over_http = (median(values) for values in zip(*seconds[1:], strict=True))
+    return over_http - in_process
 
 
 def _prompts(model: GPT2, generator: np.random.Generator, count: int, length: int) -> list[list[int]]:

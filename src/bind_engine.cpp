@@ -1,4 +1,4 @@
-// The engine: everything that it is asked becomes a call.
+// The engine. Each of its methods that does work starts a call.
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -74,7 +74,7 @@ std::shared_ptr<Engine> make_engine(const py::bytes& graph, const std::string& n
                                 function();
                               }};
   std::shared_ptr<Engine> engine = unlocked([&] { return Engine::create(options); });
-  // The last reference may go while Python's lock is held, which the engine's threads may be waiting for.
+  // The last reference may be dropped while Python's lock is held, which the engine's threads may wait for.
   Engine* const pointer = engine.get();
   return {pointer, [engine = std::move(engine)](Engine*) mutable { reset_unlocked(engine); }};
 }

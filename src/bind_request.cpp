@@ -1,4 +1,4 @@
-// What a call wants: options that its texts share, requests, and what both refer to.
+// The arguments of a call: options that its texts share, requests, and what both refer to.
 #include <memory>
 #include <utility>
 #include <vector>
@@ -13,7 +13,7 @@ namespace {
 
 using OptionsClass = py::class_<GenerationOptions, std::shared_ptr<GenerationOptions>>;
 
-// A binding for `options.part.member`.
+// Binds the member of a part of the options as an attribute of the options themselves.
 template <typename Part, typename Field>
 void field(OptionsClass& type, const char* name, Part GenerationOptions::* part, Field Part::* member) {
   type.def_property(

@@ -32,8 +32,8 @@ py::array_t<T> to_array(const std::vector<T>& values) {
   return py::array_t<T>(static_cast<py::ssize_t>(values.size()), values.data());
 }
 
-// True when Python signal handlers want the call to stop. Empty on threads other than the main one, where
-// Python runs none.
+// Returns true when a Python signal handler has raised an exception. Empty on threads other than the main
+// one, where Python runs no signal handlers.
 InterruptCheck interrupt_check();
 
 void register_library(py::module_& module);

@@ -18,7 +18,7 @@ class PythonCall {
              py::object keep = py::none())
       : call_(std::move(call)), results_(std::move(results)), keep_(std::move(keep)) {}
   virtual ~PythonCall() {
-    // What the call uses must not go before the engine has let go of it.
+    // The engine must be done with the objects before they are released.
     if (!keep_.is_none()) close();
     reset_unlocked(call_);
   }
@@ -63,7 +63,7 @@ class PythonGeneration final : public PythonCall {
   GenerationCall& generation() { return static_cast<GenerationCall&>(*call_); }
 };
 
-// Chosen [tokens], the likeliest ids [tokens, k], theirs [tokens, k].
+// Log-probabilities of the chosen tokens [tokens], ids of the likeliest [tokens, k], and theirs [tokens, k].
 py::tuple as_arrays(const Logprobs& values);
 
 void register_calls(py::module_& module);

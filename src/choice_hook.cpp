@@ -18,7 +18,7 @@ class PythonChoiceHook final : public ChoiceHook {
         process_scores_(std::move(process_scores)),
         is_complete_(std::move(is_complete)) {}
 
-  // The last reference may go on a thread without Python's lock.
+  // The last reference may be dropped on a thread without Python's lock.
   ~PythonChoiceHook() override {
     const py::gil_scoped_acquire acquire;
     allowed_tokens_ = py::object();
@@ -63,8 +63,8 @@ class PythonChoiceHook final : public ChoiceHook {
   py::object allowed_tokens_;
   py::object process_scores_;
   py::object is_complete_;
-  // What the last mask lies in. No array before there is one: the first use of arrays imports NumPy, and on a
-  // daemon thread the program may end meanwhile. Hooks' threads are waited for.
+  // The array that holds the last mask. It is not created with this object: the first use of arrays imports
+  // NumPy, and the program could end meanwhile on a daemon thread. The threads that run hooks are waited for.
   py::object mask_;
 };
 

@@ -14,7 +14,8 @@ namespace gpt2fast::bindings {
 
 namespace {
 
-// Calls that have given up Python's lock. Never destroyed: threads may come back from them to the very end.
+// Calls that have released Python's lock. Never destroyed, since threads may return from them until the very
+// end.
 struct Calls {
   std::mutex mutex;
   std::condition_variable changed;
@@ -23,8 +24,8 @@ struct Calls {
   std::thread::id ender;
 };
 
-// Of threads that the interpreter does not wait for: daemons.
-[[noreturn]] void rest_for_ever() {
+// Where daemon threads, for which the interpreter does not wait, stay until the process is gone.
+[[noreturn]] void park_for_ever() {
   for (;;) std::this_thread::sleep_for(std::chrono::hours(1));
 }
 
@@ -49,7 +50,7 @@ Unlocked::Unlocked(AtTheEnd at_the_end) : process_(process_generation()) {
   if (!too_late) ++all.inside;
   lock.unlock();
   release_.emplace();
-  if (too_late) rest_for_ever();
+  if (too_late) park_for_ever();
 }
 
 Unlocked::~Unlocked() {
@@ -63,13 +64,13 @@ Unlocked::~Unlocked() {
   const bool too_late = all.ending && hooks_of_thread == 0;
   if (!too_late) {
     lock.unlock();
-    release_.reset();  // while it still counts as inside: until then the interpreter does not end
+    release_.reset();  // the thread still counts as inside, so the interpreter does not end meanwhile
     lock.lock();
   }
   --all.inside;
   all.changed.notify_all();
   lock.unlock();
-  if (too_late) rest_for_ever();
+  if (too_late) park_for_ever();
 }
 
 void stay_if_ending() {
@@ -79,7 +80,7 @@ void stay_if_ending() {
     if (!all.ending || hooks_of_thread > 0 || all.ender == std::this_thread::get_id()) return;
   }
   const pybind11::gil_scoped_release release;
-  rest_for_ever();
+  park_for_ever();
 }
 
 LockedForHook::LockedForHook() { ++hooks_of_thread; }

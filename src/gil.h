@@ -8,10 +8,10 @@
 
 namespace gpt2fast::bindings {
 
-// Gives Python's lock up while it lives. Once the interpreter ends, a thread does not come back to the lock,
-// which would take the process down with it: it stays here until the process is gone. The thread that ends
-// the interpreter, and hooks, for which an engine waits, get ClosedError, or where nothing may be thrown keep
-// the lock: nobody wants it any more.
+// Releases Python's lock while it lives. Once the interpreter is ending, a thread must not take the lock
+// again, which would abort the process: it stays here until the process is gone. Two kinds of threads can't
+// stay: the one that ends the interpreter, and those that run hooks, for which an engine waits. They get
+// ClosedError or, where nothing may be thrown, keep the lock, which no other thread wants any more.
 class Unlocked {
  public:
   enum class AtTheEnd { kThrow, kKeepLock };
@@ -26,8 +26,8 @@ class Unlocked {
   std::optional<pybind11::gil_scoped_release> release_;
 };
 
-// Where the interpreter ends and does not wait for this thread, gives Python's lock up and stays here: the
-// thread's call was ended with the interpreter, which is nothing to report.
+// If the interpreter is ending and does not wait for this thread, releases Python's lock and stays here: the
+// end of the thread's call is nothing to report.
 void stay_if_ending();
 
 // Takes Python's lock for a hook that an engine runs and waits for.
@@ -49,7 +49,7 @@ auto unlocked(const Function& function) {
   return function();
 }
 
-// Lets go of an object of the core whose end may have to wait for threads that need Python's lock.
+// Releases an object of the core whose destruction may have to wait for threads that need Python's lock.
 template <typename Pointer>
 void reset_unlocked(Pointer& pointer) {
   if (pointer == nullptr) return;
@@ -61,8 +61,7 @@ void reset_unlocked(Pointer& pointer) {
   pointer.reset();
 }
 
-// For the end of the interpreter: ends all calls of all models, and returns when the threads inside them have
-// come to rest.
+// Called when the interpreter ends: ends all calls of all models, and returns when no thread is inside one.
 void end_all_calls();
 
 }  // namespace gpt2fast::bindings

@@ -25,7 +25,7 @@ void translate(std::exception_ptr pointer) {  // NOLINT(performance-unnecessary-
   } catch (const BusyError& error) {
     set_error("gpt2fast.errors", "BusyError", error.what());
   } catch (const Interrupted&) {
-    // The check that asked to stop has left Python's own exception (KeyboardInterrupt, say).
+    // The check that returned true has left Python's own exception, such as KeyboardInterrupt.
     if (PyErr_Occurred() == nullptr) PyErr_SetNone(PyExc_KeyboardInterrupt);
   }
 }
@@ -34,7 +34,9 @@ void translate(std::exception_ptr pointer) {  // NOLINT(performance-unnecessary-
 
 }  // namespace gpt2fast::bindings
 
-PYBIND11_MODULE(_core, module) {
+// Python's lock guards nothing here: engines, calls and queues have locks of their own, and options and
+// requests are not changed once a call has them.
+PYBIND11_MODULE(_core, module, pybind11::mod_gil_not_used()) {
   module.doc() = "The C++ core of gpt2fast; use the package's public names instead.";
   pybind11::register_exception_translator(&gpt2fast::bindings::translate);
   gpt2fast::bindings::register_library(module);

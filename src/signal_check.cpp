@@ -1,4 +1,4 @@
-// Python's signals, seen from long calls that have given up its lock.
+// Python's signals, checked from long calls that have released its lock.
 #include "bindings.h"
 
 namespace gpt2fast::bindings {

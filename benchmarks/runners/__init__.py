@@ -66,7 +66,7 @@ class RunnerModule(Protocol):
 def serve_in_threads(
     requests: list[Request], serve_one: Callable[[list[int], int, Received], None]
 ) -> Arrivals:
-    """Make each request in a thread of its own, at its time; ``Received`` is told of each token."""
+    """Make each request in a thread of its own, at its time; ``Received`` is called with each token."""
     arrivals: Arrivals = [[] for _ in requests]
     start = time.perf_counter()
 

@@ -52,7 +52,7 @@ std::span<const BeamSearch::Extension> BeamSearch::advance(std::span<const float
   }
   ++length_;
   const bool at_limit = length_ == stop_.max_new_tokens;
-  // Only the best num_beams continuations may finish; the others are there to keep num_beams beams alive.
+  // Only the best num_beams continuations may finish; the others keep num_beams beams alive.
   const auto best = std::min(continuations_.size(), static_cast<size_t>(options_.num_beams));
   for (const Continuation& next : std::span(continuations_).first(best)) {
     if (next.ended == FinishReason::kNone && !at_limit) continue;
@@ -123,7 +123,7 @@ void BeamSearch::append(const Continuation& next, std::span<const float> reporte
   output.rows.push_back(rows_seen_ + next.parent);
 }
 
-// Puts a hypothesis that improves on the finished ones among them.
+// Adds a hypothesis to the finished ones if it is better than the worst of them.
 void BeamSearch::finish(Hypothesis hypothesis) {
   if (full()) finished_.pop_back();
   const auto place = std::ranges::find_if(

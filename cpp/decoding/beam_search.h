@@ -34,7 +34,7 @@ class BeamSearch {
   };
   struct Output {
     std::vector<int32_t> tokens;  // with the token that ended it
-    // Of each token, if reported log-probabilities were given: its own, and the row that it was in, counted
+    // For each token, if log-probabilities to report were given: its own, and the row that it was in, counted
     // over all rounds.
     std::vector<float> reported;
     std::vector<int64_t> rows;
@@ -92,7 +92,7 @@ class BeamSearch {
   StopOptions stop_;
   int64_t vocab_size_;
   int64_t length_ = 0;     // output tokens of each live beam
-  int64_t rows_seen_ = 0;  // in the rounds before this one
+  int64_t rows_seen_ = 0;  // rows of the rounds before this one
   bool done_ = false;
   std::vector<Beam> beams_;
   std::vector<Beam> next_beams_;

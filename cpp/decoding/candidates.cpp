@@ -33,7 +33,7 @@ std::array<int64_t, kVocabularyThresholds + 2> even_borders(int64_t low, int64_t
   return borders;
 }
 
-constexpr int64_t kSortable = 128;  // so many keys are sorted, not divided further
+constexpr int64_t kSortable = 128;  // this many keys are sorted, not divided further
 
 }  // namespace
 

@@ -50,8 +50,8 @@ class Candidates {
   // The key at which a sum of weights, in descending order of keys, reaches a target.
   struct Cut {
     float key;
-    double weight_above;  // of all greater keys
-    int64_t ties;         // weights with this key
+    double weight_above;  // the sum of weights of all greater keys
+    int64_t ties;         // how many weights have this key
   };
   // Finds where the sum of weights_, in descending order of `keys` [count], reaches a target. The borders are
   // ranks of floats in ascending order that are tried first; all keys with a weight lie between the outer

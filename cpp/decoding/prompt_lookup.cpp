@@ -12,7 +12,7 @@ namespace {
 constexpr int64_t kLeastAgreement = 2;
 constexpr int64_t kMostAgreement = 12;  // longer agreements count the same
 constexpr int64_t kFirstDraft = 4;
-constexpr int kPlaces = 16;  // earlier positions that are compared
+constexpr int kPlaces = 16;  // the most earlier positions that are compared
 
 }  // namespace
 

@@ -63,7 +63,7 @@ void StopMatcher::Automaton::insert(const std::string& text) {
   node(at).match = node(at).depth;
 }
 
-// Breadth first: a node's suffix is shorter, so it is complete before it is needed.
+// Goes breadth first: a node's suffix is shorter, so it is complete before it is needed.
 void StopMatcher::Automaton::link_suffixes() {
   std::vector<int32_t> queue = {0};
   queue.reserve(nodes_.size());

@@ -46,7 +46,7 @@ Extremum find_max(std::span<const float> scores, std::span<const float> maxima) 
   return found;
 }
 
-// The same; throws std::runtime_error when a score is NaN or infinite.
+// Like find_max; throws std::runtime_error when a score is NaN or infinite.
 Extremum find_best(std::span<const float> scores, std::span<const float> maxima,
                    const TokenHistory& history) {
   const Extremum best = find_max(scores, maxima);

@@ -27,7 +27,7 @@ class TokenChooser {
   static constexpr int32_t kNoToken = -1;
   struct Choice {
     int32_t token = kNoToken;
-    float logprob = 0;  // the token's, under the softmax of the raw logits; only if wanted
+    float logprob = 0;  // of the token, under the softmax of the raw logits; only if wanted
   };
 
   // Chooses from logits [vocab_size], which stay as they are. For `allowed` see LogitsProcessors::apply;

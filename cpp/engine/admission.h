@@ -12,7 +12,7 @@ namespace gpt2fast {
 
 class Admission {
  public:
-  // `live`: those that hold slots.
+  // `live`: the participants that hold slots.
   Admission(KvCache& cache, SlotPool& slots, const std::vector<Participant*>& live)
       : cache_(cache), slots_(slots), live_(live) {}
 
@@ -24,9 +24,9 @@ class Admission {
     int64_t cached_length = 0;  // tokens of the text that the slot holds, at most all but one
   };
 
-  // A slot for a text. One that reuses holds what idle slots or live texts of its scope have of its
-  // beginning; kLater where a live text is about to compute much of it. What `prefix` (null: none) has of it
-  // is taken from there, where that is more.
+  // A slot for a text. If the text shares (Sharing::reuses), the slot gets the longest beginning of it that
+  // idle slots or live texts of its scope hold, or kLater is returned because a live text is about to compute
+  // much of it. Where `prefix` (null: none) has a longer beginning, that is used.
   Grant acquire(std::span<const int32_t> tokens, Sharing sharing, const Prefix* prefix);
 
   // An empty slot; -1: none is free.

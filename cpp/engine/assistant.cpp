@@ -39,9 +39,9 @@ Assistant::Assistant(const GenerationOptions& options, uint64_t seed, const Engi
 
 Assistant::~Assistant() { call_->cancel(); }
 
-void Assistant::ask(const TokenHistory& history, int64_t limit) {
+void Assistant::request_draft(const TokenHistory& history, int64_t limit) {
   drafted_ = 0;
-  exchange_->ask(history, std::min(limit, draft_length_));
+  exchange_->request(history, std::min(limit, draft_length_));
   if (exchange_->is_drafting()) state_->scheduler().wake();
 }
 

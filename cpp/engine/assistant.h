@@ -18,20 +18,21 @@ class EngineState;
 // sampled draft is right wherever the two distributions agree about it.
 class Assistant {
  public:
-  // Throws std::invalid_argument when the vocabularies differ. `waker` is told when a draft has come.
+  // `waker` wakes the text's own loop when a draft is ready. Throws std::invalid_argument when the
+  // vocabularies differ.
   Assistant(const GenerationOptions& options, uint64_t seed, const EngineOptions& model, int64_t max_length,
             std::shared_ptr<Waker> waker);
   ~Assistant();
   Assistant(const Assistant&) = delete;
   Assistant& operator=(const Assistant&) = delete;
 
-  // Asks for at most `limit` tokens to follow the history. They are none when the assistant has no free slot
-  // or its context is full.
-  void ask(const TokenHistory& history, int64_t limit);
+  // Requests at most `limit` tokens to follow the history. The draft is empty when the assistant has no free
+  // slot or its context is full.
+  void request_draft(const TokenHistory& history, int64_t limit);
   bool is_drafting() const;
-  // At most `limit` tokens of what came of the last question.
+  // Takes at most `limit` tokens of the draft that was requested last.
   void take_draft(std::vector<int32_t>& draft, int64_t limit);
-  // How many tokens of the last draft turned out right: the draft grows when all were and shrinks when few
+  // Reports how many tokens of the last draft were right. Drafts grow when all were, and shrink when few
   // were.
   void accept(int64_t count);
 

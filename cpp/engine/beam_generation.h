@@ -49,7 +49,7 @@ class BeamGeneration final : public Participant {
   LogitsProcessors processors_;
   BeamSearch search_;
   KvCache* cache_ = nullptr;
-  std::vector<int64_t> slots_;                     // of beam i; those beyond the live beams are spare
+  std::vector<int64_t> slots_;  // slots of the beams; those beyond the live beams are spare
   std::vector<BeamSearch::Extension> extensions_;  // the tokens that the next step reads, one a beam
   int64_t length_ = 0;                             // positions that every live beam's slot holds
   std::vector<float> log_probabilities_;           // [live beams, vocabulary]

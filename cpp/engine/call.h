@@ -1,4 +1,4 @@
-// One caller's texts in the engine, and what the loop has to know of them.
+// One caller's texts in the engine, and what the loop must know about them.
 #pragma once
 
 #include <algorithm>
@@ -18,7 +18,7 @@ namespace gpt2fast {
 
 class Call {
  public:
-  // attended: a thread is going to wait for it, which can run steps itself.
+  // attended: a thread is going to wait for the call, and can run steps itself.
   Call(std::vector<std::unique_ptr<Participant>> participants, const CallOptions& options, bool attended)
       : streamed(options.streamed),
         attended(attended),
@@ -29,7 +29,7 @@ class Call {
         has_hooks(std::ranges::any_of(this->participants, [](const auto& one) { return one->has_hooks(); })),
         unfinished(static_cast<int64_t>(this->participants.size())) {}
 
-  // From any thread.
+  // May be called from any thread.
   void cancel() noexcept { cancelled_ = true; }
   // Ends the call with an error, the first one if there are several.
   void fail(std::exception_ptr error) noexcept {
@@ -41,9 +41,9 @@ class Call {
     const std::lock_guard lock(mutex_);
     return error_;
   }
-  // Whether its hooks are left to a thread that is not there: a text that has no slot need not have one then.
+  // Whether the thread that should run its hooks is not waiting. Its texts then need no slot.
   bool is_left_alone() const { return has_hooks && attended && !awaited; }
-  // Why its texts are to end now; kNone: they are not.
+  // Why its texts must end now; kNone: they go on.
   FinishReason end_reason(Clock::time_point now) const {
     if (cancelled_) return FinishReason::kCancelled;
     return now >= deadline ? FinishReason::kTime : FinishReason::kNone;
@@ -51,14 +51,14 @@ class Call {
 
   const bool streamed;
   const bool attended;
-  // Calls get slots in this order. A level of priority is worth a second of waiting, so that none starves.
+  // Calls get slots in this order. Each level of priority is worth a second of waiting, so that none starves.
   const Clock::time_point turn;
   const Clock::time_point deadline;
   Mailbox mailbox;
   // Whether a thread is waiting for it at this moment.
   std::atomic<bool> awaited = false;
 
-  // For the loop alone until the mailbox is finished.
+  // Used by the loop alone until the mailbox is finished.
   std::vector<std::unique_ptr<Participant>> participants;
   const bool has_hooks;
   int64_t unfinished;

@@ -1,4 +1,4 @@
-// The continuations of one prompt, read for their log-probabilities: the prompt once, they side by side.
+// The continuations of one prompt, read for their log-probabilities: the prompt once, the rest side by side.
 #pragma once
 
 #include <cstdint>

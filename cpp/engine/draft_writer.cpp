@@ -9,7 +9,7 @@
 
 namespace gpt2fast {
 
-void DraftExchange::ask(const TokenHistory& history, int64_t wanted) {
+void DraftExchange::request(const TokenHistory& history, int64_t wanted) {
   const std::lock_guard lock(mutex_);
   draft_.clear();
   if (ended_ || wanted <= 0) return;
@@ -24,13 +24,13 @@ void DraftExchange::take(std::vector<int32_t>& draft) {
   draft.assign(draft_.begin(), draft_.end());
 }
 
-bool DraftExchange::has_question() const {
+bool DraftExchange::has_request() const {
   const std::lock_guard lock(mutex_);
   return wanted_ > 0;
 }
 
-bool DraftExchange::take_question(std::vector<int32_t>& prompt, std::vector<int32_t>& output,
-                                  int64_t& wanted) {
+bool DraftExchange::take_request(std::vector<int32_t>& prompt, std::vector<int32_t>& output,
+                                 int64_t& wanted) {
   const std::lock_guard lock(mutex_);
   if (wanted_ == 0) return false;
   prompt.assign(prompt_.begin(), prompt_.end());
@@ -39,14 +39,14 @@ bool DraftExchange::take_question(std::vector<int32_t>& prompt, std::vector<int3
   return true;
 }
 
-void DraftExchange::answer(std::span<const int32_t> draft) {
+void DraftExchange::deliver(std::span<const int32_t> draft) {
   {
     const std::lock_guard lock(mutex_);
     draft_.assign(draft.begin(), draft.end());
     wanted_ = 0;
     drafting_.store(false, std::memory_order_release);
   }
-  asker_->wake();
+  requester_->wake();
 }
 
 void DraftExchange::end() {
@@ -54,7 +54,7 @@ void DraftExchange::end() {
     const std::lock_guard lock(mutex_);
     ended_ = true;
   }
-  answer({});
+  deliver({});
 }
 
 DraftWriter::DraftWriter(std::shared_ptr<DraftExchange> exchange, const GenerationOptions& options,
@@ -70,19 +70,19 @@ DraftWriter::DraftWriter(std::shared_ptr<DraftExchange> exchange, const Generati
   text_.reserve(static_cast<size_t>(max_length));
 }
 
-void DraftWriter::take_question() {
-  if (wanted_ > 0 || !exchange_->take_question(prompt_, output_, wanted_)) return;
+void DraftWriter::take_request() {
+  if (wanted_ > 0 || !exchange_->take_request(prompt_, output_, wanted_)) return;
   drafted_ = 0;
   text_.assign(prompt_.begin(), prompt_.end());
   text_.insert(text_.end(), output_.begin(), output_.end());
   wanted_ = std::min(wanted_, engine_.n_positions - size());
-  if (wanted_ <= 0) return answer();
-  // Of a draft that was not taken nothing counts; one token at least is left to compute.
+  if (wanted_ <= 0) return deliver();
+  // Keys and values of rejected draft tokens are dropped; at least one token is left to compute.
   cached_.resize(static_cast<size_t>(std::min(common_prefix(cached_, text_), size() - 1)));
 }
 
 Admitted DraftWriter::admit(Admission& admission) {
-  take_question();
+  take_request();
   if (wanted_ <= 0) return Admitted::kLater;
   const Admission::Grant grant = admission.acquire(text_, {true, prefix_scope_}, nullptr);
   if (grant.admitted != Admitted::kYes) return grant.admitted;
@@ -93,8 +93,8 @@ Admitted DraftWriter::admit(Admission& admission) {
 
 // A draft is a convenience: without a free slot there is none.
 void DraftWriter::refused() {
-  take_question();
-  if (wanted_ > 0) answer();
+  take_request();
+  if (wanted_ > 0) deliver();
 }
 
 void DraftWriter::release(SlotPool& slots) {
@@ -103,11 +103,11 @@ void DraftWriter::release(SlotPool& slots) {
 }
 
 Readiness DraftWriter::readiness() {
-  return wanted_ > 0 || exchange_->has_question() ? Readiness::kReady : Readiness::kPaused;
+  return wanted_ > 0 || exchange_->has_request() ? Readiness::kReady : Readiness::kPaused;
 }
 
 int64_t DraftWriter::pending() {
-  take_question();
+  take_request();
   return wanted_ > 0 ? size() - static_cast<int64_t>(cached_.size()) : 0;
 }
 
@@ -129,16 +129,16 @@ void DraftWriter::use(const StepResults& results) {
                             .choose(results.logits(part.first_row), {prompt_, output_}, nullptr, false,
                                     nullptr, results.maxima(part.first_row))
                             .token;
-  if (token == TokenChooser::kNoToken) return answer();
+  if (token == TokenChooser::kNoToken) return deliver();
   output_.push_back(token);
   text_.push_back(token);
   ++drafted_;
-  if (--wanted_ == 0) answer();
+  if (--wanted_ == 0) deliver();
 }
 
-void DraftWriter::answer() {
+void DraftWriter::deliver() {
   wanted_ = 0;
-  exchange_->answer(std::span<const int32_t>(output_).last(static_cast<size_t>(std::exchange(drafted_, 0))));
+  exchange_->deliver(std::span<const int32_t>(output_).last(static_cast<size_t>(std::exchange(drafted_, 0))));
 }
 
 void DraftWriter::end(FinishReason) {

@@ -1,4 +1,4 @@
-// In the assistant's engine, the text that follows another engine's text and drafts what comes next.
+// Drafts for another engine's text: in the assistant's engine, a text that follows it and writes ahead.
 #pragma once
 
 #include <atomic>
@@ -16,37 +16,41 @@
 
 namespace gpt2fast {
 
-// Where two engines' loops meet: a question (history and number of tokens) goes one way, a draft the other.
+// What the loops of two engines exchange: requests (history and number of tokens) one way, drafts the other.
 class DraftExchange {
  public:
-  explicit DraftExchange(std::shared_ptr<Waker> asker) : asker_(std::move(asker)) {}
+  explicit DraftExchange(std::shared_ptr<Waker> requester) : requester_(std::move(requester)) {}
 
-  void ask(const TokenHistory& history, int64_t wanted);
+  // For the assistant, in the loop of the text's own engine.
+
+  void request(const TokenHistory& history, int64_t wanted);
   bool is_drafting() const { return drafting_.load(std::memory_order_acquire); }
   void take(std::vector<int32_t>& draft);
 
-  // For the writer: the question, if there is a new one.
-  bool take_question(std::vector<int32_t>& prompt, std::vector<int32_t>& output, int64_t& wanted);
-  bool has_question() const;
-  void answer(std::span<const int32_t> draft);
-  // No more answers come.
+  // For the writer, in the loop of the assistant's engine.
+
+  // Takes the request; false if there is no new one.
+  bool take_request(std::vector<int32_t>& prompt, std::vector<int32_t>& output, int64_t& wanted);
+  bool has_request() const;
+  void deliver(std::span<const int32_t> draft);
+  // No more drafts come.
   void end();
 
  private:
-  const std::shared_ptr<Waker> asker_;
+  const std::shared_ptr<Waker> requester_;
   mutable std::mutex mutex_;
   std::vector<int32_t> prompt_;
   std::vector<int32_t> output_;
   std::vector<int32_t> draft_;
-  int64_t wanted_ = 0;  // 0: no question
+  int64_t wanted_ = 0;  // 0: no request
   bool ended_ = false;
   std::atomic<bool> drafting_ = false;
 };
 
 class DraftWriter final : public Participant {
  public:
-  // max_length: the most tokens that text and draft have together. Keeps nothing of the options, which refer
-  // to the engine that the writer is part of.
+  // max_length: the most tokens that text and draft have together. The options are copied as far as needed,
+  // not kept: they refer to the engine that the writer is part of.
   DraftWriter(std::shared_ptr<DraftExchange> exchange, const GenerationOptions& options, uint64_t seed,
               const EngineOptions& engine, int64_t max_length);
 
@@ -63,9 +67,9 @@ class DraftWriter final : public Participant {
   void end(FinishReason reason) override;
 
  private:
-  void take_question();
+  void take_request();
   int64_t size() const { return static_cast<int64_t>(prompt_.size() + output_.size()); }
-  void answer();
+  void deliver();
 
   const std::shared_ptr<DraftExchange> exchange_;
   const EngineOptions& engine_;
@@ -77,7 +81,7 @@ class DraftWriter final : public Participant {
   std::vector<int32_t> cached_;  // tokens whose keys and values the slot holds
   std::vector<int32_t> text_;    // prompt and output
   int64_t slot_ = -1;
-  int64_t wanted_ = 0;  // tokens still to draft; 0: no question
+  int64_t wanted_ = 0;  // tokens still to draft; 0: no request
   int64_t drafted_ = 0;
   bool done_ = false;
 };

@@ -29,19 +29,19 @@ namespace {
 
 using Participants = std::vector<std::unique_ptr<Participant>>;
 
-// A caller's hold on a call: gives it up when it goes.
+// A caller's hold on a call. The call is given up when the handle is destroyed.
 class Handle {
  public:
   Handle(std::shared_ptr<EngineState> state, std::shared_ptr<Call> call)
       : state_(std::move(state)), call_(std::move(call)), process_(process_generation()) {}
   ~Handle() {
     if (in_other_process()) {
-      // Locks may be held for ever here, and threads do not exist: nothing can be taken apart.
+      // Threads that do not exist here may hold locks for ever, so nothing can be destroyed.
       new std::shared_ptr<EngineState>(std::move(state_));
       new std::shared_ptr<Call>(std::move(call_));
       return;
     }
-    // Where its own thread would have run the loop, nobody else may come to end it.
+    // If the caller's own thread was to run the loop, nobody else may come to end the call.
     if (call_->attended) {
       close();
     } else {
@@ -87,7 +87,7 @@ class Handle {
 
  private:
   bool in_other_process() const { return process_ != process_generation(); }
-  // False: there was no memory for the work of another caller.
+  // False if memory ran out in the work of another caller.
   bool try_settle() noexcept {
     try {
       scheduler().settle(*call_);
@@ -102,7 +102,7 @@ class Handle {
   const uint64_t process_;
 };
 
-// What every kind of call does alike.
+// What all kinds of calls have in common.
 template <typename Interface>
 class BasicCall : public Interface {
  public:
@@ -132,7 +132,7 @@ class GenerationCallImpl final : public BasicCall<GenerationCall> {
     bool awaited = false;
     for (const Progress& one : progress) {
       auto& sequence = static_cast<LiveSequence&>(*call.participants[static_cast<size_t>(one.index)]);
-      awaited = sequence.took(static_cast<int64_t>(one.new_tokens.size())) || awaited;
+      awaited = sequence.mark_read(static_cast<int64_t>(one.new_tokens.size())) || awaited;
     }
     if (awaited) handle_.scheduler().wake();
     return progress;
@@ -169,7 +169,7 @@ class TextScores final : public BasicCall<ScoreCall> {
     require_done();
     std::vector<Logprobs> scores;
     for (const auto& participant : handle_.call().participants) {
-      scores.push_back(std::move(static_cast<ScoreReader&>(*participant).scores()));
+      scores.push_back(static_cast<const ScoreReader&>(*participant).scores());
     }
     return scores;
   }
@@ -194,12 +194,12 @@ void submit(EngineState& state, const std::shared_ptr<Call>& call, bool bounded)
   try {
     state.scheduler().submit(call, bounded);
   } catch (...) {
-    call->mailbox.finish(std::current_exception());  // its handle need not wait for the loop
+    call->mailbox.finish(std::current_exception());  // so that its handle does not wait for the loop
     throw;
   }
 }
 
-// The handle comes first: whatever fails, a call in the loop has somebody who gives it up.
+// The handle is made first, so that a call in the loop is always given up, whatever fails.
 template <typename Impl, typename... More>
 std::unique_ptr<Impl> submitted(const std::shared_ptr<EngineState>& state, Participants participants,
                                 const CallOptions& options, More&&... more) {
@@ -237,14 +237,14 @@ Registry& registry() {
 }  // namespace
 
 std::shared_ptr<EngineState> EngineState::create(const EngineOptions& options) {
-  const auto take_apart = [](EngineState* state) {
+  const auto destroy = [](EngineState* state) {
     if (EngineThread::is_current()) {
       std::thread([state] { delete state; }).detach();
     } else {
       delete state;
     }
   };
-  return {new EngineState(options), take_apart};
+  return {new EngineState(options), destroy};
 }
 
 std::unique_ptr<CallHandle> EngineState::submit_unattended(const std::shared_ptr<EngineState>& state,
@@ -256,21 +256,21 @@ std::unique_ptr<CallHandle> EngineState::submit_unattended(const std::shared_ptr
   return handle;
 }
 
-// What an engine has in each process. A child process finds it empty, and makes a state of its own.
+// What an engine has in each process. In a child process `local` is empty at first, and gets its own state.
 struct Engine::Shared {
   struct Local {
     std::mutex mutex;
     std::shared_ptr<EngineState> state;
   };
   ProcessLocal<Local> local;
-  // What a child process finds as it was when the parent forked.
+  // These are copied by fork(): a child process sees them as they were in its parent.
   std::atomic<bool> closed = false;
   std::optional<FileVersion> weights;  // of the file that was loaded first
 };
 
 std::shared_ptr<Engine> Engine::create(const EngineOptions& options) {
   std::shared_ptr<Engine> engine(new Engine(options));
-  // Now, so that a model that cannot be loaded is found.
+  // The state is made now, so that a model that can't be loaded is reported here.
   engine->shared_->weights = engine->state()->stepper().weights_version();
   return engine;
 }

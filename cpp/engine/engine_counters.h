@@ -43,7 +43,7 @@ class EngineCounters {
             .step_seconds = 1e-9 * static_cast<double>(step_nanoseconds.get())};
   }
 
-  // As EngineStats has them.
+  // The fields of EngineStats, which explains them.
   Counter running, waiting, slots, free_slots, calls, finished, cancelled, timed_out, failed, refused,
       recomputed;
   Counter prompt_tokens, generated_tokens, prefix_queries, prefix_hits, drafted_tokens, accepted_tokens;

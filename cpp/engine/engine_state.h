@@ -16,11 +16,11 @@ class EngineState {
   explicit EngineState(const EngineOptions& options)
       : options_(options), stepper_(options_), scheduler_(stepper_, options_) {}
 
-  // A text whose caller has gone may hold the last reference to an engine: its own, or one that runs it. What
-  // an engine's thread lets go of is taken apart on another thread.
+  // A text whose caller has gone may hold the last reference to an engine, even to the one that runs it. A
+  // state that an engine's own thread releases last is therefore destroyed on another thread.
   static std::shared_ptr<EngineState> create(const EngineOptions& options);
 
-  // Participants refer to them: calls live no longer than the state.
+  // Participants keep references to the options: calls live no longer than the state.
   const EngineOptions& options() const { return options_; }
 
   Stepper& stepper() { return stepper_; }

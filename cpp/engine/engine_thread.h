@@ -3,7 +3,7 @@
 
 namespace gpt2fast {
 
-// While it lives, the thread is known as one of an engine's own: it must not wait for such a thread's end.
+// Marks the current thread as an engine's own while it lives: it must not wait for such a thread to end.
 class EngineThread {
  public:
   EngineThread() { current() = true; }

@@ -12,11 +12,11 @@
 
 namespace gpt2fast {
 
-// Runs what waits in a call's mailbox, with the host's lock taken once, marked as code of the `engine`. An
-// error ends the call. Returns whether there was anything.
+// Runs the hooks in a call's mailbox: takes the host's lock once, and marks the thread as running host code
+// for `engine`. An error ends the call. Returns whether there were any.
 bool run_hooks(Call& call, const WithHostLock& with_host_lock, const void* engine);
 
-// A thread that is started when there is first something to do.
+// A thread that is started when the first hook arrives.
 class HookThread {
  public:
   // `finished` is called after the hooks of a call have run.
@@ -26,7 +26,7 @@ class HookThread {
   HookThread& operator=(const HookThread&) = delete;
 
   void add(std::shared_ptr<Call> call);
-  // Waits for the hook that is running. What was added is not run any more.
+  // Waits for the hook that is running; those still waiting are not run.
   void close();
 
  private:

@@ -12,7 +12,7 @@ class HostCode {
   HostCode(const HostCode&) = delete;
   HostCode& operator=(const HostCode&) = delete;
 
-  // Throws where such code uses the engine that waits for it: neither could go on.
+  // Throws if such code uses the engine that waits for it, which would be a deadlock.
   static void refuse(const void* engine) {
     for (const HostCode* scope = innermost(); scope != nullptr; scope = scope->outer_) {
       if (scope->engine_ == engine) {

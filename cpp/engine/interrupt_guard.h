@@ -1,4 +1,4 @@
-// A caller's InterruptCheck, asked at most every few milliseconds: it may have to take the host's lock.
+// Calls a caller's InterruptCheck at most every few milliseconds, since it may have to take the host's lock.
 #pragma once
 
 #include <chrono>
@@ -9,12 +9,12 @@
 
 namespace gpt2fast {
 
-// How often a waiting caller's InterruptCheck is asked at most.
+// The shortest time between two calls of an InterruptCheck.
 inline constexpr auto kInterruptInterval = std::chrono::milliseconds(10);
 
 class InterruptGuard {
  public:
-  // `engine` is the one that the check must not use. Both must outlive the guard.
+  // The check must not use `engine`. Both must outlive the guard.
   InterruptGuard(const InterruptCheck& check, const void* engine) : check_(check), engine_(engine) {}
 
   bool operator()() {
@@ -26,7 +26,7 @@ class InterruptGuard {
     fired_ = check_();
     return fired_;
   }
-  // Whether it has said yes.
+  // Whether the check has returned true.
   bool fired() const { return fired_; }
 
  private:

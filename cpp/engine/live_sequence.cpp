@@ -105,7 +105,7 @@ void LiveSequence::prepare() {
 }
 
 Admitted LiveSequence::admit(Admission& admission) {
-  pending_tokens();  // so that the window is the one to be read
+  pending_tokens();  // moves the window if it is full
   const Admission::Grant grant = admission.acquire(
       window(), {generation_->use_prefix_cache, generation_->prefix_scope}, generation_->prefix.get());
   if (grant.admitted != Admitted::kYes) return grant.admitted;
@@ -133,16 +133,16 @@ Readiness LiveSequence::readiness() {
   if (away_.load(std::memory_order_acquire)) return Readiness::kAway;
   if (assistant_ && assistant_->is_drafting()) return Readiness::kWaiting;
   if (!streamed_) return Readiness::kReady;
-  // Once paused it goes on when half has been read: a text that lost its slot is not computed anew for every
-  // token that its reader takes.
+  // A paused text goes on when half has been read: one that lost its slot is not recomputed for every token
+  // that its reader takes.
   const int64_t limit = paused_ ? options_.read_ahead / 2 : options_.read_ahead;
-  // It says that it pauses before it looks: a reader that takes tokens meanwhile sees that it has to wake it.
+  // paused_ is set before the check: a reader that takes tokens meanwhile then wakes the loop.
   paused_ = true;
   paused_ = unread_tokens_ > limit;
   return paused_ ? Readiness::kPaused : Readiness::kReady;
 }
 
-bool LiveSequence::took(int64_t tokens) {
+bool LiveSequence::mark_read(int64_t tokens) {
   unread_tokens_ -= tokens;
   return paused_;
 }
@@ -173,11 +173,11 @@ std::span<const int32_t> LiveSequence::drafts(int64_t limit) {
   return drafts_;
 }
 
-void LiveSequence::ask_assistant() {
+void LiveSequence::request_draft() {
   if (!assistant_ || finished()) return;
   const auto room = options_.n_positions - static_cast<int64_t>(window().size());
   const auto wanted = generation_->stop.max_new_tokens - static_cast<int64_t>(output().size()) - 1;
-  assistant_->ask(history(), std::min(room, wanted));
+  assistant_->request_draft(history(), std::min(room, wanted));
 }
 
 void LiveSequence::plan(StepPlan& plan) {
@@ -256,7 +256,7 @@ void LiveSequence::choose_all(const Rows& rows) {
   gains_.accepted += accepted;
   if (drafts > 0 && prompt_lookup_) prompt_lookup_->accept(accepted);
   if (drafts > 0 && assistant_) assistant_->accept(accepted);
-  ask_assistant();
+  request_draft();
 }
 
 int32_t LiveSequence::choose_next(std::span<const float> scores, std::span<const float> maxima) {

@@ -24,12 +24,12 @@ void check_token_ids(std::span<const int32_t> tokens, int64_t vocab_size);
 
 class LiveSequence final : public Participant, public HookWork {
  public:
-  // `waker` is told when a draft of the options' assistant has come.
+  // `waker` wakes the loop when the options' assistant has a draft ready.
   LiveSequence(Request request, std::shared_ptr<const GenerationOptions> generation,
                const EngineOptions& options, bool streamed, std::shared_ptr<Waker> waker);
 
-  // Makes what choosing tokens needs, and checks the options by it. admit() does it otherwise: texts that
-  // wait for a slot need little memory.
+  // Creates what choosing tokens needs, which also checks the options. Otherwise admit() does it, so that
+  // texts that wait for a slot need little memory.
   void prepare();
 
   int64_t prompt_length() const override { return static_cast<int64_t>(prompt_length_); }
@@ -54,11 +54,11 @@ class LiveSequence final : public Participant, public HookWork {
 
   void run_hook() override;
 
-  // For the reader of a stream, from any thread: so many reported tokens have been taken. Returns whether
-  // the text waits for that.
-  bool took(int64_t tokens);
+  // The reader of a stream reports, from any thread, that it has taken so many tokens. Returns whether the
+  // text is paused and should be woken.
+  bool mark_read(int64_t tokens);
 
-  // When done.
+  // Valid when done().
   TextResult result() const;
 
  private:
@@ -70,12 +70,12 @@ class LiveSequence final : public Participant, public HookWork {
   std::span<const int32_t> output() const { return tokens().subspan(prompt_length_); }
   TokenHistory history() const { return {prompt(), output()}; }
   bool window_is_full() const;
-  // Where the next step starts; at a full context window with `slide`, first drops the older half of it.
+  // The tokens that are still to be read. At a full context window with `slide`, drops the older half first.
   std::span<const int32_t> pending_tokens();
 
   // Draft tokens to verify beside the last token, at most `limit`.
   std::span<const int32_t> drafts(int64_t limit);
-  void ask_assistant();
+  void request_draft();
   // Chooses tokens from the rows of logits of the last token and its drafts, as far as the drafts are right.
   template <typename Rows>
   void choose_all(const Rows& rows);
@@ -105,7 +105,7 @@ class LiveSequence final : public Participant, public HookWork {
   std::optional<StopMatcher> stop_matcher_;
   std::optional<PromptLookup> prompt_lookup_;
   std::unique_ptr<Assistant> assistant_;
-  std::vector<int32_t> drafts_;  // those in the step, or before it those that the assistant gave
+  std::vector<int32_t> drafts_;  // in the step that is planned or running
   TokenGains gains_;
   const Clock::time_point begun_ = Clock::now();
   Clock::time_point first_token_ = begun_;

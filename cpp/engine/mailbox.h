@@ -34,38 +34,37 @@ class Mailbox {
 
   // Reserves memory for some tokens of so many texts, so that reporting them allocates nothing.
   void reserve(int64_t texts, int64_t tokens_each);
-  // Nothing is read at once: notify() says that there is something.
+  // What a text has gained. Its reader is woken by notify(), not by put().
   struct Report {
     int64_t index = 0;
     std::span<const int32_t> tokens;
     FinishReason reason = FinishReason::kNone;
     std::optional<int64_t> safe_bytes;
-    // Of the tokens: each one's log-probability, and the likeliest tokens' with their ids; all empty unless
-    // asked for.
+    // Each token's log-probability, and the likeliest tokens at its place; empty unless requested.
     std::span<const float> chosen;
     std::span<const int32_t> top_ids;
     std::span<const float> top_values;
   };
-  // All of it or, where there is no memory, nothing.
+  // Stores all of it or, if there is no memory, nothing.
   void put(const Report& report);
   void put_hook(HookWork* work);
   // Takes back work that nobody has begun; false: somebody has.
   bool withdraw_hook(HookWork* work);
-  // Everything is done, or has failed.
+  // Marks the call as done, or as failed.
   void finish(std::exception_ptr error);
   // Wakes the reader if there is something new.
   void notify();
-  // Wakes the reader in any case: it may have to run steps itself.
+  // Wakes the reader even without news: it may have to run steps itself.
   void nudge();
 
   // For the reader.
 
-  // What has been reported since this was last called.
+  // Takes what has been reported since the last call.
   std::vector<Progress> take();
   std::vector<HookWork*> take_hooks();
   bool has_hooks() const;
   bool finished() const;
-  // Rethrows what went wrong, if anything did.
+  // Rethrows the call's error, if it failed.
   void rethrow() const;
   bool has_progress() const;
   // Blocks until there is a hook to run, everything is done or, with `or_progress`, there is something to
@@ -75,7 +74,7 @@ class Mailbox {
   uint64_t nudges() const;
 
  private:
-  // A report that was put, without what lies in the vectors below.
+  // A report without its tokens and log-probabilities, which are in the vectors below.
   struct Stored {
     int64_t index;
     size_t tokens;
@@ -90,7 +89,7 @@ class Mailbox {
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   std::vector<Stored> reports_;
-  // Of all reports, one after another.
+  // The contents of all reports, one after another.
   std::vector<int32_t> tokens_;
   std::vector<float> chosen_;
   std::vector<int32_t> top_ids_;

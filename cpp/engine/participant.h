@@ -17,8 +17,8 @@ class SlotPool;
 enum class Readiness {
   kReady,    // has something for the next step
   kPaused,   // its reader is behind: it may lose its slots to others
-  kWaiting,  // for something that comes by itself, soon
-  kAway,     // a hook works on it on another thread: nobody else may touch it but by readiness()
+  kWaiting,  // expects something that comes by itself, soon, such as a draft
+  kAway,     // another thread runs its hook: until it returns, only readiness() may be called
 };
 
 enum class Admitted {
@@ -31,15 +31,15 @@ enum class Admitted {
 struct SlotContents {
   int64_t slot = -1;  // -1: nothing that others could share
   std::span<const int32_t> tokens;
-  int64_t cached_length = 0;  // of them, those that the slot holds
-  uint64_t scope = 0;         // texts of others share nothing with it
+  int64_t cached_length = 0;  // leading tokens whose keys and values the slot holds already
+  uint64_t scope = 0;         // only texts of the same scope may share
 };
 
-// Tokens that a participant has gained.
+// Counts of a participant's tokens, for the statistics.
 struct TokenGains {
   int64_t chosen = 0;
   int64_t drafted = 0;
-  int64_t accepted = 0;  // of the drafted ones
+  int64_t accepted = 0;  // drafted tokens that were right
 };
 
 inline constexpr int64_t kNoPrompt = std::numeric_limits<int64_t>::max();
@@ -49,13 +49,13 @@ class Participant {
  public:
   virtual ~Participant() = default;
 
-  // Of its prompt, before admit(): a step gives way to a prompt that is much shorter than those in it. By
-  // default to none.
+  // The length of its prompt before admit(): a step gives way to a prompt that is much shorter than those in
+  // it. The default never does.
   virtual int64_t prompt_length() const { return kNoPrompt; }
   // Slots that it needs at once.
   virtual int64_t slots_needed() const { return 1; }
   virtual Admitted admit(Admission& admission) = 0;
-  // There was no slot for it. It goes on waiting for one.
+  // There was no slot for it; it keeps waiting for one.
   virtual void refused() {}
   virtual bool has_slot() const = 0;
   // Gives all slots back; admit() may follow, after which what they held is computed again.
@@ -71,9 +71,9 @@ class Participant {
   virtual void plan(StepPlan& plan) = 0;
   virtual void use(const StepResults& results) = 0;
 
-  // Whether it has hooks at all.
+  // Whether it has hooks.
   virtual bool has_hooks() const { return false; }
-  // A hook to be run before it can go on, if there is one.
+  // The hook that must run before it can go on; null if there is none.
   virtual HookWork* hook() { return nullptr; }
   // The hook will not be run; the results that it was to see are lost.
   virtual void drop_hook() {}
@@ -81,9 +81,9 @@ class Participant {
   virtual bool done() const = 0;
   // Ends it before its time.
   virtual void end(FinishReason reason) = 0;
-  // Since this was last called.
+  // The counts since the last call.
   virtual TokenGains take_gains() { return {}; }
-  // Puts what is new into the mailbox; false: nothing is.
+  // Puts what is new into the mailbox; false if there is nothing new.
   virtual bool report(Mailbox& mailbox, int64_t index) {
     (void)mailbox;
     (void)index;

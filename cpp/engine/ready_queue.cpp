@@ -1,4 +1,4 @@
-// Which of many calls have something for their callers.
+// Tells which of many calls have something for their callers.
 #include "engine/ready_queue.h"
 
 #include <algorithm>
@@ -45,7 +45,7 @@ std::vector<uint64_t> PipeQueue::take() {
 
 namespace {
 
-// What they return does not matter: a pipe that is full wakes its reader already, an empty one has no byte.
+// Results are ignored: a full pipe wakes its reader anyway, and an empty one has no byte to take.
 void put_byte(int write_end) { [[maybe_unused]] const ssize_t written = ::write(write_end, "", 1); }
 
 void take_byte(int read_end) {
@@ -94,7 +94,7 @@ std::vector<uint64_t> PipeQueue::take() {
 void PipeQueue::add_mailbox() {
   const std::lock_guard lock(mutex_);
   const size_t needed = mailboxes_ + 1;
-  // A key may wait whose mailbox has gone.
+  // The queue may still hold keys of mailboxes that are gone.
   make_room_for(keys_, needed);
   mailboxes_ = needed;
 }

@@ -1,4 +1,4 @@
-// Which of many calls have something for their callers: a pipe wakes an event loop, a condition a thread.
+// Tells which of many calls have something for their callers: a pipe wakes event loops, a condition threads.
 #pragma once
 
 #include <condition_variable>
@@ -23,7 +23,7 @@ class PipeQueue final : public ReadyQueue {
   void wait(const InterruptCheck& interrupted) override;
   void close() override;
 
-  // For mailboxes, from their beginning to their end; put() needs no memory then.
+  // Called by mailboxes when they are created and destroyed, so that put() needs no memory.
   void add_mailbox();
   void remove_mailbox();
   // The call with this key is ready.
@@ -37,7 +37,7 @@ class PipeQueue final : public ReadyQueue {
   std::vector<uint64_t> keys_;
   size_t mailboxes_ = 0;  // keys_ has room for the key of each
   bool closed_ = false;
-  // Made when first asked for; a byte lies in it while keys_ is not empty.
+  // The pipe is made when first needed; a byte lies in it while keys_ is not empty.
   int read_end_ = -1;
   int write_end_ = -1;
 };

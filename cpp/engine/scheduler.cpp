@@ -1,4 +1,4 @@
-// THE HOT LOOP: retire what ended, was cancelled or is late; admit; plan; step; use; publish.
+// THE HOT LOOP: retire what ended, was cancelled or is late; admit; plan; step; use; deliver.
 #include "engine/scheduler.h"
 
 #include <algorithm>
@@ -13,17 +13,17 @@ namespace gpt2fast {
 
 namespace {
 
-// Texts that wait until they can share what others are computing are looked at this often in a turn at most.
+// In a turn, at most this many texts are considered that wait to share what others are computing.
 constexpr int64_t kMaxDeferred = 64;
 
-// Mailboxes of streams have room for so many tokens of each text beyond those that readers may be behind.
+// Tokens of each streamed text that a mailbox has room for, beyond those that its reader may be behind.
 constexpr int64_t kSpareTokens = 16;
 
-// Shorter prompts than this take hardly less time: a step reads as much of others beside them.
+// Prompts shorter than this take hardly less time, so a step reads this much of others beside them.
 constexpr int64_t kShortPrompt = 16;
 
-// A step that reads prompts is abandoned for one that has just come if what all of them have left is so many
-// times as long.
+// A step that reads prompts is abandoned for a prompt that has just come if each of its own has this many
+// times as much left to read.
 constexpr int64_t kMuchLonger = 4;
 
 }  // namespace
@@ -85,10 +85,10 @@ void Scheduler::make_room_for_call(Call& call) {
   make_room_for(calls_, 1);
   make_room_for(finished_, calls_.size() + 1);
   make_room_for(news_, calls_.size() + 1);
-  make_room_for(waiting_, live_.size() + texts);  // to which those that lose their slots go back
+  make_room_for(waiting_, live_.size() + texts);  // texts that lose their slots wait again
 }
 
-// Ends a call that the loop has no memory for.
+// Ends a call for which there is no memory.
 void Scheduler::refuse(const std::shared_ptr<Call>& call) noexcept {
   counters_.waiting.add(-static_cast<int64_t>(call->participants.size()));
   counters_.failed.add(1);
@@ -135,7 +135,7 @@ bool Scheduler::retire_entry(const Entry& entry, bool live) {
   return done;
 }
 
-// Takes back a hook that nobody has begun to run.
+// Takes back a hook that no thread has begun to run.
 bool Scheduler::withdraw_hook(const Entry& entry) {
   HookWork* const hook = entry.participant->hook();
   if (hook == nullptr || !entry.call->mailbox.withdraw_hook(hook)) return false;
@@ -185,7 +185,7 @@ void Scheduler::admit() {
         admitted = entry.participant->admit(admission);
       } catch (...) {
         entry.call->fail(std::current_exception());
-        look_at_waiting_ = true;  // it ends at the next turn, and gives back what it has taken
+        look_at_waiting_ = true;  // the next turn ends it, and releases what it has taken
         changed_ = true;
         ++i;
         continue;
@@ -201,7 +201,7 @@ void Scheduler::admit() {
       continue;
     }
     if (!std::exchange(entry.had_slot, true)) counters_.waiting.add(-1);
-    entry.served = served_;  // behind those that have waited for longer
+    entry.served = served_;  // it comes after those that have waited longer
     holders_.push_back(entry.participant);
     live_.push_back(entry);
     waiting_.erase(waiting_.begin() + static_cast<std::ptrdiff_t>(i));
@@ -215,8 +215,8 @@ void Scheduler::admit() {
   counters_.running.set(static_cast<int64_t>(live_.size()));
 }
 
-// Takes slots away from texts whose readers are behind, until so many are free. They are computed again when
-// their readers have caught up.
+// Takes slots away from texts whose readers are behind, until this many are free. Those texts are computed
+// again when their readers have caught up.
 bool Scheduler::make_room(int64_t slots) {
   for (size_t i = 0; i < live_.size() && slots_.free() < slots;) {
     Entry entry = live_[i];
@@ -236,8 +236,8 @@ bool Scheduler::make_room(int64_t slots) {
   return slots_.free() >= slots;
 }
 
-// Those that decode go first, each with a token of its own that nobody's drafts can take. Prompts get what is
-// left, or less while somebody reads along.
+// Texts being decoded go first, and each is sure of one token, however many drafts others have. Prompts get
+// what is left, or less while texts are streamed.
 void Scheduler::plan() {
   plan_.clear();
   planned_.clear();
@@ -255,7 +255,7 @@ void Scheduler::plan() {
       prompts_.push_back(&entry);
     }
   }
-  // Drafts leave some of the step to prompts.
+  // Drafts must leave a part of the step to prompts.
   const int64_t of_prompts =
       prompts_.empty() ? 0 : std::min(runner_.max_tokens() / 2, runner_.max_tokens() - kept_back);
   bool streaming = false;
@@ -269,8 +269,8 @@ void Scheduler::plan() {
   if (!prompts_.empty()) plan_prompts(streaming);
 }
 
-// The one that has waited longest for it gets half of the room at least, then the shortest go first: short
-// prompts are not behind long ones, and long ones get on.
+// The prompt that has waited longest gets at least half of the room; the rest goes to the shortest first. So
+// short prompts do not wait for long ones, and long ones make progress.
 void Scheduler::plan_prompts(bool streaming) {
   int64_t room = runner_.max_tokens() - decoded_tokens_;
   if (streaming) room = std::min(room, budget_.prompt_tokens(decoded_tokens_));
@@ -287,7 +287,7 @@ void Scheduler::plan_prompts(bool streaming) {
   first->served = ++served_;
 }
 
-// Short prompts are not behind long ones that are in the same step either: it takes as much of those.
+// Long prompts in a step must not delay the short ones in it: the room is limited to twice what these need.
 int64_t Scheduler::room_beside_short_prompts(int64_t room) const {
   int64_t total = 0;
   for (const Entry* entry : prompts_) {
@@ -306,7 +306,7 @@ void Scheduler::plan_entry(Entry& entry, int64_t tokens, int64_t kept_back) {
     entry.participant->plan(plan_);
   } catch (...) {
     entry.call->fail(std::current_exception());
-    changed_ = true;  // it ends at the next turn
+    changed_ = true;  // the next turn ends it
   }
   entry.first_part = before;
   entry.parts = static_cast<int64_t>(plan_.parts().size()) - before;
@@ -325,7 +325,7 @@ bool Scheduler::run_step(InterruptGuard* guard) {
     if (guard != nullptr && guard->fired()) throw;
     return false;
   } catch (...) {
-    // What went wrong is nobody's in particular.
+    // The error belongs to no text in particular, so all of them get it.
     for (const Entry* entry : planned_) entry->call->fail(std::current_exception());
     return false;
   }
@@ -347,7 +347,7 @@ bool Scheduler::all_planned_ended() const {
 }
 
 // Whether a prompt has come that is much shorter than those in the step, and most of the step is still to be
-// done. Never twice on end: the long ones get on.
+// done. Never twice in a row, so that long prompts make progress.
 bool Scheduler::gives_way() {
   const int64_t incoming = shortest_incoming_;
   const int64_t prompt_tokens = plan_.tokens() - decoded_tokens_;
@@ -405,7 +405,7 @@ void Scheduler::deliver() {
   finished_.clear();
 }
 
-// Of deadlines that have passed nothing more is to be done, or a hook is awaited.
+// Deadlines that have passed are left out: their texts have ended, or wait for a hook.
 void Scheduler::find_next_deadline() {
   next_deadline_ = kNever;
   for (const auto& call : calls_) {

@@ -43,7 +43,7 @@ class Scheduler {
   // After Call::cancel(): returns when nothing in the loop refers to the call.
   void settle(Call& call);
 
-  // Something has changed that the loop must see: a text's reader or a draft has come.
+  // Tells the loop that something has changed: a reader has taken tokens, or a draft is ready.
   void wake();
   const std::shared_ptr<Waker>& waker() const { return waker_; }
 
@@ -60,16 +60,16 @@ class Scheduler {
     Participant* participant = nullptr;
     int64_t index = 0;  // in the call
     bool had_slot = false;
-    // While a step is made: what it has to read, and its parts of the step.
+    // Valid while a step is made: the tokens it has to read, and its parts of the step.
     int64_t pending = 0;
     int64_t first_part = 0;
     int64_t parts = 0;
-    // When its prompt last had the first share of a step.
+    // The number of the step in which its prompt last had the first share.
     uint64_t served = 0;
   };
 
-  // One turn of the loop. Returns whether anything was done. Throws Interrupted when `guard` (null: nobody)
-  // says so. Its own lists take their memory when calls come in: where there is none, a call fails alone.
+  // Makes one turn of the loop. Returns whether anything was done. Throws Interrupted when `guard` (null:
+  // none) fires. Lists get their memory when calls arrive: if there is none, that call alone fails.
   bool turn(InterruptGuard* guard);
   void clear_if_wanted();
   void take_incoming();
@@ -98,7 +98,7 @@ class Scheduler {
   void find_next_deadline();
 
   bool try_drive(const Call& call);
-  // `own` is the call whose thread has driven, if it is one.
+  // `own`: the call whose thread has driven the loop; null if another thread has.
   void stop_driving(const Call* own);
   bool is_lone_locked() const;
   bool loop_has_work_locked() const;
@@ -115,25 +115,25 @@ class Scheduler {
   HookThread hooks_;
   EngineCounters counters_;
 
-  // The loop's own: touched by the thread that drives.
+  // The loop's own state, used only by the thread that drives.
   std::vector<std::shared_ptr<Call>> arrived_;
   std::vector<std::shared_ptr<Call>> calls_;
   std::vector<std::shared_ptr<Call>> finished_;  // in this turn
   std::vector<Entry> live_;                      // those that hold slots
   std::vector<Entry> waiting_;                   // the others, in the order of their calls' turns
   std::vector<Entry> displaced_;                 // those that lost their slots in this turn
-  std::vector<Participant*> holders_;            // of live_
+  std::vector<Participant*> holders_;            // the participants of live_
   std::vector<Entry*> planned_;                  // those that have parts in the step
   std::vector<Entry*> prompts_;                  // those that read prompts, while a step is planned
   std::vector<Call*> news_;                      // calls whose readers have something to take
-  int64_t decoded_tokens_ = 0;                   // in the step
-  int64_t shortest_prompt_ = 0;                  // in the step, by what it had left; 0: it gives way to none
-  bool gave_way_ = false;                        // whether the last step did
+  int64_t decoded_tokens_ = 0;                   // in the step, without those of prompts
+  int64_t shortest_prompt_ = 0;  // in the step, by what it had left; 0: the step never gives way
+  bool gave_way_ = false;        // whether the last step did
   Clock::time_point step_begun_;
   uint64_t served_ = 0;
   bool changed_ = false;                      // whether this turn has done anything
   Clock::time_point now_;                     // when this turn last looked at the clock
-  Clock::time_point next_deadline_ = kNever;  // of all calls, after now_
+  Clock::time_point next_deadline_ = kNever;  // the earliest of all calls, after now_
 
   // Shared by all threads.
   std::mutex mutex_;
@@ -144,13 +144,13 @@ class Scheduler {
   bool driving_ = false;                       // whether a thread makes a turn
   bool woken_ = false;
   bool closed_ = false;
-  std::atomic<bool> clear_wanted_ = false;  // of the prefix cache
-  int64_t lone_turns_ = 0;  // that the loop's thread has made for a caller who could make them itself
+  std::atomic<bool> clear_wanted_ = false;  // whether the prefix cache is to be cleared
+  int64_t lone_turns_ = 0;  // turns of the loop's thread for a caller that could make them itself
   std::thread loop_;
   std::mutex closing_mutex_;  // one thread joins the others
-  // Whether a waiting text may have been cancelled: the loop looks at those only then.
+  // Whether a waiting text may have been cancelled. Only then does the loop look at waiting texts.
   std::atomic<bool> look_at_waiting_ = false;
-  // Of the calls that the loop has not taken yet, the tokens of the shortest prompt.
+  // Length of the shortest prompt among calls that the loop has not taken yet.
   std::atomic<int64_t> shortest_incoming_ = kNoPrompt;
 };
 

@@ -15,8 +15,8 @@ namespace gpt2fast {
 
 namespace {
 
-// After so many turns for a caller who could make them itself, the loop's thread leaves them to it: not
-// earlier, as calls that come one soon after another would have the thread change all the time.
+// The loop's thread hands the loop over to a single caller after this many turns. If it did so earlier, calls
+// in quick succession would make the loop change threads all the time.
 constexpr int64_t kLoneTurns = 16;
 
 int64_t shortest_prompt(const Call& call) {
@@ -98,12 +98,12 @@ void Scheduler::wait(Call& call, bool or_progress, const InterruptCheck& interru
     Call& call;
     ~Awaited() {
       call.awaited = false;
-      // Nobody runs these now, and others may wait for their texts' slots.
+      // No thread runs these hooks now, and others may wait for their texts' slots.
       if (call.mailbox.has_hooks()) scheduler.wake();
     }
   } const awaited{*this, call};
   call.awaited = true;
-  if (call.has_hooks) wake();  // its texts may have waited for this thread
+  if (call.has_hooks) wake();  // its texts may have been waiting for this thread
   InterruptGuard guard(interrupted, this);
   for (;;) {
     const uint64_t seen = call.mailbox.nudges();
@@ -143,7 +143,7 @@ void Scheduler::wake() {
 
 void Scheduler::clear_prefix_cache() {
   HostCode::refuse(this);
-  // Whoever drives does it at the next turn; it need not stop driving for that.
+  // A thread that drives clears the cache at its next turn, without stopping.
   std::unique_lock lock(mutex_);
   clear_wanted_ = true;
   driver_changed_.wait(lock, [this] { return !driving_ || !clear_wanted_; });
@@ -176,9 +176,9 @@ void Scheduler::stop_driving(const Call* own) {
     woken_ = true;
     loop_changed_.notify_one();
   } else if (is_lone_locked() && active_.front().get() != own) {
-    active_.front()->mailbox.nudge();  // it has found the loop taken, and nobody else runs it
+    active_.front()->mailbox.nudge();  // its thread found the loop taken, and no other thread runs it
   } else if (closed_) {
-    loop_changed_.notify_one();  // its thread waits for the last call to be gone
+    loop_changed_.notify_one();  // the loop's thread waits for the last call to end
   }
   driver_changed_.notify_all();
 }

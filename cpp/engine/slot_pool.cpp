@@ -13,7 +13,7 @@ SlotPool::SlotPool(KvCache& cache, int64_t prefix_cache_bytes)
       budget_tokens_(prefix_cache_bytes / std::max<int64_t>(1, cache.bytes_per_position())),
       slots_(static_cast<size_t>(cache.slots())),
       free_(cache.slots()) {
-  // So that remembering tokens never allocates in a step.
+  // Reserved here so that remembering tokens never allocates in a step.
   for (Slot& slot : slots_) slot.tokens.reserve(static_cast<size_t>(cache.shape().positions));
 }
 

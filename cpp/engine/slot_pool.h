@@ -43,13 +43,13 @@ class SlotPool {
   struct Slot {
     bool in_use = false;
     uint64_t last_use = 0;
-    int64_t extent = 0;           // positions that have had memory
+    int64_t extent = 0;           // positions whose memory is committed
     std::vector<int32_t> tokens;  // remembered while idle
-    uint64_t scope = 0;           // of the text that they come from
+    uint64_t scope = 0;           // the scope of the text that they come from
   };
 
   void forget(Slot& slot);
-  // Of an idle slot that has been emptied.
+  // Keeps the memory of an idle slot that has been emptied, or gives it back: see warm_.
   void keep_or_discard(Slot& slot);
   void discard(Slot& slot);
   void keep_within_budget();
@@ -60,8 +60,8 @@ class SlotPool {
   const int64_t budget_tokens_;
   std::vector<Slot> slots_;
   int64_t free_;
-  // The empty slot with most memory keeps it for the next prompt: having it from the system anew costs some
-  // hundredths of a prompt's time. Of slots with as much, the one that was emptied last.
+  // The empty slot with the most memory keeps it for the next prompt: getting it from the system again costs
+  // a few percent of a prompt's time. Among equals, the one that was emptied last.
   Slot* warm_ = nullptr;
   int64_t remembered_tokens_ = 0;
   uint64_t clock_ = 0;

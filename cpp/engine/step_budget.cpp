@@ -7,10 +7,10 @@ namespace gpt2fast {
 
 namespace {
 
-// The weight of a new measurement in the running mean: some ten steps count.
+// The weight of a new measurement in the running mean, which covers about ten steps.
 constexpr double kWeight = 0.1;
 
-// Of a prompt while no times are known yet.
+// Prompt tokens in a step while no times are known yet.
 constexpr int64_t kFirstTokens = 16;
 
 void update(double& mean, double value) { mean = mean == 0 ? value : mean + kWeight * (value - mean); }
@@ -32,7 +32,7 @@ void StepBudget::observe(int64_t decoded, int64_t prompt_tokens, double seconds)
   update(seconds_per_prompt_token_, std::max(0.0, seconds - alone) / static_cast<double>(prompt_tokens));
 }
 
-// Of the nearest number of tokens that was measured.
+// The time for the nearest number of tokens that was measured.
 double StepBudget::decode_seconds(int64_t decoded) const {
   const int64_t wanted = std::min(decoded, max_tokens_);
   for (int64_t distance = 0; distance <= max_tokens_; ++distance) {

@@ -8,17 +8,17 @@ namespace gpt2fast {
 
 class StepBudget {
  public:
-  // max_tokens: of a step. slowdown (>= 1): by what factor prompts may lengthen a step.
+  // max_tokens: the most tokens of a step. slowdown (>= 1): the factor by which prompts may lengthen a step.
   StepBudget(int64_t max_tokens, double slowdown);
 
-  // A step of so many tokens of texts being decoded, and so many of prompts, took so long.
+  // Records how long a step of this many decoded tokens and prompt tokens took.
   void observe(int64_t decoded, int64_t prompt_tokens, double seconds);
 
-  // Prompt tokens for a step beside so many tokens of texts being decoded; at least 1, so that prompts are
-  // read at all.
+  // How many prompt tokens a step may have beside this many decoded tokens; at least 1, so that
+  // prompts make progress.
   int64_t prompt_tokens(int64_t decoded) const;
 
-  // How long so many tokens of prompts take; 0: not known.
+  // How long this many prompt tokens take; 0: not known.
   double prompt_seconds(int64_t tokens) const {
     return seconds_per_prompt_token_ * static_cast<double>(tokens);
   }
@@ -28,7 +28,7 @@ class StepBudget {
 
   const int64_t max_tokens_;
   const double slowdown_;
-  // Of a step of so many decoded tokens alone; 0: not known. Index 0 is not used.
+  // Seconds of a step by its number of decoded tokens, without prompts; 0: not known. Index 0 is not used.
   std::vector<double> decode_seconds_;
   double seconds_per_prompt_token_ = 0;  // 0: not known
 };

@@ -1,4 +1,4 @@
-// A step while it is planned, and its results while they are used: who has which rows.
+// A step while it is planned, and its results while they are used: which rows belong to whom.
 #pragma once
 
 #include <algorithm>
@@ -15,8 +15,8 @@ struct PlannedPart {
   int64_t slot = 0;
   int64_t tokens = 0;
   int64_t wanted = 0;
-  int64_t first_row = 0;     // of the step's logits
-  int64_t first_hidden = 0;  // of the step's hidden states
+  int64_t first_row = 0;     // in the step's logits
+  int64_t first_hidden = 0;  // in the step's hidden states
 };
 
 // Holds copies of all that the parts refer to, in memory that is allocated once.

@@ -26,11 +26,11 @@ class StepRunner {
   virtual int64_t max_tokens() const = 0;
   virtual int64_t max_logits_rows() const = 0;
 
-  // Asked once per layer at least; true abandons the step.
+  // Called at least once per layer; true abandons the step.
   using StopCheck = std::function<bool()>;
 
-  // Computes one step. Throws Interrupted when `stop` says so, and the slots then hold nothing new that
-  // counts. The parts must fit max_tokens(), max_logits_rows() and the cache.
+  // Computes one step. Throws Interrupted when `stop` returns true; what the slots got is then invalid. The
+  // parts must fit max_tokens(), max_logits_rows() and the cache.
   virtual void step(std::span<const StepPart> parts, const StopCheck& stop) = 0;
 
   // Scores [vocab_size] of the row-th wanted token of the last step, counted over all parts.

@@ -106,7 +106,7 @@ class ScoreReader final : public TextReader {
   // first (>= 1): the first token that is scored.
   ScoreReader(const std::vector<int32_t>& tokens, int64_t first, int32_t top, int64_t vocab_size);
 
-  Logprobs& scores() { return scores_; }
+  const Logprobs& scores() const { return scores_; }
 
  protected:
   void begin(KvCache& cache, int64_t slot) override;

@@ -15,7 +15,7 @@ class Waker {
     const std::lock_guard lock(mutex_);
     if (wake_) wake_();
   }
-  // Nothing is woken from now on.
+  // From now on wake() does nothing.
   void disconnect() {
     const std::lock_guard lock(mutex_);
     wake_ = nullptr;

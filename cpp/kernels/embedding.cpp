@@ -7,15 +7,11 @@
 #include "kernels/shards.h"
 
 namespace gpt2fast {
-namespace {
-
-// A task of fewer elements costs less to compute than to hand over.
-constexpr int64_t kTaskElements = 4096;
-
-}  // namespace
 
 void embed(WeightFormat format, const uint8_t* table, const float* positions_table, const int32_t* tokens,
            const int32_t* positions, int64_t count, int64_t width, float* y, const Parallel& parallel) {
+  // A task of fewer elements costs less to compute than to hand over.
+  constexpr int64_t kTaskElements = 4096;
   const int64_t tasks =
       std::clamp<int64_t>(count * width / kTaskElements, 1, 4 * int64_t{parallel.threads()});
   parallel.run(tasks, [&](int64_t task) noexcept {

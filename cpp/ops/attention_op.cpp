@@ -12,8 +12,6 @@ namespace gpt2fast {
 
 namespace {
 
-enum InputIndex : size_t { kQkv, kSequenceStarts, kSlots, kCachedLengths, kKvCache, kHiddenRows };
-
 constexpr int64_t kMaxLayers = 1 << 12;
 constexpr int64_t kMaxHeads = 1 << 12;
 constexpr int64_t kMaxHeadDim = 1 << 12;

@@ -20,6 +20,8 @@ class AttentionOp final : public Kernel {
   void compute(const NodeContext& node) override;
 
  private:
+  enum InputIndex : size_t { kQkv, kSequenceStarts, kSlots, kCachedLengths, kKvCache, kHiddenRows };
+
   AttentionArguments read_arguments(const NodeContext& node, int64_t& tokens);
   void check_batch(const AttentionArguments& arguments, int64_t tokens, int64_t cache_slots);
   void find_wanted(AttentionArguments& arguments, const Input& hidden_rows);

@@ -13,8 +13,6 @@ namespace gpt2fast {
 
 namespace {
 
-enum InputIndex : size_t { kInputIds, kPositions, kTable, kPositionsTable };
-
 void require_range(const Input& input, int64_t size) {
   for (const int32_t value : std::span(input.as<int32_t>(), static_cast<size_t>(input.elements))) {
     if (value < 0 || value >= size) {

@@ -14,6 +14,8 @@ class EmbedOp final : public Kernel {
   void compute(const NodeContext& node) override;
 
  private:
+  enum InputIndex : size_t { kInputIds, kPositions, kTable, kPositionsTable };
+
   StepContext& context_;
   WeightFormat format_;
   int64_t width_;

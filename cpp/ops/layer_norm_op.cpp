@@ -9,12 +9,6 @@
 
 namespace gpt2fast {
 
-namespace {
-
-enum InputIndex : size_t { kX, kGamma, kBeta };
-
-}  // namespace
-
 std::vector<InputSpec> LayerNormOp::inputs() { return std::vector<InputSpec>(3); }
 
 LayerNormOp::LayerNormOp(const NodeInfo& node, StepContext& context) : context_(context) {

@@ -13,6 +13,8 @@ class LayerNormOp final : public Kernel {
   void compute(const NodeContext& node) override;
 
  private:
+  enum InputIndex : size_t { kX, kGamma, kBeta };
+
   StepContext& context_;
   int64_t width_;
   const float* gamma_;  // [width]

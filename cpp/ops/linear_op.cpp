@@ -10,9 +10,6 @@ namespace gpt2fast {
 
 namespace {
 
-enum InputIndex : size_t { kX, kWeight, kBias, kGamma, kBeta, kResidual };
-enum OutputIndex : size_t { kY, kMaxima };
-
 // Fewer rows take no longer than poll() may be late.
 constexpr int64_t kPolledRows = 16;
 

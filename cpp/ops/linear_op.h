@@ -16,6 +16,9 @@ class LinearOp final : public Kernel {
   void compute(const NodeContext& node) override;
 
  private:
+  enum InputIndex : size_t { kX, kWeight, kBias, kGamma, kBeta, kResidual };
+  enum OutputIndex : size_t { kY, kMaxima };
+
   StepContext& context_;
   LinearArguments arguments_;  // those that are the same in every run
   bool has_residual_;

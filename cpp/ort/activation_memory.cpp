@@ -5,7 +5,7 @@
 
 namespace gpt2fast {
 
-// Stands in front of the bytes that it describes.
+// A header in front of the bytes that it describes.
 struct alignas(64) ActivationMemory::Block {
   ActivationMemory* owner;  // null if there is none
   Block* next;              // in the owner's list

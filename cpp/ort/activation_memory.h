@@ -57,8 +57,9 @@ class ActivationScope {
   ActivationMemory* outer_;
 };
 
-// Makes the library allocate like this in sessions that request the environment's allocators; elsewhere its
-// memory comes from the heap. Returns false when the environment has another allocator already.
+// Makes sessions that request the environment's allocators allocate from ActivationMemory inside an
+// ActivationScope, and from the heap elsewhere. Returns false when the environment has another allocator
+// already.
 bool register_activation_allocator(const abi::Api& api, abi::Env* env);
 
 }  // namespace gpt2fast

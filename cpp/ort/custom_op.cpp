@@ -24,7 +24,8 @@ std::string show_shape(std::span<const int64_t> shape) {
   return text + "]";
 }
 
-// The elements of a tensor. Newer libraries report its size; older ones its shape, which costs an allocation.
+// The number of elements of a tensor. Newer libraries report its size, older ones its shape, which costs an
+// allocation.
 int64_t count_elements(const abi::Api& api, const abi::Value* value, ElementType type) {
   size_t count = 0;
   if (Library::instance().has_tensor_sizes()) {
@@ -39,7 +40,7 @@ int64_t count_elements(const abi::Api& api, const abi::Value* value, ElementType
   return static_cast<int64_t>(count);
 }
 
-// The table has no entry for reading only. The operators know which inputs they write to.
+// The table has no read-only entry. The operators know which inputs they write to.
 void* tensor_data(const abi::Api& api, const abi::Value* value) {
   void* data = nullptr;
   check(api.GetTensorMutableData(const_cast<abi::Value*>(value), &data));

@@ -84,7 +84,7 @@ class NodeContext {
   abi::KernelContext* context_;
 };
 
-// The session's own threads.
+// Runs tasks on the session's own threads.
 class SessionParallel final : public Parallel {
  public:
   SessionParallel(const NodeContext& context, int threads) : context_(context.get()), threads_(threads) {}

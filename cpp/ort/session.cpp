@@ -49,7 +49,7 @@ OptionsHandle make_options(const abi::Api& api, const SessionOptions& options,
 // Gives the library the tensors of the weights' file, so that it opens no file itself.
 std::vector<Value> add_weights(const abi::Api& api, abi::SessionOptions* options, const ModelFiles& files,
                                const MappedFile& weights) {
-  // Newer versions insist that the file that a graph in memory names is there, whether or not they read it.
+  // Newer versions require that the file that a graph in memory names exists, even if they do not read it.
   const auto folder =
       std::filesystem::path(std::u8string(files.weights_path.begin(), files.weights_path.end()))
           .parent_path()
@@ -128,7 +128,7 @@ void Session::run(const Binding& binding) {
   const OffCallersCore placement(workers_);
   abi::Status* status = ort_api().RunWithBinding(session_.get(), nullptr, binding.binding_.get());
   if (status != nullptr) throw_error(take_message(status));
-  // Asked afterwards: what was computed from other weights is thrown away.
+  // Checked after the step: results that were computed from other weights are thrown away.
   if (weights_.changed()) {
     throw ModelError("'" + name_ + "': its weights were shortened or rewritten in place while in use; load " +
                      "the model again");

@@ -40,7 +40,7 @@ class Session {
 
   std::string name_;
   MappedFile weights_;
-  std::vector<Value> tensors_;  // over the weights
+  std::vector<Value> tensors_;  // the weights, in place
   ActivationMemory activations_;
   WorkerThreads workers_;
   Handle<abi::Session, &abi::Api::ReleaseSession> session_;

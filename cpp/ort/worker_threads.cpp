@@ -28,7 +28,7 @@ constexpr auto kLongSleep = std::chrono::milliseconds(1);
 
 struct WorkerThreads::Worker {
   std::thread thread;
-  std::promise<void> has_work;  // or is to end without
+  std::promise<void> has_work;  // set when there is work, or when the thread is to end
   abi::ThreadWork work = nullptr;
   void* data = nullptr;
 

@@ -18,8 +18,8 @@ class WorkerThreads {
   // Threads that were given work must have been joined.
   ~WorkerThreads();
 
-  // Starts threads that wait for work: once a pool is being made, none may be refused, since the library
-  // would then wait for those that it has for ever. Throws std::runtime_error when the system has no more.
+  // Starts threads that wait for work. They are started before a pool is made, since the library would wait
+  // for ever if the system refused one later. Throws std::runtime_error when the system has no more.
   void start(int count);
 
   // Sessions made with these options get their pool's threads from this object, which must outlive them.
@@ -34,7 +34,7 @@ class WorkerThreads {
   struct Worker;
 
   std::vector<std::unique_ptr<Worker>> workers_;
-  size_t given_ = 0;  // the first so many have work
+  size_t given_ = 0;  // this many, from the first on, have work
   std::chrono::steady_clock::time_point last_use_;
 };
 

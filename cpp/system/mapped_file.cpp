@@ -12,7 +12,6 @@
 #include "system/native_path.h"
 
 #ifdef _WIN32
-#define WIN32_LEAN_AND_MEAN
 #include <windows.h>
 #else
 #include <fcntl.h>
@@ -64,7 +63,7 @@ FileVersion MappedFile::version() const { return {}; }
 
 namespace {
 
-// A range that the handler watches. Places are reused and never freed: the handler may be reading one.
+// A range that the handler watches. Entries are reused and never freed, since the handler may be reading one.
 struct WatchedRange {
   std::atomic<uintptr_t> begin = 0;  // 0: free
   std::atomic<uintptr_t> end = 0;
@@ -76,7 +75,7 @@ std::mutex watch_mutex;
 struct sigaction previous_action;
 uintptr_t page_bytes;
 
-// Only what is allowed in a handler: atomics, and system calls.
+// Uses only what is allowed in a signal handler: atomics and system calls.
 void handle_bus_error(int number, siginfo_t* info, void* context) {
   const auto address = reinterpret_cast<uintptr_t>(info->si_addr);
   const bool by_reading = info->si_code == BUS_ADRERR || info->si_code == BUS_OBJERR;

@@ -9,15 +9,15 @@
 
 namespace gpt2fast {
 
-// Tells a file from others and from itself before and after a change: device, inode, size, and seconds and
-// nanoseconds of the last change. Zeros where files can't change while they are open.
+// Identifies a file and its state: device, inode, size, and seconds and nanoseconds of the last change. Zeros
+// where files can't change while they are open.
 using FileVersion = std::array<int64_t, 5>;
 
 // Maps a whole file for reading. Its pages are shared with other processes and read when first touched.
 //
-// A map shows what becomes of its file, and reading past the end of one that has become shorter raises
-// SIGBUS. Where there is such a signal, a handler replaces the lost pages by zeros, so that no signal reaches
-// the user, and changed() tells it; signals of other memory go to the handler that was there before.
+// A map shows later changes of its file, and reading past the end of a file that has become shorter raises
+// SIGBUS. On systems with this signal, a handler replaces the lost pages by zeros, and changed() reports it.
+// Signals for other memory go to the handler that was there before.
 class MappedFile {
  public:
   MappedFile();
@@ -33,7 +33,7 @@ class MappedFile {
   // Whether the file was shortened or written to since; costs a system call.
   bool changed() const noexcept;
 
-  // Of the file as it was opened.
+  // The version of the file when it was opened.
   FileVersion version() const;
 
  private:

@@ -42,7 +42,7 @@ ReservedMemory::ReservedMemory(size_t bytes, [[maybe_unused]] PageSize pages) : 
   if (data == MAP_FAILED) throw std::bad_alloc();
   data_ = data;
 #ifdef MADV_HUGEPAGE
-  if (pages == PageSize::kLarge) madvise(data, bytes, MADV_HUGEPAGE);  // if refused, pages are small
+  if (pages == PageSize::kLarge) madvise(data, bytes, MADV_HUGEPAGE);  // if it is refused, pages stay small
 #endif
 }
 

@@ -23,7 +23,7 @@ double cgroup_quota() {
   std::string quota;
   double period = 0;
   if (v2 >> quota >> period && quota != "max" && period > 0) {
-    return std::strtod(quota.c_str(), nullptr) / period;  // 0 for what is no number
+    return std::strtod(quota.c_str(), nullptr) / period;  // 0 if it is not a number
   }
   std::ifstream v1_quota("/sys/fs/cgroup/cpu/cpu.cfs_quota_us");
   std::ifstream v1_period("/sys/fs/cgroup/cpu/cpu.cfs_period_us");

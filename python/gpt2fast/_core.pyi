@@ -119,7 +119,7 @@ class GenerationOptions:
     assistant: Engine | None  # write only
     num_assistant_tokens: int
     num_beams: int
-    num_return_sequences: int  # of a search over beams
+    num_return_sequences: int  # for a beam search
     length_penalty: float
     early_stopping: EarlyStopping
     def __init__(self) -> None: ...
@@ -181,7 +181,7 @@ class Call:
         """Cancel, and return when the engine has let go of the call."""
 
     def results(self) -> Any:
-        """What the method that started the call says; RuntimeError before it is done."""
+        """What the method that started the call says, to every reader; RuntimeError before it is done."""
 
 class GenerationCall(Call):
     """Texts being generated. Streamed ones report their tokens as they are chosen."""
@@ -198,8 +198,8 @@ class GenerationCall(Call):
 class Engine:
     """A loaded model. All calls take part in one stream of steps; safe to use from many threads.
 
-    Every method that starts a call takes a ReadyQueue that is told ``key`` when the call has something for
-    its caller; without one, a thread is expected to wait for the call.
+    Every method that starts a call takes a ReadyQueue, which gets ``key`` when the call has something for its
+    caller; without one, a thread is expected to wait for the call.
     """
 
     def __init__(

@@ -37,7 +37,7 @@ LIBRARY_VARIABLE = "GPT2FAST_ORT_LIBRARY"
 
 _INSTALL = 'install it with: pip install "onnxruntime>=1.20.1"'
 _PATTERNS = {"win32": "onnxruntime.dll", "darwin": "libonnxruntime.*dylib"}
-# A thread that comes back from the core when the interpreter is gone would take the process with it.
+# A thread that returns from the core after the interpreter has ended would abort the process.
 atexit.register(core.end_all_calls)
 
 _lock = threading.Lock()

@@ -200,6 +200,8 @@ class TokenIds:
         single = isinstance(value, SupportsIndex) and not isinstance(value, Collection)
         values = (value,) if single else _sequence(name, value, "a token id or a list of them")
         _check_count(name, values, self.limit)
+        if all_in_range(values, _TOKEN_ID.low, _TOKEN_ID.high):
+            return tuple(values)
         return tuple(_TOKEN_ID(f"{name}[{position}]", one) for position, one in enumerate(values))
 
 
@@ -257,6 +259,11 @@ class TokenWeights:
 
 _OF_TRANSFORMERS = ("LogitsProcessor", "LogitsWarper")
 _TOKEN_ID = Integer(0, 2**31 - 1)
+
+
+def all_in_range(values: Sequence[Any], low: int, high: int) -> bool:
+    """Whether all are plain integers from ``low`` to ``high``: soon known, where checking each takes long."""
+    return set(map(type, values)) <= {int} and (not values or (min(values) >= low and max(values) <= high))
 
 
 def is_bool(value: Any) -> bool:

@@ -8,4 +8,4 @@ class ModelError(ValueError):
 
 
 class BusyError(RuntimeError):
-    """More texts than ``max_waiting`` wait for a slot; try again later."""
+    """As many texts as ``max_waiting`` wait for a slot already; try again later."""

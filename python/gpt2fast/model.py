@@ -7,8 +7,6 @@ from collections.abc import AsyncGenerator, Generator, Iterable, Iterator, Seque
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, overload
 
-from gpt2fast._native import Runtime
-from gpt2fast.config import ModelConfig
 from gpt2fast.inference import outputs
 from gpt2fast.inference.model_defaults import model_defaults
 from gpt2fast.inference.options import GenerationOptions
@@ -23,6 +21,7 @@ from gpt2fast.loading.loaded_model import (
     LoadedModel,
     find_model,
 )
+from gpt2fast.loading.model_facts import ModelFacts
 from gpt2fast.loading.sources import Precision
 from gpt2fast.storage.model_directory import ModelDirectory, open_model_directory
 from gpt2fast.text.prompts import Prompt
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
     from gpt2fast.text.tokenizer import Tokenizer
 
 
-class GPT2:
+class GPT2(ModelFacts):
     """A loaded GPT-2 model; make one with :meth:`from_pretrained`.
 
     The model is immutable and may be used from many threads at once. A text depends only on its prompt,
@@ -188,80 +187,6 @@ class GPT2:
             f"n_embd={config.n_embd}, n_positions={config.n_positions}, threads={self.threads})"
         )
 
-    @property
-    def loaded(self) -> LoadedModel:
-        """Files, tokenizer and engine in one object, which the methods work with."""
-        return self._loaded
-
-    @property
-    def config(self) -> ModelConfig:
-        """Sizes and conventions of the model."""
-        return self._loaded.directory.config
-
-    @property
-    def directory(self) -> ModelDirectory:
-        """The files of the model."""
-        return self._loaded.directory
-
-    @property
-    def generation_config(self) -> dict[str, Any]:
-        """The model's own defaults of options by name; ``max_length``, ``min_length`` count the prompt."""
-        defaults = self._loaded.defaults
-        if defaults is None:
-            return {}
-        lengths = {"max_length": defaults.max_length, "min_length": defaults.min_length}
-        return {**defaults.options, **{name: value for name, value in lengths.items() if value is not None}}
-
-    @property
-    def precision(self) -> str:
-        """The weights' precision: ``"fp32"``, ``"bf16"``, ``"int8"`` or ``"int4"``."""
-        return self._loaded.directory.precision
-
-    @property
-    def kv_cache(self) -> str:
-        """The format of keys and values: ``"fp32"``, ``"fp16"`` or ``"int8"``."""
-        return self._loaded.kv_cache
-
-    @property
-    def runtime(self) -> Runtime:
-        """The ONNX Runtime in use."""
-        return self._loaded.runtime
-
-    @property
-    def threads(self) -> int:
-        """Threads that share the work of a step."""
-        return self._loaded.engine.threads
-
-    @property
-    def max_sequences(self) -> int:
-        """The most texts that share a step."""
-        return self._loaded.engine.max_sequences
-
-    @property
-    def cache_bytes_per_sequence(self) -> int:
-        """Memory of one text's keys and values at full length."""
-        return self._loaded.engine.cache_bytes_per_sequence
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """Text to token ids and back; read at first use.
-
-        Raises
-        ------
-        ModelError
-            The model has none, its file is broken or doesn't fit, or it is GPT-2's own and neither in the
-            cache nor available from the hub.
-        """
-        return self._loaded.read_tokenizer()
-
-    @property
-    def has_tokenizer(self) -> bool:
-        """Whether the model can read and write text; if not, it takes token ids and its texts are empty.
-
-        It can with its own tokenizer, a given one, or GPT-2's vocabulary.
-        """
-        return self._loaded.tokenizer is not None
-
     @overload
     def generate(
         self,
@@ -374,7 +299,8 @@ class GPT2:
         Parameters
         ----------
         prompts : iterable of str or token ids
-            Read as far as there is room; may be a generator over a file, and endless.
+            Read as far as there is room; may be a generator over a file, and endless. While it waits for its
+            next prompt, results wait too.
         options, **overrides
             As for :meth:`generate`. Once ``cancel`` is cancelled, no further prompts are read.
         ordered : bool
@@ -388,7 +314,8 @@ class GPT2:
         Raises
         ------
         TypeError, ValueError
-            A wrong option, at once; a wrong prompt, when it is reached. What was started before ends.
+            A wrong option or a single text as ``prompts``, at once; a wrong prompt, when it is reached. What
+            was started before ends.
         BusyError
             As many texts of other callers wait as may wait; those of its own never refuse a prompt.
         """

@@ -106,6 +106,21 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def _run_threads(work: Callable[[int], None]) -> None:
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(_THREADS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def _growth(memory: list[int]) -> int:
+    """How much more memory was used in the last quarter than before, in bytes, after the warm-up."""
+    settled = memory[int(len(memory) * _WARM_UP) :]
+    quarter = len(settled) // 4 or 1
+    return max(settled[-quarter:]) - max(settled[:-quarter], default=settled[-1])
+
+
 def main(count: int, seed: int, directory: Path) -> dict[str, Any]:
     """Put the load on a model."""
     source = write_shape(directory / "source", "many_small_heads")
@@ -146,18 +161,12 @@ def main(count: int, seed: int, directory: Path) -> dict[str, Any]:
                 memory.append(resident())
 
     start = time.monotonic()
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(_THREADS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    _run_threads(work)
     gc.collect()
     stats = model.stats()
     if (stats.running, stats.waiting) != (0, 0):
         findings.append(f"{stats.running} texts run and {stats.waiting} wait when all is done")
-    settled = memory[int(len(memory) * _WARM_UP) :]
-    quarter = len(settled) // 4 or 1
-    growth = max(settled[-quarter:]) - max(settled[:-quarter], default=settled[-1])
+    growth = _growth(memory)
     if growth > _GROWTH_ALLOWED:
         findings.append(f"memory grew by {growth} bytes in the last part")
     minutes = (time.monotonic() - start) / 60

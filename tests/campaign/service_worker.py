@@ -168,7 +168,7 @@ class Client:
         self._generator = random.Random(seed)
 
     def run(self, count: int, answer: Any) -> None:
-        """Make ``count`` requests; honest ones get the answer, or are told that there is no place."""
+        """Make ``count`` requests; honest ones get the answer, or the one that there is no place."""
         for _ in range(count):
             kind = self._generator.choice(("honest", "leaves", "slow", "wrong", "malformed", "half closed"))
             try:

@@ -1,9 +1,10 @@
-"""Trains two small SentencePiece models, and writes what the library sentencepiece makes of some texts.
+"""Trains four small SentencePiece models, and writes what the library sentencepiece makes of some texts.
 
 python tests/goldens/make_sentencepiece.py tests/goldens/sentencepiece
 
 ``normalized.model`` has the settings of Japanese GPT-2s: NFKC, one space between words, a token that a user
-defined. ``plain.model`` keeps texts as they are, spaces included, and falls back to bytes.
+defined. ``plain.model`` keeps texts as they are, spaces included, and falls back to bytes. ``bpe.model`` and
+``bytes.model`` are the same of the kind BPE; the latter has a prefix of its own, as Llama's has.
 """
 
 from __future__ import annotations
@@ -55,17 +56,35 @@ TEXTS = [
 ]
 SETTINGS: dict[str, dict[str, Any]] = {
     "normalized": {
+        "model_type": "unigram",
         "vocab_size": 160,
         "user_defined_symbols": ["[SEP]"],
         "pad_id": 3,
         "normalization_rule_name": "nmt_nfkc",
     },
     "plain": {
+        "model_type": "unigram",
         "vocab_size": 400,
         "byte_fallback": True,
         "normalization_rule_name": "identity",
         "remove_extra_whitespaces": False,
         "add_dummy_prefix": False,
+    },
+    "bpe": {
+        "model_type": "bpe",
+        "vocab_size": 260,
+        "user_defined_symbols": ["[SEP]", "[SEP2]"],
+        "pad_id": 3,
+        "normalization_rule_name": "nmt_nfkc",
+    },
+    "bytes": {
+        "model_type": "bpe",
+        "vocab_size": 500,
+        "byte_fallback": True,
+        "normalization_rule_name": "identity",
+        "remove_extra_whitespaces": False,
+        "allow_whitespace_only_pieces": True,
+        "split_by_whitespace": False,
     },
 }
 
@@ -77,7 +96,6 @@ def main(out: Path) -> None:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(CORPUS),
             model_prefix=str(out / name),
-            model_type="unigram",
             hard_vocab_limit=False,
             num_threads=1,
             minloglevel=2,

@@ -18,7 +18,7 @@ from support.import_arrows import faults
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "python" / "gpt2fast"
 MAX_LINES = 420
-#: The class that users meet has all its methods' documentation in one place; the bodies are a few lines each.
+#: GPT2 has the documentation of all its methods in one place; their bodies are a few lines each.
 LONGER_FILES = {"python/gpt2fast/model.py": 700}
 
 

@@ -1,4 +1,4 @@
-// A caller's own code in the choice of tokens.
+// A caller's own code that takes part in the choice of tokens.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +8,8 @@
 
 namespace gpt2fast {
 
-// A caller's own say in the choice of a token. Called on the thread that runs the step.
+// Changes which tokens may be chosen. The thread that waits for the call runs it or, if none waits, a thread
+// of the engine; EngineOptions::with_host_lock is held. One thread at a time.
 class ChoiceHook {
  public:
   virtual ~ChoiceHook() = default;
@@ -16,7 +17,7 @@ class ChoiceHook {
   virtual const uint32_t* allowed_tokens(const TokenHistory& history, int64_t vocab_size) = 0;
   // May change the scores [vocab_size]; what the options or allowed_tokens() forbid stays forbidden.
   virtual void process_scores(const TokenHistory& history, std::span<float> scores) = 0;
-  // Asked after each chosen token: true ends the text there, with FinishReason::kStop.
+  // Called after each chosen token; true ends the text there, with FinishReason::kStop.
   virtual bool is_complete(const TokenHistory& history) = 0;
 };
 

@@ -33,7 +33,7 @@ struct EngineOptions {
   int64_t max_sequences = 32;
   // Longer prompts are cut into several steps.
   int64_t max_step_tokens = 128;
-  // What finished sequences may keep for later prompts; 0: nothing.
+  // Memory for keys and values of finished sequences, which later prompts reuse; 0: none are kept.
   int64_t prefix_cache_bytes = 0;
   // Texts that may wait for a slot; a call that finds as many waiting is refused. -1: any number.
   int64_t max_waiting = -1;
@@ -41,7 +41,7 @@ struct EngineOptions {
   int64_t read_ahead = 16;
   // While texts are being streamed, prompts lengthen a step at most by this factor.
   double decode_slowdown = 2.0;
-  // Empty: hooks are called without a lock.
+  // Called around hooks; empty: they need no lock.
   WithHostLock with_host_lock;
 };
 
@@ -59,29 +59,29 @@ struct Logprobs {
   std::vector<float> top_values;  // [tokens, k]
 };
 
-// Asked a few times per step on the thread of a waiting caller; true ends that caller's call with
+// Called a few times per step on the thread of a waiting caller; true ends that caller's call with
 // Interrupted.
 using InterruptCheck = std::function<bool()>;
 
-// What a streamed text has gained since its reader last asked.
+// What a streamed text has gained since its reader last took it.
 struct Progress {
   int64_t index = 0;
   std::vector<int32_t> new_tokens;
   FinishReason finish_reason = FinishReason::kNone;
-  // Leading bytes of the output that no stop string can take back; nothing without stop strings.
+  // Leading bytes of the output that no later stop string can remove; unset without stop strings.
   std::optional<int64_t> safe_bytes;
-  Logprobs logprobs;  // of the new tokens; empty unless asked for
+  Logprobs logprobs;  // of the new tokens; empty unless requested
 };
 
-// What became of one request.
+// The result of one request.
 struct TextResult {
   std::vector<int32_t> tokens;
   FinishReason finish_reason = FinishReason::kNone;
-  // Bytes of the output to keep; nothing without stop strings: all of them.
+  // How many bytes of the output to keep; unset without stop strings: all of them.
   std::optional<int64_t> kept_bytes;
-  int64_t cached_tokens = 0;  // of the prompt, whose keys and values were at hand
-  Logprobs logprobs;          // empty unless asked for
-  float score = 0;            // of beams: log-probability / length^length_penalty
+  int64_t cached_tokens = 0;  // prompt tokens whose keys and values were in the cache
+  Logprobs logprobs;          // empty unless requested
+  float score = 0;            // for beams: log-probability / length^length_penalty
   // Seconds from the call until its first and its last token was chosen; 0 without tokens, and for beams.
   double first_token_seconds = 0;
   double last_token_seconds = 0;
@@ -92,12 +92,13 @@ class ReadyQueue {
  public:
   virtual ~ReadyQueue() = default;
   static std::shared_ptr<ReadyQueue> create();
-  // Readable while a call is ready that take() has not given. Throws std::runtime_error where the system
-  // has no such descriptors.
+  // Readable while there are ready calls that take() has not returned. Throws std::runtime_error where the
+  // system has no such descriptors.
   virtual int file_descriptor() = 0;
   // The keys of the calls that became ready, each once.
   virtual std::vector<uint64_t> take() = 0;
-  // Blocks until take() has something to give, or close() was called, or `interrupted` says so (Interrupted).
+  // Blocks until take() has something to return or close() was called. Throws Interrupted when `interrupted`
+  // returns true.
   virtual void wait(const InterruptCheck& interrupted) = 0;
   virtual void close() = 0;
 };
@@ -110,13 +111,13 @@ struct CallOptions {
   double max_seconds = 0;
   // Whether tokens are reported as they are chosen: take() and next(), else results() alone.
   bool streamed = false;
-  // Told under `key` when there is something to take; null: somebody waits in wait() or next().
+  // Gets `key` when there is something to take; null: a thread waits in wait() or next().
   std::shared_ptr<ReadyQueue> ready_queue;
   uint64_t key = 0;
 };
 
-// The work of one caller inside the engine. Its texts share steps with those of all other callers. Given up
-// when the object is destroyed.
+// The work of one caller inside the engine. Its texts share steps with those of all other callers. It is
+// given up when the object is destroyed.
 class CallHandle {
  public:
   virtual ~CallHandle() = default;
@@ -125,20 +126,20 @@ class CallHandle {
   virtual void wait(const InterruptCheck& interrupted) = 0;
   // Whether everything is done: results may be read. Rethrows what went wrong. Never blocks.
   virtual bool done() = 0;
-  // From any thread: unfinished texts end with kCancelled within a step.
+  // May be called from any thread. Unfinished texts end with kCancelled within a step.
   virtual void cancel() noexcept = 0;
-  // Cancels, and returns when the engine has let go of everything that the call refers to.
+  // Cancels, and returns when the engine no longer uses anything that the call refers to.
   virtual void close() noexcept = 0;
 };
 
 class GenerationCall : public CallHandle {
  public:
-  // Of a streamed call. What there is, at once: empty if nothing is.
+  // For streamed calls: takes what there is, and never blocks.
   virtual std::vector<Progress> take() = 0;
   // Blocks until there is something; empty only when all texts are finished.
   virtual std::vector<Progress> next(const InterruptCheck& interrupted) = 0;
-  // When done() is true. One for each request, or for beams the best hypotheses of each request, the best
-  // first.
+  // Valid when done(). One result for each request, or for beams the best hypotheses of each request, the
+  // best first.
   virtual std::vector<std::vector<TextResult>> results() = 0;
 };
 
@@ -179,7 +180,7 @@ struct ContinuationsRequest {
 
 class ScoreCall : public CallHandle {
  public:
-  // When done() is true: the log-probabilities of each sequence's scored tokens.
+  // Valid when done(): the log-probabilities of each sequence's scored tokens.
   virtual std::vector<Logprobs> results() = 0;
 };
 
@@ -192,15 +193,15 @@ std::vector<float> next_token_distribution(const Request& request, const Generat
 struct EngineStats {
   int64_t running = 0;  // texts that hold slots
   int64_t waiting = 0;  // texts that wait for one
-  int64_t slots = 0;    // there are
+  int64_t slots = 0;
   int64_t slots_used = 0;
-  int64_t calls = 0;             // so far, those refused not counted
+  int64_t calls = 0;             // accepted so far
   int64_t finished = 0;          // texts
   int64_t cancelled = 0;         // texts that ended with kCancelled
   int64_t timed_out = 0;         // texts that ended with kTime
   int64_t failed = 0;            // calls that ended with an error
   int64_t refused = 0;           // calls
-  int64_t recomputed = 0;        // texts that lost their slot to others, and were read anew
+  int64_t recomputed = 0;        // texts that lost their slot to others, to be computed again
   int64_t prompt_tokens = 0;     // computed
   int64_t generated_tokens = 0;  // chosen
   int64_t prefix_queries = 0;    // prompt tokens looked up in the prefix cache
@@ -234,16 +235,16 @@ class Engine {
   std::unique_ptr<CallHandle> logits(const LogitsRequest& request, const CallOptions& call);
   std::unique_ptr<ScoreCall> score(ScoreRequest request, const CallOptions& call);
   // Log-probability of every token of each continuation, given the prompt and those before it. The prompt is
-  // read once, what `prefix` and the prefix cache have of it not at all.
+  // read once, except for what `prefix` and the prefix cache hold of it.
   std::unique_ptr<ScoreCall> score_continuations(ContinuationsRequest request, const CallOptions& call);
 
   void clear_prefix_cache();
   EngineStats stats() const;
 
-  // Ends every call, and frees the model's memory. Calls that come later get ClosedError.
+  // Ends every call, and frees the model's memory. Later calls get ClosedError.
   void close();
 
-  // The engine's working parts in this process: a child process gets its own when it first asks.
+  // The engine's working parts in this process; a child process gets its own at its first call.
   std::shared_ptr<EngineState> state() const;
 
  private:
@@ -254,7 +255,7 @@ class Engine {
   std::unique_ptr<Shared> shared_;
 };
 
-// Closes every engine of this process, and refuses new ones: for the end of the host program.
+// Closes every engine of this process, and refuses new ones. Called when the host program ends.
 void close_all_engines();
 
 }  // namespace gpt2fast

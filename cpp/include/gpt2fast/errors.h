@@ -5,21 +5,30 @@
 
 namespace gpt2fast {
 
-// A bad argument: std::invalid_argument (ValueError). A library or file that is missing or unusable:
-struct LibraryError : std::runtime_error {  // ImportError
+// Bad arguments are std::invalid_argument (ValueError).
+
+// A library or file is missing or unusable (ImportError).
+struct LibraryError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
-struct ModelError
-    : std::runtime_error {  // gpt2fast.ModelError: a model directory that does not hold what it should
+
+// A model directory does not hold what it should (gpt2fast.ModelError).
+struct ModelError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
-struct BusyError : std::runtime_error {  // gpt2fast.BusyError: too many texts wait for a slot
+
+// Too many texts wait for a slot (gpt2fast.BusyError).
+struct BusyError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
-struct ClosedError : std::runtime_error {  // RuntimeError: the model has been closed, or is another process's
+
+// The model has been closed, or belongs to another process (RuntimeError).
+struct ClosedError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
-struct Interrupted : std::exception {  // the poll function asked to stop; the binding re-raises what it holds
+
+// An InterruptCheck returned true; the binding raises the exception that it stands for.
+struct Interrupted : std::exception {
   const char* what() const noexcept override { return "interrupted"; }
 };
 

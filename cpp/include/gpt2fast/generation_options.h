@@ -40,8 +40,7 @@ struct StopOptions {
   bool include_stop_string = false;
 };
 
-// When a beam search stops although live beams are left and hypotheses could still be exchanged for better
-// ones.
+// When a beam search stops although live beams are left that could still replace finished hypotheses.
 enum class EarlyStopping : int32_t {
   // When the best live beam, scored at its present length, is worse than every finished hypothesis.
   kFalse = 0,
@@ -70,13 +69,13 @@ struct GenerationOptions {
   bool use_prefix_cache = true;
   // Keys and values are shared among the texts of one scope.
   uint64_t prefix_scope = 0;
-  // Used as far as a prompt begins with its tokens; null: none.
+  // Used for the beginning that a prompt shares with it; null: none.
   std::shared_ptr<const Prefix> prefix;
   // A smaller model with the same vocabulary that drafts tokens; null: none.
   std::shared_ptr<Engine> assistant;
   int32_t num_assistant_tokens = 0;
 
-  // More than 1: a search over beams, to which what follows `logprobs` above does not apply.
+  // More than 1: a beam search, which ignores the options after `logprobs` above.
   int32_t num_beams = 1;
   int32_t num_return_sequences = 1;
   double length_penalty = 1.0;

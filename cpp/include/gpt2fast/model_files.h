@@ -14,7 +14,7 @@ struct StoredTensor {
   int64_t offset = 0;  // in the file, in bytes
 };
 
-// The graph is the caller's copy: what it checked is what runs, whatever becomes of the file.
+// The graph is the caller's own copy, so that what was checked is what runs, even if the file changes.
 struct ModelFiles {
   std::string name;          // for errors
   std::string graph;         // a serialised ModelProto

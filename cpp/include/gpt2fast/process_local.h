@@ -1,4 +1,4 @@
-// What a process has of its own, so that a child made by fork() gets it anew.
+// Values that a child made by fork() must not share with its parent.
 #pragma once
 
 #include <atomic>
@@ -9,8 +9,8 @@ namespace gpt2fast {
 // Differs between a process and its parent. Constant where the system has no fork().
 uint64_t process_generation() noexcept;
 
-// A value that each process makes for itself when it first asks. In a child, the parent's is left as it is
-// for ever: its locks may be held by threads that do not exist there.
+// A value that each process creates at its first use. A child never touches its parent's: threads that do not
+// exist in the child may hold its locks.
 template <typename T>
 class ProcessLocal {
  public:

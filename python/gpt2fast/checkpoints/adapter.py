@@ -19,7 +19,7 @@ import numpy as np
 from gpt2fast.checkpoints.adapter_config import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_adapter_config
 from gpt2fast.checkpoints.base import Checkpoint, LazyTensor
 from gpt2fast.checkpoints.fingerprint import fingerprint
-from gpt2fast.checkpoints.head import settle_head
+from gpt2fast.checkpoints.head import CLASSIFIER_TENSORS, find_classifier, settle_head
 from gpt2fast.checkpoints.state_dict import StateDict, unused_tensors
 from gpt2fast.checkpoints.tokenizer_files import find_tokenizer_files
 from gpt2fast.errors import ModelError
@@ -28,9 +28,14 @@ from gpt2fast.storage.files import file_inside, find_inside
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from gpt2fast.config import ModelConfig
 
 _TABLE, _HEAD = "wte.weight", "lm_head.weight"
+# Weights that are [out, in], as torch has linear layers; GPT-2's other ones are [in, out].
+_OUT_FIRST = (_HEAD, *CLASSIFIER_TENSORS)
 _LOW_RANK = re.compile(r"(.+)\.lora_(embedding_)?([AB])(\.weight)?")
+# What PEFT wraps around a model's names, and around those of modules that it saves whole.
+_WRAPPED = re.compile(r"^base_model\.model\.|(?<=\.)base_layer\.|(?<=\.)modules_to_save\.(default\.)?")
 
 
 @dataclass
@@ -64,13 +69,18 @@ def merge_adapter(checkpoint: Checkpoint, directory: Path) -> Checkpoint:
         config = replace(config, vocab_size=rows)
         if _HEAD not in adapter.whole and config.tie_word_embeddings:
             tensors[_HEAD] = adapter.whole[_TABLE]
-    unused = [name for name in adapter.whole if name not in tensors]
+    own_head = {name: adapter.whole[name] for name in CLASSIFIER_TENSORS if name in adapter.whole}
+    head = own_head or dict(checkpoint.classifier)
+    unused = [name for name in adapter.whole if name not in tensors and name not in own_head]
     tensors |= {name: tensor for name, tensor in adapter.whole.items() if name in tensors}
     for name, pair in adapter.factors.items():
-        if name not in tensors:
+        merged = head if name in head else tensors
+        if name not in merged:
             raise ModelError(f"{path}: has factors for {name!r}, which the model does not have")
-        tensors[name] = _merged(name, tensors[name], pair, settings, config_path)
+        merged[name] = _merged(name, merged[name], pair, settings, config_path)
     config, tensors = settle_head(config, tensors, directory)
+    if own_head:
+        config = _with_own_head(config, head, checkpoint.config_values, path)
     own = find_tokenizer_files(directory)
     tokenizer = own or checkpoint.tokenizer
     files = (file_inside(directory, ADAPTER_CONFIG), path)
@@ -80,11 +90,34 @@ def merge_adapter(checkpoint: Checkpoint, directory: Path) -> Checkpoint:
         checkpoint,
         config=config,
         tensors=checked.tensors,
+        classifier=head,
         fingerprint=hashlib.sha256(identity.encode()).hexdigest(),
         tokenizer=tokenizer,
         warnings=(*checkpoint.warnings, *unused_tensors(unused, directory / weights)),
         tokenizer_fault=None if own else checkpoint.tokenizer_fault,
     )
+
+
+def _with_own_head(
+    config: ModelConfig, head: Mapping[str, LazyTensor], values: Mapping[str, Any], path: Path
+) -> ModelConfig:
+    """The configuration with a head for classification, which an adapter saves whole.
+
+    As ``from_pretrained(base, num_labels=...)`` of ``transformers`` does, it takes the labels of the base's
+    ``config.json`` where they are as many, and else names them by number.
+    """
+    rows = {tensor.shape[0] for tensor in head.values() if tensor.shape}
+    labels = values.get("id2label")
+    if not isinstance(labels, dict) or rows != {len(labels)}:
+        values = {**values, "id2label": None}
+    config, found = find_classifier(replace(config, classifier=None), head, values, path)
+    if found.keys() != head.keys():
+        shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in head.items())
+        raise ModelError(
+            f"{path}: has {shapes}; a head for classification is score.weight [labels, {config.n_embd}], or "
+            f"classifier.weight [labels, {config.n_embd}] with classifier.bias [labels]"
+        )
+    return config
 
 
 def _open(name: str, path: Path) -> Mapping[str, LazyTensor]:
@@ -119,9 +152,9 @@ class _Renamed(Mapping[str, LazyTensor]):
 
     def __init__(self, tensors: Mapping[str, LazyTensor]) -> None:
         self._tensors = tensors
-        self._names = {
-            name.removeprefix("base_model.model.").replace(".base_layer.", "."): name for name in tensors
-        }
+        # Of a module that is saved whole, the base's own values may be there too.
+        kept = [name for name in tensors if ".original_module." not in name]
+        self._names = {_WRAPPED.sub("", name): name for name in kept}
 
     def __getitem__(self, name: str) -> LazyTensor:
         return self._tensors[self._names[name]]
@@ -142,8 +175,8 @@ def _merged(
 ) -> LazyTensor:
     """The base with ``scale B A`` added, for ``A`` ``[rank, in]`` and ``B`` ``[out, rank]``."""
     first, second = factors.get("A"), factors.get("B")
-    # A linear layer and the table are [in, out] here, the head [out, in].
-    sizes = base.shape[::-1] if name == _HEAD else base.shape
+    # A linear layer and the table are [in, out] here, heads [out, in].
+    sizes = base.shape[::-1] if name in _OUT_FIRST else base.shape
     shapes = [None if factor is None else factor.shape for factor in (first, second)]
     if first is None or second is None or len(sizes) != 2 or first.ndim != 2:
         raise ModelError(f"{where}: the factors of {name!r} are not a pair")
@@ -153,7 +186,7 @@ def _merged(
             f"{where}: the factors of {name!r} have shapes {shapes}, which do not fit {list(base.shape)}"
         )
     scale = np.float32(_scale(name, rank, settings, where))
-    left, right = (second, first) if name == _HEAD else (first.T, second.T)
+    left, right = (second, first) if name in _OUT_FIRST else (first.T, second.T)
 
     def read_rows(start: int, stop: int) -> NDArray[np.float32]:
         result: NDArray[np.float32] = base.read_rows(start, stop) + scale * (left[start:stop] @ right)

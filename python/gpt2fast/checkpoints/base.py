@@ -84,6 +84,8 @@ class Checkpoint:
     tokenizer: TokenizerFiles = field(default_factory=TokenizerFiles)
     #: The tensors of :func:`classifier_shapes`, where the configuration has a classifier.
     classifier: Mapping[str, LazyTensor] = field(default_factory=dict)
+    #: What ``config.json`` holds, where there is one; it describes an adapter's head for classification too.
+    config_values: Mapping[str, Any] = field(default_factory=dict)
     #: What ``generation_config.json`` holds; empty without one.
     generation_config: Mapping[str, Any] = field(default_factory=dict)
     #: Runs the source itself, where it can run, and raises ModelError unless it agrees; conversions call it.
@@ -92,7 +94,7 @@ class Checkpoint:
     warnings: tuple[str, ...] = ()
     #: What is wrong with the source's own tokenizer, if it has one that can't be read.
     tokenizer_fault: str | None = None
-    #: Whether a user named the tokenizer, so that one that does not fit is an error.
+    #: Whether a user named the tokenizer; one that does not fit is then an error.
     tokenizer_is_given: bool = False
 
     @classmethod

@@ -17,7 +17,7 @@ from gpt2fast.storage.files import open_regular, refuse_lfs_pointer
 
 _BEGINNING = 64
 
-# Read ahead for a line, at first.
+# Bytes that are first read for a line.
 _FIRST_LINE_BYTES = 128
 
 

@@ -18,7 +18,7 @@ from gpt2fast.errors import ModelError
 
 _MAGIC = 0xDB4775248B80FB57
 _FOOTER_BYTES = 48
-#: Kind of compression and checksum after each block.
+#: Bytes after each block: the kind of compression, and a checksum.
 _TRAILER_BYTES = 5
 _MAX_INDEX_BYTES = 16 << 20
 _MAX_KEY_BYTES = 1 << 12

@@ -11,9 +11,9 @@ from gpt2fast.checkpoints.base import Checkpoint
 from gpt2fast.storage.files import find_inside, read_json_object
 from gpt2fast.storage.model_directory import GENERATION_CONFIG_NAME
 
-# A GGUF file says all about itself; what lies beside it belongs to others.
+# A GGUF file is complete by itself; files beside it belong to other models.
 _SELF_CONTAINED = ".gguf"
-# In the configuration already, or about the file itself.
+# Keys that config.json has, too, or that are about the file itself.
 _NO_DEFAULTS = ("_from_model_config", "bos_token_id", "eos_token_id", "transformers_version")
 
 

@@ -16,10 +16,10 @@ from gpt2fast.errors import ModelError
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 _MAX_ENTRIES = 1 << 16
-#: Of all arrays together: a vocabulary has a text, a type, a score and a merge for each token.
+#: The most items of all arrays together: a vocabulary has a text, a type, a score and a merge for each token.
 _MAX_ITEMS = 1 << 20
 _MAX_STRING = 1 << 20
-#: Of all strings together.
+#: The most bytes of all strings together.
 _MAX_TEXT = 16 << 20
 _READ_AHEAD = 1 << 16
 _MAX_RANK = 4

@@ -211,6 +211,6 @@ def _decode_plain(dtype_name: str, raw: NDArray[np.uint8]) -> NDArray[np.float32
 
 
 def _decode_blocks(dequantize: Callable[..., Any], kind: Any, raw: NDArray[np.uint8]) -> NDArray[np.float32]:
-    # In a damaged file a block's scale may be infinite or NaN; the values then are too.
+    # In a damaged file a block's scale may be infinite or NaN, and so are the values then.
     with np.errstate(all="ignore"):
         return np.asarray(dequantize(raw, kind), dtype=np.float32)

@@ -94,7 +94,7 @@ def _roles(metadata: dict[str, Any], tokens: list[str], path: Path) -> dict[str,
 def _template(
     metadata: dict[str, Any], roles: dict[str, str], vocabulary: dict[str, int]
 ) -> dict[str, Any] | None:
-    """What puts tokens around every text, where ``add_bos_token`` or ``add_eos_token`` ask for it."""
+    """The template that puts tokens around every text if ``add_bos_token`` or ``add_eos_token`` is set."""
     text = {"Sequence": {"id": "A", "type_id": 0}}
     around: list[list[str]] = [[], []]
     for place, key in enumerate(("bos", "eos")):

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from gpt2fast.config import ModelConfig
 
+#: What the tensors of heads for classification are called.
+CLASSIFIER_TENSORS = ("score.weight", "classifier.weight", "classifier.bias")
 _CLASSIFIERS: dict[str, Literal["sequence", "token"]] = {
     "score.weight": "sequence",
     "classifier.weight": "token",

@@ -77,7 +77,8 @@ def open_directory(directory: Path) -> Checkpoint:
         tensors, files = _open_tensors(path.name, resolved), [resolved]
     state = StateDict(tensors, directory)
     config, classifier = find_classifier(config, state, values, directory)
-    return _checkpoint(config, state, classifier, files, directory, directory)
+    checkpoint = _checkpoint(config, state, classifier, files, directory, directory)
+    return replace(checkpoint, config_values=values)
 
 
 def open_weights_file(path: Path, *, n_head: int | None = None) -> Checkpoint:
@@ -117,7 +118,8 @@ def open_weights_file(path: Path, *, n_head: int | None = None) -> Checkpoint:
         config, assumption = infer_config(state, path, n_head)
     config, classifier = find_classifier(config, state, values, path)
     checkpoint = _checkpoint(config, state, classifier, [resolved], path, path.parent)
-    return replace(checkpoint, warnings=(assumption, *checkpoint.warnings)) if assumption else checkpoint
+    warnings = (assumption, *checkpoint.warnings) if assumption else checkpoint.warnings
+    return replace(checkpoint, config_values=values, warnings=warnings)
 
 
 def read_config(directory: Path) -> ModelConfig:

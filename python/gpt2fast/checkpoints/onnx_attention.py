@@ -9,7 +9,7 @@ from gpt2fast.checkpoints.onnx_pattern import Linear
 from gpt2fast.checkpoints.onnx_walk import REARRANGING, Graph, attribute_float, attribute_ints
 from gpt2fast.errors import ModelError
 
-#: On the way from the joint projection to the heads.
+#: Operations on the way from the joint projection to the heads.
 _TO_HEADS = REARRANGING | {"Split", "Slice", "Gather", "Mul", "Div", "Concat"}
 _HEADS_LIMIT = 256
 _SCORES_LIMIT = 64

@@ -116,7 +116,7 @@ class _Model:
             "n_head": heads,
             "activation_function": find_activation(self._graph, first[2], first[3]),
             "layer_norm_epsilon": self._epsilon(),
-            # A head of its own is told from the table by its numbers.
+            # Whether the head differs from the table follows from its values: see settle_head.
             "tie_word_embeddings": True,
             "bos_token_id": beside.bos_token_id if beside else end_of_text,
             "eos_token_id": list(beside.eos_token_ids) if beside else end_of_text,

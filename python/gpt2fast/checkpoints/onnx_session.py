@@ -13,7 +13,7 @@ from gpt2fast.storage.files import find_inside, read_bytes
 
 _MAX_MODEL_BYTES = (1 << 31) - 1
 _MAX_GRAPH_DEPTH = 16
-# For models in memory: where the files of their external data are looked up.
+# The setting of a session for the folder of the external data of a model in memory.
 _FOLDER_OF_EXTERNAL_DATA = "session.model_external_initializers_file_folder_path"
 
 

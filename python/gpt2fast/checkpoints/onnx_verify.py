@@ -26,7 +26,7 @@ _DTYPES = {
 }
 _TOKENS, _PAST_TOKENS = 8, 3
 
-#: More than half-precision arithmetic in the file explains, and far less than a misread weight causes.
+#: The largest difference: more than half precision causes, and far less than a misread weight does.
 MAX_RELATIVE_DIFFERENCE = 2e-2
 
 

@@ -17,7 +17,7 @@ from gpt2fast.errors import ModelError
 #: The largest GPT-2 (580 tensors) takes some 30,000 opcodes.
 _MAX_OPCODES = 200_000
 _MAX_RANK = 8
-#: Of a tuple and the tuples in it; a state of a random generator has 627 values.
+#: The most values of a tuple and the tuples in it; a state of a random generator has 627.
 _MAX_DEPTH = 16
 _MAX_LEAVES = 1 << 16
 _STORAGE_DTYPES = {

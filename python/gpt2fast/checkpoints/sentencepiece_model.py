@@ -1,4 +1,4 @@
-"""Turns a SentencePiece model (``spiece.model``) of the kind "unigram" into the text of a ``tokenizer.json``.
+"""Turns a SentencePiece model (``spiece.model``) of the kind "unigram" or "bpe" into a ``tokenizer.json``.
 
 The file is the protobuf message ``ModelProto`` of
 https://github.com/google/sentencepiece/blob/master/src/sentencepiece_model.proto.
@@ -9,10 +9,12 @@ from __future__ import annotations
 import base64
 import json
 import math
+import re
 import struct
 from dataclasses import dataclass, field
 from typing import Any
 
+from gpt2fast.checkpoints.sentencepiece_merges import merges_of
 from gpt2fast.errors import ModelError
 from gpt2fast.storage.protobuf import Schema, WireError, bytes_tag, fields, fixed32_tag, number_tag, text
 
@@ -22,8 +24,9 @@ _MOST_NAMES = 1 << 16
 
 # Kinds of pieces.
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 1, 2, 3, 4, 6
-_UNIGRAM = 1  # a kind of model
-_KINDS = {2: "bpe", 3: "word", 4: "char"}
+# Kinds of models.
+_UNIGRAM, _BPE = 1, 2
+_KINDS = {3: "word", 4: "char"}
 
 _PIECES, _TRAINER, _NORMALIZER = bytes_tag(1), bytes_tag(2), bytes_tag(3)
 _MODEL = Schema(
@@ -91,7 +94,7 @@ def read_sentencepiece(data: bytes, where: str) -> tuple[str, dict[str, str]]:
     except WireError as error:
         raise ModelError(f"{where}: not a SentencePiece model: {error}") from None
     _check(model, where)
-    return json.dumps(_tokenizer(model), ensure_ascii=False), _roles(model)
+    return json.dumps(_tokenizer(model, where), ensure_ascii=False), _roles(model)
 
 
 def _read_model(data: bytes) -> _Model:
@@ -140,11 +143,11 @@ def _read_trainer(model: _Model, data: bytes, start: int, stop: int) -> None:
 
 
 def _check(model: _Model, where: str) -> None:
-    if model.model_type != _UNIGRAM:
+    if model.model_type not in (_UNIGRAM, _BPE):
         kind = _KINDS.get(model.model_type, model.model_type)
         raise ModelError(
-            f"{where}: a SentencePiece model of the kind {kind}; only unigram is read. A tokenizer.json made "
-            f"of it by AutoTokenizer.from_pretrained(...).save_pretrained(...) of transformers would do"
+            f"{where}: a SentencePiece model of the kind {kind}; unigram and bpe are read. A tokenizer.json "
+            f"made of it by AutoTokenizer.from_pretrained(...).save_pretrained(...) of transformers would do"
         )
     if model.flags.get(_SPACE_AS_SUFFIX) or not model.flags[_ESCAPES]:
         raise ModelError(f"{where}: a SentencePiece model that marks spaces in another way than before words")
@@ -166,9 +169,8 @@ def _check(model: _Model, where: str) -> None:
         )
 
 
-def _tokenizer(model: _Model) -> dict[str, Any]:
-    kinds = [kind for _, _, kind in model.pieces]
-    special = [place for place, kind in enumerate(kinds) if kind in (_UNKNOWN, _CONTROL)]
+def _tokenizer(model: _Model, where: str) -> dict[str, Any]:
+    special = [place for place, (_, _, kind) in enumerate(model.pieces) if kind in (_UNKNOWN, _CONTROL)]
     decoders: list[dict[str, Any]] = [{"type": "Replace", "pattern": {"String": _MARK}, "content": " "}]
     has_bytes = bool(model.flags.get(_BYTE_FALLBACK))
     if has_bytes:
@@ -184,16 +186,37 @@ def _tokenizer(model: _Model) -> dict[str, Any]:
         "padding": None,
         "added_tokens": [_added(place, model.pieces[place][0]) for place in special],
         "normalizer": {"type": "Sequence", "normalizers": _normalizers(model)},
-        "pre_tokenizer": None,
+        "pre_tokenizer": _pre_tokenizer(model),
         "post_processor": None,
         "decoder": {"type": "Sequence", "decoders": decoders},
-        "model": {
-            "type": "Unigram",
-            "unk_id": kinds.index(_UNKNOWN),
-            "vocab": _scored(model),
-            "byte_fallback": has_bytes,
-        },
+        "model": {**_of_kind(model, where), "byte_fallback": has_bytes},
     }
+
+
+def _of_kind(model: _Model, where: str) -> dict[str, Any]:
+    unknown = [kind for _, _, kind in model.pieces].index(_UNKNOWN)
+    if model.model_type == _UNIGRAM:
+        return {"type": "Unigram", "unk_id": unknown, "vocab": _scored(model)}
+    joined = {piece: score for piece, score, kind in model.pieces if kind == _NORMAL}
+    return {
+        "type": "BPE",
+        "unk_token": model.pieces[unknown][0],
+        # Characters side by side that have no piece are one unknown word.
+        "fuse_unk": True,
+        # Those that a user defined stand alone, and are whole: see the pre-tokenizer.
+        "ignore_merges": _pre_tokenizer(model) is not None,
+        "vocab": {piece: place for place, (piece, _, _) in enumerate(model.pieces)},
+        "merges": merges_of(joined, where),
+    }
+
+
+def _pre_tokenizer(model: _Model) -> dict[str, Any] | None:
+    """Cuts texts at the pieces that a user defined, the longest first; unigram knows them by their scores."""
+    defined = [piece for piece, _, kind in model.pieces if kind == _USER_DEFINED]
+    if model.model_type == _UNIGRAM or not defined:
+        return None
+    pattern = "|".join(re.escape(piece) for piece in sorted(defined, key=len, reverse=True))
+    return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
 
 
 def _normalizers(model: _Model) -> list[dict[str, Any]]:

@@ -42,8 +42,8 @@ class StateDict(Mapping[str, LazyTensor]):
     """The tensors of a model by canonical name and in canonical layout, ``[in_features, out_features]``.
 
     Prefixes of wrappers are dropped, and causal masks. nanoGPT and its kin use ``torch.nn.Linear`` where
-    OpenAI and ``transformers`` have the transposed ``Conv1D``, and may do without any biases; the shape of
-    the joint projection tells, since it is three times as long on one side.
+    OpenAI and ``transformers`` have the transposed ``Conv1D``, and may have no biases. Which of the two it is
+    follows from the shape of the joint projection, which is three times as long on one side.
 
     Parameters
     ----------
@@ -187,7 +187,7 @@ def infer_config(state: StateDict, path: Path, n_head: int | None) -> tuple[Mode
         "activation_function": "gelu" if state.is_transposed else "gelu_new",
         "bos_token_id": _GPT2_END_OF_TEXT,
         "eos_token_id": _GPT2_END_OF_TEXT,
-        # A head of its own is told from the table by its numbers.
+        # Whether the head differs from the table follows from its values: see settle_head.
         "tie_word_embeddings": True,
     }
     return ModelConfig.from_dict(values, where=str(path)), assumption

@@ -22,7 +22,7 @@ _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
 #: Limits the ZIP directory, and any string of a pickle; the largest GPT-2 needs a tenth.
 _MAX_PIECE = 1 << 20
-#: Where training programs keep the state dictionary in what they save.
+#: Keys under which training programs save the state dictionary.
 _WRAPPERS = ("model", "state_dict", "model_state_dict", "module")
 _ZIP_ERRORS = (
     zipfile.BadZipFile,

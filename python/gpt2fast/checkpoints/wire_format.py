@@ -15,7 +15,7 @@ from gpt2fast.storage.protobuf import varint as read_varint
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 _MAX_VARINT_BYTES = 10
-#: Of one message: a graph has a field for each node and each weight.
+#: The most fields of one message; a graph has one for each node and each weight.
 MAX_FIELDS = 1 << 17
 _WINDOW_BYTES = 4096
 

@@ -66,7 +66,7 @@ def command(turns: str, **values: Any) -> None:
 
 
 def _turn_format(model: GPT2, turns: str) -> TurnFormat:
-    """The format that was asked for, or the one that suits the model."""
+    """The requested format, or the one that suits the model."""
     from gpt2fast.text.conversation import EosTurns, PlainText, template_turns
 
     tokenizer = model.tokenizer
@@ -127,7 +127,7 @@ def _take(session: ChatSession, line: str, *, stoppable: bool = False) -> bool:
 
 @contextmanager
 def _interrupt_cancels(cancel: CancelToken, wanted: bool) -> Iterator[None]:
-    """While inside, if wanted, Ctrl-C ends the text instead of the program."""
+    """If wanted, let Ctrl-C end the text instead of the program while the block runs."""
     if not wanted:
         yield
         return

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from gpt2fast.cli.shared import new_seed
-from gpt2fast.inference.options import GenerationOptions, sampling_asked
+from gpt2fast.inference.options import GenerationOptions, sampling_requested
 from gpt2fast.text.conversation import Turn
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class ChatSession:
             half = self.model.config.n_positions // 2
             own = self.model.generation_config.get("max_new_tokens", MAX_NEW_TOKENS)
             chosen = chosen.changed(max_new_tokens=min(own, half))
-        if sampling_asked(self.options.given_values()) is None:
+        if sampling_requested(self.options.given_values()) is None:
             chosen = chosen.changed(do_sample=True)
         return chosen.changed(seed=new_seed()) if chosen.sampling and chosen.seed is None else chosen
 

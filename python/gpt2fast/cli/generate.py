@@ -138,6 +138,6 @@ def _print_whole(model: GPT2, prompt: str, options: GenerationOptions) -> None:
 
 
 def _note_speed(tokens: int, seconds: float) -> None:
-    """Say how fast it was, to whoever looks on."""
+    """Show the speed if standard error is a terminal."""
     if sys.stderr.isatty() and tokens > 0:
         note(f"{tokens / seconds:,.0f} tokens per second")

@@ -25,9 +25,9 @@ def generate_file(
     Parameters
     ----------
     model : GPT2
-        What continues them.
+        The model.
     options : GenerationOptions
-        How.
+        How to generate.
     source, target : path
         See :class:`PromptFile` and :class:`ResultFile`.
     ordered : bool

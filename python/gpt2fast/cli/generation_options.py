@@ -12,7 +12,7 @@ import click
 from gpt2fast import _validation as checks
 from gpt2fast.inference.options import GenerationOptions
 
-# Useless without an assistant model, which text can't express.
+# Has no effect without an assistant model, which text can't express.
 _OF_AN_ASSISTANT = ("num_assistant_tokens",)
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])

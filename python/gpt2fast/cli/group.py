@@ -1,4 +1,4 @@
-"""Groups of commands that help when a command is missing or misspelt."""
+"""Groups of commands with help for a missing or misspelt command."""
 
 from __future__ import annotations
 

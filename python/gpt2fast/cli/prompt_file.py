@@ -46,7 +46,7 @@ class PromptFile:
     lines : int
         How many there are.
     sha256 : str
-        Of the content.
+        Hash of the content.
 
     Raises
     ------

@@ -26,8 +26,8 @@ _MADE_BY = "gpt2fast generate"
 class ResultFile:
     """An open file of results; a context manager. One process at a time may have it.
 
-    Beside it lies ``NAME.settings.json``: what the results depend on. A file with the same settings is gone
-    on with; a line that was cut short is dropped.
+    Beside it lies ``NAME.settings.json`` with what the results depend on. A file with the same settings is
+    continued; a line that was cut short is dropped.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ class ResultFile:
     count : int
         How many results there will be; they are numbered from 1.
     ordered : bool
-        Whether they come in their order.
+        Whether results are written in the order of their numbers.
 
     Attributes
     ----------
@@ -48,7 +48,7 @@ class ResultFile:
     Raises
     ------
     FileExistsError
-        The file is not one of results, or another process has it.
+        The file holds no results, or another process uses it.
     ModelError
         Its results depend on something else; the message names the first setting that differs.
     """

@@ -85,7 +85,7 @@ _KEY_OPTIONS = [
         default="all",
         show_default=True,
         help="Whose prompts a request reuses keys and values of: everybody's, or those with its own API key. "
-        "One answered sooner tells that somebody's prompt began alike.",
+        "A faster answer reveals that an earlier prompt began alike.",
     ),
 ]
 _LIMIT_OPTIONS = [
@@ -97,7 +97,7 @@ _LIMIT_OPTIONS = [
     _number(
         "--max-logprobs", _DEFAULTS.logprobs, "Likeliest tokens to report at each place.", min=0, max=1024
     ),
-    _number("--max-priority", _DEFAULTS.priority, "Priority that a request may ask for."),
+    _number("--max-priority", _DEFAULTS.priority, "The highest priority of a request."),
     _number("--max-seconds", int(_DEFAULTS.seconds), "Time that a text may take, waiting included.", min=1),
 ]
 _LIFE_OPTIONS = [
@@ -224,7 +224,7 @@ def _settings(model: str | None, values: dict[str, Any]) -> Settings:
 
 def _allowed_hosts(listening: str, given: tuple[str, ...]) -> tuple[str, ...]:
     shown = f"[{listening}]" if ":" in listening else listening
-    # This machine's names always: a health check has them, and no page of another origin can send them.
+    # This machine's names are always allowed: health checks use them, and pages of other origins can't.
     return (*_LOCAL_HOSTS, *given) if given or shown in _LOCAL_HOSTS else ("*",)
 
 
@@ -239,8 +239,10 @@ def _api_keys(given: tuple[str, ...], file: Path | None) -> tuple[str, ...]:
             raise click.UsageError(f"--api-key-file {file}: no key in it")
         keys += found
     for key in keys:
-        if not key.isascii() or not key.isprintable() or " " in key:
-            raise click.UsageError("an API key must consist of printable ASCII characters without spaces")
+        if not key or not key.isascii() or not key.isprintable() or " " in key:
+            raise click.UsageError(
+                "an API key must consist of printable ASCII characters without spaces, at least one"
+            )
     return tuple(keys)
 
 
@@ -256,7 +258,7 @@ def _read(path: Path, option: str) -> str:
 
 
 def _address_problem(error: Exception, launch: Launch) -> str | None:
-    """What is wrong with the address, if that is what is wrong."""
+    """What is wrong with the address, if the error is about it."""
     if isinstance(error, ModelError) or getattr(error, "filename", None) is not None:
         return None
     where = f"port {launch.port} of {launch.host}"

@@ -13,7 +13,7 @@ from gpt2fast.inference.other_names import advice, is_foreign, our_name
 
 # name='word', name=5, name=True; not name=... nor a part of a longer expression.
 _ASSIGNED = re.compile(r"\b([a-z][a-z_]*)=('([^']*)'|True\b|False\b|-?\d+(?:\.\d+)?)")
-# --option (option=...): the same twice.
+# --option (option=...) says the same twice.
 _TWICE = re.compile(r"(--[a-z-]+) \([a-z_]+=[^)]*\)")
 
 
@@ -42,7 +42,7 @@ def unknown_option(error: click.NoSuchOption) -> str:
 
 
 def wrong_usage(error: click.UsageError) -> str:
-    """The message of an error; what is often forgotten is added where words are left over."""
+    """The message of an error, with a hint about quotes where words are left over."""
     message = error.format_message()
     if not message.startswith("Got unexpected extra argument"):
         return message

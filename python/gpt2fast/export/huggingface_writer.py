@@ -22,8 +22,8 @@ from gpt2fast._validation import Choice, Integer
 from gpt2fast.checkpoints.base import Checkpoint, LazyTensor
 from gpt2fast.errors import ModelError
 from gpt2fast.storage.atomic import atomic_directory, check_room, write_new
-from gpt2fast.storage.files import restore_set_aside
 from gpt2fast.storage.model_directory import CHAT_TEMPLATE_NAME
+from gpt2fast.storage.set_aside import restore_set_aside
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -43,7 +43,7 @@ class PackedTensor:
     name : str
         Canonical name of the checkpoint, and name of the initializer.
     shape : tuple of int
-        Of the checkpoint's tensor.
+        The shape of the checkpoint's tensor.
     format : int or None
         Weight format of a packed matrix; None for plain float32.
     offset, length : int

@@ -13,7 +13,7 @@ from typing import BinaryIO, NamedTuple
 
 BLOCK = 512
 _REGULAR, _DIRECTORY, _PAX, _PAX_GLOBAL, _LONG_NAME = (b"0\0", b"5", b"x", b"g", b"L")
-#: Of a pax header or a long name.
+#: The most bytes of a pax header or a long name.
 _MAX_EXTRA_BYTES = 1 << 16
 _MAX_GZIP_MEMBERS = 10_000
 _CHUNK = 1 << 16
@@ -92,7 +92,7 @@ class GzipStream:
 
 
 def read_members(stream: GzipStream) -> Iterator[Member]:
-    """The members; the caller reads the data of each regular file before it asks for the next.
+    """The members; the caller reads the data of each regular file before it goes on.
 
     Raises
     ------

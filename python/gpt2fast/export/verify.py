@@ -36,7 +36,7 @@ class OutputDifference:
     data_set, output : str
         Names.
     shape : tuple of int
-        Of the output.
+        The output's shape.
     absolute : float
         The largest difference of two values; infinite if one is not finite and the other is not the same.
     relative : float
@@ -124,7 +124,7 @@ def _verify_set(session: Any, directory: Path, rtol: float, atol: float) -> Iter
     feeds = _feeds(session, inputs, directory)
     try:
         got = session.run(None, feeds)
-    except Exception as error:  # as in open_session
+    except Exception as error:  # ONNX Runtime's exceptions have no common base
         raise ModelError(f"{directory}: ONNX Runtime can't run it: {error}") from None
     for name, one, wanted in zip(names, got, expected, strict=True):
         yield _compare(directory.name, name, np.asarray(one), wanted, rtol, atol)

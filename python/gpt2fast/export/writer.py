@@ -17,7 +17,6 @@ from gpt2fast.export.graph import build_graph
 from gpt2fast.export.huggingface_writer import write_safetensors
 from gpt2fast.export.quantize import PackedTensor, layout, packed_chunks
 from gpt2fast.storage.atomic import atomic_directory, check_room, write_new
-from gpt2fast.storage.files import restore_set_aside
 from gpt2fast.storage.graph_check import WEIGHTS_NAME
 from gpt2fast.storage.model_directory import (
     CHAT_TEMPLATE_NAME,
@@ -32,6 +31,7 @@ from gpt2fast.storage.model_directory import (
     TOKENIZER_NAME,
     is_model_directory,
 )
+from gpt2fast.storage.set_aside import restore_set_aside
 
 if TYPE_CHECKING:
     from gpt2fast.checkpoints.base import Checkpoint

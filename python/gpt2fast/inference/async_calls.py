@@ -20,16 +20,16 @@ def astream(model: LoadedModel, call: Call) -> AsyncGenerator[StreamChunk, None]
 
 async def _chunks(model: LoadedModel, call: Call) -> AsyncGenerator[StreamChunk, None]:
     reader = ChunkReader(model, call)
-    told = channel()
-    with told.listen() as (key, event):
-        running = start_stream(model, call, queue=told.queue, key=key)
+    events = channel()
+    with events.listen() as (key, event):
+        running = start_stream(model, call, queue=events.queue, key=key)
         try:
             with watched(running, call.options.cancel):
                 for chunk in reader.prompts():
                     yield chunk
                 while True:
                     event.clear()
-                    done = running.done()  # asked first: a call that ends meanwhile has more to take
+                    done = running.done()  # before take(): a call that ends in between has more to take
                     progress = running.take()
                     for one in progress:
                         yield reader.chunk(one)

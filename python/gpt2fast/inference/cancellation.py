@@ -19,8 +19,8 @@ class Cancellable(Protocol):
 class CancelToken:
     """Ends every generation that has it, at once or as soon as it starts; from any thread.
 
-    Unfinished texts keep what they have and get the finish reason ``"cancelled"``, within one layer's work,
-    in the middle of a long prompt too. A token stays cancelled.
+    Unfinished texts keep what they have and get the finish reason ``"cancelled"``. It takes effect between
+    two layers of a step, in the middle of a long prompt too. A token stays cancelled.
 
     Examples
     --------
@@ -30,7 +30,7 @@ class CancelToken:
     """
 
     def __init__(self) -> None:
-        # A signal handler may call cancel() while its own thread is in here.
+        # Reentrant: a signal handler may call cancel() while its thread holds the lock.
         self._lock = threading.RLock()
         self._cancelled = False
         self._running: list[Cancellable] = []
@@ -49,7 +49,7 @@ class CancelToken:
 
     @contextmanager
     def watching(self, run: Cancellable) -> Iterator[None]:
-        """While inside, :meth:`cancel` reaches ``run``."""
+        """Let :meth:`cancel` reach ``run`` while the block runs."""
         with self._lock:
             self._running.append(run)
             if self._cancelled:

@@ -1,6 +1,6 @@
 """Turns constraints (regular expression, JSON schema, grammar, choices) into masks of allowed tokens.
 
-The only importer of the package ``llguidance``.
+This is the only importer of the package ``llguidance``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from gpt2fast.text.tokenizer import Tokenizer
 
 _MAX_COMPILED = 64
-# As json.dumps writes, which models have read most; free whitespace would let a weak model emit it for
+# The spacing of json.dumps, which models have read most. Free whitespace would let a weak model emit it for
 # ever. A schema's own "x-guidance" takes precedence.
 _JSON_STYLE: JsonCompileOptions = {
     "whitespace_flexible": False,
@@ -44,7 +44,7 @@ class Constraint:
     start : llguidance.LLMatcher
         The beginning of the grammar; it is copied, not changed.
     vocabulary : Vocabulary
-        Of the model.
+        The model's.
     eos_token_ids : sequence of int
         Tokens that end a text.
     """
@@ -127,9 +127,9 @@ class Vocabulary:
     Parameters
     ----------
     tokenizer : Tokenizer
-        Of the model.
+        The model's.
     vocab_size : int
-        Of the model; may exceed the tokenizer's.
+        The model's; may exceed the tokenizer's.
     """
 
     def __init__(self, tokenizer: Tokenizer, vocab_size: int) -> None:

@@ -1,4 +1,4 @@
-"""How event loops hear of calls that have something for them: one file descriptor for each loop.
+"""How event loops learn which calls have news for them: one file descriptor for each loop.
 
 No call has a thread of its own. The core writes a byte to a pipe when a call becomes ready, the loop reads
 which ones did, and wakes their tasks.
@@ -19,7 +19,7 @@ from gpt2fast.storage.locks import ForkSafeLock
 
 
 class Channel:
-    """What the engines of this process tell one event loop. Used by that loop's thread alone."""
+    """Notifications from the engines of this process to one event loop. Used by that loop's thread alone."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.queue = core.ReadyQueue()
@@ -27,12 +27,12 @@ class Channel:
         self._keys = itertools.count(1)
         try:
             loop.add_reader(self.queue.fileno(), self._deliver)
-        except (NotImplementedError, RuntimeError):  # Windows' default loop waits for no file descriptors
+        except (NotImplementedError, RuntimeError):  # Windows' default loop can't wait for file descriptors
             self._start_thread(loop)
 
     @contextmanager
     def listen(self) -> Iterator[tuple[int, asyncio.Event]]:
-        """A key for a call, and the event that is set when the call has something to say."""
+        """A key for a call, and the event that is set when the call has news."""
         key, event = next(self._keys), asyncio.Event()
         self._events[key] = event
         try:
@@ -81,7 +81,7 @@ def channel() -> Channel:
         found = Channel(loop)
         with _lock:
             _channels[loop] = found
-            if _interpreter_ends:  # the loop of a daemon thread
+            if _interpreter_ends:  # on a daemon thread
                 found.queue.close()
     return found
 

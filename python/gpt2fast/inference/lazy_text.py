@@ -66,7 +66,7 @@ class StreamPiece(UnreadText):
     ) -> None:
         self._decoder = decoder
         self.before = before  # until this one is decoded
-        self.token_ids = tuple(token_ids)  # of its own, as an output's
+        self.token_ids = tuple(token_ids)  # a copy: the result's list may be changed
         self.safe_bytes = safe_bytes
         self.last = last
         self.text: str | None = None  # until it is decoded
@@ -86,7 +86,7 @@ class StreamDecoder:
     Parameters
     ----------
     tokenizer : LazyTokenizer
-        Of the model.
+        The model's.
     before : sequence of int
         The prompt, if the text goes on where it ends.
     """

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from gpt2fast._native import core
+from gpt2fast._validation import Flag, shown
 from gpt2fast.errors import BusyError
 from gpt2fast.inference.outputs import generation
 from gpt2fast.inference.requests import Call, read_call
@@ -23,17 +24,33 @@ if TYPE_CHECKING:
 
 Outcome: TypeAlias = Generation | list[Generation]
 
-# Texts in the engine for each of its slots: steps stay full while some texts end and others are read.
+# Texts in the engine for each of its slots, so that steps stay full while some texts end and others begin.
 _TEXTS_PER_SLOT = 2
-# Prompts between the oldest without a result and the newest that is started, for each in the engine.
+# How far prompts may be started ahead of the oldest without a result, for each text in the engine.
 _PROMPTS_AHEAD = 4
 
 
 def generate_many(
     model: LoadedModel, prompts: Iterable[Prompt], options: GenerationOptions, *, ordered: bool
 ) -> Iterator[tuple[int, Outcome]]:
-    """The number of each prompt and its result: in the order of the prompts, or as they end."""
-    running = _RunningPrompts(model, prompts, options)
+    """The number of each prompt and its result: in the order of the prompts, or as they end.
+
+    Raises TypeError at once if ``prompts`` is a single text, or nothing to go through.
+    """
+    Flag()("ordered", ordered)
+    try:
+        all_prompts = None if isinstance(prompts, (str, bytes)) else iter(prompts)
+    except TypeError:
+        all_prompts = None
+    if all_prompts is None:
+        raise TypeError(
+            f"prompts must be an iterable of texts or of lists of token ids, got {shown(prompts)}; put a "
+            f"single one in a list"
+        )
+    return _outcomes(_RunningPrompts(model, all_prompts, options), ordered)
+
+
+def _outcomes(running: _RunningPrompts, ordered: bool) -> Iterator[tuple[int, Outcome]]:
     waiting: dict[int, Outcome] = {}
     wanted = 0
     try:
@@ -53,9 +70,9 @@ def generate_many(
 class _RunningPrompts:
     """Prompts that have been started and not finished."""
 
-    def __init__(self, model: LoadedModel, prompts: Iterable[Prompt], options: GenerationOptions) -> None:
+    def __init__(self, model: LoadedModel, prompts: Iterator[Prompt], options: GenerationOptions) -> None:
         self._model = model
-        self._prompts = iter(prompts)
+        self._prompts = prompts
         self._options = options
         texts = max(1, options.num_beams, options.best_of or 1, options.num_return_sequences or 1)
         self._most = max(1, _TEXTS_PER_SLOT * model.engine.max_sequences // texts)
@@ -64,7 +81,7 @@ class _RunningPrompts:
         self._queue = core.ReadyQueue()
         self._keys = itertools.count(1)
         self._calls: dict[int, tuple[int, Work[Outcome], core.Call, ExitStack]] = {}
-        # Calls that the engine has not taken yet: it had too many waiting.
+        # Calls that the engine has not accepted yet, because too many were waiting.
         self._unstarted: deque[tuple[int, Work[Outcome], Start]] = deque()
         self._finished: list[tuple[int, Outcome]] = []
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gpt2fast._validation import Check
-from gpt2fast.inference.options import SAMPLING_OPTIONS, GenerationOptions, sampling_asked
+from gpt2fast.inference.options import SAMPLING_OPTIONS, GenerationOptions, sampling_requested
 from gpt2fast.loading.loaded_model import ModelDefaults
 
 if TYPE_CHECKING:
@@ -37,11 +37,11 @@ _OPTIONS = {
     "bad_words_ids": "bad_words",
     "sequence_bias": "logit_bias",
 }
-# They count the prompt too.
+# These count the prompt, too.
 _LENGTHS = ("max_length", "min_length")
 _LIMITS = {"max_new_tokens", "min_new_tokens"}
 
-# What would change the output and isn't supported, with the values that change nothing besides null.
+# Keys that aren't supported -> values besides null with which they change nothing.
 _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "begin_suppress_tokens": ([],),
     "constraints": ([],),
@@ -110,13 +110,13 @@ def join_defaults(
     given = {} if options is None else GenerationOptions.make(options).given_values()
     given.update(overrides)
     values = {name: value for name, value in defaults.options.items() if name not in given}
-    asked = sampling_asked(given)
+    requested = sampling_requested(given)
     sampling = values.pop("do_sample", False)
-    if asked is not None:
-        sampling = asked
+    if requested is not None:
+        sampling = requested
     if not sampling:
         values = {name: value for name, value in values.items() if name not in SAMPLING_OPTIONS}
-    elif asked is None:
+    elif requested is None:
         values["do_sample"] = True
     if {**values, **given}.get("num_beams", 1) == 1:
         values.pop("length_penalty", None)
@@ -127,7 +127,7 @@ def join_defaults(
         if least is not None:
             joined = joined.changed(min_new_tokens=min(least, joined.max_new_tokens))
     except ValueError as error:
-        if not values:
+        if not values or str(error) == _own_error(given):
             raise
         advice = "give do_sample=False, or " if "do_sample" in values else ""
         raise ValueError(
@@ -135,6 +135,15 @@ def join_defaults(
             f"generation_config=None ignores that)"
         ) from None
     return joined.with_given(GenerationOptions.__dataclass_fields__.keys() - (_LIMITS - given.keys()))
+
+
+def _own_error(given: Mapping[str, Any]) -> str | None:
+    """What is wrong with the caller's values by themselves."""
+    try:
+        GenerationOptions(**given)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def limit_by_defaults(
@@ -188,6 +197,6 @@ def _converted(name: str, value: Any) -> Any:
 
 
 def _without_neutral(options: dict[str, Any]) -> dict[str, Any]:
-    """Without values that say what happens anyway: one sequence must not make the result a list."""
+    """The options without values that change nothing: one sequence must not make the result a list."""
     neutral = {"num_return_sequences": 1, "do_sample": False, "num_beams": 1}
     return {name: value for name, value in options.items() if value != neutral.get(name)}

@@ -320,7 +320,7 @@ class GenerationOptions:
     @property
     def sampling(self) -> bool:
         """Whether tokens are sampled, with all rules applied."""
-        return bool(sampling_asked(vars(self)))
+        return bool(sampling_requested(vars(self)))
 
     def _check_contradictions(self) -> None:
         if self.do_sample is False:
@@ -389,8 +389,8 @@ class GenerationOptions:
             )
 
 
-def sampling_asked(options: Mapping[str, Any]) -> bool | None:
-    """Whether these options, by name, ask for sampling or for the best token; None: for neither."""
+def sampling_requested(options: Mapping[str, Any]) -> bool | None:
+    """Whether these options, by name, request sampling (True) or the best token (False); None: neither."""
     if options.get("temperature") == 0:
         return False
     if options.get("do_sample") is not None:

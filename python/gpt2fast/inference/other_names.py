@@ -88,7 +88,7 @@ _ADVICE = {
     "watermarking_config": _BY_PROCESSOR,
 }
 
-# Values of these names that ask for what happens anyway.
+# Values of these names that change nothing here.
 _HARMLESS: dict[str, tuple[Any, ...]] = {
     "diversity_penalty": (0.0,),
     "guidance_scale": (1.0,),
@@ -135,7 +135,7 @@ def is_foreign(name: str) -> bool:
 
 
 def is_harmless(name: str, value: Any) -> bool:
-    """Whether a value of another library's option asks for what happens anyway.
+    """Whether another library's option changes nothing with this value.
 
     Prompts are never padded, so any ``pad_token_id`` does; ``generation_config=None`` is read before.
     """

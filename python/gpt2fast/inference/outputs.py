@@ -56,9 +56,9 @@ def check_streamable(options: GenerationOptions) -> None:
             raise ValueError(f"{name} chooses whole texts and can't stream; use generate")
 
 
-def start_stream(model: LoadedModel, call: Call, **told: Any) -> core.GenerationCall:
-    """Start a call that reports tokens as they are chosen."""
-    return _start(model, call, streamed=True, **told)
+def start_stream(model: LoadedModel, call: Call, **notify: Any) -> core.GenerationCall:
+    """Start a call that reports tokens as they are chosen; ``notify`` is as for ``Engine.generate``."""
+    return _start(model, call, streamed=True, **notify)
 
 
 class ChunkReader:

@@ -50,7 +50,7 @@ class CacheFormat:
     config : ModelConfig
         The model's sizes.
     dtype : dtype
-        Of keys and values.
+        The type of keys and values.
     model_hash : bytes
         Identifies the model, its precision, its weights and its cache's format.
     """

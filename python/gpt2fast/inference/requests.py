@@ -105,7 +105,7 @@ def choose_options(
     """The options of a call: single values, then those of the object, then the model's own defaults.
 
     ``generation_config=None`` among the single values leaves the model's defaults out. Options of other
-    libraries are taken where they ask for what happens anyway.
+    libraries are accepted with values that change nothing.
     """
     overrides = {} if overrides is None else overrides
     defaults = model.defaults
@@ -126,8 +126,8 @@ def choose_options(
 def _take_inputs(model: LoadedModel, prompts: Any, overrides: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """The prompts and the options, where the prompts are given as ``transformers`` takes them.
 
-    ``input_ids`` are the prompts; of their rows, the tokens count that ``attention_mask`` marks. Without a
-    mask, tokens that are ``pad_token_id`` don't count, unless it ends texts too.
+    ``input_ids`` are the prompts. Only tokens that ``attention_mask`` marks count; without a mask, all but
+    those that are ``pad_token_id``, unless that token ends texts, too.
     """
     options = dict(overrides)
     ids, mask, pad = (options.pop(name, None) for name in ("input_ids", "attention_mask", "pad_token_id"))
@@ -235,20 +235,24 @@ def _fit(prompt: list[int], options: GenerationOptions, n_positions: int) -> lis
     )
 
 
+def _check_against_model(model: LoadedModel, options: GenerationOptions) -> None:
+    """Raise ValueError for options that this model, with its vocabulary and tokenizer, can't take."""
+    if options.stop_strings and model.tokenizer is None:
+        raise ValueError("stop_strings needs a tokenizer, and the model has none")
+    suppressed = cast("tuple[int, ...]", options.suppress_tokens)
+    check_token_ids(suppressed, "suppress_tokens", model.config)
+    if len(set(suppressed)) >= model.config.vocab_size:
+        raise ValueError("suppress_tokens holds the whole vocabulary; leave at least one token")
+    for token in options.logit_bias or {}:
+        Integer(0, model.config.vocab_size - 1)("a key of logit_bias", token)
+
+
 def _shared_options(model: LoadedModel, options: GenerationOptions) -> core.GenerationOptions:
     """What all texts of a call share; raises before any work is done."""
+    _check_against_model(model, options)
     config, tokenizer = model.config, model.tokenizer
     # GenerationOptions stores sequences as tuples, whatever it was given.
-    suppressed = cast("tuple[int, ...]", options.suppress_tokens)
     stop_strings = cast("tuple[str, ...]", options.stop_strings)
-    if stop_strings and tokenizer is None:
-        raise ValueError("stop_strings needs a tokenizer, and the model has none")
-    check_token_ids(suppressed, "suppress_tokens", config)
-    if len(set(suppressed)) >= config.vocab_size:
-        raise ValueError("suppress_tokens holds the whole vocabulary; leave at least one token")
-    logit_bias = options.logit_bias or {}
-    for token in logit_bias:
-        Integer(0, config.vocab_size - 1)("a key of logit_bias", token)
     forced = _ids_of(model, options.forced_prefix, "forced_prefix")
     if len(forced) > options.max_new_tokens:
         raise ValueError(
@@ -267,9 +271,9 @@ def _shared_options(model: LoadedModel, options: GenerationOptions) -> core.Gene
     shared.presence_penalty = options.presence_penalty
     shared.frequency_penalty = options.frequency_penalty
     shared.no_repeat_ngram_size = options.no_repeat_ngram_size
-    shared.suppress_tokens = list(suppressed)
+    shared.suppress_tokens = list(cast("tuple[int, ...]", options.suppress_tokens))
     shared.bad_words = _bad_words(model, options)
-    shared.logit_bias = list(logit_bias.items())
+    shared.logit_bias = list((options.logit_bias or {}).items())
     shared.forced_prefix = forced
     shared.eos_token_ids = _eos_token_ids(model, options)
     if stop_strings and tokenizer is not None:

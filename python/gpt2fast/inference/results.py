@@ -127,7 +127,8 @@ class Generation(Result):
     logprobs : TokenLogprobs or None
         If requested.
     score : float or None
-        What it was chosen by: for ``num_beams`` the log-probability by length, for ``best_of`` the mean.
+        The score that it was chosen by: with ``num_beams`` the log-probability divided by a power of the
+        length, with ``best_of`` the mean log-probability.
     first_token_seconds, last_token_seconds : float or None
         From the call until the first and the last token was chosen, waiting included; None without tokens,
         and for ``num_beams``.
@@ -168,7 +169,7 @@ class StreamChunk(Result):
     finish_reason : str or None
         Set in the last chunk of a text; see :class:`Generation`.
     logprobs : TokenLogprobs or None
-        Of the new tokens, when asked for.
+        Of the new tokens, if requested.
     """
 
     text: str

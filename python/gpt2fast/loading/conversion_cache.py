@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any
 
 from gpt2fast.checkpoints import locate_with_adapter
 from gpt2fast.errors import ModelError
-from gpt2fast.storage.files import CACHE_VARIABLE, cache_root, read_json_object
+from gpt2fast.storage.cache_root import CACHE_VARIABLE, cache_root
+from gpt2fast.storage.files import read_json_object
 from gpt2fast.storage.model_directory import (
     FORMAT_VERSION,
     METADATA_NAME,
@@ -139,7 +140,7 @@ def _snapshot(path: Path, adapter: Path | None) -> _Snapshot:
 def _files(folder: Path) -> Iterator[list[Any]]:
     with os.scandir(folder) as entries:
         for entry in entries:
-            with suppress(FileNotFoundError):  # a neighbour that has just gone
+            with suppress(FileNotFoundError):  # a file that has just been removed
                 if entry.is_file():
                     stat = entry.stat()
                     times = (stat.st_mtime_ns, stat.st_ctime_ns)

@@ -1,4 +1,4 @@
-"""What every request passes: an id, the checks of who asks, the last resort for errors, a line in the log."""
+"""Middleware around all routes: request ids, access checks, the last resort for errors, the log."""
 
 from __future__ import annotations
 
@@ -23,39 +23,39 @@ from gpt2fast.serving.service import Service
 
 LOG = logging.getLogger("gpt2fast.serving")
 
-#: Answered whoever asks.
+#: Paths that need no API key.
 OPEN_PATHS = ("/health",)
-#: Answered while the service ends.
+#: Paths that are answered while the service shuts down.
 _UNTIL_THE_END = ("/health", "/ready", "/metrics")
-# Pages that a browser opens by itself, and so can only send what it asked the user for.
+# Pages that a browser opens. It sends no bearer token, but can ask its user for a password.
 _PAGES = ("/", "/docs", "/static/")
 _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-#: As a log shows a request whose client left before the answer; nginx's number.
+#: The status in the log of a request whose client left before the answer; nginx's number.
 _CLIENT_GONE = 499
 
 
 class Keys:
-    """The API keys, compared in a time that tells nothing about them.
+    """The API keys, compared in constant time.
 
     Parameters
     ----------
     keys : sequence of str
-        If there are none, every request is let in.
+        Without any, every request is accepted.
     """
 
     def __init__(self, keys: Sequence[str]) -> None:
         self._digests = [_digest(key) for key in keys]
 
     def number(self, headers: Headers) -> int:
-        """Which key a request carries, from 1 on: as a bearer's token, or as the password of HTTP's Basic.
+        """The number of the key that a request carries, from 1 on: as bearer token or as Basic password.
 
-        0: none of them. If there are none, 1.
+        0 if it carries no valid key, 1 if the service has no keys.
         """
         if not self._digests:
             return 1
         given = _digest(_given_key(headers.get("authorization", "")))
         found = 0
-        for number, digest in enumerate(self._digests, 1):  # each, whichever it is
+        for number, digest in enumerate(self._digests, 1):  # all are compared, so that time says nothing
             found = max(found, number * hmac.compare_digest(digest, given))
         return found
 
@@ -82,7 +82,7 @@ class Access:
     app : ASGI application
         The routes.
     service : Service
-        Whose they are.
+        The service that they belong to.
     """
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
@@ -113,7 +113,7 @@ class Access:
             self._note(scope, exchange)
 
     def _under_root(self, scope: Scope) -> Scope:
-        """A proxy may show the service under a prefix, and may or may not take it off the path."""
+        """The scope with the proxy's prefix in its path, whether or not the proxy has removed it."""
         root, path = self._service.settings.root_path, scope["path"]
         if not root or scope.get("root_path"):
             return scope
@@ -149,7 +149,7 @@ class Access:
         LOG.info(
             "%s %s %d %.1f ms",
             scope["method"],
-            exchange.path,
+            exchange.path if exchange.path.isprintable() else ascii(exchange.path),  # in one line
             exchange.status,
             seconds * 1000,
             extra={
@@ -170,7 +170,7 @@ class _Exchange:
     def __init__(self, scope: Scope, send: Send, metrics: Metrics) -> None:
         wanted = Headers(scope=scope).get("x-request-id", "")
         self.id = wanted if _SANE_ID.fullmatch(wanted) else uuid.uuid4().hex
-        # Where it is mounted, the path begins with the place.
+        # In a mounted application the path begins with the mount point.
         self.path = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
         self.started = time.perf_counter()
         self.status = 0
@@ -180,7 +180,7 @@ class _Exchange:
         self._metrics = metrics
 
     def answered(self, status: int) -> None:
-        """The answer begins, or will never."""
+        """Record the status when the answer begins, or when it is known that none will come."""
         self.status = status
         self._metrics.answer(self._method, _handler(self.path), status)
 
@@ -194,20 +194,20 @@ class _Exchange:
 
     async def fail(self, error: ApiError, scope: Scope, receive: Receive) -> None:
         """Answer with an error, unless an answer has begun."""
-        self.error = str(error)
+        self.error = error.log_text()
         if self.status == 0:
             await error.response()(scope, receive, self.send)
 
 
 def _handler(path: str) -> str:
-    """What a path is counted under: as many as there are routes, whatever is asked for."""
+    """The label of a path in the metrics; one for all unknown paths, so that their number is bounded."""
     if path.startswith("/v1/models/"):
         return "/v1/models/{model}"
     return path if path in ROUTES else "none"
 
 
 def _host_name(host: str) -> str:
-    """Without the port."""
+    """The header ``Host`` without the port."""
     name = host.lower()
     if name.startswith("["):
         return name.partition("]")[0] + "]"

@@ -46,7 +46,7 @@ _MODEL_ROUTES: dict[str, _Answer] = {
 
 
 def create_app(model: GPT2, settings: Settings | None = None) -> Starlette:
-    """The service as an ASGI application: to run with any server, or to mount in an application of one's own.
+    """The service as an ASGI application, to run with any server or to mount in another application.
 
     Parameters
     ----------
@@ -90,7 +90,7 @@ def create_app(model: GPT2, settings: Settings | None = None) -> Starlette:
             CORSMiddleware,
             allow_origins=settings.cors_origins,
             allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type"],
+            allow_headers=["*"],  # OpenAI's client sends some of its own
             expose_headers=["Retry-After", "X-Request-Id"],
         )
         middleware.insert(0, cors)

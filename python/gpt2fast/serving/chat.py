@@ -6,13 +6,12 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
-import orjson
 from starlette.responses import Response
 
 from gpt2fast.serving.chat_template import ChatTemplate
 from gpt2fast.serving.errors import bad_request
 from gpt2fast.serving.event_stream import EventStream, event
-from gpt2fast.serving.generated_text import FINISH_REASONS, TextStream, complete
+from gpt2fast.serving.generated_text import FINISH_REASONS, TextStream, complete, response
 from gpt2fast.serving.logprobs import chat_logprobs
 from gpt2fast.serving.plan import Plan, make_plan
 from gpt2fast.serving.service import Service
@@ -31,7 +30,7 @@ async def create_chat(service: Service, body: ChatFields) -> Response | EventStr
         raise bad_request("top_logprobs needs logprobs=true", "top_logprobs")
     max_tokens = given.max_tokens if given.max_completion_tokens is None else given.max_completion_tokens
     top = (given.top_logprobs or 0) if body.logprobs else None
-    plan = make_plan(
+    plan = await make_plan(
         service,
         body,
         [await chat_template(service).prompt(body.messages)],
@@ -45,10 +44,12 @@ async def create_chat(service: Service, body: ChatFields) -> Response | EventStr
         limits = service.settings.limits
         return EventStream(_events(service, plan), service.lifecycle, limits.stalled_seconds)
     results, usage = await complete(service, plan)
-    answer = _envelope(service, plan, "chat.completion")
-    answer["choices"] = [_choice(service, plan, index, result) for index, result in results]
-    answer["usage"] = usage.answer()
-    return Response(orjson.dumps(answer), media_type="application/json")
+
+    def answer() -> dict[str, Any]:
+        choices = [_choice(service, plan, index, result) for index, result in results]
+        return {**_envelope(service, plan, "chat.completion"), "choices": choices, "usage": usage.answer()}
+
+    return await response(results, answer)
 
 
 def chat_template(service: Service) -> ChatTemplate:
@@ -111,7 +112,7 @@ async def _events(service: Service, plan: Plan) -> AsyncGenerator[bytes, None]:
                 silent.discard(index)
                 yield event({**envelope, "choices": [_first_delta(plan, index)]})
             if not (chunk.text or reason or chunk.logprobs or plan.with_ids):
-                continue  # a part of a character, or what may be the beginning of a stop string
+                continue  # so far a part of a character, or what may begin a stop string
             choice = {
                 "index": index,
                 "delta": {"content": chunk.text} if chunk.text else {},

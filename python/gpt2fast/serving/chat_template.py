@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from gpt2fast.storage.model_directory import ModelDirectory
     from gpt2fast.text.tokenizer import Tokenizer
 
+# Conversations of fewer characters are read while the event loop waits, where no template is rendered.
+_SHORT = 20_000
+
 LOG = logging.getLogger("gpt2fast.serving")
 
 
@@ -36,7 +39,7 @@ class ChatTemplate:
     async def prompt(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> list[int]:
         """The tokens of a conversation; errors as of :class:`gpt2fast.serving.errors.ApiError`."""
         turns = [Turn(message.role, message.text()) for message in messages]
-        if self._format.name == "eos":
+        if self._format.name == "eos" and sum(len(turn.text) for turn in turns) < _SHORT:
             return self._format.prompt(turns)
         return await asyncio.to_thread(self._render, turns, add_generation_prompt)
 

@@ -6,12 +6,11 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
-import orjson
 from starlette.responses import Response
 
 from gpt2fast.serving.errors import bad_request
 from gpt2fast.serving.event_stream import EventStream, event
-from gpt2fast.serving.generated_text import FINISH_REASONS, TextStream, complete
+from gpt2fast.serving.generated_text import FINISH_REASONS, TextStream, complete, response
 from gpt2fast.serving.logprobs import completion_logprobs
 from gpt2fast.serving.plan import DEFAULT_MAX_TOKENS, Plan, make_plan
 from gpt2fast.serving.service import Service
@@ -27,7 +26,8 @@ async def create_completion(service: Service, body: CompletionFields) -> Respons
     if body.suffix is not None:
         raise bad_request("suffix is not supported: GPT-2 continues texts and can't fill in", "suffix")
     given: Any = body
-    plan = make_plan(
+    service.check_count(len(given.prompt), "prompt")
+    plan = await make_plan(
         service,
         body,
         await service.calls.token_ids(given.prompt, "prompt"),
@@ -41,10 +41,12 @@ async def create_completion(service: Service, body: CompletionFields) -> Respons
         limits = service.settings.limits
         return EventStream(_events(service, plan), service.lifecycle, limits.stalled_seconds)
     results, usage = await complete(service, plan)
-    answer = _envelope(service, plan)
-    answer["choices"] = [_choice(service, plan, index, result) for index, result in results]
-    answer["usage"] = usage.answer()
-    return Response(orjson.dumps(answer), media_type="application/json")
+
+    def answer() -> dict[str, Any]:
+        choices = [_choice(service, plan, index, result) for index, result in results]
+        return {**_envelope(service, plan), "choices": choices, "usage": usage.answer()}
+
+    return await response(results, answer)
 
 
 def _envelope(service: Service, plan: Plan) -> dict[str, Any]:
@@ -101,7 +103,7 @@ async def _events(service: Service, plan: Plan) -> AsyncGenerator[bytes, None]:
             reason = FINISH_REASONS[chunk.finish_reason]
             logprobs = stream_logprobs.of(chunk)
             if not (chunk.text or reason or logprobs or plan.with_ids):
-                continue  # a part of a character, or what may be the beginning of a stop string
+                continue  # so far a part of a character, or what may begin a stop string
             choice: dict[str, Any] = {
                 "text": chunk.text,
                 "index": chunk.index,

@@ -20,7 +20,7 @@ _HEADERS = [
 ]
 _DONE = b"data: [DONE]\n\n"
 
-#: In a request's state: a function that drops its connection.
+#: The key in a request's state of a function that drops its connection.
 ABORT = "gpt2fast.abort"
 
 
@@ -32,16 +32,16 @@ def event(value: Any) -> bytes:
 class EventStream:
     """An answer that is sent while it is made.
 
-    What goes wrong before the first event is raised; after it, it is an event, and the stream's last.
+    An error before the first event is raised; a later one becomes the last event of the stream.
 
     Parameters
     ----------
     events : async generator of bytes
-        Closed at the end, however it comes.
+        Closed at the end, also after an error.
     lifecycle : Lifecycle
-        Of the service.
+        The service's.
     stalled_seconds : float
-        How long the client may take nothing before it counts as gone.
+        A client that reads nothing for this long counts as gone.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class EventStream:
 
 
 class _Sender:
-    """Sends parts of an answer, each within a time, after which the client counts as gone."""
+    """Sends parts of an answer; if one takes too long, the client counts as gone."""
 
     def __init__(self, send: Send, end: Callable[[], object], seconds: float) -> None:
         self._send = send
@@ -92,7 +92,7 @@ class _Sender:
 
 
 def _ended_by(scope: Scope) -> Callable[[], object]:
-    """What ends the connection, which ends the work for it; under other servers than ours, the work."""
+    """A function that drops the connection, which ends its work; under other servers it cancels the work."""
     abort: Callable[[], object] | None = scope.get("state", {}).get(ABORT)
     if abort is not None:
         return abort

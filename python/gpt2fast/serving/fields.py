@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Annotated, Any
@@ -10,9 +11,10 @@ from typing import Annotated, Any
 from pydantic import Field, PlainValidator, ValidationInfo, WithJsonSchema
 
 from gpt2fast import _validation as checks
+from gpt2fast._validation import shown
 from gpt2fast.inference.options import GenerationOptions
 
-#: Options of ``GenerationOptions`` that OpenAI's interface has under a name, or in a form, of its own.
+#: Options of ``GenerationOptions`` that have another name or form in OpenAI's interface.
 OPENAI_OPTIONS = (
     "max_new_tokens",
     "num_return_sequences",
@@ -22,9 +24,11 @@ OPENAI_OPTIONS = (
     "best_of",
     "logit_bias",
 )
-# What a request has no place for: an object of Python, or nothing without one.
+# Options that are objects of Python, which a request can't hold, or have no effect without one.
 _OF_PYTHON = (checks.Callables, checks.Instance)
 _OF_AN_ASSISTANT = ("num_assistant_tokens",)
+
+_AN_ID = re.compile(r"(0|[1-9][0-9]{0,9})")
 
 Schema = dict[str, Any]
 
@@ -69,10 +73,10 @@ def token_weights(value: Any) -> Any:
         return value
     weights = {}
     for key, weight in value.items():
-        try:
-            weights[int(key)] = weight
-        except ValueError:
-            raise ValueError(f"logit_bias must map token ids to numbers, got the key {key!r}") from None
+        # One way to write an id: "7" and "07" would be one key given twice.
+        if not _AN_ID.fullmatch(key):
+            raise ValueError(f"logit_bias must map token ids to numbers, got the key {shown(key)}")
+        weights[int(key)] = weight
         if isinstance(weight, float) and not math.isfinite(weight):  # JSON has no such number
             raise ValueError(f"logit_bias[{key}] must be a finite number, got {weight}")
     return weights
@@ -109,7 +113,8 @@ def _schemas(check: checks.Check) -> Schema | None:
         return {"anyOf": [{"type": "object"}, {"type": "string", "minLength": 1, "maxLength": check.limit}]}
     if isinstance(check, checks.TokenWeights):
         weight = {"type": "number", "minimum": -check.largest, "maximum": check.largest}
-        return {"type": "object", "propertyNames": {"pattern": r"^\d+$"}, "additionalProperties": weight}
+        names = {"pattern": f"^{_AN_ID.pattern}$"}
+        return {"type": "object", "propertyNames": names, "additionalProperties": weight}
     return _lists(check)
 
 

@@ -1,12 +1,16 @@
-"""Runs a plan, whole or as a stream, and counts; how the answers look is for each interface to say."""
+"""Runs a plan, whole or as a stream, and counts its tokens. Each interface puts them into its own form."""
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import orjson
+from starlette.responses import Response
 
 from gpt2fast.serving.plan import Plan
 from gpt2fast.serving.service import Service
@@ -14,7 +18,7 @@ from gpt2fast.serving.service import Service
 if TYPE_CHECKING:
     from gpt2fast.inference.results import Generation, StreamChunk
 
-# The library's reasons, in OpenAI's words.
+# The library's finish reasons -> OpenAI's.
 FINISH_REASONS = {
     None: None,
     "length": "length",
@@ -25,6 +29,9 @@ FINISH_REASONS = {
     "cancelled": "stop",
 }
 
+# Answers of fewer tokens and log-probabilities are put together while the event loop waits.
+_SHORT = 20_000
+
 
 @dataclass
 class Usage:
@@ -33,9 +40,9 @@ class Usage:
     Attributes
     ----------
     prompt, completion : int
-        Read, and generated.
+        Tokens read, and tokens generated.
     cached : int or None
-        Of the read ones, those that weren't computed again; None: not known.
+        Tokens of the prompt that were taken from the cache; None if that is not known.
     """
 
     prompt: int
@@ -43,7 +50,7 @@ class Usage:
     cached: int | None = None
 
     def answer(self) -> dict[str, Any]:
-        """As an answer has it."""
+        """The object ``usage`` of an answer."""
         usage: dict[str, Any] = {
             "prompt_tokens": self.prompt,
             "completion_tokens": self.completion,
@@ -80,13 +87,25 @@ async def complete(service: Service, plan: Plan) -> tuple[list[tuple[int, Genera
     return found, usage
 
 
+async def response(results: list[tuple[int, Generation]], make: Callable[[], dict[str, Any]]) -> Response:
+    """The answer that ``make`` puts together of texts: in a thread, where that takes long."""
+    size = sum(len(result.token_ids) for _, result in results)
+    size += sum(result.logprobs.top.size for _, result in results if result.logprobs is not None)
+
+    def body() -> bytes:
+        return orjson.dumps(make())
+
+    data = await asyncio.to_thread(body) if size > _SHORT else body()
+    return Response(data, media_type="application/json")
+
+
 class TextStream:
     """The texts of a plan as they are made.
 
     Parameters
     ----------
     service : Service
-        That runs it.
+        Runs the plan.
     plan : Plan
         What to run.
     """

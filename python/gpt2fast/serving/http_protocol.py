@@ -1,6 +1,6 @@
-"""HTTP/1.1 with limits that uvicorn leaves out: on headers' size and time, on readers that stall.
+"""HTTP/1.1 with limits that uvicorn lacks: on the size and time of headers, and on readers that stall.
 
-And with clients that ask for HTTP/2 on the way, as Java's does with each first request: they get HTTP/1.1.
+Clients that offer to upgrade to HTTP/2, as Java's does with each first request, get HTTP/1.1.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gpt2fast.serving.event_stream import ABORT
 
-#: Bytes of a request's line and headers.
+#: The most bytes of a request's line and headers.
 MAX_HEADER_BYTES = 64 << 10
-#: Seconds in which they must have arrived.
+#: Seconds within which they must arrive.
 HEADER_SECONDS = 10.0
-#: Seconds in which the rest of a body must have arrived that nobody reads, as the answer was clear before.
+#: Seconds within which the rest of a body must arrive when the answer did not wait for it.
 UNREAD_SECONDS = 30.0
-#: Seconds in which a client must take some of what is left to send to it.
+#: Seconds within which a client must take some of what is left to send to it.
 UNSENT_SECONDS = 30.0
 MAX_CONNECTIONS = 4096
 
@@ -31,7 +31,7 @@ _BODY = '{{"error":{{"message":"{message}","type":"invalid_request_error","param
 
 
 class LimitedHttp(HttpToolsProtocol):
-    """uvicorn's protocol for connections whose other ends may be anyone."""
+    """uvicorn's protocol, for clients that can't be trusted."""
 
     def __init__(self, *args: Any, **keywords: Any) -> None:
         super().__init__(*args, **keywords)
@@ -81,7 +81,7 @@ class LimitedHttp(HttpToolsProtocol):
             )
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is no HTTP."""
+        """Refuse what is not HTTP."""
         self._refuse("400 Bad Request", msg, "null")
 
     def on_message_begin(self) -> None:
@@ -120,11 +120,11 @@ class LimitedHttp(HttpToolsProtocol):
         self._watch_unsent()
 
     def _is_upgrade(self) -> bool:
-        """Whether the request at hand asks for another protocol; its body is not looked for then."""
+        """Whether the current request asks for another protocol; the parser then does not read its body."""
         return self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
 
     def _go_on_without_upgrade(self, rest: bytes) -> None:
-        """Take a request as if it had not asked for another protocol, and what came after its headers."""
+        """Parse a request again without its header ``Upgrade``, and then what came after its headers."""
         if not self._is_upgrade():
             return
         version = self.parser.get_http_version().encode()
@@ -154,7 +154,7 @@ class LimitedHttp(HttpToolsProtocol):
         self._refuse("408 Request Timeout", message, "null")
 
     def _refuse(self, status: str, message: str, code: str) -> None:
-        """Answer without the application, and close."""
+        """Answer an error without the application, and close the connection."""
         if self.transport.is_closing():
             return
         body = _BODY.format(message=message, code=code)
@@ -163,7 +163,7 @@ class LimitedHttp(HttpToolsProtocol):
         self._watch_unsent()
 
     def _watch_unsent(self) -> None:
-        """A connection that closes waits for what isn't sent: not for a client that takes none of it."""
+        """Let a closing connection wait for unsent bytes only as long as the client takes some of them."""
         if self.transport.is_closing():
             self._unsent = self.transport.get_write_buffer_size()
             if self._unsent:

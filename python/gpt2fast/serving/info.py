@@ -64,7 +64,7 @@ def not_found(request: Request) -> ApiError:
 
 
 def _document(request: Request) -> dict[str, Any]:
-    # Made when it is first asked for: that takes as long as half of the start.
+    # Made at the first request for it, since it would make the start half as long again.
     from gpt2fast.serving.openapi import openapi_document
 
     service: Service = request.app.state.service

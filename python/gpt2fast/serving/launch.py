@@ -1,4 +1,4 @@
-"""From what the command line says to a running service: in this process, or in several."""
+"""Starts a service from the options of the command line, in this process or in several."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ class Launch:
     Attributes
     ----------
     prepare : callable
-        Makes what ``load`` needs, a conversion for one; called once, before any process is started.
+        Makes what ``load`` needs, such as a conversion; called once, before any process is started.
     load : callable
         Returns the model; picklable.
     settings : Settings
-        Of the service.
+        The service's settings.
     host, port
-        Where it listens.
+        The address that it listens on.
     workers : int
-        Processes.
+        The number of processes.
     grace : float
-        Seconds that requests have to finish when it ends.
+        Seconds that requests have to finish at shutdown.
     keep_alive : int
         Seconds that a connection may wait for its next request.
     log_format, log_level : str
-        Of the log.
+        Format and level of the log.
     """
 
     prepare: Callable[[], object]
@@ -60,18 +60,18 @@ def serve(launch: Launch, announce: Callable[[int], None]) -> None:
     Parameters
     ----------
     launch : Launch
-        What, and where.
+        The service.
     announce : callable
-        Told the port when requests are answered.
+        Called with the port when requests are answered.
 
     Raises
     ------
     OSError
-        The address can't be had.
+        The address is taken or not this machine's.
     ModelError, FileNotFoundError, ImportError
-        As of :meth:`gpt2fast.GPT2.from_pretrained`.
+        The model can't be loaded: see :meth:`gpt2fast.GPT2.from_pretrained`.
     """
-    # First, as a mistake here shows at once, and the rest may take minutes.
+    # The sockets come first: a wrong address shows at once, and the rest may take minutes.
     listeners = _listeners(launch)
     port = listeners[0].getsockname()[1]
     set_up_logging(launch.log_format, launch.log_level)
@@ -84,10 +84,10 @@ def serve(launch: Launch, announce: Callable[[int], None]) -> None:
 
 
 def _listeners(launch: Launch) -> list[socket.socket]:
-    """A socket for each worker: the system deals out connections. Where it can't, they share one."""
+    """A socket for each worker, among which the system distributes connections; elsewhere they share one."""
     if launch.workers == 1 or not sys.platform.startswith("linux"):
         return [listen(launch.host, launch.port)] * launch.workers
-    # Without sharing, so that a port that another service shares is taken all the same.
+    # The probe does not share the port, so that one that another service shares counts as taken.
     probe = listen(launch.host, launch.port)
     port = probe.getsockname()[1]
     probe.close()

@@ -1,4 +1,4 @@
-"""From ready to ended: requests in work, clients that leave, and the end that lets work finish."""
+"""The life of a service: ready, working on requests, and a shutdown that lets requests finish."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _Result = TypeVar("_Result")
 
 
 class Lifecycle:
-    """What a service's requests have in common over time.
+    """Whether a service is ready or ending, and the requests that it works on.
 
     Parameters
     ----------
@@ -28,9 +28,9 @@ class Lifecycle:
         self._tasks: set[asyncio.Task[object]] = set()
         self._idle = asyncio.Event()
         self._idle.set()
-        #: No new requests.
+        #: Whether new requests are refused.
         self.ending = False
-        #: Nor time for those in work.
+        #: Whether the time of running requests is over, too.
         self.expired = False
 
     async def ready(self) -> bool:
@@ -41,14 +41,14 @@ class Lifecycle:
         return self._warm and not self.ending
 
     async def run(self, receive: Receive, work: Coroutine[None, None, _Result]) -> _Result:
-        """The result of ``work``, which is ended when the client leaves, or the service's time is over.
+        """The result of ``work``, which is cancelled when the client leaves or the service's time is over.
 
         Raises
         ------
         ClientGone
             The client left.
         ApiError
-            The service ends.
+            The service shut down before the work was finished.
         """
         task: asyncio.Task[_Result] = asyncio.ensure_future(work)
         watch = asyncio.ensure_future(_disconnect(receive))
@@ -64,18 +64,18 @@ class Lifecycle:
             return task.result()
         finally:
             watch.cancel()
-            task.cancel()  # where this call itself was
+            task.cancel()  # in case this call itself was cancelled
 
     def end(self) -> None:
         """Take no more requests."""
         self.ending = True
 
     async def finished(self) -> None:
-        """Wait until no request is in work."""
+        """Wait until no request is running."""
         await self._idle.wait()
 
     def expire(self) -> None:
-        """End the requests in work: with an error that says why."""
+        """End the running requests, with an error that says why."""
         self.ending = self.expired = True
         for task in self._tasks:
             task.cancel()
@@ -92,6 +92,6 @@ class Lifecycle:
 
 
 async def _disconnect(receive: Receive) -> None:
-    """Return when the client has left; to be called when the request's body has been read."""
+    """Return when the client has left; call it when the request's body has been read."""
     while (await receive())["type"] != "http.disconnect":
         pass

@@ -65,7 +65,7 @@ def _places(token_ids: Sequence[int], logprobs: TokenLogprobs) -> list[_Place]:
     places: list[_Place] = []
     chosen, top_ids, top = logprobs.chosen.tolist(), logprobs.top_ids.tolist(), logprobs.top.tolist()
     for token, value, ids, values in zip(token_ids, chosen, top_ids, top, strict=True):
-        if math.isnan(value):  # nothing stands before it
+        if math.isnan(value):  # a text's first token
             places.append((token, None, None))
             continue
         likeliest = dict(zip(ids, values, strict=True))

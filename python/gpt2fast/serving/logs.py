@@ -11,7 +11,7 @@ import orjson
 
 LogFormat = Literal["text", "json"]
 
-# What a record of the standard library has by itself; the rest was given by `extra`.
+# The fields of every record of the standard library; others were given by `extra`.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 
 
@@ -34,11 +34,14 @@ class JsonFormatter(logging.Formatter):
         return orjson.dumps(line, default=str).decode()
 
 
-class _TextFormatter(logging.Formatter):
+class TextFormatter(logging.Formatter):
+    """A line for people; an exception follows on lines of its own."""
+
     def format(self, record: logging.LogRecord) -> str:
+        """The line."""
         line = super().format(record)
         error = getattr(record, "error", None)
-        # What a client sent must not make a second line.
+        # A line break that a client sent must not make a second line.
         return f"{line}: {error!a}" if error else line
 
 
@@ -48,7 +51,7 @@ def set_up_logging(log_format: LogFormat, level: str) -> None:
     if log_format == "json":
         handler.setFormatter(JsonFormatter())
     else:
-        handler.setFormatter(_TextFormatter("%(asctime)s %(levelname)s %(message)s"))
+        handler.setFormatter(TextFormatter("%(asctime)s %(levelname)s %(message)s"))
     for name in ("gpt2fast.serving", "uvicorn"):
         logger = logging.getLogger(name)
         logger.handlers[:] = [handler]

@@ -1,4 +1,4 @@
-"""What Prometheus is told, under vLLM's names where it has them, so that its dashboards work."""
+"""Metrics for Prometheus, under vLLM's names where it has them, so that its dashboards work."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from gpt2fast.inference.statistics import EngineStats
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
-#: Where processes that share a port keep their numbers; prometheus-client's own variable.
+#: Environment variable of prometheus-client with the directory in which several processes keep their numbers.
 SHARED_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 
 # vLLM's begin at 1 ms (first token) and 10 ms (others); a step of a small model takes 0.15 ms.
@@ -43,14 +43,14 @@ _LABELS = ("model_name", "engine")
 
 
 class Metrics:
-    """The numbers of a service.
+    """The metrics of a service.
 
     Parameters
     ----------
     model_name : str
-        The label of all of them.
+        A label of all of them.
     n_positions : int
-        The longest text.
+        The most tokens of a text, for the buckets.
     """
 
     def __init__(self, model_name: str, n_positions: int) -> None:
@@ -67,7 +67,7 @@ class Metrics:
             "prefix_hits": self._counter("vllm:prefix_cache_hits", "Tokens found in the cache."),
             "recomputed": self._counter("vllm:num_preemptions", "Texts that lost their slot for a while."),
             "steps": self._counter("gpt2fast:steps", "Steps of the model."),
-            "step_seconds": self._counter("gpt2fast:step_seconds", "Time in them."),
+            "step_seconds": self._counter("gpt2fast:step_seconds", "Seconds in steps of the model."),
         }
         self._seen = dict.fromkeys(self._of_engine, 0.0)
         self._finished = Counter(
@@ -80,18 +80,20 @@ class Metrics:
         self._prompt_length = self._histogram("vllm:request_prompt_tokens", "Tokens of a prompt.", lengths)
         self._output_length = self._histogram("vllm:request_generation_tokens", "Tokens of a text.", lengths)
         self._n = self._histogram("vllm:request_params_n", "Texts for each prompt.", (1, 2, 5, 10, 20, 50))
-        self._max_tokens = self._histogram("vllm:request_params_max_tokens", "Tokens asked for.", lengths)
+        self._max_tokens = self._histogram(
+            "vllm:request_params_max_tokens", "The most tokens of a text, as requested.", lengths
+        )
         self._first_token = self._histogram(
-            "vllm:time_to_first_token_seconds", "Until a request's first token.", _FIRST_TOKEN_SECONDS
+            "vllm:time_to_first_token_seconds", "Seconds until a request's first token.", _FIRST_TOKEN_SECONDS
         )
         self._between = self._histogram(
-            "vllm:inter_token_latency_seconds", "Between a text's tokens.", _TOKEN_SECONDS
+            "vllm:inter_token_latency_seconds", "Seconds between a text's tokens.", _TOKEN_SECONDS
         )
         self._per_token = self._histogram(
             "vllm:request_time_per_output_token_seconds", "A request's time by its tokens.", _TOKEN_SECONDS
         )
         self._whole = self._histogram(
-            "vllm:e2e_request_latency_seconds", "Of a request for generated text.", _REQUEST_SECONDS
+            "vllm:e2e_request_latency_seconds", "Seconds of a request for generated text.", _REQUEST_SECONDS
         )
         self._http = Counter(
             "http_requests", "Answers.", ("method", "handler", "status"), registry=self._registry
@@ -102,7 +104,7 @@ class Metrics:
             GCCollector(registry=self._registry)
 
     def state(self, stats: EngineStats) -> None:
-        """What the model is doing, and has done."""
+        """Record what the model is doing and has done."""
         self._running.set(stats.running)
         self._waiting.set(stats.waiting)
         self._kv_usage.set(stats.slots_used / stats.slots)
@@ -112,27 +114,27 @@ class Metrics:
             self._seen[name] = value
 
     def prompt(self, tokens: int) -> None:
-        """A prompt was read."""
+        """Record that a prompt was read."""
         self._prompt_tokens.inc(tokens)
         self._prompt_length.observe(tokens)
 
     def first_token(self, seconds: float) -> None:
-        """The first token of a request was chosen, or sent in a stream."""
+        """Record when the first token of a request was chosen, or sent in a stream."""
         self._first_token.observe(seconds)
 
     def next_tokens(self, seconds: float, count: int) -> None:
-        """A text went on by so many tokens in so many seconds."""
+        """Record that a text gained ``count`` tokens in this time."""
         for _ in range(count):
             self._between.observe(seconds / count)
 
     def text(self, tokens: int, reason: str) -> None:
-        """A text was finished: by ``"stop"``, ``"length"`` or ``"abort"``."""
+        """Record that a text was finished, by ``"stop"``, ``"length"`` or ``"abort"``."""
         self._output_tokens.inc(tokens)
         self._output_length.observe(tokens)
         self._finished.labels(*self._labels, reason).inc()
 
     def request(self, seconds: float, tokens: int, n: int, max_tokens: int) -> None:
-        """A request for generated text was answered, with so many tokens in its longest text."""
+        """Record an answered request for generated text; ``tokens`` are those of its longest text."""
         self._whole.observe(seconds)
         self._n.observe(n)
         self._max_tokens.observe(max_tokens)
@@ -140,11 +142,11 @@ class Metrics:
             self._per_token.observe(seconds / tokens)
 
     def answer(self, method: str, handler: str, status: int) -> None:
-        """Any request was answered."""
+        """Record that a request of any kind was answered."""
         self._http.labels(method, handler, str(status)).inc()
 
     def exposition(self) -> bytes:
-        """All numbers in Prometheus's text format."""
+        """All metrics in Prometheus's text format."""
         if not self._shared:
             return generate_latest(self._registry)
         registry = CollectorRegistry()

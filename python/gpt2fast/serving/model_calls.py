@@ -1,15 +1,15 @@
-"""All that the service asks of the model; nothing else in this package touches it."""
+"""All calls of the service to the model; nothing else in this package uses it."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from gpt2fast._validation import Integer
+from gpt2fast._validation import Integer, all_in_range
 from gpt2fast.inference import outputs
 from gpt2fast.inference.async_calls import astream
 from gpt2fast.inference.options import CONSTRAINTS, GenerationOptions
@@ -17,6 +17,7 @@ from gpt2fast.inference.requests import Call, choose_options, read_call
 from gpt2fast.inference.work import arun
 from gpt2fast.serving.errors import ApiError
 from gpt2fast.serving.openai import Text
+from gpt2fast.text.prompts import check_token_ids
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,15 +28,15 @@ if TYPE_CHECKING:
     from gpt2fast.model import GPT2
     from gpt2fast.text.tokenizer import Tokenizer
 
-# Texts of so many characters are made into tokens while the event loop waits: a thread would take longer.
+# What has so many characters, ids and words is read while the event loop waits: a thread would take longer.
 _SHORT = 20_000
 
-#: Whose prompts those of the request at hand may share keys and values with: those of the same number.
+#: Prompts of requests with the same number may share keys and values; set for each request.
 PREFIX_SCOPE: ContextVar[int] = ContextVar("prefix_scope", default=0)
 
 
 class ModelCalls:
-    """A model for the routes: awaitable, and bounded.
+    """A model for the routes; calls are awaited, and their number is bounded.
 
     Cancelling a call's task ends its work within a step.
 
@@ -56,37 +57,58 @@ class ModelCalls:
         self.config = model.config
         starts = (model.config.bos_token_id, *model.config.eos_token_ids)
         self._start = [token for token in starts if token is not None][:1]
-        #: Which weights, in which precision.
+        #: Identifies weights and precision.
         self.fingerprint = f"{model.directory.metadata.get('fingerprint', '')}"[:8] + f"-{model.precision}"
 
-    def options(self, values: dict[str, Any]) -> GenerationOptions:
+    async def options(self, values: dict[str, Any]) -> GenerationOptions:
         """Options of a request, with the model's own defaults for those that it leaves out."""
+        if _size(values) > _SHORT:
+            return await asyncio.to_thread(choose_options, self._loaded, None, values)
         return choose_options(self._loaded, None, values)
 
     def stats(self) -> EngineStats:
         """What the model is doing."""
         return self._model.stats()
 
-    async def token_ids(self, texts: Sequence[Text], name: str) -> list[list[int]]:
-        """The tokens of texts, which errors call by ``name``; of an empty one the token that begins texts."""
-        if sum(len(one) for one in texts if isinstance(one, str)) > _SHORT:
-            return await asyncio.to_thread(self._token_ids, texts, name)
-        return self._token_ids(texts, name)
+    async def token_ids(
+        self, texts: Sequence[Text], name: str, *, add_special_tokens: bool = True
+    ) -> list[list[int]]:
+        """The tokens of texts, which errors call by ``name``; of an empty one the token that begins texts.
 
-    async def encode(self, text: str) -> list[int]:
+        Without ``add_special_tokens`` the tokenizer's template adds nothing: for what continues another text.
+        """
+        if len(texts) + sum(map(len, texts)) > _SHORT:
+            return await asyncio.to_thread(self._token_ids, texts, name, add_special_tokens)
+        return self._token_ids(texts, name, add_special_tokens)
+
+    async def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """The tokens of a text; none if it is empty."""
-        return (await self.token_ids([text], "prompt"))[0] if text else []
+        if not text:
+            return []
+        return (await self.token_ids([text], "prompt", add_special_tokens=add_special_tokens))[0]
 
-    def _token_ids(self, texts: Sequence[Text], name: str) -> list[list[int]]:
+    async def decode(self, tokens: Sequence[int]) -> str:
+        """The text of tokens, special ones included."""
+        if len(tokens) > _SHORT:
+            return await asyncio.to_thread(self._decode, tokens)
+        return self._decode(tokens)
+
+    def _decode(self, tokens: Sequence[int]) -> str:
+        check_token_ids(tokens, "tokens", self.config)
+        return self.tokenizer.decode(tokens, skip_special_tokens=False)
+
+    def _token_ids(self, texts: Sequence[Text], name: str, add_special_tokens: bool) -> list[list[int]]:
         check = Integer(0, self.config.vocab_size - 1)
         found = []
         for index, one in enumerate(texts):
             label = name if len(texts) == 1 else f"{name}[{index}]"
             if isinstance(one, str):
                 try:
-                    found.append(self.tokenizer.encode(one))
+                    found.append(self.tokenizer.encode(one, add_special_tokens=add_special_tokens))
                 except ValueError as error:
                     raise ValueError(f"{label}: {error}") from None
+            elif all_in_range(one, check.low, check.high):
+                found.append(one)
             else:
                 found.append([check(f"{label}[{place}]", token) for place, token in enumerate(one)])
             found[-1] = found[-1] or self._start
@@ -99,7 +121,7 @@ class ModelCalls:
     ) -> list[list[Generation]]:
         """The texts of each prompt."""
         with self._admitted():
-            if options.num_beams > 1:  # a search may find fewer texts than were asked for
+            if options.num_beams > 1:  # a search may find fewer texts than requested
                 return list(await asyncio.gather(*(self._generate([one], options) for one in prompts)))
             results = await self._generate(prompts, options)
             count = options.num_return_sequences or 1
@@ -118,8 +140,8 @@ class ModelCalls:
     async def echoed(
         self, prompts: Sequence[list[int]], options: GenerationOptions
     ) -> list[list[Generation]]:
-        """The prompts themselves, with their log-probabilities if the options ask for them."""
-        alone = self.options(
+        """The prompts themselves, with their log-probabilities if these are requested."""
+        alone = await self.options(
             {
                 "max_new_tokens": 0,
                 "echo": True,
@@ -147,18 +169,22 @@ class ModelCalls:
             return await arun(scoring.embed(self._loaded, texts, pooling, normalize))
 
     async def rank(
-        self, prompt: list[int], choices: Sequence[list[int]], by: Literal["mean", "total"]
+        self,
+        prompt: list[int],
+        choices: Sequence[list[int]],
+        by: Literal["mean", "total"],
+        overflow: Literal["error", "truncate"],
     ) -> list[RankedChoice]:
         """Choices in the order of their likelihood after a prompt."""
         from gpt2fast.inference import scoring
 
         with self._admitted():
             return await arun(
-                scoring.rank(self._loaded, prompt, choices, by, None, prefix_scope=PREFIX_SCOPE.get())
+                scoring.rank(self._loaded, prompt, choices, by, None, overflow, PREFIX_SCOPE.get())
             )
 
     async def answer_once(self) -> None:
-        """Let the model make one token: after that it is known to work."""
+        """Generate one token, which shows that the model works."""
         await self._model.agenerate([0], max_new_tokens=1, generation_config=None)
 
     async def _generate(self, prompts: Sequence[list[int]], options: GenerationOptions) -> list[Generation]:
@@ -166,15 +192,17 @@ class ModelCalls:
         return cast("list[Generation]", await arun(outputs.generation(self._loaded, call)))
 
     async def _read(self, prompts: Sequence[list[int]], options: GenerationOptions) -> Call:
-        """The checked call. A constraint is compiled in a thread, as that may take a second."""
+        """The checked call. What may take a second, as a constraint does, is made in a thread."""
         read = partial(read_call, self._loaded, prompts, options, prefix_scope=PREFIX_SCOPE.get())
-        if any(getattr(options, name) is not None for name in CONSTRAINTS):
+        constrained = any(getattr(options, name) is not None for name in CONSTRAINTS)
+        texts = len(prompts) * (options.best_of or options.num_return_sequences or 1)
+        if constrained or texts + sum(map(len, prompts)) + _size(options.given_values()) > _SHORT:
             return await asyncio.to_thread(read)
         return read()
 
     @contextmanager
     def _admitted(self) -> Iterator[None]:
-        """While inside, a request is in work; one too many is refused."""
+        """Count a request as running; one too many is refused."""
         if self._requests >= self._max_requests:
             waiting = self.stats().waiting
             raise ApiError(
@@ -187,3 +215,13 @@ class ModelCalls:
             yield
         finally:
             self._requests -= 1
+
+
+def _size(values: Mapping[str, Any]) -> int:
+    """How much there is to check in options: characters, ids and words."""
+    size = 0
+    for value in values.values():
+        size += len(value) if isinstance(value, Collection) else 0
+        if isinstance(value, (list, tuple)):
+            size += sum(len(one) for one in value if isinstance(one, (str, list, tuple)))
+    return size

@@ -1,4 +1,4 @@
-"""What requests may hold: OpenAI's fields, and the library's options besides. They make the schema, too."""
+"""Models of requests: OpenAI's fields and the library's options. The schema is made of them, too."""
 
 from __future__ import annotations
 
@@ -59,13 +59,13 @@ _TEXT: Schema = {"anyOf": [{"type": "string"}, _TOKENS]}
 _TEXT_LIST: Schema = {"anyOf": [_TEXTS["anyOf"][1], _TEXTS["anyOf"][3]]}
 
 
-# No other fields, no values of other types. Validators are built when they are first needed: that takes as
-# long as a small model to load.
+# Unknown fields and values of other types are refused. Validators are built when they are first needed, which
+# takes as long as loading a small model.
 _CONFIG = ConfigDict(extra="forbid", strict=True, protected_namespaces=(), defer_build=True)
 
 
 class RequestModel(BaseModel):
-    """A request: no field but the named, no value of another type."""
+    """A request. Unknown fields and values of other types are refused."""
 
     model_config = _CONFIG
 
@@ -74,7 +74,7 @@ class RequestModel(BaseModel):
 
 
 class StreamOptions(BaseModel):
-    """Options of a stream."""
+    """What a stream holds besides the text."""
 
     model_config = _CONFIG
 
@@ -103,13 +103,13 @@ class ResponseFormat(BaseModel):
 
 
 class GenerationRequest(RequestModel):
-    """What requests for generated texts share; their options are added to it."""
+    """Fields that requests for generated texts share; options of generation are added below."""
 
     stream: bool | None = Field(None, description="Send the text as server-sent events while it is made.")
     stream_options: StreamOptions | None = None
     response_format: ResponseFormat | None = None
     return_token_ids: bool | None = Field(
-        None, description="Let choices hold `token_ids`, and their first `prompt_token_ids`."
+        None, description="Add `token_ids` to choices, and `prompt_token_ids` to the first one of a prompt."
     )
 
     def options(self) -> dict[str, Any]:
@@ -129,10 +129,10 @@ _OPTIONS = frozenset((*_GENERATION, "max_tokens", "best_of"))
 
 
 class CompletionFields(GenerationRequest):
-    """The fields of a completion whose types say all."""
+    """Fields of a completion that need no further check."""
 
     echo: bool | None = Field(None, description="Let the text begin with the prompt.")
-    suffix: str | None = Field(None, description="Refused: GPT-2 can't fill in.")
+    suffix: str | None = Field(None, description="Refused: GPT-2 only continues texts.")
 
 
 CompletionRequest = create_model(
@@ -174,7 +174,7 @@ class Message(BaseModel):
 
 
 class ChatFields(GenerationRequest):
-    """The fields of a chat whose types say all."""
+    """Fields of a chat that need no further check."""
 
     messages: list[Message] = Field(min_length=1, description="The conversation so far.")
     logprobs: bool | None = Field(None, description="Report the log-probability of each token.")
@@ -198,7 +198,7 @@ ChatRequest = create_model(
 
 
 class EmbeddingFields(RequestModel):
-    """The fields of a request for embeddings whose types say all."""
+    """Fields of a request for embeddings that need no further check."""
 
     encoding_format: Literal["float", "base64"] | None = Field(None, description="Default: float.")
     dimensions: int | None = Field(None, description="Refused: a vector has the model's width.")
@@ -215,7 +215,7 @@ EmbeddingRequest = create_model(
 
 
 class ScoreFields(RequestModel):
-    """The fields of a request for scores whose types say all."""
+    """Fields of a request for scores that need no further check."""
 
     stride: int | None = Field(None, ge=1, description="Tokens between two windows of a long text.")
 
@@ -229,10 +229,13 @@ ScoreRequest = create_model(
 
 
 class RankFields(RequestModel):
-    """The fields of a request for an order whose types say all."""
+    """Fields of a request for a ranking that need no further check."""
 
     by: Literal["mean", "total"] | None = Field(
         None, description="Order by the log-probability per token (default), or by the sum."
+    )
+    overflow: Literal["error", "truncate"] | None = Field(
+        None, description="Where prompt and choice exceed the context: refuse, or cut the prompt's beginning."
     )
 
 
@@ -250,9 +253,13 @@ class TokenizeRequest(RequestModel):
 
     prompt: str | None = Field(None, description="The text.")
     messages: list[Message] | None = Field(None, min_length=1, description="The conversation, instead.")
-    add_special_tokens: bool | None = Field(None, description="Ignored: GPT-2 adds none.")
-    add_generation_prompt: bool | None = Field(None, description="Of the chat template. Default: true.")
-    return_token_strs: bool | None = Field(None, description="Return each token's text besides.")
+    add_special_tokens: bool | None = Field(
+        None, description="Add the tokens that the tokenizer puts around a text, if any. Default: true."
+    )
+    add_generation_prompt: bool | None = Field(
+        None, description="End the conversation where an answer begins. Default: true."
+    )
+    return_token_strs: bool | None = Field(None, description="Also return each token's text.")
 
 
 class DetokenizeRequest(RequestModel):
@@ -277,6 +284,6 @@ REQUESTS = cast(
 
 
 def build_validators() -> None:
-    """Build what checks requests, before the first of them does."""
+    """Build the validators of all requests, so that the first request does not wait for them."""
     for model in REQUESTS.values():
         model.model_rebuild()

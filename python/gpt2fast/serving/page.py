@@ -17,7 +17,7 @@ _CONTENT_TYPES = {
     ".woff2": "font/woff2",
 }
 
-#: No code but ours, no other host, no frame of another page.
+#: Only our own code, no other host, no frame in another page.
 SECURITY_HEADERS = {
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; "

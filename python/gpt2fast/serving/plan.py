@@ -1,4 +1,4 @@
-"""What a request for generated text comes to: prompts, options and limits, checked before any work."""
+"""The plan of a request for generated text: prompts and options, checked before any work."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ from gpt2fast.serving.openai import GenerationRequest, ResponseFormat
 from gpt2fast.serving.service import Service
 from gpt2fast.serving.settings import Limits
 
-#: What OpenAI's completions have.
+#: The default of OpenAI's completions.
 DEFAULT_MAX_TOKENS = 16
+
+#: Log-probabilities that a request may ask for, for each token that it may have.
+LOGPROBS_PER_TOKEN = 8
 
 
 @dataclass(frozen=True)
@@ -27,15 +30,15 @@ class Plan:
     prompts : list of list of int
         What the model reads.
     options : GenerationOptions
-        How.
+        How to generate.
     n : int
         Texts of each prompt.
     stream, include_usage, with_ids : bool
-        How to answer.
+        What the answer holds, and how it is sent.
     id : str
-        Of the answer.
+        The answer's id.
     started : float
-        When it came, on ``time.perf_counter``'s clock.
+        When the request came, on ``time.perf_counter``'s clock.
     created : int
         The same, in seconds since 1970.
     """
@@ -51,7 +54,7 @@ class Plan:
     created: int
 
 
-def make_plan(
+async def make_plan(
     service: Service,
     body: GenerationRequest,
     prompts: list[list[int]],
@@ -67,26 +70,26 @@ def make_plan(
     Parameters
     ----------
     service : Service
-        That runs it.
+        Runs the plan.
     body : GenerationRequest
         The request.
     prompts : list of list of int
         What to continue, none empty.
     prompt_name : str
-        What errors call them.
+        The name of the prompts in errors.
     max_tokens : int or None
-        As it was asked for; None: ``default_max_tokens``, or as many as there is room for.
+        As requested. None: ``default_max_tokens``, or as many as there is room for.
     default_max_tokens : int
-        See there.
+        See ``max_tokens``.
     kind : str
-        What the answer's id begins with.
+        The beginning of the answer's id.
     extra : dict
         Options of this route, by the library's names.
 
     Raises
     ------
     ApiError, TypeError, ValueError
-        It asks for what it may not.
+        A field is wrong, or exceeds a limit.
     """
     limits, n_positions = service.settings.limits, service.calls.config.n_positions
     if max_tokens is None:
@@ -104,9 +107,10 @@ def make_plan(
     _choose_copies(values, n)
     _constrain(values, body.response_format)
     values["max_time"] = min(values.get("max_time", limits.seconds), limits.seconds)
-    options = service.calls.options(values)
+    options = await service.calls.options(values)
+    service.check_count(len(options.bad_words), "bad_words")
     _check_stream(stream, options)
-    _check_limits(prompts, options, limits, prompt_name)
+    _check_limits(prompts, options, limits)
     room = n_positions - max_tokens
     if options.overflow == "truncate" and room > 0:
         prompts = [prompt if len(prompt) <= room + 1 else prompt[-room:] for prompt in prompts]
@@ -126,7 +130,7 @@ def make_plan(
 
 
 def _choose_copies(values: dict[str, Any], n: int) -> None:
-    """Several texts of a prompt; without a word on how tokens are chosen, they are drawn, as OpenAI's are."""
+    """Set how many texts each prompt gets; by default they are drawn, as OpenAI's are."""
     best_of = values.pop("best_of", None)
     if best_of is not None and best_of < n:
         raise bad_request(f"best_of ({best_of}) must be at least n ({n})", "best_of")
@@ -138,7 +142,7 @@ def _choose_copies(values: dict[str, Any], n: int) -> None:
 
 
 def _constrain(values: dict[str, Any], wanted: ResponseFormat | None) -> None:
-    """Let OpenAI's ``response_format`` be a constraint of the library."""
+    """Turn OpenAI's ``response_format`` into a constraint of the library."""
     if wanted is None or wanted.type == "text":
         return
     given = next((name for name in CONSTRAINTS if name in values), None)
@@ -158,14 +162,7 @@ def _check_stream(stream: bool, options: GenerationOptions) -> None:
             raise bad_request(f"{name} chooses whole texts and can't stream; leave out stream", name)
 
 
-def _check_limits(
-    prompts: Sequence[list[int]], options: GenerationOptions, limits: Limits, prompt_name: str
-) -> None:
-    if len(prompts) > limits.prompts:
-        raise bad_request(
-            f"{prompt_name} must have at most {limits.prompts} entries on this server, got {len(prompts)}",
-            prompt_name,
-        )
+def _check_limits(prompts: Sequence[list[int]], options: GenerationOptions, limits: Limits) -> None:
     copies = {"n": options.num_return_sequences, "best_of": options.best_of, "num_beams": options.num_beams}
     for name, count in copies.items():
         if (count or 1) > limits.texts_per_prompt:
@@ -188,6 +185,15 @@ def _check_limits(
             f"included; this one asks for {tokens}",
             "max_tokens",
         )
+    if options.logprobs is not None:
+        reported = tokens if options.echo else each * len(prompts) * options.max_new_tokens
+        values, most = reported * (options.logprobs + 1), limits.tokens * LOGPROBS_PER_TOKEN
+        if values > most:
+            raise bad_request(
+                f"logprobs={options.logprobs} for {reported} tokens are {values} values, more than {most} on "
+                f"this server; ask for fewer, or for fewer tokens",
+                "logprobs",
+            )
 
 
 def _check_context(prompts: Sequence[list[int]], max_tokens: int, n_positions: int, prompt_name: str) -> None:

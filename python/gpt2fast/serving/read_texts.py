@@ -1,4 +1,4 @@
-"""Routes that read texts and write none: embeddings, scores, the order of choices."""
+"""Routes that read texts and generate none: embeddings, scores, rankings."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def create_embedding(service: Service, body: EmbeddingFields) -> Response:
                 "input",
                 "context_length_exceeded",
             )
-    normalize = body.normalize is not False  # as OpenAI's are, whose products are cosines
+    normalize = body.normalize is not False  # OpenAI's vectors have length 1
     vectors = await service.calls.embed(texts, body.pooling or "mean", normalize)
     as_text = body.encoding_format == "base64"
     data = [
@@ -47,6 +47,7 @@ async def create_embedding(service: Service, body: EmbeddingFields) -> Response:
 async def create_score(service: Service, body: ScoreFields) -> Response:
     """The log-probability of each token of texts of any length."""
     texts = await _texts(service, body)
+    _check_windows(service, texts, body.stride)
     scores = await service.calls.score(texts, body.stride)
     data = [
         {
@@ -66,14 +67,16 @@ async def create_score(service: Service, body: ScoreFields) -> Response:
 async def create_rank(service: Service, body: RankFields) -> Response:
     """Choices after a prompt, the likeliest first."""
     given: Any = body
-    _check_count(service, len(given.choices), "choices")
+    service.check_count(len(given.choices), "choices")
     for index, choice in enumerate(given.choices):
         if not choice:
             raise bad_request(f"choices[{index}] must not be empty", f"choices[{index}]")
     (prompt,) = await service.calls.token_ids([given.prompt], "prompt")
-    choices = await service.calls.token_ids(given.choices, "choices")
-    _check_tokens(service, [prompt, *choices])
-    ranked = await service.calls.rank(prompt, choices, body.by or "mean")
+    choices = await service.calls.token_ids(given.choices, "choices", add_special_tokens=False)
+    _check_tokens(service, [prompt, *choices], "choices")
+    overflow = body.overflow or "error"
+    _check_contexts(service, prompt, choices, overflow)
+    ranked = await service.calls.rank(prompt, choices, body.by or "mean", overflow)
     data = [
         {
             "object": "rank",
@@ -89,25 +92,50 @@ async def create_rank(service: Service, body: RankFields) -> Response:
     return _list(service, data, len(prompt) + sum(map(len, choices)))
 
 
+def _check_contexts(
+    service: Service, prompt: Sequence[int], choices: Sequence[Sequence[int]], overflow: str
+) -> None:
+    n_positions = service.calls.config.n_positions
+    for index, choice in enumerate(choices):
+        beyond = len(prompt) + len(choice) - n_positions - 1  # the last token is not read
+        if beyond <= 0 or (overflow == "truncate" and beyond < len(prompt)):
+            continue
+        advice = "overflow='truncate' cuts the prompt" if beyond < len(prompt) else "give a shorter one"
+        raise bad_request(
+            f"This model's maximum context length is {n_positions} tokens, but the prompt has {len(prompt)} "
+            f"and choices[{index}] {len(choice)}; {advice}",
+            f"choices[{index}]",
+            "context_length_exceeded",
+        )
+
+
 async def _texts(service: Service, body: EmbeddingFields | ScoreFields) -> list[list[int]]:
     given: Any = body
-    _check_count(service, len(given.input), "input")
+    service.check_count(len(given.input), "input")
     texts = await service.calls.token_ids(given.input, "input")
-    _check_tokens(service, texts)
+    _check_tokens(service, texts, "input")
     return texts
 
 
-def _check_count(service: Service, count: int, name: str) -> None:
-    limit = service.settings.limits.prompts
-    if count > limit:
-        raise bad_request(f"{name} must have at most {limit} entries on this server, got {count}", name)
-
-
-def _check_tokens(service: Service, texts: Sequence[Sequence[int]]) -> None:
+def _check_tokens(service: Service, texts: Sequence[Sequence[int]], name: str) -> None:
     limit, tokens = service.settings.limits.tokens, sum(map(len, texts))
     if tokens > limit:
         raise bad_request(
-            f"the texts of a request may have {limit} tokens together on this server, got {tokens}", "input"
+            f"the texts of a request may have {limit} tokens together on this server, got {tokens}", name
+        )
+
+
+def _check_windows(service: Service, texts: Sequence[Sequence[int]], stride: int | None) -> None:
+    """Refuse a stride that makes more to read of long texts than the default does: twice their tokens."""
+    if stride is None:
+        return
+    width, limit = service.calls.config.n_positions, 2 * service.settings.limits.tokens
+    tokens = sum(width * -(-(len(text) - width) // stride) for text in texts if len(text) > width)
+    if tokens > limit:
+        raise bad_request(
+            f"stride={stride} makes windows of {tokens} tokens together of the texts, more than {limit} on "
+            f"this server; give a larger stride",
+            "stride",
         )
 
 
@@ -118,7 +146,7 @@ def _list(service: Service, data: list[dict[str, Any]], tokens: int) -> Response
         "data": data,
         "usage": {"prompt_tokens": tokens, "completion_tokens": 0, "total_tokens": tokens},
     }
-    # Numbers that aren't, as the first token's log-probability, are null.
+    # NaN, such as the first token's log-probability, becomes null.
     body = orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
     return Response(body, media_type="application/json")
 

@@ -21,8 +21,10 @@ from gpt2fast.serving.settings import Limits
 _Model = TypeVar("_Model", bound=RequestModel)
 
 _BODIES_AT_ONCE = 64
+# Longer ones are checked in a thread, so that the event loop doesn't wait.
+_LONG_BODY = 1 << 16
 
-# Names that other servers use -> ours, where the spelling alone would not lead there.
+# Names of other servers -> ours, where the spelling alone would not suggest it.
 _ELSEWHERE = {
     **REQUEST_NAMES,
     "functions": "json_schema",
@@ -84,7 +86,7 @@ async def read_body(request: Request, model: type[_Model], limits: Limits, budge
     _check_content(request)
     with budget.share() as take:
         try:
-            # Not by asyncio.timeout, which Python 3.10 lacks.
+            # asyncio.timeout would do, but Python 3.10 lacks it.
             body = await asyncio.wait_for(_read(request, limits.body_bytes, take), limits.body_seconds)
         except asyncio.TimeoutError:
             raise ApiError(
@@ -92,18 +94,24 @@ async def read_body(request: Request, model: type[_Model], limits: Limits, budge
                 f"The body did not arrive within {limits.body_seconds:g} seconds.",
                 headers={"connection": "close"},
             ) from None
-        try:
-            found = model.model_validate_json(body)
-        except ValidationError as error:
-            raise _refusal(error, model) from None
-        # Each key has a colon: if there are no more of these than fields, none is given twice.
-        if body.count(b":") > len(found.model_fields_set):
-            _check_keys(body, model)
-        return found
+        if len(body) > _LONG_BODY:
+            return await asyncio.to_thread(_checked, body, model)
+        return _checked(body, model)
+
+
+def _checked(body: bytes, model: type[_Model]) -> _Model:
+    try:
+        found = model.model_validate_json(body)
+    except ValidationError as error:
+        raise _refusal(error, model) from None
+    # Each key has a colon: if there are no more of these than fields, none is given twice.
+    if body.count(b":") > len(found.model_fields_set):
+        _check_keys(body, model)
+    return found
 
 
 def _check_content(request: Request) -> None:
-    # A page of another origin may send a form or text unasked, with what the browser knows of this one.
+    # Pages of other origins may send forms and plain text without asking, along with stored passwords.
     content_type = request.headers.get("content-type", "")
     if content_type.partition(";")[0].strip().lower() != "application/json":
         raise ApiError(415, f"The header Content-Type must be application/json, got {content_type[:100]!r}.")

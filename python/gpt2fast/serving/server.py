@@ -1,4 +1,4 @@
-"""Runs the application on sockets: uvicorn with our limits, and an end that answers until all is done."""
+"""Runs the application on sockets: uvicorn with our limits, and a shutdown that lets requests finish."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from gpt2fast.serving.openai import build_validators
 from gpt2fast.serving.service import Service
 
 BACKLOG = 2048
-# What is left to do when all requests have been answered or ended.
+# Seconds for what is left to do when all requests have been answered or ended.
 _LAST_SECONDS = 2
 
 
 def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
-    """A socket bound to an address; with ``shared``, others may be bound to the same and get their part.
+    """A socket bound to an address; with ``shared``, others may be bound to the same and get their share.
 
     Raises
     ------
@@ -44,14 +44,14 @@ def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
 
 
 class Server(uvicorn.Server):
-    """Serves until SIGTERM or SIGINT; then requests in work may finish, and new ones are answered with 503.
+    """Serves until SIGTERM or SIGINT; then running requests may finish, and new ones are answered with 503.
 
-    Another signal ends at once.
+    A second signal ends the service at once.
 
     Parameters
     ----------
     app : Starlette
-        As of :func:`gpt2fast.serving.create_app`.
+        Made by :func:`gpt2fast.serving.create_app`.
     grace : float
         Seconds that requests have to finish.
     keep_alive : int
@@ -85,13 +85,13 @@ class Server(uvicorn.Server):
         self._again = asyncio.Event()
 
     async def main_loop(self) -> None:
-        """Wait for a signal, then for the work."""
+        """Wait for a signal, then for the running requests."""
         self._loop = asyncio.get_running_loop()
         self._ready()
         prepared = self._loop.run_in_executor(None, _prepare)
         while not self._signalled.is_set():
-            await self.on_tick(0)  # the header Date
-            self._service.observe()  # for the other processes that share the port
+            await self.on_tick(0)  # updates the header Date
+            self._service.observe()  # for /metrics of the other workers
             await _until(self._signalled, 1.0)
         self._lifecycle.end()
         done = asyncio.ensure_future(self._lifecycle.finished())
@@ -107,13 +107,13 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close everything."""
         await super().shutdown(sockets)
-        for connection in list(self.server_state.connections):  # of clients that take nothing
+        for connection in list(self.server_state.connections):  # clients that read nothing
             connection.transport.abort()
         await asyncio.sleep(0)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """A signal came."""
-        if self._loop is None:  # before there is anything to end
+        """Handle a signal."""
+        if self._loop is None:  # nothing has started yet
             self.should_exit = True
             return
         event = self._again if self._signalled.is_set() else self._signalled
@@ -123,8 +123,8 @@ class Server(uvicorn.Server):
 
 
 def _prepare() -> None:
-    """Make what only some requests need, so that none of them waits for it."""
-    from gpt2fast.inference import scoring  # noqa: F401 - and with it NumPy
+    """Prepare what only some requests need, so that none of them waits for it."""
+    from gpt2fast.inference import scoring  # noqa: F401 - imports NumPy, too
 
     build_validators()
 

@@ -1,4 +1,4 @@
-"""What the routes of one service share."""
+"""The state that the routes of one service share."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from gpt2fast.serving.chat_template import ChatTemplate, find_chat_template
-from gpt2fast.serving.errors import ApiError
+from gpt2fast.serving.errors import ApiError, bad_request
 from gpt2fast.serving.lifecycle import Lifecycle
 from gpt2fast.serving.metrics import Metrics
 from gpt2fast.serving.model_calls import ModelCalls
@@ -43,7 +43,7 @@ class Service:
 
     @cached_property
     def names(self) -> TokenNames:
-        """What the model's tokens are called."""
+        """Names of the model's tokens."""
         return TokenNames(self.calls.tokenizer)
 
     def exposition(self) -> bytes:
@@ -52,11 +52,17 @@ class Service:
         return self.metrics.exposition()
 
     def observe(self) -> None:
-        """Let the metrics say what the model is doing."""
+        """Update the metrics with what the model is doing."""
         self.metrics.state(self.calls.stats())
 
+    def check_count(self, count: int, name: str) -> None:
+        """Refuse more prompts, texts or choices in the field ``name`` than a request may have."""
+        limit = self.settings.limits.prompts
+        if count > limit:
+            raise bad_request(f"{name} must have at most {limit} entries on this server, got {count}", name)
+
     def check_model(self, name: str | None) -> None:
-        """Refuse a model that isn't served."""
+        """Raise an error for the name of a model that isn't served."""
         if name is not None and name != self.settings.model_name:
             raise ApiError(
                 404,

@@ -16,7 +16,7 @@ PrefixCacheScope = Literal["all", "key"]
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What one request, and all together, may ask for; more is refused before any work.
+    """Limits on one request and on all together; what exceeds them is refused before any work.
 
     Attributes
     ----------
@@ -25,21 +25,21 @@ class Limits:
     prompts : int
         Prompts, texts or choices of one request.
     texts_per_prompt : int
-        ``n``, ``best_of`` and ``num_beams``.
+        The largest ``n``, ``best_of`` and ``num_beams``.
     tokens : int
         Tokens that one request may read and write in all its texts.
     logprobs : int
         The likeliest tokens reported at each place.
     priority : int
-        The highest that a request may ask for.
+        The highest priority of a request.
     waiting : int
-        Requests that may wait for their turn; one more is told to come back (429).
+        Requests that may wait for their turn; one more is answered with 429.
     seconds : float
-        After which a text ends, waiting included.
+        The longest time for a text, waiting included.
     body_seconds : float
-        In which a request's body must have arrived.
+        The longest time for a request's body to arrive.
     stalled_seconds : float
-        How long a client may take nothing of what is sent to it.
+        A client that reads nothing for this long is disconnected.
     """
 
     body_bytes: int = 4 << 20
@@ -63,7 +63,7 @@ class Settings:
     model_name : str
         The model's id in requests and answers.
     api_keys : tuple of str
-        Keys of which a request must carry one; without any, none is asked for.
+        Keys of which a request must carry one; without any, requests need none.
     cors_origins : tuple of str
         Origins whose pages may call the service from a browser; ``"*"`` for all.
     allowed_hosts : tuple of str
@@ -73,10 +73,10 @@ class Settings:
     chat_template : str or None
         A Jinja template for conversations, in place of the model's own.
     prefix_cache_scope : {"all", "key"}
-        Whose prompts a request may reuse keys and values of: everybody's, or those with the same API key. An
-        answer that comes sooner would tell that somebody else's prompt began alike.
+        Whose keys and values a request may reuse: everybody's, or those of the same API key. A faster answer
+        reveals that an earlier prompt began alike.
     limits : Limits
-        Of requests.
+        Limits on requests.
     """
 
     model_name: str = "gpt2fast"
@@ -89,6 +89,14 @@ class Settings:
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
+        for name in ("api_keys", "cors_origins", "allowed_hosts"):
+            # Of a string, each letter would be one.
+            if isinstance(getattr(self, name), str):
+                raise TypeError(f"{name} must be a list or tuple of strings, got a string; put it in a list")
+        if not all(self.api_keys):  # a request without a key would have it
+            raise ValueError("api_keys must not hold an empty one")
+        if self.root_path and (self.root_path[0] != "/" or self.root_path[-1] == "/"):
+            raise ValueError(f"root_path must begin with / and not end with it, got {self.root_path!r}")
         if self.prefix_cache_scope == "key" and not self.api_keys:
             raise ValueError("prefix_cache_scope must be 'all' without api_keys, got 'key'")
 

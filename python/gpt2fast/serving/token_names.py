@@ -1,4 +1,4 @@
-"""What tokens are called in answers, each by a name of its own, and where they stand in a text."""
+"""Names of tokens in answers, each different, and where tokens stand in a text."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 class TokenNames:
     r"""Names of a vocabulary's tokens.
 
-    A token of whole characters is called by its text, another by its bytes, ``bytes:\xe2\x80``, as OpenAI
-    has it. A token without bytes, or whose text another one has, is called by its id, ``token_id:50300``: no
-    two tokens have one name.
+    A token of whole characters is named by its text, any other by its bytes, ``bytes:\xe2\x80``, as in
+    OpenAI's answers. A token without bytes, or with another token's text, is named by its id,
+    ``token_id:50300``, so that no two share a name.
 
     Parameters
     ----------
     tokenizer : Tokenizer
-        Of the model.
+        The model's.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:

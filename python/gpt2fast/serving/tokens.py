@@ -1,4 +1,4 @@
-"""Text to tokens and back, as vLLM's server and lm-evaluation-harness have it."""
+"""Routes from text to tokens and back, as in vLLM's server; lm-evaluation-harness uses them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gpt2fast._validation import Integer
 from gpt2fast.serving.chat import chat_template
 from gpt2fast.serving.errors import bad_request
 from gpt2fast.serving.service import Service
@@ -24,7 +23,8 @@ async def tokenize(service: Service, body: TokenizeRequest) -> Response:
     if body.messages is not None:
         ids = await chat_template(service).prompt(body.messages, body.add_generation_prompt is not False)
     else:
-        ids = await service.calls.encode(body.prompt or "")
+        add_special_tokens = body.add_special_tokens is not False
+        ids = await service.calls.encode(body.prompt or "", add_special_tokens=add_special_tokens)
     answer = {"count": len(ids), "max_model_len": service.calls.config.n_positions, "tokens": ids}
     answer["token_strs"] = [service.names[token] for token in ids] if body.return_token_strs else None
     return Response(orjson.dumps(answer), media_type="application/json")
@@ -32,9 +32,7 @@ async def tokenize(service: Service, body: TokenizeRequest) -> Response:
 
 async def detokenize(service: Service, body: DetokenizeRequest) -> Response:
     """The text of tokens, special ones included."""
-    check = Integer(0, service.calls.config.vocab_size - 1)
-    ids = [check(f"tokens[{position}]", token) for position, token in enumerate(body.tokens)]
-    text = service.calls.tokenizer.decode(ids, skip_special_tokens=False)
+    text = await service.calls.decode(body.tokens)
     return Response(orjson.dumps({"prompt": text}), media_type="application/json")
 
 

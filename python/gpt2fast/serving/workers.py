@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 LOG = logging.getLogger("gpt2fast.serving")
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-# That of prometheus-client, which this process doesn't import before there are workers.
+# prometheus-client's variable. This process doesn't import that package before there are workers.
 _METRICS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
-# Of processes that end before they are ready, one after another.
+# Processes that may end before they are ready, in a row, before the service gives up.
 _MOST_FAILURES = 3
-# Beyond the time that requests have to finish.
+# Seconds that workers have to end, beyond those that requests have to finish.
 _LAST_SECONDS = 5.0
 
 #: A worker's work: serves on the socket, calls the function when it is ready.
@@ -37,7 +37,7 @@ Work = Callable[[socket.socket, Callable[[], None]], None]
 
 
 class WorkersFailedError(RuntimeError):
-    """Workers end before they are ready; the log says why."""
+    """Workers ended before they were ready; the log says why."""
 
 
 @dataclass
@@ -53,7 +53,7 @@ class Supervisor:
     Parameters
     ----------
     work : callable
-        What each does; picklable.
+        What each worker runs; picklable.
     listeners : list of socket
         One for each worker. They stay open here: clients of a dead worker wait for its replacement.
     grace : float
@@ -111,14 +111,13 @@ class Supervisor:
 
     def _look(self) -> None:
         """Wait until something happens, and see to it."""
-        waiting = [worker.pipe for worker in self._workers if not worker.ready]
+        waiting = [worker.pipe for worker in self._workers if not (worker.ready or worker.pipe.closed)]
         sentinels = [worker.process.sentinel for worker in self._workers]
         happened = wait([*waiting, *sentinels, self._wake_reader])
         for index, worker in enumerate(self._workers):
             if worker.process.sentinel in happened:
                 self._replace(index)
-            elif worker.pipe in happened:
-                worker.pipe.recv()
+            elif worker.pipe in happened and _says_ready(worker):
                 worker.ready = True
                 self._failures = 0
         if self._announce is not None and all(worker.ready for worker in self._workers):
@@ -160,6 +159,16 @@ class Supervisor:
             worker.pipe.close()
         self._wake_reader.close()
         self._wake_writer.close()
+
+
+def _says_ready(worker: _Worker) -> bool:
+    """Whether it is; if not, it is about to end: its pipe may be closed before it is seen to be gone."""
+    try:
+        worker.pipe.recv()
+    except (EOFError, OSError):
+        worker.pipe.close()
+        return False
+    return True
 
 
 def _drain(reader: socket.socket) -> None:

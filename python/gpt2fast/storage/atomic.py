@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from gpt2fast.storage.files import errors_of, restore_set_aside, set_aside_name
+from gpt2fast.storage.files import errors_of
+from gpt2fast.storage.set_aside import restore_set_aside, set_aside_name
 
 
 def check_free(path: Path, *, overwrite: bool) -> None:

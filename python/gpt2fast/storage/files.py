@@ -14,13 +14,11 @@ from typing import Any, BinaryIO
 
 from gpt2fast.errors import ModelError
 
-CACHE_VARIABLE = "GPT2FAST_CACHE"
-
 #: Limits on what is read whole into memory, in bytes.
 MAX_CONFIG_BYTES = 1 << 20
 MAX_INDEX_BYTES = 16 << 20
 MAX_TOKENIZER_BYTES = 64 << 20
-#: Of lists, objects and commas in JSON; a vocabulary has one for each token.
+#: The most lists, objects and commas in JSON; a vocabulary has a comma for each token.
 MAX_JSON_ITEMS = 1 << 19
 
 _CONTENT_HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -38,19 +36,6 @@ _OPEN_FLAGS = (
     | getattr(os, "O_NOFOLLOW", 0)
     | getattr(os, "O_NONBLOCK", 0)
 )
-
-
-def cache_root() -> Path:
-    """Where converted models are kept: ``GPT2FAST_CACHE`` (``~`` expanded), or the user's cache directory."""
-    override = os.environ.get(CACHE_VARIABLE)
-    if override:
-        expanded = os.path.expanduser(override)
-        if expanded.startswith("~"):
-            raise ValueError(f"{CACHE_VARIABLE} must name a directory, got {override!r}: no such user")
-        return Path(expanded)
-    from platformdirs import user_cache_path
-
-    return user_cache_path("gpt2fast", appauthor=False)
 
 
 def is_plain_name(name: str) -> bool:
@@ -180,28 +165,6 @@ def read_text(path: Path, limit: int) -> str:
         return read_bytes(path, limit).decode("utf-8")
     except UnicodeDecodeError as error:
         raise ModelError(f"{path}: not UTF-8 text: {error}") from None
-
-
-def set_aside_name(directory: Path) -> Path:
-    """Where a directory is kept while another replaces it: beside it, under a name of its own."""
-    return directory.with_name(f".{directory.name}.replaced")
-
-
-def restore_set_aside(path: str | os.PathLike[str]) -> None:
-    """Put back the directory ``path`` if the process that was replacing it was killed midway."""
-    if os.path.exists(path):
-        return
-    try:
-        directory = Path(os.path.realpath(path))
-    except ValueError:  # not a path: it holds a NUL
-        return
-    aside = set_aside_name(directory)
-    if os.path.isdir(aside) and not os.path.lexists(directory):
-        try:
-            os.rename(aside, directory)
-        except OSError:
-            if not directory.exists():  # otherwise another process was faster
-                raise
 
 
 def parse_json_object(text: str | bytes, where: str | Path) -> dict[str, Any]:

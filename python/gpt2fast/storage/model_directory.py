@@ -23,9 +23,9 @@ from gpt2fast.storage.files import (
     parse_json_object,
     read_bytes,
     read_json_object,
-    restore_set_aside,
 )
 from gpt2fast.storage.graph_check import WEIGHTS_NAME, StoredTensor, check_graph
+from gpt2fast.storage.set_aside import restore_set_aside
 
 #: Incremented whenever a change to the graph, the packed layouts or a reader changes a conversion's result.
 FORMAT_VERSION = 8

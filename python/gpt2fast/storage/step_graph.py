@@ -40,7 +40,7 @@ class StepNode(NamedTuple):
 
 
 def step_nodes(config: ModelConfig, formats: Formats) -> Iterator[StepNode]:
-    """The nodes in their order; ``formats`` is asked for a weight when its node is."""
+    """The nodes in their order; ``formats[name]`` is read when the node of that weight is reached."""
     table = "wte.weight"
     yield StepNode(
         "Embed",

@@ -12,7 +12,8 @@ from gpt2fast.checkpoints.hub import download_tokenizer
 from gpt2fast.config import GPT2_VOCAB_SIZE
 from gpt2fast.errors import ModelError
 from gpt2fast.storage.atomic import atomic_file
-from gpt2fast.storage.files import MAX_TOKENIZER_BYTES, cache_root, read_text
+from gpt2fast.storage.cache_root import cache_root
+from gpt2fast.storage.files import MAX_TOKENIZER_BYTES, read_text
 from gpt2fast.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:

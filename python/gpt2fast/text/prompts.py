@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from gpt2fast._validation import MAX_PROMPTS, Integer
+from gpt2fast._validation import MAX_PROMPTS, Integer, all_in_range
 from gpt2fast.config import ModelConfig
 
 if TYPE_CHECKING:
@@ -71,6 +71,8 @@ def read_prompt(
 
 def check_token_ids(ids: Sequence[int], name: str, config: ModelConfig) -> None:
     """Raise ValueError for ids outside the vocabulary."""
+    if all_in_range(ids, 0, config.vocab_size - 1):
+        return
     check = Integer(0, config.vocab_size - 1)
     for position, token in enumerate(ids):
         check(f"{name}[{position}]", token)
@@ -150,10 +152,8 @@ def _read_ids(
             return encode(prompt, add_special_tokens=not continues)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
-    if type(prompt) in (list, tuple) and set(map(type, prompt)) <= {int}:
-        ids = list(prompt)
-        if not ids or (min(ids) >= 0 and max(ids) < config.vocab_size):
-            return ids
+    if type(prompt) in (list, tuple) and all_in_range(prompt, 0, config.vocab_size - 1):
+        return list(prompt)
     from gpt2fast.text.arrays import read_ids
 
     return read_ids(prompt, name, config)

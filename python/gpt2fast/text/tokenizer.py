@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from gpt2fast.checkpoints.base import TokenizerFiles
 
 
+# Characters of a text that is encoded without Python's lock, for which the backend starts threads.
+_LONG_TEXT = 1 << 15
+
+
 class Tokenizer(TransformersNames):
     """The tokenizer of one model.
 
@@ -216,7 +220,10 @@ class Tokenizer(TransformersNames):
         """
         check_text(text)
         with explained("text can't be encoded", ValueError):
-            return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+            if len(text) < _LONG_TEXT:
+                return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+            # encode() keeps Python's lock, for seconds with a book: other threads would stand still.
+            return self._backend.encode_batch([text], add_special_tokens=add_special_tokens)[0].ids
 
     def encode_batch(self, texts: Iterable[str], *, add_special_tokens: bool = True) -> list[list[int]]:
         """:meth:`encode` of each text."""

@@ -15,9 +15,9 @@ namespace {
 using namespace testing::small_model;
 using Tokens = std::vector<int32_t>;
 
-// A text that asks for drafts.
-struct Asker {
-  Asker() : engine(Engine::create(options_of())) {
+// A text that requests drafts.
+struct Requester {
+  Requester() : engine(Engine::create(options_of())) {
     options.assistant = engine;
     options.num_assistant_tokens = 6;
   }
@@ -30,7 +30,7 @@ struct Asker {
   }
   // The draft, once it has come.
   Tokens draft(Assistant& assistant, const Tokens& prompt, const Tokens& output, int64_t limit) {
-    assistant.ask({prompt, output}, limit);
+    assistant.request_draft({prompt, output}, limit);
     {
       std::unique_lock lock(mutex);
       changed.wait(lock, [&] { return !assistant.is_drafting(); });
@@ -55,20 +55,20 @@ struct Asker {
 };
 
 ORT_TEST(an_assistant_drafts_what_it_would_say) {
-  Asker asker;
-  const auto assistant = asker.assistant(asker.engine->options());
+  Requester requester;
+  const auto assistant = requester.assistant(requester.engine->options());
   const Tokens prompt{5, 6, 7};
-  const Tokens expected = asker.said(prompt, 4);
-  CHECK(asker.draft(*assistant, prompt, {}, 10) == expected);
-  CHECK(asker.draft(*assistant, prompt, {expected[0]}, 2) ==
+  const Tokens expected = requester.said(prompt, 4);
+  CHECK(requester.draft(*assistant, prompt, {}, 10) == expected);
+  CHECK(requester.draft(*assistant, prompt, {expected[0]}, 2) ==
         Tokens(expected.begin() + 1, expected.begin() + 3));
-  CHECK(asker.draft(*assistant, prompt, {}, 0).empty());
+  CHECK(requester.draft(*assistant, prompt, {}, 0).empty());
 }
 
 ORT_TEST(drafts_grow_while_they_are_right_and_shrink_when_they_are_not) {
-  Asker asker;
-  const auto assistant = asker.assistant(asker.engine->options());
-  const auto drafted = [&] { return asker.draft(*assistant, {5, 6, 7}, {}, 10).size(); };
+  Requester requester;
+  const auto assistant = requester.assistant(requester.engine->options());
+  const auto drafted = [&] { return requester.draft(*assistant, {5, 6, 7}, {}, 10).size(); };
   CHECK_EQ(drafted(), size_t{4});
   assistant->accept(4);
   CHECK_EQ(drafted(), size_t{6});  // twice as many, but num_assistant_tokens at most
@@ -81,29 +81,29 @@ ORT_TEST(drafts_grow_while_they_are_right_and_shrink_when_they_are_not) {
 }
 
 ORT_TEST(another_vocabulary_is_refused) {
-  Asker asker;
-  EngineOptions model = asker.engine->options();
+  Requester requester;
+  EngineOptions model = requester.engine->options();
   model.vocab_size = 41;
-  const std::string message = testing::error_of<std::invalid_argument>([&] { asker.assistant(model); });
+  const std::string message = testing::error_of<std::invalid_argument>([&] { requester.assistant(model); });
   CHECK(testing::contains(message, "41"));
   CHECK(testing::contains(message, "40"));
 }
 
 ORT_TEST(a_closed_assistant_drafts_nothing) {
-  Asker asker;
-  const auto assistant = asker.assistant(asker.engine->options());
-  const EngineOptions model = asker.engine->options();
-  asker.engine->close();
-  CHECK(asker.draft(*assistant, {5, 6, 7}, {}, 10).empty());
-  CHECK_THROWS(asker.assistant(model), ClosedError);
+  Requester requester;
+  const auto assistant = requester.assistant(requester.engine->options());
+  const EngineOptions model = requester.engine->options();
+  requester.engine->close();
+  CHECK(requester.draft(*assistant, {5, 6, 7}, {}, 10).empty());
+  CHECK_THROWS(requester.assistant(model), ClosedError);
 }
 
 ORT_TEST(an_assistant_that_is_gone_leaves_no_call_behind) {
-  Asker asker;
-  asker.assistant(asker.engine->options()).reset();
-  CHECK_EQ(asker.said({1, 2}, 5).size(), size_t{5});  // when the loop has had a turn
-  CHECK_EQ(asker.engine->stats().waiting, int64_t{0});
-  CHECK_EQ(asker.engine->stats().cancelled, int64_t{1});
+  Requester requester;
+  requester.assistant(requester.engine->options()).reset();
+  CHECK_EQ(requester.said({1, 2}, 5).size(), size_t{5});  // when the loop has had a turn
+  CHECK_EQ(requester.engine->stats().waiting, int64_t{0});
+  CHECK_EQ(requester.engine->stats().cancelled, int64_t{1});
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// Drafts: a question goes to the assistant's engine, what its model would say comes back.
+// Drafts: requests go to the assistant's engine, drafts of its model come back.
 #include "engine/draft_writer.h"
 
 #include <vector>
@@ -14,69 +14,69 @@ using namespace testing;
 struct Desk {
   explicit Desk(int64_t slots = 2)
       : engine(slots),
-        exchange(std::make_shared<DraftExchange>(std::make_shared<Waker>([this] { ++answers; }))),
+        exchange(std::make_shared<DraftExchange>(std::make_shared<Waker>([this] { ++deliveries; }))),
         writer(exchange, *length(20), 0, engine.options, 100) {}
 
-  void ask(const Tokens& prompt, const Tokens& output, int64_t wanted) {
-    exchange->ask({prompt, output}, wanted);
+  void request(const Tokens& prompt, const Tokens& output, int64_t wanted) {
+    exchange->request({prompt, output}, wanted);
   }
   Tokens taken() {
     Tokens draft;
     exchange->take(draft);
     return draft;
   }
-  // Makes steps until there is an answer; returns how many tokens they had.
+  // Makes steps until the draft is delivered; returns how many tokens they had.
   int64_t work() {
     int64_t tokens = 0;
     while (exchange->is_drafting()) tokens += engine.step(writer);
     return tokens;
   }
 
-  int answers = 0;
+  int deliveries = 0;
   ByHand engine;
   std::shared_ptr<DraftExchange> exchange;
   DraftWriter writer;
 };
 
-TEST(a_question_is_taken_once) {
+TEST(a_request_is_taken_once) {
   Desk desk;
   Tokens prompt, output;
   int64_t wanted = 0;
-  CHECK(!desk.exchange->take_question(prompt, output, wanted));
-  desk.ask({1, 2}, {3}, 4);
+  CHECK(!desk.exchange->take_request(prompt, output, wanted));
+  desk.request({1, 2}, {3}, 4);
   CHECK(desk.exchange->is_drafting());
-  CHECK(desk.exchange->has_question());
-  CHECK(desk.exchange->take_question(prompt, output, wanted));
+  CHECK(desk.exchange->has_request());
+  CHECK(desk.exchange->take_request(prompt, output, wanted));
   CHECK(prompt == (Tokens{1, 2}));
   CHECK(output == (Tokens{3}));
   CHECK_EQ(wanted, 4);
-  CHECK(!desk.exchange->has_question());
+  CHECK(!desk.exchange->has_request());
   CHECK(desk.exchange->is_drafting());
-  desk.exchange->answer(Tokens{8, 9});
+  desk.exchange->deliver(Tokens{8, 9});
   CHECK(!desk.exchange->is_drafting());
-  CHECK_EQ(desk.answers, 1);
+  CHECK_EQ(desk.deliveries, 1);
   CHECK(desk.taken() == (Tokens{8, 9}));
-  desk.ask({1, 2}, {3}, 0);  // nothing is wanted
+  desk.request({1, 2}, {3}, 0);  // nothing is wanted
   CHECK(!desk.exchange->is_drafting());
   CHECK(desk.taken().empty());
 }
 
-TEST(no_answers_come_after_the_end) {
+TEST(no_drafts_come_after_the_end) {
   Desk desk;
-  desk.ask({1}, {}, 4);
+  desk.request({1}, {}, 4);
   desk.exchange->end();
   CHECK(!desk.exchange->is_drafting());
-  CHECK_EQ(desk.answers, 1);
-  desk.ask({1}, {}, 4);
+  CHECK_EQ(desk.deliveries, 1);
+  desk.request({1}, {}, 4);
   CHECK(!desk.exchange->is_drafting());
   CHECK(desk.taken().empty());
 }
 
-TEST(a_writer_waits_for_its_question) {
+TEST(a_writer_waits_for_its_request) {
   Desk desk;
   CHECK(desk.writer.readiness() == Readiness::kPaused);
   CHECK(desk.engine.admit(desk.writer) == Admitted::kLater);
-  desk.ask({1}, {}, 4);
+  desk.request({1}, {}, 4);
   CHECK(desk.writer.readiness() == Readiness::kReady);
   CHECK(desk.engine.admit(desk.writer) == Admitted::kYes);
   CHECK(desk.writer.has_slot());
@@ -87,21 +87,21 @@ TEST(a_draft_is_what_the_assistant_would_say) {
   Desk desk;
   const Tokens prompt = range(0, 11);
   const Tokens said = FakeModel::greedy(prompt, 20);
-  desk.ask(prompt, {}, 4);
+  desk.request(prompt, {}, 4);
   desk.engine.admit(desk.writer);
   CHECK_EQ(desk.work(), 11 + 3);
   CHECK(desk.taken() == Tokens(said.begin(), said.begin() + 4));
-  CHECK_EQ(desk.answers, 1);
+  CHECK_EQ(desk.deliveries, 1);
   CHECK(desk.writer.readiness() == Readiness::kPaused);
 
   // All of it was right, and one token more came: of those, two have not been read.
-  desk.ask(prompt, {said.begin(), said.begin() + 5}, 3);
+  desk.request(prompt, {said.begin(), said.begin() + 5}, 3);
   CHECK_EQ(desk.work(), 2 + 2);
   CHECK(desk.taken() == Tokens(said.begin() + 5, said.begin() + 8));
 
   // Nothing of it was right: what was read of it does not count.
   const Tokens other{said[0], said[1], said[2], said[3], said[4], (said[5] + 1) % 24};
-  desk.ask(prompt, other, 2);
+  desk.request(prompt, other, 2);
   CHECK_EQ(desk.work(), 1 + 1);
   CHECK(desk.taken() == FakeModel::greedy(joined(prompt, other), 2));
 }
@@ -121,7 +121,7 @@ TEST(drafts_have_the_texts_own_options_and_seed) {
   }
   const auto exchange = std::make_shared<DraftExchange>(std::make_shared<Waker>([] {}));
   DraftWriter writer(exchange, *options, 7, engine.options, 100);
-  exchange->ask({prompt, std::span(expected).first(1)}, 5);
+  exchange->request({prompt, std::span(expected).first(1)}, 5);
   engine.admit(writer);
   while (exchange->is_drafting()) engine.step(writer);
   Tokens draft;
@@ -132,22 +132,22 @@ TEST(drafts_have_the_texts_own_options_and_seed) {
 TEST(without_a_slot_there_is_no_draft) {
   Desk desk(1);
   desk.engine.slots.acquire({}, {.reuses = false});
-  desk.ask(range(0, 5), {}, 4);
+  desk.request(range(0, 5), {}, 4);
   CHECK(desk.engine.admit(desk.writer) == Admitted::kNoSlot);
   CHECK(desk.exchange->is_drafting());
   desk.writer.refused();
   CHECK(!desk.exchange->is_drafting());
   CHECK(desk.taken().empty());
-  CHECK_EQ(desk.answers, 1);
+  CHECK_EQ(desk.deliveries, 1);
 }
 
 TEST(drafts_end_at_the_end_of_the_assistants_context) {
   Desk desk;
-  desk.ask(range(0, 45), {}, 9);
+  desk.request(range(0, 45), {}, 9);
   desk.engine.admit(desk.writer);
   desk.work();
   CHECK(desk.taken() == FakeModel::greedy(range(0, 45), 3));
-  desk.ask(range(0, 48), {}, 9);
+  desk.request(range(0, 48), {}, 9);
   CHECK_EQ(desk.writer.pending(), 0);
   CHECK(!desk.exchange->is_drafting());
   CHECK(desk.taken().empty());
@@ -155,28 +155,28 @@ TEST(drafts_end_at_the_end_of_the_assistants_context) {
 
 TEST(a_writer_that_lost_its_slot_reads_the_text_again) {
   Desk desk;
-  desk.ask(range(0, 11), {}, 4);
+  desk.request(range(0, 11), {}, 4);
   desk.engine.admit(desk.writer);
   desk.work();
   desk.engine.release(desk.writer);
   desk.engine.slots.clear_idle();
   CHECK(!desk.writer.has_slot());
   const Tokens said = FakeModel::greedy(range(0, 11), 5);
-  desk.ask(range(0, 11), {said.begin(), said.begin() + 2}, 3);
+  desk.request(range(0, 11), {said.begin(), said.begin() + 2}, 3);
   CHECK(desk.engine.admit(desk.writer) == Admitted::kYes);
   CHECK_EQ(desk.work(), 13 + 2);
   CHECK(desk.taken() == Tokens(said.begin() + 2, said.end()));
 }
 
-TEST(a_writer_that_is_ended_answers) {
+TEST(a_writer_that_is_ended_delivers) {
   Desk desk;
-  desk.ask(range(0, 11), {}, 4);
+  desk.request(range(0, 11), {}, 4);
   desk.engine.admit(desk.writer);
   desk.engine.step(desk.writer);
   desk.writer.end(FinishReason::kCancelled);
   CHECK(desk.writer.done());
   CHECK(!desk.exchange->is_drafting());
-  CHECK_EQ(desk.answers, 1);
+  CHECK_EQ(desk.deliveries, 1);
 }
 
 }  // namespace

@@ -184,11 +184,11 @@ TEST(a_stream_pauses_when_its_reader_is_behind) {
   }
   CHECK(text->readiness() == Readiness::kPaused);
   // It goes on when half has been read.
-  CHECK(text->took(2));
+  CHECK(text->mark_read(2));
   CHECK(text->readiness() == Readiness::kPaused);
-  CHECK(text->took(1));
+  CHECK(text->mark_read(1));
   CHECK(text->readiness() == Readiness::kReady);
-  CHECK(!text->took(1));
+  CHECK(!text->mark_read(1));
   const std::vector<Progress> progress = mailbox.take();
   CHECK_EQ(progress.size(), size_t{5});
   const Tokens expected = FakeModel::greedy(range(0, 3), 5);

@@ -206,7 +206,7 @@ class Caller {
            results[0].score == expected[0].score;
   }
 
-  // As another engine's text asks for drafts, several times.
+  // As another engine's text requests drafts, several times.
   bool draft() {
     std::mutex mutex;
     std::condition_variable changed;
@@ -219,7 +219,7 @@ class Caller {
     Tokens text = prompt();
     bool right = true;
     for (int64_t rounds = 1 + below(4); rounds > 0; --rounds) {
-      exchange->ask({text, {}}, 1 + below(5));
+      exchange->request({text, {}}, 1 + below(5));
       loop_.scheduler.wake();
       {
         std::unique_lock lock(mutex);

@@ -58,7 +58,7 @@ struct Loop {
     for (const Progress& progress : call.mailbox.take()) {
       tokens = joined(std::move(tokens), progress.new_tokens);
       auto& text = static_cast<LiveSequence&>(*call.participants[static_cast<size_t>(progress.index)]);
-      if (text.took(static_cast<int64_t>(progress.new_tokens.size()))) scheduler.wake();
+      if (text.mark_read(static_cast<int64_t>(progress.new_tokens.size()))) scheduler.wake();
     }
     return tokens;
   }

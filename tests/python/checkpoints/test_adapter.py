@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from gpt2fast import GPT2, ModelError
 from gpt2fast.checkpoints import open_checkpoint
 from gpt2fast.export import convert
 from gpt2fast.loading.sources import embedded_model
-from support.adapter_samples import KINDS, write_adapter
-from support.huggingface_samples import write_directory, write_vocabulary
+from support.adapter_samples import CLASSIFIER_KINDS, KINDS, write_adapter
+from support.classifier_samples import write_classifier
+from support.huggingface_samples import edit_config, write_directory, write_vocabulary
 
 IDS = [5, 6, 7]
 BASE = str(embedded_model())
@@ -30,6 +32,16 @@ LOGITS = {
     "tables": [0.6368079781532288, 0.05988171696662903, 4.170718193054199, -3.918377637863159],
     "whole_head": [-0.7225989699363708, 0.3691025972366333, 0.9610649347305298, 0.639039933681488],
     "whole_table": [-6.889835357666016, 2.0517477989196777, 4.1324968338012695, -1.9600403308868408],
+}
+# As PEFT defines it, in float64: the base with W + alpha / rank B A in each c_attn, and the adapter's head on
+# the hidden states of tokens 5, 6 and 7; that of a text reads the last one alone.
+HEAD_LOGITS: dict[str, Any] = {
+    "whole_text_head": [-0.41029216, 3.33258205, -1.71362759],
+    "whole_token_head": [
+        [-0.41042155, 0.3524906, -1.25785347],
+        [1.75719137, 2.04059088, 0.10600741],
+        [0.85487306, 0.85029814, 0.03200785],
+    ],
 }
 
 
@@ -181,4 +193,99 @@ def test_half_a_pair_is_refused(tmp_path: Path) -> None:
     del tensors["base_model.model.transformer.h.3.attn.c_attn.lora_B.weight"]
     save_file(tensors, adapter / "adapter_model.safetensors")
     with pytest.raises(ModelError, match=r"the factors of 'h\.3\.attn\.c_attn\.weight' are not a pair"):
+        open_checkpoint(adapter)
+
+
+def classification(source: Path | str | None, ids: list[int] = IDS, **options: Any) -> Any:
+    with GPT2.from_pretrained(source, precision="fp32", **options) as model:
+        return model.classify(ids)
+
+
+@pytest.mark.parametrize("kind", CLASSIFIER_KINDS)
+def test_a_head_for_classification_comes_with_the_adapter(tmp_path: Path, kind: str) -> None:
+    adapter = write_adapter(tmp_path / "adapter", kind, BASE)
+    for found in (classification(adapter), classification(None, adapter=adapter)):
+        np.testing.assert_allclose(found.logits, HEAD_LOGITS[kind], rtol=0, atol=2e-5)
+        assert found.labels == ("LABEL_0", "LABEL_1", "LABEL_2")
+
+
+@pytest.mark.parametrize(
+    "form", ["score.modules_to_save.default.weight", "modules_to_save.default.score.weight"]
+)
+def test_names_of_modules_that_are_saved_whole(tmp_path: Path, form: str) -> None:
+    adapter = write_adapter(tmp_path / "adapter", "whole_text_head", BASE)
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    tensors[f"base_model.model.{form}"] = tensors.pop("base_model.model.score.weight")
+    tensors["base_model.model.score.original_module.weight"] = np.ones((3, 256), np.float32)
+    save_file(tensors, adapter / "adapter_model.safetensors")
+    np.testing.assert_allclose(classification(adapter).logits, HEAD_LOGITS["whole_text_head"], atol=2e-5)
+
+
+@pytest.mark.parametrize("labels", [["bad", "fair", "good"], ["bad", "good"]])
+def test_labels_and_padding_are_those_of_the_base(tmp_path: Path, labels: list[str]) -> None:
+    base = shutil.copytree(BASE, tmp_path / "base")
+    edit_config(base, id2label=dict(enumerate(labels)), pad_token_id=9)
+    adapter = write_adapter(tmp_path / "adapter", "whole_text_head", str(base))
+    found = classification(adapter, [*IDS, 9, 9])
+    np.testing.assert_allclose(found.logits, HEAD_LOGITS["whole_text_head"], rtol=0, atol=2e-5)
+    # transformers numbers the labels where the configuration has another count of them.
+    expected = tuple(labels) if len(labels) == 3 else ("LABEL_0", "LABEL_1", "LABEL_2")
+    assert found.labels == expected
+
+
+def head_adapter(tmp_path: Path, base: Path, **tensors: Any) -> Path:
+    """An adapter with these tensors; a name has underscores for points."""
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    settings = {"peft_type": "LORA", "lora_alpha": 4, "base_model_name_or_path": str(base)}
+    (adapter / "adapter_config.json").write_text(json.dumps(settings))
+    named = {f"base_model.model.{name.replace('__', '.')}": values for name, values in tensors.items()}
+    save_file(named, adapter / "adapter_model.safetensors")
+    return adapter
+
+
+def test_factors_of_the_head_of_a_classifier_are_merged(tmp_path: Path) -> None:
+    base = write_classifier(tmp_path / "base", "two labels")
+    first, second = np.ones((1, 64), np.float32), np.array([[1.0], [2.0]], np.float32)
+    adapter = head_adapter(tmp_path, base, score__lora_A__weight=first, score__lora_B__weight=second)
+    merged, plain = open_checkpoint(adapter), open_checkpoint(base)
+    assert merged.config == plain.config
+    added = np.repeat([[4.0], [8.0]], 64, axis=1)
+    np.testing.assert_allclose(
+        merged.classifier["score.weight"].read(), plain.classifier["score.weight"].read() + added, atol=1e-6
+    )
+
+
+def test_a_head_takes_the_place_of_the_base_s_own(tmp_path: Path) -> None:
+    base = write_classifier(tmp_path / "base", "two labels")
+    head = {"classifier__weight": np.ones((4, 64), np.float32), "classifier__bias": np.ones(4, np.float32)}
+    merged = open_checkpoint(head_adapter(tmp_path, base, **head))
+    assert merged.config.classifier is not None
+    assert merged.config.classifier.kind == "token"
+    assert sorted(merged.classifier) == ["classifier.bias", "classifier.weight"]
+    np.testing.assert_array_equal(merged.classifier["classifier.weight"].read(), head["classifier__weight"])
+
+
+@pytest.mark.parametrize(
+    ("tensors", "fault"),
+    [
+        (
+            {"score__weight": (3, 63)},
+            r"has score\.weight \[3, 63\]; a head for classification is score\.weight",
+        ),
+        ({"classifier__bias": (3,)}, r"has classifier\.bias \[3\]; a head for classification"),
+        (
+            {"classifier__weight": (3, 64)},
+            r"the tensor 'classifier\.bias' must be there and have shape \[3\]",
+        ),
+        (
+            {"score__weight": (3, 64), "classifier__weight": (3, 64), "classifier__bias": (3,)},
+            r"has .*classifier\.weight.*score\.weight",
+        ),
+    ],
+)
+def test_heads_that_are_refused(tmp_path: Path, tensors: dict[str, tuple[int, ...]], fault: str) -> None:
+    values = {name: np.ones(shape, np.float32) for name, shape in tensors.items()}
+    adapter = head_adapter(tmp_path, write_directory(tmp_path / "base"), **values)
+    with pytest.raises(ModelError, match=rf"adapter_model\.safetensors: .*{fault}"):
         open_checkpoint(adapter)

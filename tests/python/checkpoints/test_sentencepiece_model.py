@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpt2fast import GPT2
+from gpt2fast.checkpoints.sentencepiece_merges import merges_of
 from gpt2fast.checkpoints.sentencepiece_model import read_sentencepiece
 from gpt2fast.errors import ModelError
 from gpt2fast.text.incremental import IncrementalDecoder
@@ -21,7 +22,7 @@ from gpt2fast.text.tokenizer import Tokenizer
 
 GOLDENS = Path(__file__).resolve().parents[2] / "goldens" / "sentencepiece"
 ANSWERS = json.loads((GOLDENS / "answers.json").read_text("utf-8"))
-NAMES = ("normalized", "plain")
+NAMES = ("normalized", "plain", "bpe", "bytes")
 TOKENIZERS = {name: Tokenizer.from_source(GOLDENS / f"{name}.model") for name in NAMES}
 
 # A character has one mark at most: several are put in order by one of the two alone.
@@ -118,6 +119,32 @@ def piece(text: bytes, score: float = -1.0, kind: int = 1) -> bytes:
 UNKNOWN, SETTINGS = piece(b"<unk>", 0, 2), field(2, b"\x18\x01") + field(3, b"\x18\x01")
 
 
+BPE_SETTINGS = field(2, b"\x18\x02") + field(3, b"\x18\x00")
+
+
+def long_piece(length: int) -> bytes:
+    """A piece of more than 100 letters, whose sizes take two bytes each."""
+    inner = b"\x0a" + bytes([0x80 | length & 127, length >> 7]) + b"a" * length
+    return b"\x0a" + bytes([0x80 | len(inner) & 127, len(inner) >> 7]) + inner
+
+
+def test_the_leftmost_of_two_ways_to_one_piece_is_joined() -> None:
+    scores = {b"a": -9.0, b"b": -8.0, b"ba": -1.0, b"ab": -2.0, b"aba": -3.0}
+    pieces = b"".join(piece(one, score) for one, score in scores.items())
+    tokenizer = Tokenizer(read_sentencepiece(UNKNOWN + pieces + BPE_SETTINGS, "x")[0])
+    # "ab" + "a" and "a" + "ba" are "aba"; "ba" is joined before "ab".
+    assert tokenizer.encode("aba") == [5]
+    assert tokenizer.encode("ababa") == [5, 3]
+    assert tokenizer.encode("bab") == [3, 2]
+    assert merges_of({"a": -9, "aa": -1, "aaa": -2}, "x") == [("a", "a"), ("a", "aa"), ("aa", "a")]
+    assert merges_of({"a": 0, "b": 0, "ab": -1, "ba": -2, "aba": -3}, "x") == [
+        ("a", "b"),
+        ("b", "a"),
+        ("ab", "a"),
+        ("a", "ba"),
+    ]
+
+
 def test_a_model_made_by_hand() -> None:
     text, roles = read_sentencepiece(UNKNOWN + piece(b"a") + piece("▁a".encode()) + SETTINGS, "x")
     tokenizer = Tokenizer(text)
@@ -147,7 +174,12 @@ def test_a_file_that_is_cut_short(length: int) -> None:
         (UNKNOWN + piece(b"a", float("-inf")) + SETTINGS, "the score of piece 1 ('a') is -inf"),
         (UNKNOWN + piece(b"a", -1, 5) + SETTINGS, "piece 1 ('a') is of the kind 5"),
         (piece(b"a") + SETTINGS, "has one piece for unknown words, this one 0"),
-        (UNKNOWN + field(2, b"\x18\x02") + field(3, b""), "of the kind bpe; only unigram is read"),
+        (UNKNOWN + field(2, b"\x18\x03") + field(3, b""), "of the kind word; unigram and bpe are read"),
+        (
+            UNKNOWN + b"".join(piece(one) for one in (b"a", b"b", b"ab", b"ba")) + BPE_SETTINGS,
+            "the pieces 'ab' and 'ba' have the same score, -1.0; a tokenizer.json can't tell which",
+        ),
+        (UNKNOWN + long_piece(129) + BPE_SETTINGS, "has 129 characters, more than 128"),
         (UNKNOWN + field(2, b"\xc0\x01\x01") + field(3, b""), "marks spaces in another way"),
         (UNKNOWN + field(2, b"") + field(3, b"\x28\x00"), "marks spaces in another way"),
     ],

@@ -22,7 +22,6 @@ from gpt2fast.errors import ModelError
 from gpt2fast.export import convert
 from gpt2fast.export.huggingface_writer import save_huggingface
 from gpt2fast.loading.sources import find_model_directory
-from gpt2fast.storage.files import set_aside_name
 from gpt2fast.storage.model_directory import (
     CHAT_TEMPLATE_NAME,
     CLASSIFIER_NAME,
@@ -30,6 +29,7 @@ from gpt2fast.storage.model_directory import (
     GENERATION_CONFIG_NAME,
     open_model_directory,
 )
+from gpt2fast.storage.set_aside import set_aside_name
 from support.checkpoint_samples import byte_level_vocabulary, random_tensors, small_config
 from support.huggingface_samples import write_directory, write_vocabulary, write_vocabulary_beyond
 

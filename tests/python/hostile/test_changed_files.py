@@ -1,4 +1,4 @@
-"""Files of a model that change while it is loaded, and limits of the system that are met while it runs."""
+"""Files of a model that change while it is loaded, and limits of the system that it reaches while it runs."""
 
 from __future__ import annotations
 

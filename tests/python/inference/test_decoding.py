@@ -1,7 +1,8 @@
-"""Decoding options: beams, best_of, processors, echo, cancel, stop strings, random combinations."""
+"""Decoding options: best_of, processors, echo, cancel, stop strings, random combinations."""
 
 from __future__ import annotations
 
+import asyncio
 import math
 import threading
 import time
@@ -30,111 +31,6 @@ def model() -> GPT2:
 
 def token_ids(results: list[Generation]) -> list[list[int]]:
     return [one.token_ids for one in results]
-
-
-def test_one_beam_more_finds_a_likelier_text(model: GPT2) -> None:
-    (greedy,) = model.generate([PROMPTS[0]], max_new_tokens=12, eos_token_id=[], logprobs=0)
-    beams = model.generate(
-        PROMPTS[0], max_new_tokens=12, eos_token_id=[], num_beams=8, num_return_sequences=8
-    )
-    assert greedy.logprobs is not None
-    scores = [one.score or 0.0 for one in beams]
-    assert scores == sorted(scores, reverse=True)
-    assert scores[0] >= float(greedy.logprobs.chosen.mean())
-    assert len({tuple(one.token_ids) for one in beams}) == 8
-    again = model.score(beams[0].prompt_token_ids + beams[0].token_ids).logprobs[-12:]
-    assert scores[0] == pytest.approx(float(again.mean()), rel=1e-4)
-
-
-def test_beams_of_several_prompts(model: GPT2) -> None:
-    together = model.generate(PROMPTS, max_new_tokens=10, num_beams=3, num_return_sequences=2)
-    alone = [
-        one
-        for p in PROMPTS
-        for one in model.generate(p, max_new_tokens=10, num_beams=3, num_return_sequences=2)
-    ]
-    assert together == alone
-    assert isinstance(model.generate("Once", max_new_tokens=3, num_beams=2), Generation)
-
-
-def test_a_search_that_is_ended_returns_what_it_found(model: GPT2) -> None:
-    token = CancelToken()
-    token.cancel()
-    results = model.generate(PROMPTS, num_beams=3, cancel=token)
-    assert [(one.finish_reason, one.token_ids) for one in results] == [("cancelled", [])] * 4
-    results = model.generate(PROMPTS, num_beams=3, max_time=1e-9)
-    assert [(one.finish_reason, one.token_ids) for one in results] == [("time", [])] * 4
-    # This many rounds take longer than the limit on any machine, so the text found is shorter.
-    out = model.generate("Once", num_beams=24, max_new_tokens=500, max_time=0.02, eos_token_id=[])
-    assert out.finish_reason == "time"
-    assert len(out.token_ids) < 500
-    free = model.generate("Once", num_beams=3, max_new_tokens=4, cancel=CancelToken(), max_time=1e9)
-    assert free == model.generate("Once", num_beams=3, max_new_tokens=4)
-
-
-@pytest.mark.parametrize("options", [{}, {"repetition_penalty": 1.3}, {"stop_strings": ["e", " a"]}], ids=str)
-def test_the_log_probabilities_of_beams_are_those_of_score(model: GPT2, options: dict[str, Any]) -> None:
-    options |= {"max_new_tokens": 12, "num_beams": 4, "num_return_sequences": 4}
-    plain = model.generate(PROMPTS[0], **options)
-    found = model.generate(PROMPTS[0], **options, logprobs=3)
-    assert found == plain
-    assert len(found) == 4
-    for one in found:
-        again = model.score(one.token_ids, context=one.prompt_token_ids)
-        assert one.logprobs is not None
-        assert one.logprobs.chosen.tobytes() == again.logprobs.tobytes()
-        assert one.logprobs.top_ids.shape == (len(one.token_ids), 3)
-        if "repetition_penalty" not in options:
-            assert one.score == pytest.approx(float(one.logprobs.chosen.mean()), rel=1e-5)
-
-
-def test_the_likeliest_at_each_place_of_a_beam(model: GPT2) -> None:
-    (one,) = model.generate([PROMPTS[0]], max_new_tokens=9, num_beams=3, eos_token_id=[], logprobs=4)
-    forced = model.generate(
-        PROMPTS[0], max_new_tokens=9, forced_prefix=one.token_ids, eos_token_id=[], logprobs=4
-    )
-    assert one.logprobs is not None
-    assert forced.logprobs is not None
-    for name in ("chosen", "top_ids", "top"):
-        assert getattr(one.logprobs, name).tobytes() == getattr(forced.logprobs, name).tobytes()
-
-
-def test_echoed_log_probabilities_of_beams(model: GPT2) -> None:
-    options: dict[str, Any] = {"max_new_tokens": 5, "num_beams": 2, "logprobs": 1}
-    plain = model.generate(PROMPTS[0], **options)
-    echoed = model.generate(PROMPTS[0], **options, echo=True)
-    assert plain.logprobs is not None
-    assert echoed.logprobs is not None
-    assert echoed.text == PROMPTS[0] + plain.text
-    prompt = len(plain.prompt_token_ids)
-    assert echoed.logprobs.chosen[prompt:].tolist() == plain.logprobs.chosen.tolist()
-    assert echoed.logprobs.chosen[1:prompt].tolist() == model.score(PROMPTS[0]).logprobs[1:].tolist()
-
-
-@pytest.mark.parametrize("include", [False, True])
-def test_a_stop_string_ends_a_beam(model: GPT2, include: bool) -> None:
-    stop = ["e ", ". ", "wa"]
-    found = model.generate(
-        PROMPTS[:2],
-        max_new_tokens=12,
-        eos_token_id=[],
-        num_beams=4,
-        num_return_sequences=4,
-        stop_strings=stop,
-        include_stop_string=include,
-    )
-    assert {one.finish_reason for one in found} >= {"stop"}
-    for one in found:
-        whole = model.tokenizer.decode(one.token_ids)
-        ends = [whole.index(text) + len(text) * include for text in stop if text in whole]
-        assert (one.finish_reason == "stop") == bool(ends)
-        assert one.text == whole[: min(ends, default=None)]
-
-
-def test_more_beams_than_sequences_are_refused() -> None:
-    small = GPT2.from_pretrained(max_sequences=2)
-    with pytest.raises(ValueError, match=r"num_beams \(3\) must not exceed max_sequences \(2\)"):
-        small.generate("Once", num_beams=3)
 
 
 def test_best_of_keeps_the_likeliest(model: GPT2) -> None:
@@ -176,6 +72,7 @@ def test_a_processor_changes_the_scores(model: GPT2) -> None:
 
 def test_a_processor_that_does_nothing_changes_nothing(model: GPT2) -> None:
     options: dict[str, Any] = {"max_new_tokens": 20, "seed": 4, "top_p": 0.9, "repetition_penalty": 1.2}
+    options["use_prefix_cache"] = False  # results say how many tokens were found there
     plain = model.generate(PROMPTS, **options)
     assert model.generate(PROMPTS, logits_processor=lambda *_: None, **options) == plain
 
@@ -189,6 +86,21 @@ def test_a_processors_errors_propagate(model: GPT2) -> None:
     with pytest.raises(TypeError, match="logits_processor must change the scores in place and return None"):
         model.generate("Once", logits_processor=lambda *_: 5)
     assert model.generate("Once", max_new_tokens=2).text
+
+
+def test_a_processor_that_runs_out_of_its_iterator_is_an_error(model: GPT2) -> None:
+    def exhausted(*_: Any) -> None:
+        next(iter(()))
+
+    options = {"logits_processor": exhausted, "max_new_tokens": 2}
+    with pytest.raises(RuntimeError, match="a logits processor raised StopIteration"):
+        model.generate("Once", **options)
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        asyncio.run(model.agenerate("Once", **options))
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        list(model.stream("Once", **options))
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        list(model.generate_many(PROMPTS, **options))
 
 
 def test_penalties_follow_their_formulas() -> None:

@@ -137,6 +137,16 @@ def test_contradictions_name_the_file(load: Load) -> None:
         model.generate(PROMPT, num_beams=2)
 
 
+def test_errors_of_the_caller_do_not_name_the_file(load: Load) -> None:
+    model = load({"do_sample": True, "temperature": 0.5})
+    for options, message in (
+        ({"priority": 1001}, "priority must be from -1000 to 1000, got 1001"),
+        ({"regex": "a", "choices": ["b"]}, "regex contradicts choices; leave one of them out"),
+    ):
+        with pytest.raises(ValueError, match=f"^{message}$"):
+            ids(model, **options)
+
+
 def test_what_is_wrong_or_not_supported_is_said(load: Load) -> None:
     values = {
         "top_p": 7,

@@ -157,3 +157,13 @@ def test_a_token_ends_generate_many() -> None:
         assert {one.finish_reason for one in found} == {"cancelled"}
         assert len(found) == read
         assert list(model.generate_many(prompts(), cancel=token)) == []
+
+
+@pytest.mark.parametrize("prompts", ["Once upon a time", b"Once", None, 7])
+def test_generate_many_takes_no_single_prompt(prompts: Any) -> None:
+    no_flag: Any = "no"
+    with GPT2.from_pretrained() as model:
+        with pytest.raises(TypeError, match="prompts must be an iterable of texts"):
+            model.generate_many(prompts)
+        with pytest.raises(TypeError, match="ordered must be True or False, got 'no'"):
+            model.generate_many(["Once"], ordered=no_flag)

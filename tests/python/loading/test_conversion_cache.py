@@ -19,7 +19,7 @@ from gpt2fast.checkpoints import open_checkpoint
 from gpt2fast.errors import ModelError
 from gpt2fast.loading import conversion_cache
 from gpt2fast.loading.conversion_cache import cached_conversion
-from gpt2fast.storage.files import cache_root
+from gpt2fast.storage.cache_root import cache_root
 from gpt2fast.storage.model_directory import open_model_directory
 from support.checkpoint_samples import random_tensors, small_config
 from support.huggingface_samples import write_directory, write_vocabulary

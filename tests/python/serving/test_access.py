@@ -16,7 +16,7 @@ from starlette.testclient import TestClient
 
 from gpt2fast import GPT2
 from gpt2fast.serving import Settings, create_app
-from gpt2fast.serving.logs import JsonFormatter
+from gpt2fast.serving.logs import JsonFormatter, TextFormatter
 from support.processes import imported_by
 
 KEYS = ("sk-first", "sk-second-and-longer")
@@ -59,6 +59,24 @@ def test_nothing_else_does(keyed: TestClient, authorization: str) -> None:
     assert response.status_code == 401
 
 
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"api_keys": ("sk-first", "")}, ValueError, "api_keys must not hold an empty one"),
+        ({"api_keys": "sk-first"}, TypeError, "api_keys must be a list or tuple of strings"),
+        ({"cors_origins": "*"}, TypeError, "cors_origins must be a list or tuple of strings"),
+        ({"allowed_hosts": "localhost"}, TypeError, "allowed_hosts must be a list or tuple of strings"),
+        ({"root_path": "llm"}, ValueError, "root_path must begin with / and not end with it, got 'llm'"),
+        ({"root_path": "/llm/"}, ValueError, "root_path must begin with / and not end with it, got '/llm/'"),
+    ],
+)
+def test_settings_that_would_let_others_in_or_nobody(
+    settings: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=re.escape(message)):
+        Settings(**settings)
+
+
 def test_hosts_that_are_not_named_are_refused(model: GPT2) -> None:
     settings = Settings(allowed_hosts=("localhost", "[::1]"))
     client = TestClient(create_app(model, settings), base_url="http://localhost:8000")
@@ -73,7 +91,7 @@ def test_other_origins_are_let_in_by_name(model: GPT2) -> None:
     preflight = {
         "origin": "https://a.example",
         "access-control-request-method": "POST",
-        "access-control-request-headers": "authorization,content-type",
+        "access-control-request-headers": "authorization,content-type,x-stainless-lang",
     }
     closed = TestClient(create_app(model))
     assert closed.options("/v1/completions", headers=preflight).status_code == 405
@@ -84,6 +102,7 @@ def test_other_origins_are_let_in_by_name(model: GPT2) -> None:
     response = opened.options("/v1/completions", headers=preflight)
     assert response.status_code == 200
     assert response.headers["access-control-allow-origin"] == "https://a.example"
+    assert "x-stainless-lang" in response.headers["access-control-allow-headers"]
     other = opened.options("/v1/completions", headers={**preflight, "origin": "https://b.example"})
     assert "access-control-allow-origin" not in other.headers
 
@@ -141,15 +160,26 @@ def test_a_request_is_one_line_of_the_log_without_its_text(
     with caplog.at_level(logging.INFO, "gpt2fast.serving"):
         client.post("/v1/completions", json={"prompt": "secret", "max_tokens": 1}, headers=headers)
         client.post("/v1/completions", json={"prompt": "secret", "nope\n2": 1}, headers=headers)
+        client.post("/v1/completions", json={"prompt": {"text": "secret"}}, headers=headers)
+        client.post("/v1/completions", json={"overflow": "secret"}, headers=headers)
+        client.get("/nowhere/%0asecond")
     lines = [JsonFormatter().format(record) for record in caplog.records]
     assert not any("\n" in line or "secret" in line for line in lines)
-    good, bad = map(json.loads, lines)
+    texts = [TextFormatter().format(record) for record in caplog.records]
+    assert not any("\n" in text or "secret" in text for text in texts)
+    good, bad, *quoted, nowhere = map(json.loads, lines)
     assert (good["status"], good["method"], good["path"]) == (200, "POST", "/v1/completions")
     assert good["request_id"] == "line"
     assert good["duration_ms"] > 0
     assert good["client"] == "testclient"
     assert bad["status"] == 400
-    assert bad["error"].startswith("unknown field")
+    assert bad["error"] == r"unknown_parameter in 'nope\n2'"
+    assert [one["error"] for one in quoted] == [
+        "invalid request in 'prompt'",
+        "invalid request in 'overflow'",
+    ]
+    assert nowhere["path"] == "/nowhere/\nsecond"
+    assert texts[-1].startswith(r"GET '/nowhere/\nsecond' 404 ")
 
 
 def cached_tokens(model: GPT2, settings: Settings, path: str, **fields: Any) -> list[int]:

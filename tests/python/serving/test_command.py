@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import re
 import shlex
@@ -11,16 +12,17 @@ import socket
 import subprocess
 import sys
 import threading
+import types
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
 
 from gpt2fast import GPT2
-from gpt2fast.serving.workers import Supervisor, WorkersFailedError
+from gpt2fast.serving.workers import Supervisor, WorkersFailedError, _Worker
 from support.live_server import DEADLINE, command, events
 
 PATH = "/v1/completions"
@@ -157,9 +159,10 @@ def test_mistakes_are_one_line_and_a_status(tmp_path: Path) -> None:
         assert status == 2
         assert message in text
         assert "Traceback" not in text
-    status, text = run("--api-key", "a b")
-    assert status == 2
-    assert "printable" in text
+    for key in ("a b", ""):
+        status, text = run("--api-key", key)
+        assert status == 2
+        assert "printable" in text
 
 
 def test_without_the_extra_it_says_what_to_install() -> None:
@@ -240,7 +243,7 @@ class TestWorkers:
                     served.url + PATH, json={"prompt": "The", "max_tokens": 20, **sampling}, timeout=DEADLINE
                 )
                 assert answer.json()["choices"][0]["text"] == expected
-            # Whichever is asked tells the numbers of all.
+            # Whichever worker answers has the numbers of all.
             counts = httpx.get(f"{served.url}/metrics").text
             found = re.findall(r"^vllm:generation_tokens_total\{.*\} (\S+)$", counts, re.MULTILINE)
             assert [float(one) for one in found] == [4 * 20.0]
@@ -270,6 +273,26 @@ class TestWorkers:
             # Their ends of the log close when they have ended.
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", port))
+
+    def test_one_whose_pipe_closes_before_it_is_gone(self) -> None:
+        listener = socket.create_server(("127.0.0.1", 0))
+        supervisor = Supervisor(_broken, [listener], 1, lambda: None)
+        ended, sentinel = multiprocessing.Pipe()
+        ours, theirs = multiprocessing.Pipe()
+        dying = types.SimpleNamespace(sentinel=sentinel, pid=0, exitcode=1, join=lambda: None)
+        supervisor._workers = [_Worker(cast("Any", dying), ours)]
+        replaced: list[int] = []
+        with listener, pytest.MonkeyPatch.context() as patch:
+            patch.setattr(supervisor, "_replace", replaced.append)
+            theirs.close()
+            supervisor._look()
+            assert not replaced
+            ended.close()
+            supervisor._look()  # would wait for ever if it did not look at the process, or return at once
+        assert replaced == [0]
+        sentinel.close()
+        supervisor._workers = []
+        supervisor._end()
 
     def test_workers_that_never_get_ready_end_it(self) -> None:
         listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]

@@ -13,6 +13,7 @@ import pytest
 
 from gpt2fast import GPT2
 from gpt2fast.serving import Limits, Settings
+from gpt2fast.serving.errors import of_library
 from gpt2fast.serving.logs import JsonFormatter
 from support.live_server import LiveServer, live_server
 
@@ -41,6 +42,9 @@ BOTH = ["/v1/completions", "/v1/chat/completions", "/v1/embeddings", "/v1/score"
         ({"stop": [""]}, "stop[0]", "stop[0] must not be empty"),
         ({"stop": 3}, "stop", "stop must be a string or a list of strings"),
         ({"logit_bias": {"x": 1}}, "logit_bias", "got the key 'x'"),
+        ({"logit_bias": {"7": 1, "07": 2}}, "logit_bias", "got the key '07'"),
+        ({"logit_bias": {"1_0": 1}}, "logit_bias", "got the key '1_0'"),
+        ({"logit_bias": {"9" * 5000: 1}}, "logit_bias", "got the key '9999"),
         ({"logit_bias": {"99999": 1}}, "logit_bias", "a key of logit_bias must be from 0 to 4095, got 99999"),
         ({"prompt": 7}, "prompt", "prompt must be a string, token ids, or a list of these, got 7 (int)"),
         ({"prompt": []}, "prompt", "prompt must not be an empty list"),
@@ -92,9 +96,22 @@ def test_an_unknown_field_is_named_with_the_nearest(post: Post, given: str, mean
     assert error["message"] == f"unknown field {given!r}; did you mean {meant!r}?"
 
 
+@pytest.mark.parametrize(
+    ("advice", "left"),
+    [
+        ("; give do_sample=False, or generation_config=None ignores that", "; give do_sample=False"),
+        ("; generation_config=None ignores that", ""),
+    ],
+)
+def test_advice_is_what_a_request_can_follow(advice: str, left: str) -> None:
+    problem = "num_beams=2 contradicts sampling (from the model's generation_config.json: top_k"
+    error = of_library(ValueError(f"{problem}{advice})"), {"num_beams"})
+    assert str(error) == f"{problem}{left})"
+
+
 def test_an_unknown_field_far_from_all_lists_them(post: Post) -> None:
     message = post("/v1/rank", 400, prompt="a", choices=["b"], qqq=1)["error"]["message"]
-    assert message == "unknown field 'qqq'; the fields are model, user, by, prompt, choices"
+    assert message == "unknown field 'qqq'; the fields are model, user, by, overflow, prompt, choices"
     message = post(PATH, 400, prompt="a", stream_options={"include_usages": True})["error"]["message"]
     assert message == "unknown field 'stream_options.include_usages'; did you mean 'include_usage'?"
 
@@ -234,6 +251,7 @@ def test_a_large_body_is_413(small: httpx.Client) -> None:
         (PATH, {"prompt": ["a", "b"], "n": 2, "max_tokens": 25}, "max_tokens"),
         ("/v1/embeddings", {"input": ["a"] * 3}, "input"),
         ("/v1/score", {"input": [[1] * 101]}, "input"),
+        ("/v1/rank", {"prompt": "a", "choices": [[1] * 60, [2] * 60]}, "choices"),
         ("/v1/rank", {"prompt": "a", "choices": ["a", "b", "c"]}, "choices"),
     ],
 )

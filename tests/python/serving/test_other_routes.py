@@ -67,6 +67,22 @@ def test_choices_are_ranked_as_by_the_library(post: Post, model: GPT2, by: Any) 
     assert [one["index"] for one in answer["data"]] == [one.index for one in expected]
     assert [one["total_logprob"] for one in answer["data"]] == [one.total for one in expected]
     assert post("/v1/rank", 400, prompt="a", choices=[""])["error"]["param"] == "choices[0]"
+
+
+def test_choices_beyond_the_context(post: Post, model: GPT2) -> None:
+    prompt, choices = [*range(600)], [[7], [8, 9]]
+    error = post("/v1/rank", 400, prompt=prompt, choices=choices)["error"]
+    assert (error["param"], error["code"]) == ("choices[0]", "context_length_exceeded")
+    assert error["message"].endswith("choices[0] 1; overflow='truncate' cuts the prompt")
+    answer = post("/v1/rank", prompt=prompt, choices=choices, overflow="truncate")
+    expected = model.rank(prompt, choices, overflow="truncate")
+    assert [one["total_logprob"] for one in answer["data"]] == [one.total for one in expected]
+    error = post("/v1/rank", 400, prompt="a", choices=[[7], prompt], overflow="truncate")["error"]
+    assert (error["param"], error["code"]) == ("choices[1]", "context_length_exceeded")
+    assert error["message"].endswith("choices[1] 600; give a shorter one")
+
+
+def test_choices_that_are_none(post: Post) -> None:
     assert post("/v1/rank", 400, prompt="a", choices="b")["error"]["param"] == "choices"
 
 

@@ -73,6 +73,25 @@ def test_a_stream_is_the_text_that_is_answered_whole(
         assert [one["text"] for one in found] == [other.tokenizer.decode(ids) for ids in tokens]
 
 
+@pytest.mark.parametrize("added", [None, True, False])
+def test_a_template_adds_tokens_unless_they_are_declined(
+    asked: TestClient, other: GPT2, added: bool | None
+) -> None:
+    answer = asked.post("/tokenize", json={"prompt": "the fox", "add_special_tokens": added}).json()
+    expected = other.tokenizer.encode("the fox", add_special_tokens=added is not False)
+    assert answer["tokens"] == expected
+
+
+def test_choices_continue_the_prompt(asked: TestClient, other: GPT2) -> None:
+    """As for ``GPT2.rank``, the tokenizer's template adds nothing to a choice."""
+    given = {"prompt": "the", "choices": ["the fox", "a"]}
+    answer = asked.post("/v1/rank", json=given)
+    assert answer.status_code == 200, answer.text
+    found = [(one["choice"], one["token_ids"], one["token_logprobs"]) for one in answer.json()["data"]]
+    ranked = other.rank(**given)
+    assert found == [(one.choice, one.token_ids, one.logprobs.tolist()) for one in ranked]
+
+
 @pytest.mark.parametrize(
     ("kind", "tokens", "parts"),
     [

@@ -27,12 +27,23 @@ KINDS: dict[str, dict[str, Any]] = {
     "whole_head": {"lora_alpha": 4, "modules_to_save": ["lm_head", "ln_f"]},
     "whole_table": {"lora_alpha": 4, "modules_to_save": ["wte"]},
 }
+#: Those with a head for classification; behind the others by name, as the order of names makes the numbers.
+CLASSIFIER_KINDS: dict[str, dict[str, Any]] = {
+    "whole_text_head": {"lora_alpha": 4, "task_type": "SEQ_CLS", "modules_to_save": ["classifier", "score"]},
+    "whole_token_head": {
+        "lora_alpha": 4,
+        "task_type": "TOKEN_CLS",
+        "modules_to_save": ["classifier", "score"],
+    },
+}
+ALL_KINDS = {**KINDS, **CLASSIFIER_KINDS}
+LABELS = 3
 _TARGETS = {"all": ["c_attn", "c_proj", "c_fc"], "tables": ["wte", "lm_head"]}
 
 
 def write_adapter(directory: Path, kind: str, base: str, **changes: Any) -> Path:
-    """An adapter of one of ``KINDS``; ``changes`` replace values of its configuration."""
-    generator = np.random.default_rng(sorted(KINDS).index(kind))
+    """An adapter of one of ``ALL_KINDS``; ``changes`` replace values of its configuration."""
+    generator = np.random.default_rng(sorted(ALL_KINDS).index(kind))
 
     def numbers(*shape: int) -> NDArray[np.float32]:
         return (generator.normal(size=shape) * 0.05).astype(np.float32)
@@ -57,6 +68,10 @@ def write_adapter(directory: Path, kind: str, base: str, **changes: Any) -> Path
         tensors |= {"transformer.ln_f.weight": 1 + numbers(WIDTH), "transformer.ln_f.bias": numbers(WIDTH)}
     if kind == "whole_table":
         tensors["transformer.wte.weight"] = numbers(VOCABULARY, WIDTH)
+    if kind == "whole_text_head":
+        tensors["score.weight"] = numbers(LABELS, WIDTH)
+    if kind == "whole_token_head":
+        tensors |= {"classifier.weight": numbers(LABELS, WIDTH), "classifier.bias": numbers(LABELS)}
     directory.mkdir(parents=True)
     named = {f"base_model.model.{name}": values for name, values in tensors.items()}
     save_file(named, directory / "adapter_model.safetensors")
@@ -71,5 +86,5 @@ def write_adapter(directory: Path, kind: str, base: str, **changes: Any) -> Path
         "init_lora_weights": True,
         "use_dora": False,
     }
-    (directory / "adapter_config.json").write_text(json.dumps({**settings, **KINDS[kind], **changes}))
+    (directory / "adapter_config.json").write_text(json.dumps({**settings, **ALL_KINDS[kind], **changes}))
     return directory

@@ -48,7 +48,7 @@ class Page:
             driver.get(url)
 
     def _open_tab(self) -> None:
-        """A tab without what earlier ones were told: sizes, touch, a connection that is cut."""
+        """A tab without the settings of earlier ones: sizes, touch, a connection that is cut."""
         old = self.driver.current_window_handle
         self.driver.switch_to.new_window("tab")
         new = self.driver.current_window_handle

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
 _BROWSER = next(filter(None, map(shutil.which, _NAMES)), None)
 _DRIVER = shutil.which("chromedriver")
-# Without a screen Chromium has no mouse either, as pages are told: a pointer that is fine and hovers.
+# Without a screen Chromium reports no mouse; this makes pages see a pointer that is fine and hovers.
 _MOUSE = (
     "blink-settings=primaryHoverType=2,availableHoverTypes=2,primaryPointerType=4,availablePointerTypes=4"
 )

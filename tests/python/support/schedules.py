@@ -46,7 +46,7 @@ _GROUPS: list[list[dict[str, Any]]] = [
 
 @dataclass(frozen=True)
 class Spec:
-    """What a caller asks for, and nothing of how it asks."""
+    """What a caller requests, and nothing of how it does so."""
 
     what: str  # "text", "score", "embed" or "forward"
     prompt: str
@@ -58,7 +58,7 @@ class Spec:
 
 
 def pool() -> list[Spec]:
-    """What callers ask for in all schedules: prompts of all lengths, many of which begin alike."""
+    """The requests of all schedules: prompts of all lengths, many of which begin alike."""
     rng = random.Random(15)
     stories = [" ".join(rng.choices(_WORDS, k=80)) for _ in range(3)]
 

@@ -38,7 +38,7 @@ class Gate:
     page_key : str or None
         Sent along with requests for the page and its files, as if the browser knew it.
     abandoned : threading.Event
-        Set when the service was told that a client has gone.
+        Set when the service noticed that a client has gone.
     """
 
     def __init__(self) -> None:

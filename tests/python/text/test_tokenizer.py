@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,25 @@ def test_gpt2_vocabulary(gpt2_data: Path) -> None:
     assert (tokenizer.vocab_size, tokenizer.end_of_text_id) == (50257, 50256)
     assert tokenizer.encode("a<|endoftext|>b") == [64, 50256, 65]
     assert tokenizer.encode_bytes(b"Hello world") == [15496, 995]
+
+
+def test_threads_go_on_while_a_long_text_is_encoded() -> None:
+    line = "hello world.\n"
+    done = threading.Event()
+    found: list[list[int]] = []
+
+    def encode() -> None:
+        found.append(TINY.encode(line * 30_000))
+        done.set()
+
+    thread = threading.Thread(target=encode)
+    thread.start()
+    turns = 0
+    while not done.wait(0.001):
+        turns += 1
+    thread.join()
+    assert turns > 3  # one or two while Python's lock is kept
+    assert found[0] == TINY.encode(line) * 30_000
 
 
 @given(UNICODE_TEXT)

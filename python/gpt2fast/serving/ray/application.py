@@ -21,28 +21,29 @@ if TYPE_CHECKING:
     from gpt2fast.serving.model_calls import ModelCalls
 
 _DEFAULTS = Limits()
-# As long as requests have by default after SIGTERM.
+# Seconds that requests have to finish at shutdown, as for `gpt2fast serve`.
 _GRACE_SECONDS = 30.0
 
 
 class AppOptions(BaseModel):
-    """What ``serve run`` takes as ``name=value``, and a configuration file of Serve as ``args``.
+    """Options: ``name=value`` for ``serve run``, ``args`` in a configuration file of Serve.
 
     Attributes
     ----------
     model, precision, kv_cache, tokenizer, max_sequences
         As for :meth:`gpt2fast.GPT2.from_pretrained`. Paths are those of each node.
     served_model_name : str, optional
-        The model's id in requests and answers. Default: after the model.
+        The model's id in requests and answers. Default: the model's name.
     cores : int, optional
-        Of each replica. Default: those of the smallest node.
+        Cores of each replica. Default: those of the smallest node.
     min_replicas, max_replicas : int
-        Between these, replicas come and go with the number of requests. By default at most as many as have
-        room on the nodes that the cluster has now.
+        Limits on the number of replicas, which follows the number of requests. Default of the upper one: as
+        many as fit the nodes that the cluster has now.
     max_waiting : int
-        Requests that may wait at a replica, and before all of them; one more gets 503.
+        Requests that may wait at each replica, and in front of all of them; one more gets 503.
     api_keys : tuple of str
-        Ray's dashboard shows them; the replicas' environment variable ``GPT2FAST_API_KEY`` adds one unseen.
+        API keys, which Ray's dashboard shows. The replicas' environment variable ``GPT2FAST_API_KEY`` adds
+        one that it does not show.
     """
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
@@ -60,7 +61,7 @@ class AppOptions(BaseModel):
     api_keys: tuple[str, ...] = ()
 
     def settings(self) -> Settings:
-        """How a replica serves: what its own environment adds is read where it runs."""
+        """Settings of a replica; called where it runs, since its own environment counts."""
         key = os.environ.get(KEY_VARIABLE)
         return Settings(
             model_name=self.served_model_name or default_model_name(self.model),
@@ -70,10 +71,9 @@ class AppOptions(BaseModel):
 
 
 class Replica:
-    """One model, on as many threads as it has cores, behind the application of ``gpt2fast serve``.
+    """The application of ``gpt2fast serve`` over a model of its own, with a thread for each core that it has.
 
-    Made from a checkpoint, the model is converted once for each node: replicas that start together wait for
-    the one that does it.
+    A checkpoint is converted once for each node: replicas that start together wait for the one that does it.
     """
 
     def __init__(self, options: AppOptions) -> None:
@@ -85,19 +85,20 @@ class Replica:
             kv_cache=options.kv_cache,
             max_sequences=options.max_sequences,
         )
-        model.generate([0], max_new_tokens=1)  # Ray sends requests when this returns: the model works
+        model.generate([0], max_new_tokens=1)  # shows that the model works, before Ray sends requests
         self._application = create_app(model, options.settings())
         self._calls: ModelCalls = self._application.state.service.calls
         self._steps = 0
 
     def __serve_build_asgi_app__(self) -> Starlette:
-        """What Ray sends requests to."""
+        """The ASGI application to which Ray sends requests."""
         return self._application
 
     async def check_health(self) -> None:
-        """Ray asks every few seconds, and replaces a replica that doesn't answer in time.
+        """Return if the replica works. Ray calls this every few seconds, and replaces a replica that is late.
 
-        While others' texts go on, that is the answer; a token of one's own could wait long for its turn.
+        Steps since the last call show that it works; only without any is a token generated, since that could
+        wait long for its turn.
         """
         steps = self._calls.stats().steps
         if steps == self._steps:
@@ -131,7 +132,7 @@ def app(options: AppOptions | Mapping[str, Any]) -> Application:
     room = sum(count // cores for count in nodes)
     replicas = _DEPLOYMENT.options(
         ray_actor_options={"num_cpus": cores},
-        # The steps of a replica are full with as many texts; one more waits.
+        # This many texts fill the steps of a replica; more would wait.
         autoscaling_config={
             "min_replicas": options.min_replicas,
             "max_replicas": options.max_replicas or max(1, options.min_replicas, room),

@@ -33,10 +33,10 @@ class _Callable:
         As for :meth:`gpt2fast.GPT2.from_pretrained`; a path is that of each node. A checkpoint is converted
         once for each node.
     column : str
-        Of the texts: strings or token ids.
+        The column of the texts: strings or token ids.
     load : mapping, optional
-        Other arguments of ``from_pretrained``, as ``{"precision": "int4"}``. ``threads`` are by default the
-        cores that Ray sets aside for the actor (``num_cpus`` of ``map_batches``).
+        Other arguments of ``from_pretrained``, such as ``{"precision": "int4"}``. By default ``threads`` are
+        the cores that Ray sets aside for the actor (``num_cpus`` of ``map_batches``).
     """
 
     def __init__(self, model: Source, column: str, load: Mapping[str, Any] | None) -> None:
@@ -62,7 +62,7 @@ class Generate(_Callable):
     seed_column : str, optional
         Column with the seed of each row. Without it, and without the option ``seed``, seeds are drawn.
     **options
-        Of :class:`gpt2fast.GenerationOptions`.
+        Options of :class:`gpt2fast.GenerationOptions`.
 
     Raises
     ------
