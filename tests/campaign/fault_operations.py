@@ -280,6 +280,9 @@ class Export(Operation):
         return self.after_kill(expected) or entries(self._out.parent, self._out.name)
 
 
+_ONNX_NAMES = ("model.onnx", "model.onnx.data")
+
+
 class ExportONNX(Export):
     """Writing a standard ONNX file, with its weights beside it, over another."""
 
@@ -290,8 +293,17 @@ class ExportONNX(Export):
         super().begin(directory)
         self._out.mkdir()
 
+    def run(self) -> Any:
+        super().run()
+        return self._written()
+
     def leftovers(self, expected: Any) -> str:
-        return "" if digest(self._out) == expected else entries(self._out)
+        return entries(self._out, *(_ONNX_NAMES if self._written() == expected else ()))
+
+    def _written(self) -> list[str]:
+        # A disk that became read-only keeps the files of an earlier attempt, too.
+        files = [self._out / name for name in _ONNX_NAMES]
+        return [hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.exists()]
 
 
 class ExportHuggingFace(Export):
