@@ -262,24 +262,70 @@ class Read(Operation):
 
 
 class Export(Operation):
-    """Writing a standard ONNX file, with its weights beside it, over another."""
+    """Writing a checkpoint of another format."""
 
-    def __init__(self, source: Path) -> None:
-        self._source = source
+    def __init__(self, source: Path, export: Callable[[Any, Path], Any]) -> None:
+        self._source, self._export = source, export
 
     def begin(self, directory: Path) -> None:
         self._out = directory / "out"
-        self._out.mkdir()
 
     def run(self) -> Any:
         from gpt2fast.checkpoints import open_checkpoint
-        from gpt2fast.export.standard import export_onnx
 
-        export_onnx(open_checkpoint(self._source), self._out / "model.onnx", overwrite=True)
+        self._export(open_checkpoint(self._source), self._out)
         return digest(self._out)
 
     def leftovers(self, expected: Any) -> str:
-        return "" if digest(self._out) == expected else entries(self._out)
+        return self.after_kill(expected) or entries(self._out.parent, self._out.name)
+
+
+_ONNX_NAMES = ("model.onnx", "model.onnx.data")
+
+
+class ExportONNX(Export):
+    """Writing a standard ONNX file, with its weights beside it, over another."""
+
+    def __init__(self, source: Path) -> None:
+        super().__init__(source, _export_onnx)
+
+    def begin(self, directory: Path) -> None:
+        super().begin(directory)
+        self._out.mkdir()
+
+    def run(self) -> Any:
+        super().run()
+        return self._written()
+
+    def leftovers(self, expected: Any) -> str:
+        return entries(self._out, *(_ONNX_NAMES if self._written() == expected else ()))
+
+    def _written(self) -> list[str]:
+        # A disk that became read-only keeps the files of an earlier attempt, too.
+        files = [self._out / name for name in _ONNX_NAMES]
+        return [hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.exists()]
+
+
+class ExportHuggingFace(Export):
+    """Writing a directory for transformers."""
+
+    def __init__(self, source: Path) -> None:
+        super().__init__(source, _export_huggingface)
+
+    def after_kill(self, expected: Any) -> str:
+        return "left half a directory" if self._out.exists() and digest(self._out) != expected else ""
+
+
+def _export_onnx(checkpoint: Any, out: Path) -> None:
+    from gpt2fast.export.standard import export_onnx
+
+    export_onnx(checkpoint, out / "model.onnx", overwrite=True)
+
+
+def _export_huggingface(checkpoint: Any, out: Path) -> None:
+    from gpt2fast.export.huggingface_writer import save_huggingface
+
+    save_huggingface(checkpoint, out, overwrite=True)
 
 
 def _everything(model: Any) -> Any:
@@ -319,7 +365,8 @@ def operations(directory: Path) -> dict[str, Operation]:
         "load-prefix": LoadPrefix(model),
         "journal": ResumeJournal(),
         "results": ResumeResults(),
-        "export": Export(source),
+        "export-onnx": ExportONNX(source),
+        "export-huggingface": ExportHuggingFace(source),
         **{
             f"read-{name}": Read(name, directory / name)
             for name in ("safetensors", "torch-zip", "gguf", "onnx")

@@ -20,26 +20,75 @@ import sys
 import tempfile
 import traceback
 import warnings
+from dataclasses import dataclass
+from enum import IntFlag, auto
 from pathlib import Path
 from typing import Any
 
 from gpt2fast._native import core
 from gpt2fast.errors import ModelError
+from tests.campaign.command_operations import CommandError, commands
 from tests.campaign.fault_operations import Operation, operations
 
-#: In the order of faults.cpp, from 1, with the errors that the calls may give.
-KINDS: dict[str, tuple[int, ...]] = {
-    "malloc": (errno.ENOMEM,),
-    "new": (errno.ENOMEM,),
-    "read": (errno.EIO, errno.ESTALE),
-    "write": (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EFBIG),
-    "mmap": (errno.ENOMEM, errno.EAGAIN),
-    "fsync": (errno.EIO, errno.ENOSPC),
-    "rename": (errno.EACCES, errno.EIO, errno.EROFS),
-    "ftruncate": (errno.EIO, errno.ENOSPC),
-    "open": (errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EROFS),
+
+class Calls(IntFlag):
+    """What a call does; the order is that of faults.cpp."""
+
+    MALLOC = auto()
+    NEW = auto()
+    READ = auto()
+    WRITE = auto()
+    MAP = auto()
+    SYNC = auto()
+    RENAME = auto()
+    TRUNCATE = auto()
+    OPEN = auto()
+    OPEN_TO_WRITE = auto()
+    CREATE = auto()
+    REMOVE = auto()
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Calls that fail.
+
+    Attributes
+    ----------
+    calls : Calls
+        Which.
+    numbers : tuple of int
+        The errors that they may give.
+    lasts : bool
+        Whether all of them fail from one on, and not one alone.
+    cleans : bool
+        Whether what was begun can still be removed.
+    """
+
+    calls: Calls
+    numbers: tuple[int, ...]
+    lasts: bool = False
+    cleans: bool = True
+
+
+_FULL = Calls.WRITE | Calls.SYNC | Calls.TRUNCATE | Calls.CREATE
+_CHANGES = Calls.WRITE | Calls.SYNC | Calls.TRUNCATE | Calls.RENAME | Calls.OPEN_TO_WRITE | Calls.CREATE
+#: By name; those in capitals are states of a disk, which last.
+KINDS = {
+    "malloc": Fault(Calls.MALLOC, (errno.ENOMEM,)),
+    "new": Fault(Calls.NEW, (errno.ENOMEM,)),
+    "read": Fault(Calls.READ, (errno.EIO, errno.ESTALE)),
+    "write": Fault(Calls.WRITE, (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EFBIG)),
+    "mmap": Fault(Calls.MAP, (errno.ENOMEM, errno.EAGAIN)),
+    "fsync": Fault(Calls.SYNC, (errno.EIO, errno.ENOSPC)),
+    "rename": Fault(Calls.RENAME, (errno.EACCES, errno.EIO, errno.EROFS)),
+    "ftruncate": Fault(Calls.TRUNCATE, (errno.EIO, errno.ENOSPC)),
+    "open": Fault(Calls.OPEN, (errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EROFS)),
+    "ENOSPC": Fault(_FULL, (errno.ENOSPC,), lasts=True),
+    "EDQUOT": Fault(_FULL, (errno.EDQUOT,), lasts=True),
+    "EROFS": Fault(_CHANGES | Calls.REMOVE, (errno.EROFS,), lasts=True, cleans=False),
+    "EIO": Fault(_CHANGES | Calls.READ, (errno.EIO,), lasts=True, cleans=False),
 }
-DOCUMENTED = (ModelError, OSError, MemoryError)
+DOCUMENTED = (ModelError, OSError, MemoryError, CommandError)
 #: What CPython says when there is no memory for a lock, and of NumPy when it forgets to say anything.
 _NO_MEMORY = (
     *("can't allocate read lock", "can't allocate lock"),
@@ -54,7 +103,7 @@ class Library:
 
     def __init__(self, path: str) -> None:
         self._library = ctypes.CDLL(path)
-        self._library.faults_arm.argtypes = (ctypes.c_int, ctypes.c_long, ctypes.c_int)
+        self._library.faults_arm.argtypes = (ctypes.c_uint, ctypes.c_long, ctypes.c_int, ctypes.c_bool)
         self._library.faults_watch.argtypes = (ctypes.c_size_t, ctypes.c_size_t)
         self._library.faults_disarm.restype = ctypes.c_long
 
@@ -66,9 +115,9 @@ class Library:
             if found and (found[3] in watched or Path(found[3]).name.startswith("libpython3.")):
                 self._library.faults_watch(int(found[1], 16), int(found[2], 16))
 
-    def arm(self, kind: str, call: int, number: int) -> None:
-        """Let a call fail, from here on."""
-        self._library.faults_arm(list(KINDS).index(kind) + 1, call, number)
+    def arm(self, fault: Fault, call: int, number: int) -> None:
+        """Let a call fail, counted from here on."""
+        self._library.faults_arm(int(fault.calls), call, number, fault.lasts)
 
     def disarm(self) -> int:
         """Stop; returns the number of calls."""
@@ -79,13 +128,15 @@ def strike(
     library: Library, operation: Operation, kind: str, call: int, expected: Any, home: str
 ) -> dict[str, Any]:
     """One case, in this process: what came of it, and what is wrong with that."""
-    number = KINDS[kind][call % len(KINDS[kind])]
+    struck = KINDS[kind]
+    number = struck.numbers[call % len(struck.numbers)]
+    leftovers = operation.leftovers if struck.cleans else operation.after_kill
     directory = Path(tempfile.mkdtemp(dir=home))
     operation.begin(directory)
     gc.collect()
     descriptors = len(os.listdir("/proc/self/fd"))
     outcome, fault, calls = "fine", "", 0
-    library.arm(kind, call, number)
+    library.arm(struck, call, number)
     try:
         result = operation.run()
         calls = library.disarm()
@@ -98,8 +149,10 @@ def strike(
         outcome = type(error).__name__
         if not str(error) and not isinstance(error, MemoryError):
             fault = "an empty message"
+        elif struck.lasts and not _is_clear(error, number):
+            fault = f"a message that doesn't say what is wrong and where: {_described(error)}"
         error.__traceback__ = None  # which holds on to calls
-        fault = fault or operation.leftovers(expected)
+        fault = fault or leftovers(expected)
     except BaseException as error:
         library.disarm()
         if not call:
@@ -107,7 +160,7 @@ def strike(
         outcome = "other"
         if isinstance(error, (RuntimeError, SystemError)) and str(error).endswith(_NO_MEMORY):
             error.__traceback__ = None
-            outcome, fault = "MemoryError", operation.leftovers(expected)
+            outcome, fault = "MemoryError", leftovers(expected)
         else:
             fault = _described(error)
     if call:
@@ -121,6 +174,11 @@ def strike(
         expected = result
     shutil.rmtree(directory, ignore_errors=True)
     return {"outcome": outcome, "fault": fault, "calls": calls, "result": expected if not call else None}
+
+
+def _is_clear(error: BaseException, number: int) -> bool:
+    """Whether a message has what the system said, and a path."""
+    return os.strerror(number) in str(error) and "/" in str(error)
 
 
 def _described(error: BaseException) -> str:
@@ -163,14 +221,15 @@ def main(library: Library, count: int, seed: int, directory: Path, parts: list[s
     home = str(directory / "cases")
     os.mkdir(home)
     library.watch()
-    for name, operation in operations(directory / "sources").items():
-        wanted = [kind for kind in KINDS if not parts or name in parts or f"{name} {kind}" in parts]
+    struck = {**operations(directory / "sources"), **commands(directory / "commands")}
+    for name, operation in struck.items():
+        wanted = [kind for kind in KINDS if not parts or {name, kind, f"{name} {kind}"} & {*parts}]
         if wanted:
             strike(library, operation, "open", 0, None, home)  # imports everything
             gc.freeze()  # collecting in the children is quick then
         for kind in wanted:
-            struck = strike_often(library, operation, kind, count, random.Random(seed), home)
-            print(json.dumps({"part": f"{name} {kind}", **struck}), flush=True)
+            found = strike_often(library, operation, kind, count, random.Random(seed), home)
+            print(json.dumps({"part": f"{name} {kind}", **found}), flush=True)
 
 
 def strike_often(

@@ -1,5 +1,5 @@
-// Preloaded before the C library: fails the n-th call of one of its functions, once. Controlled through
-// ctypes.
+// Preloaded before the C library: fails the n-th call of some of its functions, once or from then on.
+// Controlled through ctypes.
 
 #include <dlfcn.h>
 #include <fcntl.h>
@@ -17,8 +17,21 @@
 
 namespace {
 
-// The order is that of KINDS in faults.py.
-enum Kind : int { kNone, kMalloc, kNew, kRead, kWrite, kMap, kSync, kRename, kTruncate, kOpen };
+// What a call does; the order is that of Calls in fault_worker.py.
+enum Calls : unsigned {
+  kMalloc = 1 << 0,
+  kNew = 1 << 1,
+  kRead = 1 << 2,
+  kWrite = 1 << 3,
+  kMap = 1 << 4,
+  kSync = 1 << 5,
+  kRename = 1 << 6,
+  kTruncate = 1 << 7,
+  kOpen = 1 << 8,
+  kOpenToWrite = 1 << 9,  // an open that may change a file
+  kCreate = 1 << 10,      // an open, mkdir or the like that makes a new name
+  kRemove = 1 << 11,
+};
 
 struct Range {
   std::uintptr_t begin;
@@ -30,10 +43,11 @@ constexpr int kMaxRanges = 64;
 // an object, which are no larger.
 constexpr std::size_t kLargestSpared = 32;
 
-std::atomic<int> armed_kind{kNone};
+std::atomic<unsigned> armed{0};
 std::atomic<long> calls{0};
 long failing_call = 0;
 int error_number = 0;
+bool is_lasting = false;
 Range ranges[kMaxRanges];
 int range_count = 0;
 
@@ -51,11 +65,26 @@ bool is_watched(const void* caller) {
   return false;
 }
 
-bool fails(Kind kind, const void* caller) {
-  if (armed_kind.load(std::memory_order_relaxed) != kind || !is_watched(caller)) return false;
-  if (calls.fetch_add(1) + 1 != failing_call) return false;
+bool fails(unsigned kinds, const void* caller) {
+  if ((armed.load(std::memory_order_relaxed) & kinds) == 0 || !is_watched(caller)) return false;
+  const long call = calls.fetch_add(1) + 1;
+  if (failing_call == 0 || (is_lasting ? call < failing_call : call != failing_call)) return false;
   errno = error_number;
   return true;
+}
+
+// Of `size` bytes to write, how many there is room for: a disk that fills up takes some before it refuses.
+std::size_t room(std::size_t size, const void* caller) {
+  const bool fills = is_lasting && (error_number == ENOSPC || error_number == EDQUOT);
+  const bool is_last = fills && calls + 1 == failing_call && (armed & kWrite) != 0 && is_watched(caller);
+  return is_last ? (size + 1) / 2 : size;
+}
+
+// What opening `path` with these flags does.
+unsigned opening(const char* path, int flags) {
+  const bool creates = (flags & O_CREAT) != 0 && access(path, F_OK) != 0;
+  const bool writes = (flags & (O_ACCMODE | O_CREAT | O_TRUNC)) != 0;
+  return kOpen | (writes ? kOpenToWrite : 0U) | (creates ? kCreate : 0U);
 }
 
 void* allocate(std::size_t size, std::size_t alignment) {
@@ -75,17 +104,18 @@ void* allocate_or_throw(std::size_t size, std::size_t alignment, const void* cal
 
 extern "C" {
 
-// Fail call number `call` (from 1; 0 for none) of a kind, with this errno.
-void faults_arm(int kind, long call, int number) {
+// Of the calls of these kinds, fail number `call` (from 1; 0 for none), or all from it on, with this errno.
+void faults_arm(unsigned kinds, long call, int number, bool lasting) {
   failing_call = call;
   error_number = number;
+  is_lasting = lasting;
   calls = 0;
-  armed_kind = kind;
+  armed = kinds;
 }
 
 // Stop; returns the number of calls that were made.
 long faults_disarm() {
-  armed_kind = kNone;
+  armed = 0;
   return calls;
 }
 
@@ -122,11 +152,19 @@ REPLACED(ssize_t, -1, kRead, pread, (int file, void* data, std::size_t size, off
          (file, data, size, at))
 REPLACED(ssize_t, -1, kRead, pread64, (int file, void* data, std::size_t size, off64_t at),
          (file, data, size, at))
-REPLACED(ssize_t, -1, kWrite, write, (int file, const void* data, std::size_t size), (file, data, size))
-REPLACED(ssize_t, -1, kWrite, pwrite, (int file, const void* data, std::size_t size, off_t at),
-         (file, data, size, at))
-REPLACED(ssize_t, -1, kWrite, pwrite64, (int file, const void* data, std::size_t size, off64_t at),
-         (file, data, size, at))
+#define REPLACED_WRITE(name, parameters, arguments)                                  \
+  ssize_t name parameters {                                                          \
+    static const auto original = next<ssize_t(*) parameters>(#name);                 \
+    const std::size_t fitting = room(size, __builtin_return_address(0));             \
+    const bool fits = fitting == size;                                               \
+    if (fails(kWrite, __builtin_return_address(0)) && (fits || size < 2)) return -1; \
+    size = fitting;                                                                  \
+    return original arguments;                                                       \
+  }
+
+REPLACED_WRITE(write, (int file, const void* data, std::size_t size), (file, data, size))
+REPLACED_WRITE(pwrite, (int file, const void* data, std::size_t size, off_t at), (file, data, size, at))
+REPLACED_WRITE(pwrite64, (int file, const void* data, std::size_t size, off64_t at), (file, data, size, at))
 REPLACED(void*, MAP_FAILED, kMap, mmap,
          (void* at, std::size_t size, int access, int flags, int file, off_t offset),
          (at, size, access, flags, file, offset))
@@ -140,6 +178,12 @@ REPLACED(int, -1, kRename, renameat, (int from_folder, const char* from, int to_
          (from_folder, from, to_folder, to))
 REPLACED(int, -1, kTruncate, ftruncate, (int file, off_t size), (file, size))
 REPLACED(int, -1, kTruncate, ftruncate64, (int file, off64_t size), (file, size))
+REPLACED(int, -1, kCreate, mkdir, (const char* path, mode_t mode), (path, mode))
+REPLACED(int, -1, kCreate, symlink, (const char* target, const char* path), (target, path))
+REPLACED(int, -1, kCreate, link, (const char* from, const char* to), (from, to))
+REPLACED(int, -1, kRemove, unlink, (const char* path), (path))
+REPLACED(int, -1, kRemove, unlinkat, (int folder, const char* path, int flags), (folder, path, flags))
+REPLACED(int, -1, kRemove, rmdir, (const char* path), (path))
 
 #define REPLACED_OPEN(name)                                                              \
   int name(const char* path, int flags, ...) {                                           \
@@ -148,7 +192,8 @@ REPLACED(int, -1, kTruncate, ftruncate64, (int file, off64_t size), (file, size)
     va_start(more, flags);                                                               \
     const mode_t mode = (flags & (O_CREAT | O_TMPFILE)) != 0 ? va_arg(more, mode_t) : 0; \
     va_end(more);                                                                        \
-    return fails(kOpen, __builtin_return_address(0)) ? -1 : original(path, flags, mode); \
+    const bool refused = fails(opening(path, flags), __builtin_return_address(0));       \
+    return refused ? -1 : original(path, flags, mode);                                   \
   }
 
 REPLACED_OPEN(open)

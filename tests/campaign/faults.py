@@ -1,4 +1,4 @@
-"""Calls that fail: the n-th malloc, new, read, write, mmap, fsync, rename, ftruncate or open."""
+"""Calls that fail: the n-th malloc, new, read, write, mmap, fsync, rename, ftruncate, open; failing disks."""
 
 from __future__ import annotations
 

@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import os
 import random
@@ -23,6 +21,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from tests.campaign.command_operations import commands
 from tests.campaign.fault_operations import (
     Convert,
     FirstLoad,
@@ -37,37 +36,9 @@ from tests.campaign.fault_operations import (
 _SECONDS = 120.0
 
 
-class CommandLine(Operation):
-    """A command that goes on with its file."""
-
-    def __init__(self, *arguments: str, result: str) -> None:
-        self._arguments, self._result = arguments, result
-
-    def begin(self, directory: Path) -> None:
-        self._directory = directory
-
-    def run(self) -> Any:
-        from gpt2fast.cli import main
-
-        arguments = [one.replace("DIRECTORY", str(self._directory)) for one in self._arguments]
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as said:
-            try:
-                main(arguments)
-            except SystemExit as end:
-                if end.code:
-                    raise RuntimeError(said.getvalue()) from None
-        return (self._directory / self._result).read_text("utf-8")
-
-
 def operations(directory: Path) -> dict[str, Operation]:
     """All of them, over sources that are made in a directory."""
     source, model = converted_sample(directory)
-    prompts = [json.dumps({"prompt": [1 + i % 20, 2, 3], "id": i}) for i in range(40)]
-    (directory / "prompts.jsonl").write_text("\n".join(prompts) + "\n")
-    (directory / "book.txt").write_text("!\"#$%&'()*+" * 40)
-    common = ("--model", str(model), "--threads", "1")
-    generate = ("generate", *common, "--input", str(directory / "prompts.jsonl"), "--max-new-tokens", "3")
-    evaluate = ("eval", "perplexity", *common, "--text", str(directory / "book.txt"), "--stride", "2")
     return {
         "convert": Convert(source, replaces=False),
         "convert-over": Convert(source, replaces=True),
@@ -75,8 +46,7 @@ def operations(directory: Path) -> dict[str, Operation]:
         "save-prefix": SavePrefix(model),
         "journal": ResumeJournal(),
         "results": ResumeResults(),
-        "generate": CommandLine(*generate, "--output", "DIRECTORY/out.jsonl", result="out.jsonl"),
-        "eval": CommandLine(*evaluate, "--resume", "DIRECTORY/eval.jsonl", result="eval.jsonl"),
+        **commands(directory / "commands"),
     }
 
 

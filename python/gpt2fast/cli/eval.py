@@ -21,6 +21,7 @@ from gpt2fast.cli.shared import (
     threads_option,
     tokenizer_option,
 )
+from gpt2fast.storage.files import errors_of
 
 if TYPE_CHECKING:
     from gpt2fast.evaluation import Journal, LanguageModel, PerplexitySettings
@@ -192,7 +193,8 @@ def _take_run(options: dict[str, Any]) -> _Run:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        with errors_of(path):
+            return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise click.ClickException(f"{path}: not UTF-8 text: {error.reason} at byte {error.start}") from None
 

@@ -14,7 +14,8 @@ from typing import Any, BinaryIO
 from gpt2fast._validation import is_bool
 from gpt2fast.errors import ModelError
 from gpt2fast.storage.atomic import atomic_file
-from gpt2fast.storage.files import open_regular, parse_json_object, read_json_object
+from gpt2fast.storage.files import errors_of, open_regular, parse_json_object, read_json_object
+from gpt2fast.storage.locks import lock_for_writing
 
 #: The longest line that is read back.
 MAX_LINE_BYTES = 1 << 30
@@ -62,8 +63,8 @@ class ResultFile:
         # Compared in the form that JSON returns: tuples become lists.
         values = {"made_by": _MADE_BY, "ordered": ordered, **settings}
         self._settings: dict[str, Any] = json.loads(json.dumps(values))
-        with ExitStack() as stack:
-            self._lock(stack)
+        with errors_of(self._path), ExitStack() as stack:
+            lock_for_writing(self._path, stack)
             kept = self._open_settings()
             self._file: BinaryIO = stack.enter_context(self._path.open("r+b" if kept else "wb"))
             self._file.truncate(kept)
@@ -79,7 +80,7 @@ class ResultFile:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        with self._resources:
+        with errors_of(self._path), self._resources:
             os.fsync(self._file.fileno())
 
     def __contains__(self, number: int) -> bool:
@@ -88,24 +89,14 @@ class ResultFile:
     def write(self, number: int, values: Mapping[str, Any]) -> None:
         """Add a result; it outlives this process when this returns."""
         line = json.dumps({"line": number, **values}, ensure_ascii=False)
-        self._file.write(line.encode("utf-8") + b"\n")
-        self._file.flush()
+        with errors_of(self._path):
+            self._file.write(line.encode("utf-8") + b"\n")
+            self._file.flush()
         self._count(number)
 
     def _count(self, number: int) -> None:
         self._written[number] = 1
         self.done += 1
-
-    def _lock(self, stack: ExitStack) -> None:
-        from filelock import FileLock, Timeout
-
-        lock = FileLock(self._path.with_name(f".{self._path.name}.lock"))
-        try:
-            stack.enter_context(lock.acquire(timeout=0))
-        except Timeout:
-            raise FileExistsError(
-                errno.EEXIST, "another process is writing it; wait for its end", str(self._path)
-            ) from None
 
     def _open_settings(self) -> int:
         """Check the settings of what there is, or write them; returns the number of bytes to keep."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 from gpt2fast.evaluation.journal import Journal
+from gpt2fast.storage.files import errors_of
 
 #: ``progress(done_tokens, total_tokens)``, called as items are done.
 Progress: TypeAlias = Callable[[int, int], None]
@@ -116,7 +117,7 @@ def read_json_lines(path: Path, limit: int | None) -> Iterator[tuple[str, dict[s
         A line is not a JSON object; the message names file and line.
     """
     found = 0
-    with path.open("r", encoding="utf-8") as file:
+    with errors_of(path), path.open("r", encoding="utf-8") as file:
         for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_CHARACTERS), ""), 1):
             if found == limit:
                 return

@@ -9,12 +9,14 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
 from gpt2fast.errors import ModelError
-from gpt2fast.storage.files import parse_json_object
+from gpt2fast.storage.files import errors_of, parse_json_object
+from gpt2fast.storage.locks import lock_for_writing
 
 if TYPE_CHECKING:
     from typing import TypeGuard
@@ -25,7 +27,7 @@ MAX_BYTES = 1 << 30
 
 
 class Journal:
-    """An open journal; a context manager.
+    """An open journal; a context manager. One process at a time may have it.
 
     A line that is cut short is dropped, and its item is measured again.
 
@@ -38,6 +40,8 @@ class Journal:
 
     Raises
     ------
+    FileExistsError
+        Another process has it.
     ModelError
         The file is not a journal, or has other settings; the message names the first that differs.
     """
@@ -47,19 +51,18 @@ class Journal:
         self._done: dict[tuple[str, int], list[float]] = {}
         # Settings are compared in the form that JSON returns: tuples become lists.
         self._settings = json.loads(json.dumps(dict(settings)))
-        exists = os.path.lexists(self._path)
-        if exists and not self._path.is_file():
+        if os.path.lexists(self._path) and not self._path.is_file():
             raise ModelError(f"{self._path}: not a regular file; name another")
-        # Opened once: what was read is what is written to.
-        self._file: BinaryIO = self._path.open("r+b" if exists else "xb")
-        try:
+        with errors_of(self._path), ExitStack() as stack:
+            lock_for_writing(self._path, stack)
+            exists = os.path.lexists(self._path)
+            # Opened once: what was read is what is written to.
+            self._file: BinaryIO = stack.enter_context(self._path.open("r+b" if exists else "xb"))
             kept = self._read() if exists else 0
             self._file.truncate(kept)
             self._file.seek(kept)
-        except BaseException:
-            self._file.close()
-            raise
-        self._has_settings = kept > 0
+            self._has_settings = kept > 0
+            self._resources = stack.pop_all()
 
     def __enter__(self) -> Journal:
         return self
@@ -70,7 +73,8 @@ class Journal:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._file.close()
+        with errors_of(self._path):
+            self._resources.close()
 
     def values(self, run: str, item: int) -> list[float] | None:
         """The values of an item, or None."""
@@ -88,14 +92,15 @@ class Journal:
             if not _are_finite(list(numbers)):
                 raise ModelError(f"{run}: item {item} measured {list(numbers)[:4]}, which is not finite")
         # The file is not opened before: a measurement that fails at once leaves it free for another.
-        if not self._has_settings:
-            self._append({"settings": self._settings})
-            self._has_settings = True
-        for item, numbers in values.items():
-            self._done[run, item] = list(numbers)
-            self._append({"run": run, "item": item, "values": list(numbers)})
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with errors_of(self._path):
+            if not self._has_settings:
+                self._append({"settings": self._settings})
+                self._has_settings = True
+            for item, numbers in values.items():
+                self._done[run, item] = list(numbers)
+                self._append({"run": run, "item": item, "values": list(numbers)})
+            self._file.flush()
+            os.fsync(self._file.fileno())
 
     def _append(self, line: Mapping[str, Any]) -> None:
         self._file.write(_encoded(line))

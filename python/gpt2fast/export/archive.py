@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from gpt2fast.errors import ModelError
 from gpt2fast.export.tar_stream import ArchiveError, GzipStream, Member, read_members
 from gpt2fast.storage.atomic import atomic_file
-from gpt2fast.storage.files import is_plain_name, open_regular
+from gpt2fast.storage.files import errors_of, is_plain_name, open_regular
 
 #: What an archive may hold.
 MAX_MEMBERS = 10_000
@@ -52,7 +52,7 @@ def pack_archive(archive: Path, model_files: Sequence[Path], sets: Sequence[Path
         for name, path in members:
             information = tarfile.TarInfo(name)
             information.size = path.stat().st_size
-            with path.open("rb") as source:
+            with errors_of(path), path.open("rb") as source:
                 tar.addfile(information, source)
 
 

@@ -79,29 +79,24 @@ def write_model_directory(
     graph = build_graph(checkpoint.config, tensors)
     out.parent.mkdir(parents=True, exist_ok=True)
     check_room(out.parent, total + len(tokenizer[0] if tokenizer else "") + _SPARE_BYTES)
-    try:
-        with atomic_directory(out) as temporary:
-            write_new(temporary / CONFIG_NAME, checkpoint.config.to_json().encode())
-            if checkpoint.generation_config:
-                generation_text = json.dumps(dict(checkpoint.generation_config), indent=2) + "\n"
-                write_new(temporary / GENERATION_CONFIG_NAME, generation_text.encode())
-            if tokenizer is not None:
-                text, settings = tokenizer
-                write_new(temporary / TOKENIZER_NAME, text.encode())
-                write_new(temporary / TOKENIZER_CONFIG_NAME, settings.to_json().encode())
-                if checkpoint.tokenizer.chat_template is not None:
-                    write_new(temporary / CHAT_TEMPLATE_NAME, checkpoint.tokenizer.chat_template.encode())
-            if checkpoint.classifier:
-                _write_classifier(temporary / CLASSIFIER_NAME, checkpoint)
-            write_new(temporary / MODEL_NAME, graph.SerializeToString(deterministic=True))
-            _write_weights(temporary / WEIGHTS_NAME, checkpoint, tensors, progress)
-            write_new(temporary / METADATA_NAME, _metadata(checkpoint, precision, total, fault).encode())
-            if confirm is not None:
-                confirm()
-    except OSError as error:
-        if error.filename is None:  # an error of a write, such as a full disk
-            error.filename = str(out)
-        raise
+    with atomic_directory(out) as temporary:
+        write_new(temporary / CONFIG_NAME, checkpoint.config.to_json().encode())
+        if checkpoint.generation_config:
+            generation_text = json.dumps(dict(checkpoint.generation_config), indent=2) + "\n"
+            write_new(temporary / GENERATION_CONFIG_NAME, generation_text.encode())
+        if tokenizer is not None:
+            text, settings = tokenizer
+            write_new(temporary / TOKENIZER_NAME, text.encode())
+            write_new(temporary / TOKENIZER_CONFIG_NAME, settings.to_json().encode())
+            if checkpoint.tokenizer.chat_template is not None:
+                write_new(temporary / CHAT_TEMPLATE_NAME, checkpoint.tokenizer.chat_template.encode())
+        if checkpoint.classifier:
+            _write_classifier(temporary / CLASSIFIER_NAME, checkpoint)
+        write_new(temporary / MODEL_NAME, graph.SerializeToString(deterministic=True))
+        _write_weights(temporary / WEIGHTS_NAME, checkpoint, tensors, progress)
+        write_new(temporary / METADATA_NAME, _metadata(checkpoint, precision, total, fault).encode())
+        if confirm is not None:
+            confirm()
     return fault
 
 

@@ -7,15 +7,13 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from gpt2fast._native import core, load_runtime
 from gpt2fast._validation import Choice, Integer, Real
 from gpt2fast.errors import ModelError
 from gpt2fast.loading.sources import Precision, find_model_directory
-from gpt2fast.storage.files import read_bytes
-from gpt2fast.storage.model_directory import CONFIG_NAME, METADATA_NAME, MODEL_NAME, ModelDirectory, no_text
+from gpt2fast.storage.model_directory import MODEL_NAME, ModelDirectory, no_text
 from gpt2fast.text.lazy_tokenizer import lazy_tokenizer
 
 if TYPE_CHECKING:
@@ -45,7 +43,6 @@ _KV_CACHE_OF_PRECISION: dict[str, KvCache] = {"fp32": "fp32", "bf16": "fp16", "i
 # Longer prompts are cut into steps of this many tokens: enough for the matrix kernels to run at full speed,
 # and few enough for a step's activations to stay in the caches.
 _MAX_STEP_TOKENS = 128
-_MAX_METADATA_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -169,6 +166,7 @@ class LoadedModel:
             read_ahead=settings.read_ahead,
             decode_slowdown=settings.decode_slowdown,
         )
+        directory.check_same()
 
     def read_tokenizer(self) -> Tokenizer:
         """The tokenizer, read at the first call; raises the errors of :attr:`gpt2fast.GPT2.tokenizer`."""
@@ -198,7 +196,9 @@ class LoadedModel:
             raise ModelError(
                 f"{path}: must hold exactly {', '.join(f'{n} {list(s)}' for n, s in shapes.items())}"
             )
-        return {name: tensors[name].read() for name in shapes}
+        read = {name: tensors[name].read() for name in shapes}
+        self.directory.check_same()
+        return read
 
     @cached_property
     def cache_hash(self) -> bytes:
@@ -208,8 +208,7 @@ class LoadedModel:
         import struct
 
         digest = hashlib.sha256()
-        for name in (METADATA_NAME, CONFIG_NAME):
-            data = read_bytes(Path(os.path.realpath(self.directory.path / name)), _MAX_METADATA_BYTES)
+        for data in self.directory.identity:
             digest.update(hashlib.sha256(data).digest())
         digest.update(struct.pack("<Q", self.directory.weights_bytes))
         digest.update(self.kv_cache.encode())

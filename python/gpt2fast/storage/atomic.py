@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from gpt2fast.storage.files import errors_of
 from gpt2fast.storage.set_aside import restore_set_aside, set_aside_name
 
 
@@ -39,15 +40,19 @@ def temporary_name(path: Path) -> Path:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """A new file that replaces ``path`` when the block ends without an error."""
+    """A new file that replaces ``path`` when the block ends without an error.
+
+    Errors of writing, which name no file, name ``path``.
+    """
     temporary = temporary_name(path)
     try:
-        with temporary.open("xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        sync_directory(path.parent)
+        with errors_of(path):
+            with temporary.open("xb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+            sync_directory(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -59,14 +64,16 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     What was at ``path`` before is removed, so the caller first checks that this is allowed. Not every
     system can exchange two directories: the old one is set aside first, and if the process is killed before
     the new one is in place, whoever looks for ``path`` next puts it back (:func:`restore_set_aside`).
+    Errors of writing, which name no file, name ``path``.
     """
     temporary = temporary_name(path)
     temporary.mkdir()
     try:
-        yield temporary
-        sync_directory(temporary)
-        _take_place(temporary, path)
-        sync_directory(path.parent)
+        with errors_of(path):
+            yield temporary
+            sync_directory(temporary)
+            _take_place(temporary, path)
+            sync_directory(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -94,8 +97,35 @@ def file_inside(directory: Path, name: str) -> Path:
     return path
 
 
+@contextmanager
+def errors_of(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Name ``path`` in errors of the system that name nothing, as those of reading and writing do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = os.fspath(path)
+        raise
+
+
+class _NamedFile(io.FileIO):
+    """A file whose errors name it."""
+
+    def __init__(self, descriptor: int, path: Path) -> None:
+        super().__init__(descriptor, "rb")
+        self._path = path
+
+    def readinto(self, buffer: Any, /) -> int | None:
+        with errors_of(self._path):
+            return super().readinto(buffer)
+
+    def readall(self) -> bytes:
+        with errors_of(self._path):
+            return super().readall()
+
+
 def open_regular(path: Path) -> BinaryIO:
-    """Open a regular file for reading; ``path`` must have its links resolved.
+    """Open a regular file for reading; ``path`` must have its links resolved. Errors of reading name it.
 
     Raises
     ------
@@ -106,7 +136,7 @@ def open_regular(path: Path) -> BinaryIO:
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise ModelError(f"{path}: not a regular file")
-    return os.fdopen(descriptor, "rb")
+    return io.BufferedReader(_NamedFile(descriptor, path))
 
 
 def read_bytes(path: Path, limit: int) -> bytes:

@@ -1,9 +1,12 @@
-"""Locks that a child made by ``os.fork()`` can use, whoever held them in the parent."""
+"""Locks: some that a child made by ``os.fork()`` can use, and one for a file that one process may write."""
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
+from contextlib import ExitStack
+from pathlib import Path
 from weakref import WeakSet
 
 
@@ -39,3 +42,23 @@ def _renew_all() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew_all)
+
+
+def lock_for_writing(path: Path, stack: ExitStack) -> None:
+    """Hold the file ``path``, links resolved, until ``stack`` ends, by a lock in another beside it.
+
+    Raises
+    ------
+    FileExistsError
+        Another process holds it.
+    """
+    from filelock import FileLock, Timeout
+
+    file = Path(os.path.realpath(path))
+    lock = FileLock(file.with_name(f".{file.name}.lock"))
+    try:
+        stack.enter_context(lock.acquire(timeout=0))
+    except Timeout:
+        raise FileExistsError(
+            errno.EEXIST, "another process is writing it; wait for its end", str(path)
+        ) from None

@@ -20,6 +20,7 @@ from gpt2fast.storage.files import (
     MAX_CONFIG_BYTES,
     file_inside,
     find_inside,
+    parse_json_object,
     read_bytes,
     read_json_object,
 )
@@ -78,6 +79,8 @@ class ModelDirectory:
         ``classifier.safetensors``, links resolved, if the model has a head for classification.
     generation_config : dict
         The content of ``generation_config.json``, as ``transformers`` has it; empty without one.
+    identity : tuple of bytes
+        The contents of ``gpt2fast.json`` and ``config.json``.
     """
 
     path: Path
@@ -91,6 +94,14 @@ class ModelDirectory:
     weights_bytes: int
     classifier_path: Path | None = None
     generation_config: dict[str, Any] = field(default_factory=dict)
+    identity: tuple[bytes, bytes] = field(default=(b"", b""), repr=False)
+
+    def check_same(self) -> None:
+        """Raise ModelError if another model has taken the place of this one since it was opened."""
+        if read_bytes(file_inside(self.path, METADATA_NAME), MAX_CONFIG_BYTES) != self.identity[0]:
+            raise ModelError(
+                f"{self.path}: another model has taken its place since this one was opened; load it again"
+            )
 
     @property
     def warnings(self) -> list[str]:
@@ -135,9 +146,13 @@ def open_model_directory(path: str | os.PathLike[str]) -> ModelDirectory:
     directory = Path(path).absolute()
     if not directory.is_dir():
         raise ModelError(f"{directory}: no such directory")
-    metadata = read_json_object(file_inside(directory, METADATA_NAME))
+    identity = (
+        read_bytes(file_inside(directory, METADATA_NAME), MAX_CONFIG_BYTES),
+        read_bytes(file_inside(directory, CONFIG_NAME), MAX_CONFIG_BYTES),
+    )
+    metadata = parse_json_object(identity[0], directory / METADATA_NAME)
     precision = _check_metadata(metadata, directory / METADATA_NAME)
-    config = _read_config(file_inside(directory, CONFIG_NAME))
+    config = _parse_config(identity[1], directory / CONFIG_NAME)
     classifier_path = None if config.classifier is None else file_inside(directory, CLASSIFIER_NAME)
     weights_path = file_inside(directory, WEIGHTS_NAME)
     weights_bytes = weights_path.stat().st_size
@@ -162,15 +177,16 @@ def open_model_directory(path: str | os.PathLike[str]) -> ModelDirectory:
         weights_bytes=weights_bytes,
         classifier_path=classifier_path,
         generation_config={} if generation_path is None else read_json_object(generation_path),
+        identity=identity,
     )
 
 
-def _read_config(path: Path) -> ModelConfig:
-    values = read_json_object(path, MAX_CONFIG_BYTES)
-    config, kind = ModelConfig.from_dict(values, where=str(path)), classifier_kind(values)
+def _parse_config(text: bytes, where: Path) -> ModelConfig:
+    values = parse_json_object(text, where)
+    config, kind = ModelConfig.from_dict(values, where=str(where)), classifier_kind(values)
     if kind is None:
         return config
-    return replace(config, classifier=ClassifierConfig.from_dict(values, kind, where=str(path)))
+    return replace(config, classifier=ClassifierConfig.from_dict(values, kind, where=str(where)))
 
 
 def is_complete(path: Path) -> bool:

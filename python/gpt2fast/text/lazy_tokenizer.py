@@ -67,11 +67,17 @@ def lazy_tokenizer(directory: ModelDirectory, given: Tokenizer | None) -> LazyTo
         return loaded
     path, vocab_size = directory.tokenizer_path, directory.config.vocab_size
     if path is not None:
-        return LazyTokenizer(lambda: _read(path, vocab_size))
+        return LazyTokenizer(lambda: _read_own(directory, path))
     if vocab_size == GPT2_VOCAB_SIZE and directory.tokenizer_fault is None:
         source = str(directory.metadata.get("source", directory.path))
         return LazyTokenizer(lambda: _read(_gpt2_tokenizer_file(source), vocab_size))
     return None
+
+
+def _read_own(directory: ModelDirectory, path: Path) -> Tokenizer:
+    tokenizer = _read(path, directory.config.vocab_size)
+    directory.check_same()
+    return tokenizer
 
 
 def _read(path: Path, vocab_size: int) -> Tokenizer:

@@ -298,6 +298,19 @@ def test_a_journal_is_a_regular_file(tmp_path: Path) -> None:
             Journal(path, {})
 
 
+def test_one_process_at_a_time_has_a_journal(tmp_path: Path) -> None:
+    path, link = tmp_path / "journal", tmp_path / "link"
+    with Journal(path, {}) as journal:
+        journal.record("int8", {0: [1.5]})
+        link.symlink_to(path.name)
+        for name in (path, link):
+            with pytest.raises(FileExistsError, match="another process is writing it"):
+                Journal(name, {})
+        journal.record("int8", {1: [2.5]})
+    with Journal(link, {}) as journal:
+        assert (journal.values("int8", 0), journal.values("int8", 1)) == ([1.5], [2.5])
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_values_that_no_journal_can_hold_are_an_error(tmp_path: Path, value: float) -> None:
     with Journal(tmp_path / "journal", {}) as journal:

@@ -10,8 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from gpt2fast import GPT2, ModelError
 from gpt2fast.export import convert
+from gpt2fast.loading.loaded_model import EngineSettings, LoadedModel
+from gpt2fast.storage.model_directory import open_model_directory
 from random_checkpoint import write_random_checkpoint
+from support.checkpoint_samples import random_tensors, small_config
+from support.huggingface_samples import write_directory
 from support.processes import end_of, run_python, start_python
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs POSIX signals and limits")
@@ -85,6 +90,44 @@ os.unlink(weights)
 print(model.score(ids).total == wanted)
 """
     assert run(model, code).split() == ["True", "True"]
+
+
+@pytest.fixture
+def replaceable(tmp_path: Path) -> Path:
+    """A model directory with a tokenizer, beside the source of another of the same sizes."""
+    for number, name in enumerate(("one", "other")):
+        tensors = random_tensors(small_config(), seed=number)
+        write_directory(tmp_path / name, small_config(), tensors)
+    return convert(tmp_path / "one", tmp_path / "model", precision="fp32")
+
+
+def replace_model(directory: Path) -> None:
+    convert(directory.parent / "other", directory, precision="fp32", overwrite=True)
+
+
+def test_a_model_whose_directory_is_replaced_stays_the_same(replaceable: Path) -> None:
+    model, twin = (GPT2.from_pretrained(replaceable, threads=1) for _ in range(2))
+    wanted = model.score([1, 2, 3]).total
+    saved = twin.prefill([1, 2]).to_bytes()
+    replace_model(replaceable)
+    other = GPT2.from_pretrained(replaceable, threads=1)
+    assert model.score([1, 2, 3]).total == wanted != other.score([1, 2, 3]).total
+    assert model.prefill([1, 2]).to_bytes() == saved
+    with pytest.raises(ModelError, match="made by another model"):
+        other.load_prefix(saved)
+    with pytest.raises(ModelError, match="another model has taken its place since this one was opened"):
+        model.generate("!", max_new_tokens=1)
+
+
+def test_a_directory_that_is_replaced_while_it_is_loaded_is_refused(
+    replaceable: Path,
+) -> None:
+    directory = open_model_directory(replaceable)
+    replace_model(replaceable)
+    with pytest.raises(ModelError, match="another model has taken its place since this one was opened"):
+        LoadedModel(directory, EngineSettings(threads=1))
+    replace_model(replaceable)  # by the same model again
+    LoadedModel(open_model_directory(replaceable), EngineSettings(threads=1))
 
 
 def test_other_bus_errors_still_reach_their_handler(model: Path) -> None:
