@@ -127,6 +127,7 @@ def _measure(
 
     with Comparison(directories, model.vocab_size, work, results, log) as comparison:
         comparison.run_drafts(model.n_positions // 8, repeats)
+        comparison.run_scoring(repeats)
         comparison.run_cases(cases, repeats, measure_machine)
     long_text = Case("long", 1, model.n_positions - 34, 8)
     [prompt] = fresh_prompts(np.random.default_rng(), long_text, model.vocab_size)

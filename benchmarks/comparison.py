@@ -13,12 +13,16 @@ import numpy as np
 
 from benchmarks.limits import Limits
 from benchmarks.processes import Worker, WorkerError
+from benchmarks.runners import SCORING
 from benchmarks.systems import OURS, System
 from gpt2fast.evaluation.speed import Case, Timing, fresh_prompts, timing
 
 #: Draft tokens in the steps that are timed; 0 is the plain step that they are compared with.
 DRAFTS = (0, 3, 4, 7, 8)
 _DRAFT_STEPS = 16
+#: Texts that are scored in one call, and their lengths from and up to.
+SCORED_TEXTS = 64
+SCORED_TOKENS = (8, 47)
 _ATTEMPTS = 3  # a program may end a text of random tokens before it has begun
 
 Log = Callable[[str], None]
@@ -34,6 +38,8 @@ class Results:
         System -> case -> one timing for each repeat.
     draft_step_ms : dict
         System -> number of draft tokens -> one number for each repeat.
+    scored_per_second : dict
+        System -> tokens of texts that are scored in a second, for each repeat.
     start_seconds : dict
         System -> seconds from process start to the first token, for each repeat.
     resident_bytes : dict
@@ -46,6 +52,7 @@ class Results:
 
     timings: dict[str, dict[str, list[Timing]]] = field(default_factory=lambda: defaultdict(dict))
     draft_step_ms: dict[str, dict[int, list[float]]] = field(default_factory=lambda: defaultdict(dict))
+    scored_per_second: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     start_seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     resident_bytes: dict[str, dict[str, int]] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
@@ -122,6 +129,21 @@ class Comparison:
                             first_token=repeat + 2,
                         )
                         self._results.draft_step_ms[system.name].setdefault(drafts, []).append(taken)
+
+    def run_scoring(self, repeats: int) -> None:
+        """Score texts of few tokens, the same for all systems; the first round warms up."""
+        for repeat in range(repeats + 1):
+            self._log(f"scoring: {_turn(repeat, repeats)}")
+            lengths = self._generator.integers(SCORED_TOKENS[0], SCORED_TOKENS[1] + 1, SCORED_TEXTS)
+            texts = [self._generator.integers(0, self._vocab_size - 1, n).tolist() for n in lengths]
+            for system, worker in list(self._workers.items()):
+                if system.runner not in SCORING:
+                    continue
+                with self._giving_up(system):
+                    seconds = worker.call("score_seconds", texts=texts)
+                    if repeat > 0:
+                        rate = float(lengths.sum()) / seconds
+                        self._results.scored_per_second[system.name].append(rate)
 
     def _run_case(self, worker: Worker, case: Case) -> Timing:
         for _ in range(_ATTEMPTS):

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.comparison import Results
+from benchmarks.comparison import SCORED_TEXTS, SCORED_TOKENS, Results
 from benchmarks.systems import System
 from benchmarks.targets import Model, Target
 from gpt2fast.evaluation.speed import Case, Timing, summarize
@@ -50,6 +50,8 @@ def tables(
         _timing_table(results, names, single, lambda timing: timing.first_token_ms),
         "## Tokens per second, texts together",
         _timing_table(results, names, several, lambda timing: timing.tokens_per_second),
+        "## Tokens per second, texts scored",
+        _scoring_table(results),
         "## Process start to first token, memory after a long text",
         _start_table(results),
         "## Milliseconds of a step with draft tokens",
@@ -101,6 +103,12 @@ def _timing_table(
         if any(case in measured for case in cases):
             rows.append([name, *(spread([value(t) for t in measured.get(case, [])]) for case in cases)])
     return table(["", *cases], rows)
+
+
+def _scoring_table(results: Results) -> str:
+    shortest, longest = SCORED_TOKENS
+    rows = [[name, spread(rates)] for name, rates in results.scored_per_second.items()]
+    return table(["", f"{SCORED_TEXTS} texts of {shortest} to {longest} tokens"], rows)
 
 
 def _start_table(results: Results) -> str:

@@ -88,6 +88,8 @@ class _Targets:
             yield self._against_peers(f"{_INT8}: tokens per second, {case}", 2.2, case, _rate, more=True)
         for drafts, bound in ((4, 1.3), (8, 1.7)):
             yield self._drafts(drafts, bound)
+        for peer, bound in (("ctranslate2 int8", 1.4), ("transformers fp32", 3.0)):
+            yield self._scoring(peer, bound)
         yield self._start()
         yield self._memory()
         for case in (self._middle, self._together[_TOGETHER[-1]]):
@@ -138,6 +140,12 @@ class _Targets:
         ratio = median(steps[drafts]) / median(steps[0]) if {0, drafts} <= steps.keys() else None
         what = f"{_INT8}: a step with {drafts} draft tokens to a plain step"
         return Target(what, "itself", ratio, bound, at_least=False)
+
+    def _scoring(self, peer: str, bound: float) -> Target:
+        rates = self._results.scored_per_second
+        ours, theirs = rates.get(_INT8), rates.get(peer)
+        ratio = median(ours) / median(theirs) if ours and theirs else None
+        return Target(f"{_INT8}: tokens per second, texts scored", peer, ratio, bound, at_least=True)
 
     def _start(self) -> Target:
         starts = self._results.start_seconds

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 #: The largest number of texts that are generated together.
 MAX_TEXTS = 32
 
+#: Those that are :class:`ScoringRunner`.
+SCORING = ("gpt2fast", "transformers", "ctranslate2")
+
 NAMES = (
     "gpt2fast",
     "transformers",
@@ -41,6 +44,13 @@ class Runner(Protocol):
 
     def generate(self, prompts: list[list[int]], new_tokens: int) -> Arrivals:
         """Continue prompts of one length greedily, past any end-of-text, and say when tokens arrived."""
+
+
+class ScoringRunner(Runner, Protocol):
+    """One that gives log-probabilities of texts."""
+
+    def score_seconds(self, texts: list[list[int]]) -> float:
+        """How long the log-probabilities of every text's tokens take, the texts in one call."""
 
 
 class ServingRunner(Runner, Protocol):

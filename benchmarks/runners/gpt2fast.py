@@ -44,6 +44,11 @@ class _Runner:
             arrivals[chunk.index].extend([now] * len(chunk.token_ids))
         return arrivals
 
+    def score_seconds(self, texts: list[list[int]]) -> float:
+        start = time.perf_counter()
+        self._model.score(texts)
+        return time.perf_counter() - start
+
     def serve(self, requests: list[Request]) -> Arrivals:
         def complete(prompt: list[int], new_tokens: int, received: Received) -> None:
             options = {"max_new_tokens": new_tokens, "eos_token_id": [], "use_prefix_cache": False}

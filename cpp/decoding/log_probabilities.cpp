@@ -26,15 +26,33 @@ double natural_log(double x) {
   return exponent * 0.69314718055994530942 + 2 * s * series;
 }
 
+[[noreturn]] void throw_irregular() {
+  throw std::runtime_error("the model produced a logit that is NaN or infinite");
+}
+
+// `sum`: of exp(logit - max).
+double add_log(float max, double sum) {
+  if (sum == 0) throw std::runtime_error("the model produced no logit above -infinity");
+  return static_cast<double>(max) + natural_log(sum);
+}
+
 }  // namespace
 
 double log_sum_exp(std::span<const float> logits) {
   const VocabularyKernels& vocabulary = kernels().vocabulary;
   const auto count = static_cast<int64_t>(logits.size());
   const Extremum best = vocabulary.find_max(logits.data(), count);
-  if (!best.is_regular) throw std::runtime_error("the model produced a logit that is NaN or infinite");
-  if (best.value < -FLT_MAX) throw std::runtime_error("the model produced no logit above -infinity");
-  return static_cast<double>(best.value) + natural_log(vocabulary.exp_sum(logits.data(), count, best.value));
+  if (!best.is_regular) throw_irregular();
+  const float max = std::max(best.value, -FLT_MAX);
+  return add_log(max, vocabulary.exp_sum(logits.data(), count, max));
+}
+
+float log_probability(const SummedLogits& logits) {
+  const float max = *std::ranges::max_element(logits.maxima);
+  const double sum = kernels().vocabulary.add_exp_sums(logits.maxima.data(), logits.sums.data(),
+                                                       static_cast<int64_t>(logits.maxima.size()), max);
+  if (std::isnan(sum)) throw_irregular();
+  return static_cast<float>(static_cast<double>(logits.wanted) - add_log(max, sum));
 }
 
 void log_softmax(std::span<const float> logits, std::span<float> log_probabilities) {

@@ -19,6 +19,16 @@ inline float log_probability(std::span<const float> logits, int32_t token) {
   return static_cast<float>(static_cast<double>(logits[static_cast<size_t>(token)]) - log_sum_exp(logits));
 }
 
+// A row of logits of which only sums are left, see OutputSums.
+struct SummedLogits {
+  float wanted;                   // one token's logit
+  std::span<const float> maxima;  // of each block
+  std::span<const float> sums;
+};
+
+// The wanted token's: the same bits as from the row itself.
+float log_probability(const SummedLogits& logits);
+
 struct TokenLogprob {
   int32_t token;
   float logprob;

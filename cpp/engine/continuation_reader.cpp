@@ -81,13 +81,17 @@ int64_t ContinuationReader::pending() {
 
 void ContinuationReader::plan(StepPlan& plan) {
   std::span<const int32_t> tokens = rest();
-  const bool of_prompt = reads_prompt();
-  const int64_t room = of_prompt ? plan.room() : std::min(plan.room(), plan.rows());
-  const auto count = std::min(room, static_cast<int64_t>(tokens.size()));
+  const auto count = std::min(plan.room(), static_cast<int64_t>(tokens.size()));
   const bool reaches_end = count == static_cast<int64_t>(tokens.size());
-  if (count <= 0 || (of_prompt && reaches_end && plan.rows() <= 0)) return;
-  const int64_t wanted = of_prompt ? static_cast<int64_t>(reaches_end) : count;
-  plan.add(slot_, cached_length_, tokens.first(static_cast<size_t>(count)), wanted);
+  if (count <= 0 || (reads_prompt() && reaches_end && plan.rows() <= 0)) return;
+  tokens = tokens.first(static_cast<size_t>(count));
+  if (reads_prompt()) {
+    plan.add(slot_, cached_length_, tokens, static_cast<int64_t>(reaches_end));
+  } else {
+    const std::span<const int32_t> all = work_->request.continuations[static_cast<size_t>(current_)];
+    const auto next = static_cast<size_t>(cached_length_ - prompt_length()) + 1;
+    plan.add_scored(slot_, cached_length_, tokens, all.subspan(next, tokens.size()));
+  }
 }
 
 void ContinuationReader::use(const StepResults& results) {
@@ -97,13 +101,8 @@ void ContinuationReader::use(const StepResults& results) {
     if (part.wanted > 0) use_prompt(results.logits(part.first_row));
     return;
   }
-  const auto taken = static_cast<size_t>(current_);
-  const std::vector<int32_t>& tokens = work_->request.continuations[taken];
-  const auto first = static_cast<size_t>(cached_length_ - prompt_length());
-  for (int64_t i = 0; i < part.tokens; ++i) {
-    const int32_t next = tokens[first + static_cast<size_t>(i) + 1];
-    work_->scores[taken].chosen.push_back(log_probability(results.logits(part.first_row + i), next));
-  }
+  std::vector<float>& chosen = work_->scores[static_cast<size_t>(current_)].chosen;
+  for (int64_t i = 0; i < part.tokens; ++i) chosen.push_back(results.log_probability(part.first_row + i));
   cached_length_ += part.tokens;
   if (rest().empty()) current_ = -1;
 }

@@ -19,6 +19,10 @@ StepBuffers::StepBuffers(Session& session, const KvCache& cache, const Limits& l
       logits_(static_cast<size_t>(limits.rows * limits.vocabulary) * sizeof(float)),
       maxima_(static_cast<size_t>(limits.rows * maxima_floats(limits.vocabulary)) * sizeof(float)),
       hidden_(static_cast<size_t>(limits.tokens * limits.width) * sizeof(float)),
+      scored_tokens_(static_cast<size_t>(limits.tokens)),
+      scored_logits_(static_cast<size_t>(limits.tokens)),
+      block_maxima_(static_cast<size_t>(limits.tokens * blocks()) * sizeof(float)),
+      block_sums_(static_cast<size_t>(limits.tokens * blocks()) * sizeof(float)),
       kv_cache_(Value::tensor(cache.data(), static_cast<size_t>(cache.bytes_per_slot() * cache.slots()),
                               cache.shape().dimensions(cache.slots()), ElementType::kUInt8)),
       binding_(session) {
@@ -30,7 +34,7 @@ void StepBuffers::check_limits(std::span<const StepPart> parts) const {
   int64_t rows = 0;
   for (const StepPart& part : parts) {
     tokens += static_cast<int64_t>(part.tokens.size());
-    rows += static_cast<int64_t>(part.wanted.size());
+    if (part.scored.empty()) rows += static_cast<int64_t>(part.wanted.size());
   }
   if (tokens > limits_.tokens || rows > limits_.rows ||
       static_cast<int64_t>(parts.size()) > limits_.sequences) {
@@ -50,7 +54,8 @@ void StepBuffers::fill(std::span<const StepPart> parts) {
     sequence_starts_[sequence] = static_cast<int32_t>(token);
     slots_[sequence] = static_cast<int32_t>(part.slot);
     cached_lengths_[sequence] = static_cast<int32_t>(part.cached_length);
-    for (const int32_t index : part.wanted) {
+    const auto wanted = part.scored.empty() ? part.wanted : std::span<const int32_t>();
+    for (const int32_t index : wanted) {
       const size_t ahead = part.all_hidden ? static_cast<size_t>(index) : 0;
       logits_rows_[logits_row++] = static_cast<int32_t>(hidden_row + ahead);
       if (!part.all_hidden) hidden_rows_[hidden_row++] = static_cast<int32_t>(token) + index;
@@ -62,8 +67,43 @@ void StepBuffers::fill(std::span<const StepPart> parts) {
     }
   }
   sequence_starts_[parts.size()] = static_cast<int32_t>(token);
+  first_scored_ = static_cast<int64_t>(hidden_row);
+  scored_rows_ = add_scored(parts);
+  hidden_row += static_cast<size_t>(scored_rows_);
   bind_shapes({static_cast<int64_t>(token), static_cast<int64_t>(parts.size()),
                static_cast<int64_t>(hidden_row), static_cast<int64_t>(logits_row)});
+}
+
+// Puts the scored parts' hidden states behind all others, so that they lie together; returns their number.
+int64_t StepBuffers::add_scored(std::span<const StepPart> parts) {
+  size_t token = 0;
+  size_t row = 0;
+  for (const StepPart& part : parts) {
+    for (size_t i = 0; i < part.scored.size(); ++i, ++row) {
+      hidden_rows_[static_cast<size_t>(first_scored_) + row] = static_cast<int32_t>(token) + part.wanted[i];
+      scored_tokens_[row] = part.scored[i];
+    }
+    token += part.tokens.size();
+  }
+  return static_cast<int64_t>(row);
+}
+
+ScoredTokens StepBuffers::scored() {
+  return {.rows = scored_rows_,
+          .hidden = hidden_.as<float>() + first_scored_ * limits_.width,
+          .width = limits_.width,
+          .vocabulary = limits_.vocabulary,
+          .sums = {.columns = scored_tokens_.data(),
+                   .outputs = scored_logits_.data(),
+                   .maxima = block_maxima_.as<float>(),
+                   .sums = block_sums_.as<float>()}};
+}
+
+SummedLogits StepBuffers::summed(int64_t row) const {
+  const auto of_row = [&](const ReservedMemory& memory) {
+    return std::span<const float>(memory.as<float>() + row * blocks(), static_cast<size_t>(blocks()));
+  };
+  return {scored_logits_[static_cast<size_t>(row)], of_row(block_maxima_), of_row(block_sums_)};
 }
 
 std::span<float> StepBuffers::layer_inputs() {

@@ -7,9 +7,13 @@
 #include <span>
 #include <vector>
 
+#include "decoding/log_probabilities.h"
 #include "engine/kv_cache.h"
 #include "engine/step_runner.h"
 #include "kernels/linear.h"
+#include "kernels/shards.h"
+#include "kernels/vocabulary.h"
+#include "ops/registry.h"
 #include "ort/session.h"
 #include "ort/value.h"
 #include "system/reserved_memory.h"
@@ -45,6 +49,9 @@ class StepBuffers {
     const int64_t floats = maxima_floats(limits_.vocabulary);
     return {maxima_.as<float>() + row * floats, static_cast<size_t>(floats)};
   }
+  // The tokens that are scored, for the graph's head, and what it left of the row-th of them.
+  ScoredTokens scored();
+  SummedLogits summed(int64_t row) const;
   std::span<const float> hidden(int64_t row) const {
     return {hidden_.as<float>() + row * limits_.width, static_cast<size_t>(limits_.width)};
   }
@@ -67,6 +74,8 @@ class StepBuffers {
     bool operator==(const Counts&) const = default;
   };
 
+  int64_t blocks() const { return divide_up(limits_.vocabulary, kVocabularyBlock); }
+  int64_t add_scored(std::span<const StepPart> parts);
   void check_limits(std::span<const StepPart> parts) const;
   void bind_shapes(const Counts& counts);
 
@@ -81,9 +90,15 @@ class StepBuffers {
   ReservedMemory logits_;                 // float [rows, vocabulary]
   ReservedMemory maxima_;                 // float [rows, maxima_floats(vocabulary)]
   ReservedMemory hidden_;                 // float [tokens, width]
-  ReservedMemory layer_inputs_;           // float [layers, tokens, width]; none before its first use
-  Value kv_cache_;                        // bound once
-  std::vector<Value> step_values_;        // the rest, bound when their shapes change
+  std::vector<int32_t> scored_tokens_;    // [tokens]
+  std::vector<float> scored_logits_;      // [tokens]
+  ReservedMemory block_maxima_;           // float [tokens, blocks()]
+  ReservedMemory block_sums_;             // float [tokens, blocks()]
+  int64_t first_scored_ = 0;              // among the hidden states
+  int64_t scored_rows_ = 0;
+  ReservedMemory layer_inputs_;     // float [layers, tokens, width]; none before its first use
+  Value kv_cache_;                  // bound once
+  std::vector<Value> step_values_;  // the rest, bound when their shapes change
   Binding binding_;
   std::optional<Counts> bound_;
 };

@@ -16,7 +16,7 @@ struct PlannedPart {
   int64_t tokens = 0;
   int64_t wanted = 0;
   int64_t first_token = 0;   // in the step
-  int64_t first_row = 0;     // in the step's logits
+  int64_t first_row = 0;     // in the step's logits, or in its scored tokens
   int64_t first_hidden = 0;  // in the step's hidden states
 };
 
@@ -26,7 +26,8 @@ class StepPlan {
   StepPlan(int64_t max_tokens, int64_t max_rows, int64_t max_parts)
       : max_tokens_(max_tokens), max_rows_(max_rows), max_parts_(max_parts) {
     tokens_.reserve(static_cast<size_t>(max_tokens));
-    wanted_.reserve(static_cast<size_t>(max_rows));
+    wanted_.reserve(static_cast<size_t>(std::max(max_tokens, max_rows)));
+    scored_.reserve(static_cast<size_t>(max_tokens));
     parts_.reserve(static_cast<size_t>(max_parts));
     planned_.reserve(static_cast<size_t>(max_parts));
   }
@@ -34,10 +35,12 @@ class StepPlan {
   void clear() {
     tokens_.clear();
     wanted_.clear();
+    scored_.clear();
     parts_.clear();
     planned_.clear();
     room_ = 0;
     rows_ = 0;
+    logits_rows_ = 0;
     hidden_rows_ = 0;
   }
 
@@ -54,7 +57,7 @@ class StepPlan {
   // Leaves the next participant at most `tokens`, and keeps some tokens and rows back for others.
   void open(int64_t tokens, int64_t kept_back) {
     room_ = std::max<int64_t>(0, std::min(tokens, max_tokens_ - this->tokens() - kept_back));
-    rows_ = std::max<int64_t>(0, max_rows_ - static_cast<int64_t>(wanted_.size()) - kept_back);
+    rows_ = std::max<int64_t>(0, max_rows_ - logits_rows_ - kept_back);
   }
 
   // Adds a part of at most room() tokens, `drafts` behind `tokens`, whose last `wanted` tokens' logits are
@@ -62,9 +65,8 @@ class StepPlan {
   void add(int64_t slot, int64_t cached_length, std::span<const int32_t> tokens, int64_t wanted,
            std::span<const int32_t> drafts = {}) {
     const size_t first_wanted = wanted_.size();
-    const auto count = static_cast<int64_t>(tokens.size() + drafts.size());
-    for (int64_t i = count - wanted; i < count; ++i) wanted_.push_back(static_cast<int32_t>(i));
-    add_part(slot, cached_length, tokens, drafts, first_wanted, false);
+    want_last(static_cast<int64_t>(tokens.size() + drafts.size()), wanted);
+    add_part(slot, cached_length, tokens, drafts, first_wanted);
   }
 
   // Adds a part whose wanted tokens are listed, ascending.
@@ -72,31 +74,63 @@ class StepPlan {
                   std::span<const int32_t> wanted) {
     const size_t first_wanted = wanted_.size();
     wanted_.insert(wanted_.end(), wanted.begin(), wanted.end());
-    add_part(slot, cached_length, tokens, {}, first_wanted, false);
+    add_part(slot, cached_length, tokens, {}, first_wanted);
+  }
+
+  // Adds a part that wants log-probabilities alone, for which it needs no rows: scored[i] is the token that
+  // follows the i-th of the last scored.size() tokens.
+  void add_scored(int64_t slot, int64_t cached_length, std::span<const int32_t> tokens,
+                  std::span<const int32_t> scored) {
+    const size_t first_wanted = wanted_.size();
+    const size_t first_scored = scored_.size();
+    want_last(static_cast<int64_t>(tokens.size()), static_cast<int64_t>(scored.size()));
+    scored_.insert(scored_.end(), scored.begin(), scored.end());
+    StepPart& part = add_tokens(slot, cached_length, tokens, {}, first_wanted);
+    part.scored = std::span<const int32_t>(scored_).subspan(first_scored);
+    planned_.back().first_row = static_cast<int64_t>(first_scored);
   }
 
   // Adds a part that wants every token's hidden state, or also those before each layer, and no logits.
   void add_hidden(int64_t slot, int64_t cached_length, std::span<const int32_t> tokens, bool layer_inputs) {
-    add_part(slot, cached_length, tokens, {}, wanted_.size(), true);
-    parts_.back().layer_inputs = layer_inputs;
+    StepPart& part = add_tokens(slot, cached_length, tokens, {}, wanted_.size());
+    part.all_hidden = true;
+    part.layer_inputs = layer_inputs;
+    planned_.back().first_hidden = hidden_rows_;
+    hidden_rows_ += static_cast<int64_t>(tokens.size());
   }
 
  private:
+  void want_last(int64_t tokens, int64_t wanted) {
+    for (int64_t i = tokens - wanted; i < tokens; ++i) wanted_.push_back(static_cast<int32_t>(i));
+  }
+
+  // Adds a part with the logits and hidden states of what is wanted of it.
   void add_part(int64_t slot, int64_t cached_length, std::span<const int32_t> tokens,
-                std::span<const int32_t> drafts, size_t first_wanted, bool all_hidden) {
+                std::span<const int32_t> drafts, size_t first_wanted) {
+    const auto rows =
+        static_cast<int64_t>(add_tokens(slot, cached_length, tokens, drafts, first_wanted).wanted.size());
+    planned_.back().first_row = logits_rows_;
+    planned_.back().first_hidden = hidden_rows_;
+    logits_rows_ += rows;
+    hidden_rows_ += rows;
+    rows_ -= rows;
+  }
+
+  StepPart& add_tokens(int64_t slot, int64_t cached_length, std::span<const int32_t> tokens,
+                       std::span<const int32_t> drafts, size_t first_wanted) {
     const size_t first_token = tokens_.size();
     tokens_.insert(tokens_.end(), tokens.begin(), tokens.end());
     tokens_.insert(tokens_.end(), drafts.begin(), drafts.end());
     const std::span<const int32_t> all = std::span<const int32_t>(tokens_).subspan(first_token);
     const std::span<const int32_t> wanted = std::span<const int32_t>(wanted_).subspan(first_wanted);
     const auto count = static_cast<int64_t>(all.size());
-    const auto rows = static_cast<int64_t>(wanted.size());
-    parts_.push_back({slot, cached_length, all, wanted, all_hidden});
-    planned_.push_back({slot, count, rows, static_cast<int64_t>(first_token),
-                        static_cast<int64_t>(first_wanted), hidden_rows_});
-    hidden_rows_ += all_hidden ? count : rows;
+    planned_.push_back({.slot = slot,
+                        .tokens = count,
+                        .wanted = static_cast<int64_t>(wanted.size()),
+                        .first_token = static_cast<int64_t>(first_token)});
     room_ -= count;
-    rows_ -= rows;
+    parts_.push_back({.slot = slot, .cached_length = cached_length, .tokens = all, .wanted = wanted});
+    return parts_.back();
   }
 
   int64_t max_tokens_;
@@ -104,9 +138,11 @@ class StepPlan {
   int64_t max_parts_;
   int64_t room_ = 0;
   int64_t rows_ = 0;
-  int64_t hidden_rows_ = 0;
+  int64_t logits_rows_ = 0;
+  int64_t hidden_rows_ = 0;      // those of scored parts come behind them
   std::vector<int32_t> tokens_;  // of all parts
   std::vector<int32_t> wanted_;  // of all parts, one after another
+  std::vector<int32_t> scored_;
   std::vector<StepPart> parts_;
   std::vector<PlannedPart> planned_;  // for each part
 };
@@ -120,6 +156,7 @@ class StepResults {
   // In the order in which the participant added them.
   std::span<const PlannedPart> parts() const { return parts_; }
   std::span<const float> logits(int64_t row) const { return runner_.logits(row); }
+  float log_probability(int64_t row) const { return runner_.log_probability(row); }
   std::span<const float> maxima(int64_t row) const { return runner_.maxima(row); }
   std::span<const float> hidden(int64_t row) const { return runner_.hidden(row); }
   std::span<const float> layer_input(int64_t layer, int64_t first, int64_t tokens) const {

@@ -17,6 +17,8 @@ struct StepPart {
   std::span<const int32_t> wanted;  // ascending indices into `tokens` whose logits are wanted; may be empty
   bool all_hidden = false;          // every token's hidden state is wanted, else those of `wanted`
   bool layer_inputs = false;        // every token's hidden states before each layer are wanted, too
+  // One for each of `wanted`: its log-probability is wanted, and neither logits nor hidden states.
+  std::span<const int32_t> scored{};
 };
 
 class StepRunner {
@@ -34,8 +36,12 @@ class StepRunner {
   // parts must fit max_tokens(), max_logits_rows() and the cache.
   virtual void step(std::span<const StepPart> parts, const StopCheck& stop) = 0;
 
-  // Scores [vocab_size] of the row-th wanted token of the last step, counted over all parts.
+  // Scores [vocab_size] of the row-th wanted token of the last step, counted over all parts that are not
+  // scored.
   virtual std::span<const float> logits(int64_t row) const = 0;
+  // The log-probability of the row-th scored token of the last step, counted over all parts. Throws
+  // std::runtime_error where the model gave a logit that is NaN or infinite.
+  virtual float log_probability(int64_t row) const = 0;
   // What LinearArguments::maxima says of them; empty if nothing is known.
   virtual std::span<const float> maxima(int64_t row) const = 0;
   // Hidden state [n_embd] of the row-th token whose hidden state the last step was to give, counted over all

@@ -64,6 +64,7 @@ Stepper::Stepper(const EngineOptions& options)
 void Stepper::step(std::span<const StepPart> parts, const StopCheck& stop) {
   buffers_.fill(parts);
   context_.poll = stop ? &stop : nullptr;
+  context_.scored = buffers_.scored();
   const bool layer_inputs = std::ranges::any_of(parts, &StepPart::layer_inputs);
   context_.layer_inputs = layer_inputs ? buffers_.layer_inputs() : std::span<float>();
   session_.run(buffers_.binding());

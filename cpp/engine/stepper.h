@@ -25,6 +25,9 @@ class Stepper final : public StepRunner {
   void step(std::span<const StepPart> parts, const StopCheck& stop) override;
 
   std::span<const float> logits(int64_t row) const override { return buffers_.logits(row); }
+  float log_probability(int64_t row) const override {
+    return gpt2fast::log_probability(buffers_.summed(row));
+  }
   std::span<const float> maxima(int64_t row) const override { return buffers_.maxima(row); }
   std::span<const float> hidden(int64_t row) const override { return buffers_.hidden(row); }
   std::span<const float> layer_input(int64_t layer, int64_t first, int64_t tokens) const override {

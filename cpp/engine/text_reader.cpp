@@ -38,6 +38,10 @@ void TextReader::plan(StepPlan& plan) {
   if (count <= 0) return;
   const auto tokens = this->tokens().subspan(static_cast<size_t>(read_));
   wanted_.clear();
+  if (const std::span<const int32_t> next = scored(read_, count); !next.empty()) {
+    plan.add_scored(slot_, past_ + read_, tokens.first(static_cast<size_t>(count)), next);
+    return;
+  }
   if (!wants(read_, count, wanted_)) {
     plan.add_hidden(slot_, past_ + read_, tokens.first(static_cast<size_t>(count)), wants_layer_inputs());
     return;
@@ -143,6 +147,13 @@ void ScoreReader::begin(KvCache&, int64_t) {
 
 void ScoreReader::finish(const KvCache&, int64_t) { likeliest_.reset(); }
 
+std::span<const int32_t> ScoreReader::scored(int64_t first, int64_t count) {
+  const int64_t begin = std::max(first + 1, first_), end = first + count + 1;
+  if (top_ > 0 || begin >= end) return {};
+  return std::span<const int32_t>(targets_).subspan(static_cast<size_t>(begin),
+                                                    static_cast<size_t>(end - begin));
+}
+
 bool ScoreReader::wants(int64_t first, int64_t count, std::vector<int32_t>& wanted) {
   for (int64_t row = std::max(first, first_ - 1); row < first + count; ++row) {
     wanted.push_back(static_cast<int32_t>(row - first));
@@ -152,10 +163,15 @@ bool ScoreReader::wants(int64_t first, int64_t count, std::vector<int32_t>& want
 
 void ScoreReader::take(const StepResults& results, const PlannedPart& part, int64_t first,
                        std::span<const int32_t> wanted) {
+  if (!likeliest_) {
+    for (int64_t i = 0; i < part.wanted; ++i) {
+      scores_.chosen.push_back(results.log_probability(part.first_row + i));
+    }
+    return;
+  }
   for (size_t i = 0; i < wanted.size(); ++i) {
     const std::span<const float> logits = results.logits(part.first_row + static_cast<int64_t>(i));
     scores_.chosen.push_back(log_probability(logits, targets_[static_cast<size_t>(first + wanted[i]) + 1]));
-    if (!likeliest_) continue;
     for (const TokenLogprob& best : likeliest_->find(logits)) {
       scores_.top_ids.push_back(best.token);
       scores_.top_values.push_back(best.logprob);

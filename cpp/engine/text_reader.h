@@ -40,8 +40,15 @@ class TextReader : public Participant {
     (void)cache;
     (void)slot;
   }
-  // The rows within [first, first + count) whose logits are wanted, relative to first, ascending; or nothing:
-  // hidden states are.
+  // The tokens after the last ones within [first, first + count) if their log-probabilities are all that is
+  // wanted.
+  virtual std::span<const int32_t> scored(int64_t first, int64_t count) {
+    (void)first;
+    (void)count;
+    return {};
+  }
+  // Otherwise: the rows within [first, first + count) whose logits are wanted, relative to first, ascending;
+  // or nothing: hidden states are.
   virtual bool wants(int64_t first, int64_t count, std::vector<int32_t>& wanted) = 0;
   // Of hidden states, those before each layer, too.
   virtual bool wants_layer_inputs() const { return false; }
@@ -113,6 +120,7 @@ class ScoreReader final : public TextReader {
 
  protected:
   void begin(KvCache& cache, int64_t slot) override;
+  std::span<const int32_t> scored(int64_t first, int64_t count) override;
   bool wants(int64_t first, int64_t count, std::vector<int32_t>& wanted) override;
   void take(const StepResults& results, const PlannedPart& part, int64_t first,
             std::span<const int32_t> wanted) override;

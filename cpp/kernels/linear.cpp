@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "kernels/kernel_table.h"
+#include "kernels/output_sums.h"
 #include "kernels/packing.h"
 #include "kernels/shards.h"
 
@@ -91,9 +92,12 @@ Tasks cut(const LinearTask& task, const RowGroups& groups, bool ready, int64_t t
   return tasks;
 }
 
-// The panels of one of `parts` tasks; where maxima are reported, in whole groups of columns.
+// The panels of one of `parts` tasks; where maxima are reported or outputs summed up, in whole groups of
+// columns.
 Range panel_range(const LinearTask& task, int64_t index, int64_t parts) {
-  const int64_t group = task.arguments.maxima != nullptr ? kMaximaColumns / kPanelColumns : 1;
+  static_assert(kMaximaColumns == kVocabularyBlock);
+  const bool grouped = task.arguments.maxima != nullptr || task.arguments.output_sums.columns != nullptr;
+  const int64_t group = grouped ? kMaximaColumns / kPanelColumns : 1;
   const Range groups = part(divide_up(task.panels, group), index, parts);
   return {groups.begin * group, std::min(groups.end * group, task.panels)};
 }
@@ -146,9 +150,14 @@ void linear(const LinearArguments& arguments, const Parallel& parallel, const Wo
       },
       [&](int64_t index) noexcept {
         const int64_t tile_part = index / tasks.panels;
-        kernel.multiply(group_task(groups.owned() ? tile_part : 0),
-                        part(task.tiles.count, tile_part, tasks.tiles),
-                        panel_range(task, index % tasks.panels, tasks.panels));
+        const LinearTask own = group_task(groups.owned() ? tile_part : 0);
+        const Range tiles = part(task.tiles.count, tile_part, tasks.tiles);
+        const Range panels = panel_range(task, index % tasks.panels, tasks.panels);
+        if (a.output_sums.columns != nullptr) {
+          sum_outputs(own, tiles, panels, kernel, table.vocabulary);
+        } else {
+          kernel.multiply(own, tiles, panels);
+        }
       });
 }
 

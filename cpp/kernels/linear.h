@@ -29,6 +29,15 @@ constexpr int64_t maxima_floats(int64_t out_features) {
   return (out_features + kMaximaColumns - 1) / kMaximaColumns * kMaximaLanes;
 }
 
+// What a softmax over a row of outputs needs of them.
+struct OutputSums {
+  const int32_t* columns = nullptr;  // [rows]: of each row the output that is wanted
+  float* outputs = nullptr;          // [rows]: these
+  // [rows, divide_up(out_features, kVocabularyBlock)]: see VocabularyKernels::exp_sum_block.
+  float* maxima = nullptr;
+  float* sums = nullptr;
+};
+
 struct LinearArguments {
   int64_t rows = 0;
   int64_t in_features = 0;
@@ -42,10 +51,13 @@ struct LinearArguments {
   const float* gamma = nullptr;     // [in_features] or null: no LayerNorm in front
   const float* beta = nullptr;      // [in_features], null exactly when gamma is
   const float* residual = nullptr;  // [rows, out_features] or null; may equal y
-  float* y = nullptr;               // [rows, out_features]
+  float* y = nullptr;               // [rows, out_features]; unused where there are output_sums
+  int64_t y_first_row = 0;          // the row with which y and residual begin
   // [rows, maxima_floats(out_features)] or null. For every 256 columns of a row there are 16 floats, the
   // largest of which is the largest of these outputs. A NaN among them says that an output is not finite.
   float* maxima = nullptr;
+  // With output_sums.columns, outputs are summed up instead of written; residual and maxima are then null.
+  OutputSums output_sums{};
 };
 
 // The scratch memory that linear() needs for these sizes.

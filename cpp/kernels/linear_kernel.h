@@ -56,7 +56,7 @@ GPT2FAST_INLINE void write_rows(const LinearArguments& a, int64_t row, int64_t c
   const auto load = [whole, columns](const float* p) {
     return whole ? V::load(p) : V::load_partial(p, columns);
   };
-  const int64_t offset = row * a.out_features + column;
+  const int64_t offset = (row - a.y_first_row) * a.out_features + column;
   Rows y = Rows::apply([&](int r) { return V::load(sums + r * kLanes); });
   if (a.bias != nullptr) {
     const V bias = load(a.bias + column);

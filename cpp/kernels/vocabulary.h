@@ -7,7 +7,7 @@ namespace gpt2fast {
 
 // So many floats may be written beyond an output's last element: outputs of compact() need this much room.
 inline constexpr int64_t kVocabularyPadding = 16;
-// The elements that one of sum_blocks()' sums adds up.
+// The elements that one of sum_blocks()' or exp_sum_block()'s sums adds up.
 inline constexpr int64_t kVocabularyBlock = 256;
 // The thresholds of one call of weigh_above().
 inline constexpr int kVocabularyThresholds = 7;
@@ -16,6 +16,12 @@ struct Extremum {
   float value;      // -infinity if the array is empty or has nothing else
   int64_t index;    // of its first occurrence; 0 where the value is -infinity
   bool is_regular;  // no element is NaN or +infinity; else value and index mean nothing
+};
+
+// What a block adds to a sum of exponentials.
+struct BlockExpSum {
+  float max;  // of the block, or the lowest float if it has nothing above
+  float sum;  // of exp(x[i] - max); NaN if an element is NaN or +infinity
 };
 
 // Columns that are compacted together; an output that is null is left out.
@@ -41,6 +47,12 @@ struct VocabularyKernels {
 
   // weights[i] = exp((x[i] - max) / temperature)
   void (*exp_weights)(const float* x, int64_t count, float max, float temperature, float* weights);
+
+  // Of at most kVocabularyBlock elements.
+  BlockExpSum (*exp_sum_block)(const float* x, int64_t count);
+
+  // The sum of sums[b] * exp(maxima[b] - max): from those of all blocks of an array, exp_sum() of the array.
+  double (*add_exp_sums)(const float* maxima, const float* sums, int64_t blocks, float max);
 
   // The sum of exp(x[i] - max).
   double (*exp_sum)(const float* x, int64_t count, float max);

@@ -1,6 +1,8 @@
 // The passes of vocabulary.h over any Vec.
 #pragma once
 
+#include <cfloat>
+
 #include "kernels/math.h"
 #include "kernels/vocabulary.h"
 
@@ -169,14 +171,46 @@ struct Vocabulary {
     }
   }
 
-  static double exp_sum(const float* x, int64_t count, float max) {
-    const V m = V::set1(max), lowest = V::set1(-kInfinity);
+  static BlockExpSum exp_sum_block(const float* x, int64_t count) {
+    const V lowest = V::set1(-kInfinity);
+    V most = V::set1(-FLT_MAX);  // from which -infinity can be subtracted
+    for (int64_t i = 0; i < count; i += kLanes) most = max(load(x, i, count, lowest), most);
+    const float largest = reduce_max(most);
+    const V m = V::set1(largest);
+    V sum = V::zero();
+    for (int64_t i = 0; i < count; i += kLanes) sum = sum + exp(load(x, i, count, lowest) - m);
+    return {largest, reduce_add(sum)};
+  }
+
+  static GPT2FAST_INLINE double add_some(double total, const float* maxima, const float* sums, int64_t blocks,
+                                         float max) {
+    alignas(64) float factors[kLanes];
+    exp(load(maxima, 0, blocks, V::set1(max)) - V::set1(max)).store(factors);
+    for (int64_t b = 0; b < blocks; ++b) {
+      total += static_cast<double>(sums[b]) * static_cast<double>(factors[b]);
+    }
+    return total;
+  }
+
+  static double add_exp_sums(const float* maxima, const float* sums, int64_t blocks, float max) {
     double total = 0;
-    for (int64_t block = 0; block < count; block += kVocabularyBlock) {
-      const int64_t end = smaller(block + kVocabularyBlock, count);
-      V sum = V::zero();
-      for (int64_t i = block; i < end; i += kLanes) sum = sum + exp(load(x, i, end, lowest) - m);
-      total += static_cast<double>(reduce_add(sum));
+    for (int64_t b = 0; b < blocks; b += kLanes) {
+      total = add_some(total, maxima + b, sums + b, smaller(kLanes, blocks - b), max);
+    }
+    return total;
+  }
+
+  static double exp_sum(const float* x, int64_t count, float max) {
+    float maxima[kLanes], sums[kLanes];
+    double total = 0;
+    for (int64_t begin = 0; begin < count;) {
+      int64_t blocks = 0;
+      for (; blocks < kLanes && begin < count; ++blocks, begin += kVocabularyBlock) {
+        const BlockExpSum block = exp_sum_block(x + begin, smaller(kVocabularyBlock, count - begin));
+        maxima[blocks] = block.max;
+        sums[blocks] = block.sum;
+      }
+      total = add_some(total, maxima, sums, blocks, max);
     }
     return total;
   }
@@ -274,8 +308,8 @@ struct Vocabulary {
   }
 
   static constexpr VocabularyKernels table() {
-    return {find_max, column_maxima, exp_weights,  exp_sum,           subtract, sum_blocks,
-            compact,  weigh_above,   weighted_log, negative_distance, forbid};
+    return {find_max,   column_maxima, exp_weights, exp_sum_block, add_exp_sums,      exp_sum, subtract,
+            sum_blocks, compact,       weigh_above, weighted_log,  negative_distance, forbid};
   }
 };
 

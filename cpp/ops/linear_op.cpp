@@ -79,6 +79,24 @@ void LinearOp::compute(const NodeContext& node) {
     const std::array<int64_t, 2> maxima_shape = {arguments.rows, maxima_floats(arguments.out_features)};
     arguments.maxima = static_cast<float*>(node.output(kMaxima, maxima_shape));
   }
+  run(arguments, node);
+  if (has_maxima_ && context_.scored.rows > 0) sum_scored_tokens(node);
+}
+
+void LinearOp::sum_scored_tokens(const NodeContext& node) {
+  const ScoredTokens& scored = context_.scored;
+  if (has_residual_ || scored.width != arguments_.in_features ||
+      scored.vocabulary != arguments_.out_features) {
+    throw ModelError("tokens are scored by the model's head: the node that gives maxima is another");
+  }
+  LinearArguments arguments = arguments_;
+  arguments.rows = scored.rows;
+  arguments.x = scored.hidden;
+  arguments.output_sums = scored.sums;
+  run(arguments, node);
+}
+
+void LinearOp::run(const LinearArguments& arguments, const NodeContext& node) {
   if (arguments.rows == 0) return;
   if (begins_layer_ && !context_.layer_inputs.empty()) {
     copy_layer_input(*begins_layer_, arguments.x, arguments.rows);

@@ -1,7 +1,7 @@
 // Linear(x, weight, bias?, gamma?, beta?, residual?) -> (y, maxima?): linear() as a graph operator. For
-// `maxima`, the largest of every 256 outputs of a row, see LinearArguments::maxima. The node that a layer
-// begins with, h.<layer>.attn.c_attn, also copies its input for a step that is to give the hidden states
-// before layers.
+// `maxima`, the largest of every 256 outputs of a row, see LinearArguments::maxima. The node that has them is
+// the model's head, and also sums up the outputs of StepContext::scored. The node that a layer begins with,
+// h.<layer>.attn.c_attn, also copies its input for a step that is to give the hidden states before layers.
 #pragma once
 
 #include <cstdint>
@@ -24,6 +24,8 @@ class LinearOp final : public Kernel {
   enum InputIndex : size_t { kX, kWeight, kBias, kGamma, kBeta, kResidual };
   enum OutputIndex : size_t { kY, kMaxima };
 
+  void sum_scored_tokens(const NodeContext& node);
+  void run(const LinearArguments& arguments, const NodeContext& node);
   void copy_layer_input(int64_t layer, const float* x, int64_t rows) const;
 
   StepContext& context_;

@@ -9,6 +9,7 @@
 #include "gpt2fast/cache_format.h"
 #include "gpt2fast/errors.h"
 #include "kernels/isa.h"
+#include "kernels/linear.h"
 #include "kernels/workspace.h"
 #include "ort/custom_op.h"
 
@@ -30,6 +31,15 @@ class Workspace {
   WorkspaceSize size_ = {};
 };
 
+// The step's tokens of which log-probabilities are wanted and nothing else.
+struct ScoredTokens {
+  int64_t rows = 0;
+  const float* hidden = nullptr;  // [rows, width], where the graph has written them when it comes to its head
+  int64_t width = 0;
+  int64_t vocabulary = 0;
+  OutputSums sums{};  // to be filled in; columns within the vocabulary
+};
+
 // Set by the engine before a step and read by the operators during it; a session runs one step at a time.
 struct StepContext {
   // Called once per layer, and more often while many rows are computed; if it returns true, Session::run
@@ -38,6 +48,8 @@ struct StepContext {
   void check_interrupt() const {
     if (poll != nullptr && (*poll)()) throw Interrupted{};
   }
+  // For the Linear that reports maxima, the model's head.
+  ScoredTokens scored{};
   // Where a step that is to give them puts the hidden states before each layer, [layers, tokens, n_embd];
   // else empty.
   std::span<float> layer_inputs = {};

@@ -54,6 +54,7 @@ def _results() -> tuple[Results, list[System], Model]:
         for case, step in ((USUAL, 2.5), ("1 x 10", 2.4), (LONG, 3.6), (MIDDLE, 3.0), ("8 x 128", 4.0)):
             results.timings[system.name][case] = _timings(step * factor, 50 * factor, 800 / factor)
     results.draft_step_ms[ours.name] = {0: [2.0, 2.0], 4: [2.4, 2.6]}
+    results.scored_per_second = {ours.name: [900.0, 880.0, 910.0], peer.name: [600.0]}
     results.start_seconds = {ours.name: [0.3], peer.name: [0.5]}
     results.resident_bytes[ours.name] = {"total": 130, "anonymous": 10}
     model = Model(POSITIONS, 50257, {ours.name: 100}, {ours.name: 110}, {ours.name: 10})
@@ -70,6 +71,7 @@ def _results() -> tuple[Results, list[System], Model]:
         ("gpt2fast int8: tokens per second, 8 x 128", 2.0, "falls short"),
         ("gpt2fast int8: tokens per second, 32 x 128", None, "not measured"),
         ("gpt2fast int8: a step with 4 draft tokens to a plain step", 1.25, "pass"),
+        ("gpt2fast int8: tokens per second, texts scored", 1.5, "pass"),
         ("gpt2fast int8: process start to first token", 0.6, "falls short"),
         ("gpt2fast int8: resident memory", 130 / 120, "pass"),
         ("gpt2fast int8: all threads against 1, time to first token, 1 x 512", 1.9, "pass"),
@@ -199,10 +201,13 @@ def test_systems_take_turns_and_a_broken_one_is_given_up(
         comparison.run_cases(cases, 6, lambda: rounds.append(True))
         comparison.run_cases(cases[:1], 1)
         comparison.run_drafts(32, 1)
+        comparison.run_scoring(2)
     measure_starts(directories, [1, 2, 3], 1, tmp_path, results, log)
     assert {name: len(taken) for name, taken in results.timings[int8.name].items()} == {"one": 7, "some": 3}
     assert len(rounds) == 7  # the first warms up
     assert results.draft_step_ms[int8.name].keys() == {0, 3, 4, 7, 8}
+    assert len(results.scored_per_second[int8.name]) == 2
+    assert min(results.scored_per_second[int8.name]) > 0
     assert results.start_seconds[int8.name][0] > 0
     assert results.resident_bytes[int8.name]["total"] > 1 << 20
     assert "weights.bin" in results.failures[int4.name]

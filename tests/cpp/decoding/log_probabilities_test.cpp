@@ -7,6 +7,7 @@
 #include <stdexcept>
 #include <vector>
 
+#include "kernels/kernel_table.h"
 #include "support/kernel_testing.h"
 #include "support/testing.h"
 
@@ -64,6 +65,35 @@ TEST(one_tokens_log_probability_is_its_entry_of_the_softmax) {
   log_softmax(logits, all);
   for (const int32_t token : {0, 17, 999}) {
     CHECK_EQ(log_probability(logits, token), all[static_cast<size_t>(token)]);
+  }
+}
+
+TEST(sums_of_blocks_give_the_same_log_probability) {
+  const auto from_sums = [](const Floats& logits, size_t token) {
+    Floats maxima, sums;
+    for (size_t begin = 0; begin < logits.size(); begin += kVocabularyBlock) {
+      const auto count = std::min<size_t>(kVocabularyBlock, logits.size() - begin);
+      const BlockExpSum block =
+          kernels().vocabulary.exp_sum_block(logits.data() + begin, static_cast<int64_t>(count));
+      maxima.push_back(block.max);
+      sums.push_back(block.sum);
+    }
+    return log_probability(SummedLogits{logits[token], maxima, sums});
+  };
+  for (const int64_t size : {1, 256, 257, 5000, 50257}) {
+    const Floats logits = random_normal(size, 4, 11);
+    for (const size_t token : {size_t{0}, logits.size() - 1}) {
+      CHECK_EQ(from_sums(logits, token), log_probability(logits, static_cast<int32_t>(token)));
+    }
+  }
+  Floats some(1000, -kInfinity);
+  some[700] = -200;
+  CHECK_EQ(from_sums(some, 700), 0.0f);
+  CHECK_EQ(from_sums(some, 3), -kInfinity);
+  CHECK_THROWS(from_sums(Floats(1000, -kInfinity), 0), std::runtime_error);
+  for (const float bad : {kNan, kInfinity}) {
+    some[300] = bad;
+    CHECK_THROWS(from_sums(some, 700), std::runtime_error);
   }
 }
 

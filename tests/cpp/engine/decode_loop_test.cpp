@@ -30,6 +30,7 @@ class CountedStepper final : public StepRunner {
     counts_.push_back(allocations());
   }
   std::span<const float> logits(int64_t row) const override { return stepper_.logits(row); }
+  float log_probability(int64_t row) const override { return stepper_.log_probability(row); }
   std::span<const float> maxima(int64_t row) const override { return stepper_.maxima(row); }
   std::span<const float> hidden(int64_t row) const override { return stepper_.hidden(row); }
   std::span<const float> layer_input(int64_t layer, int64_t first, int64_t tokens) const override {

@@ -20,7 +20,7 @@ using Ids = std::vector<int32_t>;
 constexpr int64_t kVocabulary = 300;
 constexpr int64_t kWidth = 4;
 constexpr StepBuffers::Limits kLimits = {
-    .tokens = 8, .sequences = 3, .rows = 5, .width = kWidth, .vocabulary = kVocabulary};
+    .tokens = 8, .sequences = 3, .rows = 5, .width = kWidth, .layers = 1, .vocabulary = kVocabulary};
 constexpr CacheShape kShape = {
     .layers = 1, .heads = 1, .head_dim = 4, .positions = 64, .format = CacheFormat::kFloat32};
 constexpr std::array kInputs = {"input_ids",      "positions",   "sequence_starts", "slots",
@@ -110,6 +110,36 @@ ORT_TEST(parts_become_the_graphs_arrays) {
   CHECK(steps.input("hidden_rows") == (Ids{0, 2, 4, 5}));  // tokens
   CHECK(steps.input("logits_rows") == (Ids{0, 1, 3}));     // among the hidden rows
   CHECK(steps.input("kv_cache") == (Ids{static_cast<int32_t>(3 * steps.cache().bytes_per_slot())}));
+}
+
+ORT_TEST(scored_parts_have_their_hidden_states_last) {
+  RecordedSteps steps;
+  const Ids last = {1}, both = {0, 1}, one = {2};
+  const Ids next = {15, 7}, after = {299};
+  steps.step({{.slot = 0, .cached_length = 0, .tokens = tokens(0, 2), .wanted = both, .scored = next},
+              {.slot = 1, .cached_length = 0, .tokens = tokens(2, 2), .wanted = last},
+              {.slot = 2, .cached_length = 0, .tokens = tokens(4, 3), .wanted = one, .scored = after}});
+  CHECK(steps.input("hidden_rows") == (Ids{3, 0, 1, 6}));
+  CHECK(steps.input("logits_rows") == (Ids{0}));
+  const ScoredTokens scored = steps.buffers().scored();
+  CHECK_EQ(scored.rows, 3);
+  CHECK_EQ(scored.width, kWidth);
+  CHECK_EQ(scored.vocabulary, kVocabulary);
+  CHECK(Ids(scored.sums.columns, scored.sums.columns + 3) == (Ids{15, 7, 299}));
+  for (int64_t row = 0; row < 3; ++row) {
+    CHECK_EQ(scored.hidden[row * kWidth], static_cast<float>(row + 2));
+    scored.sums.outputs[row] = static_cast<float>(10 * row);
+    for (int64_t block = 0; block < 2; ++block) {
+      scored.sums.maxima[2 * row + block] = static_cast<float>(10 * row + block);
+      scored.sums.sums[2 * row + block] = static_cast<float>(100 * row + block);
+    }
+  }
+  const SummedLogits third = steps.buffers().summed(2);
+  CHECK_EQ(third.wanted, 20.0f);
+  CHECK(std::ranges::equal(third.maxima, std::array{20.0f, 21.0f}));
+  CHECK(std::ranges::equal(third.sums, std::array{200.0f, 201.0f}));
+  steps.step({{.slot = 0, .cached_length = 0, .tokens = tokens(0, 2), .wanted = last}});
+  CHECK_EQ(steps.buffers().scored().rows, 0);
 }
 
 ORT_TEST(rows_are_where_the_graph_writes_them) {

@@ -68,6 +68,31 @@ TEST(hidden_rows_are_counted_over_all_parts) {
   CHECK(!plan.parts()[1].layer_inputs);
 }
 
+TEST(scored_parts_take_no_rows) {
+  StepPlan plan(10, 2, 4);
+  plan.open(10, 0);
+  plan.add_scored(1, 4, Tokens{1, 2, 3}, Tokens{3, 9});
+  plan.add(0, 0, Tokens{4}, 1);
+  plan.add_scored(2, 0, Tokens{5, 6}, Tokens{6, 7});
+  plan.add_hidden(3, 0, Tokens{8}, false);
+  CHECK_EQ(plan.room(), 3);
+  CHECK_EQ(plan.rows(), 1);
+  CHECK(copy(plan.parts()[0].wanted) == (Tokens{1, 2}));
+  CHECK(copy(plan.parts()[0].scored) == (Tokens{3, 9}));
+  CHECK(plan.parts()[1].scored.empty());
+  CHECK(copy(plan.parts()[2].wanted) == (Tokens{0, 1}));
+  CHECK(copy(plan.parts()[2].scored) == (Tokens{6, 7}));
+  const auto planned = plan.planned();
+  CHECK_EQ(planned[0].wanted, 2);
+  CHECK_EQ(planned[0].first_row, 0);  // among the scored tokens
+  CHECK_EQ(planned[2].first_row, 2);
+  CHECK_EQ(planned[1].first_row, 0);  // among the logits
+  CHECK_EQ(planned[3].first_hidden, 1);
+  plan.open(10, 0);
+  CHECK_EQ(plan.room(), 3);
+  CHECK_EQ(plan.rows(), 1);
+}
+
 TEST(room_is_what_is_left_less_what_is_kept_back) {
   StepPlan plan(10, 6, 4);
   plan.open(100, 0);

@@ -81,6 +81,29 @@ ORT_TEST(a_step_gives_the_largest_of_its_logits) {
   }
 }
 
+ORT_TEST(scored_tokens_have_the_log_probabilities_that_their_logits_give) {
+  Stepper stepper(options_of());
+  const Ids all = {0, 1, 2, 3, 4}, next = {1, 4, 1, 5, 9}, last = {2};
+  const std::span<const int32_t> text = std::span(kText).first(5);
+  const StepPart plain{.slot = 0, .cached_length = 0, .tokens = text, .wanted = all};
+  stepper.step({&plain, 1}, {});
+  Floats expected;
+  for (size_t i = 0; i < next.size(); ++i) {
+    expected.push_back(log_probability(stepper.logits(static_cast<int64_t>(i)), next[i]));
+  }
+  const Floats logits = copy_of(stepper.logits(2));
+  const StepPart parts[] = {{.slot = 1, .cached_length = 0, .tokens = text, .wanted = all, .scored = next},
+                            {.slot = 2, .cached_length = 0, .tokens = text.first(3), .wanted = last},
+                            {.slot = 3, .cached_length = 0, .tokens = text, .wanted = all, .scored = next}};
+  stepper.step(parts, {});
+  for (int64_t row = 0; row < 10; ++row) {
+    CHECK_EQ(stepper.log_probability(row), expected[static_cast<size_t>(row % 5)]);
+  }
+  CHECK_EQ(count_different(copy_of(stepper.logits(0)), logits), 0);
+  stepper.step({parts, 1}, {});
+  CHECK_EQ(stepper.log_probability(4), expected[4]);
+}
+
 ORT_TEST(a_step_gives_what_goes_into_each_layer) {
   using testing::small_model::kLayers, testing::small_model::kWidth;
   Stepper whole(options_of());

@@ -33,6 +33,7 @@ TEST(every_table_is_complete) {
     CHECK(table.layer_norm_row != nullptr && table.try_int4_scales != nullptr);
     const VocabularyKernels& passes = table.vocabulary;
     CHECK(passes.find_max != nullptr && passes.column_maxima != nullptr && passes.exp_weights != nullptr);
+    CHECK(passes.exp_sum_block != nullptr && passes.add_exp_sums != nullptr);
     CHECK(passes.exp_sum != nullptr && passes.subtract != nullptr && passes.sum_blocks != nullptr);
     CHECK(passes.compact != nullptr && passes.weigh_above != nullptr && passes.weighted_log != nullptr);
     CHECK(passes.negative_distance != nullptr && passes.forbid != nullptr);

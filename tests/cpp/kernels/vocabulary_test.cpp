@@ -100,6 +100,42 @@ TEST(exponentials_and_sums_are_near_those_in_double) {
   });
 }
 
+TEST(a_sum_of_exponentials_is_that_of_its_blocks) {
+  for_all([](const VocabularyKernels& passes, const Floats& x, int64_t count) {
+    Floats maxima, sums;
+    for (int64_t begin = 0; begin < count; begin += kVocabularyBlock) {
+      const int64_t size = std::min(kVocabularyBlock, count - begin);
+      const BlockExpSum block = passes.exp_sum_block(x.data() + begin, size);
+      CHECK_EQ(block.max, *std::max_element(x.begin() + begin, x.begin() + begin + size));
+      maxima.push_back(block.max);
+      sums.push_back(block.sum);
+    }
+    const float max = *std::max_element(x.begin(), x.end());
+    const auto blocks = static_cast<int64_t>(maxima.size());
+    CHECK_EQ(passes.add_exp_sums(maxima.data(), sums.data(), blocks, max),
+             passes.exp_sum(x.data(), count, max));
+  });
+}
+
+TEST(a_block_of_exponentials_shows_what_is_not_finite) {
+  for (Isa isa : available_isas()) {
+    const VocabularyKernels& passes = kernels(isa).vocabulary;
+    for (const int64_t count : {1, 16, 37, 256}) {
+      Floats x(static_cast<size_t>(count), -kInfinity);
+      const BlockExpSum nothing = passes.exp_sum_block(x.data(), count);
+      CHECK_EQ(nothing.max, std::numeric_limits<float>::lowest());
+      CHECK_EQ(nothing.sum, 0.0f);
+      x.back() = 3;
+      const BlockExpSum one = passes.exp_sum_block(x.data(), count);
+      CHECK(one.max == 3 && one.sum == 1);
+      for (const float bad : {kInfinity, std::numeric_limits<float>::quiet_NaN()}) {
+        x.front() = bad;
+        CHECK(std::isnan(passes.exp_sum_block(x.data(), count).sum));
+      }
+    }
+  }
+}
+
 TEST(weights_of_minus_infinity_are_zero) {
   for (Isa isa : available_isas()) {
     const VocabularyKernels& passes = kernels(isa).vocabulary;
@@ -204,6 +240,9 @@ TEST(every_instruction_set_gives_the_same_bits) {
       passes.weigh_above(x.data(), weights.data(), count, thresholds, totals.data());
       totals.push_back(passes.sum_blocks(weights.data(), count, sums.data()));
       totals.push_back(passes.exp_sum(x.data(), count, 12));
+      const BlockExpSum block = passes.exp_sum_block(x.data(), std::min(count, kVocabularyBlock));
+      sums.push_back(block.max);
+      sums.push_back(block.sum);
       totals.push_back(passes.weighted_log(x.data(), weights.data(), count, 12, 0.9f));
       Floats all;
       for (const Floats* part : {&weights, &distances, &lowered, &sums})

@@ -9,6 +9,7 @@
 #include <stdexcept>
 #include <vector>
 
+#include "decoding/log_probabilities.h"
 #include "engine/step_runner.h"
 #include "gpt2fast/errors.h"
 
@@ -43,6 +44,7 @@ class FakeModel final : public StepRunner {
     check(parts);
     logits_.clear();
     hidden_.clear();
+    log_probabilities_.clear();
     layer_inputs_.clear();
     const bool wanted = std::ranges::any_of(parts, &StepPart::layer_inputs);
     for (const StepPart& part : parts) {
@@ -58,6 +60,9 @@ class FakeModel final : public StepRunner {
   std::span<const float> logits(int64_t row) const override {
     if (row >= rows_) throw std::logic_error("there is no such row");
     return std::span(logits_).subspan(static_cast<size_t>(row * kVocabulary), kVocabulary);
+  }
+  float log_probability(int64_t row) const override {
+    return log_probabilities_.at(static_cast<size_t>(row));
   }
   std::span<const float> maxima(int64_t) const override { return {}; }
   std::span<const float> hidden(int64_t row) const override {
@@ -119,7 +124,10 @@ class FakeModel final : public StepRunner {
         last = index;
       }
       tokens += count;
-      rows += static_cast<int64_t>(part.wanted.size());
+      if (!part.scored.empty() && part.scored.size() != part.wanted.size()) {
+        throw std::logic_error("not all that is wanted of a part is scored");
+      }
+      if (part.scored.empty()) rows += static_cast<int64_t>(part.wanted.size());
     }
     if (tokens > max_tokens_ || rows > max_rows_) throw std::logic_error("a step is too large");
     largest_step_ = std::max(largest_step_, tokens);
@@ -138,6 +146,11 @@ class FakeModel final : public StepRunner {
       return std::span(text).first(static_cast<size_t>(part.cached_length + index + 1));
     };
     for (int64_t i = 0; i < count && part.all_hidden; ++i) hidden_.push_back(hidden_after(until(i)));
+    for (size_t i = 0; i < part.scored.size(); ++i) {
+      log_probabilities_.push_back(
+          gpt2fast::log_probability(scores_after(until(part.wanted[i])), part.scored[i]));
+    }
+    if (!part.scored.empty()) return;
     for (const int32_t index : part.wanted) {
       const std::vector<float> scores = scores_after(until(index));
       logits_.insert(logits_.end(), scores.begin(), scores.end());
@@ -151,6 +164,7 @@ class FakeModel final : public StepRunner {
   const int64_t max_rows_;
   std::vector<float> logits_;
   std::vector<float> hidden_;
+  std::vector<float> log_probabilities_;
   std::vector<float> layer_inputs_;
   int64_t rows_ = 0;
   int64_t steps_ = 0;

@@ -41,6 +41,26 @@ def test_scores_are_the_softmax_of_the_logits(model: GPT2) -> None:
     assert model.score(TEXTS[0]).token_ids == model.score(TEXTS)[0].token_ids
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8", "int4"])
+def test_a_score_has_the_same_bits_alone_and_in_company(precision: Any) -> None:
+    models = [GPT2.from_pretrained(precision=precision, threads=threads) for threads in (1, 2)]
+    texts = [random_ids(models[0], 2 + 5 * index, seed=index) for index in range(30)]
+    together = [model.score(texts) for model in models]
+    for text, first, second in zip(texts, *together, strict=True):
+        alone = models[0].score(text)
+        np.testing.assert_array_equal(first.logprobs, alone.logprobs)
+        np.testing.assert_array_equal(second.logprobs, alone.logprobs)
+        np.testing.assert_allclose(
+            alone.logprobs[1:], expected_logprobs(models[0], text), rtol=3e-7, atol=3e-7
+        )
+
+
+def test_scores_are_the_same_bits_with_the_likeliest_tokens(model: GPT2) -> None:
+    ids = random_ids(model, 40, seed=3)
+    out = model.generate(ids, max_new_tokens=1, logprobs=3, echo=True)
+    np.testing.assert_array_equal(out.logprobs.chosen[1:40], model.score(ids).logprobs[1:])
+
+
 @pytest.mark.parametrize("stride", [None, 1, 20, 47])
 def test_windows_beyond_the_context(tmp_path: Path, stride: int | None) -> None:
     small = GPT2.from_pretrained(write_shape(tmp_path / "m", "one_wide_head"), precision="fp32")
