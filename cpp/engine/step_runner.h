@@ -18,6 +18,7 @@ struct StepPart {
   bool all_hidden = false;          // every token's hidden state is wanted, else those of `wanted`
   bool layer_inputs = false;        // every token's hidden states before each layer are wanted, too
   // One for each of `wanted`: its log-probability is wanted, and neither logits nor hidden states.
+  // NOLINTNEXTLINE(readability-redundant-member-init): initializers leave it out
   std::span<const int32_t> scored{};
 };
 

@@ -52,6 +52,7 @@ struct StepContext {
   ScoredTokens scored{};
   // Where a step that is to give them puts the hidden states before each layer, [layers, tokens, n_embd];
   // else empty.
+  // NOLINTNEXTLINE(readability-redundant-member-init): initializers leave it out
   std::span<float> layer_inputs = {};
   int threads = 1;  // the session's
   CacheFormat cache_format = CacheFormat::kFloat32;
