@@ -271,11 +271,9 @@ def test_ctrl_c_stops_a_text_and_not_the_program(chat: Chat) -> None:
         terminal.wait_for(" ")  # the text has begun
         terminal.type(CTRL_C)
         terminal.wait_for(PROMPT)
-        # Until readline waits, a signal is noticed at the next key only. The recalled line proves it waits.
         terminal.type(UP)
         terminal.wait_for("Once")
-        terminal.type(CTRL_C)
-        assert "Ctrl-D or /bye leaves." in terminal.wait_for(PROMPT)
+        assert "Ctrl-D or /bye leaves." in terminal.interrupt(PROMPT)
         terminal.type("/set max_new_tokens 8\n")
         terminal.wait_for(PROMPT)
         terminal.type("/reset\n")

@@ -60,9 +60,22 @@ class Terminal:
         """Press these keys."""
         os.write(self._master, keys.encode())
 
-    def wait_for(self, text: str) -> str:
-        """What is shown up to and with ``text``; AssertionError if it does not come."""
-        end = time.monotonic() + SECONDS
+    def interrupt(self, text: str) -> str:
+        """Press Ctrl-C until ``text`` is shown, and return what is shown up to and with it.
+
+        Python notices a signal at a prompt only while readline waits for keys, not just before.
+        """
+        for _ in range(10):
+            self.type(CTRL_C)
+            try:
+                return self.wait_for(text, seconds=SECONDS / 20)
+            except AssertionError:
+                continue
+        return self.wait_for(text)
+
+    def wait_for(self, text: str, *, seconds: float = SECONDS) -> str:
+        """What is shown up to and with ``text``; AssertionError if it does not come in time."""
+        end = time.monotonic() + seconds
         while text not in self.shown:
             ready, _, _ = select.select([self._master], [], [], max(0.0, end - time.monotonic()))
             assert ready, f"{text!r} was not shown: {self.shown!r}"
