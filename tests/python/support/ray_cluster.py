@@ -29,7 +29,9 @@ ENVIRONMENT = {
 CLIENTS, REQUESTS = 4, 12
 ROWS, BLOCKS, BROKEN_ROW = 120, 24, 119
 PROMPTS = ("The king", "Once upon a time", "A fox")
-OPTIONS = {"max_new_tokens": 12, "do_sample": True}
+# All that the embedded model has defaults of its own for.
+SAMPLING = {"temperature": 0.8, "top_k": 40, "top_p": 0.95}
+OPTIONS = {"max_new_tokens": 12, "do_sample": True, **SAMPLING}
 
 
 class Requests:
@@ -58,7 +60,8 @@ class Requests:
         """One request: its text, or that it is known to have failed."""
         import httpx
 
-        fields = {"prompt": PROMPTS[seed % len(PROMPTS)], "seed": seed, "max_tokens": 12, "stream": stream}
+        prompt = PROMPTS[seed % len(PROMPTS)]
+        fields = {"prompt": prompt, "seed": seed, "max_tokens": 12, "stream": stream, **SAMPLING}
         try:
             response = httpx.post(f"{self._url}/v1/completions", json=fields, timeout=120)
         except (httpx.RemoteProtocolError, httpx.ReadError) as error:
