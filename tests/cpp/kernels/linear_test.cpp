@@ -20,13 +20,12 @@ using namespace gpt2fast;
 using gpt2fast::testing::AlignedBytes;
 using gpt2fast::testing::available_isas;
 using gpt2fast::testing::count_different;
+using gpt2fast::testing::kWeightFormats;
 using gpt2fast::testing::random_normal;
 using gpt2fast::testing::TestWorkspace;
 
 namespace {
 
-constexpr WeightFormat kFormats[] = {WeightFormat::kFloat32, WeightFormat::kBFloat16, WeightFormat::kInt8,
-                                     WeightFormat::kInt4};
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
@@ -193,7 +192,7 @@ constexpr Shape kShapes[] = {{1, 1, 1},    {3, 1, 17},    {2, 63, 15},   {1, 64,
 }  // namespace
 
 TEST(matches_the_reference) {
-  for (WeightFormat format : kFormats) {
+  for (WeightFormat format : kWeightFormats) {
     for (const Shape& shape : kShapes) {
       const Problem problem(format, shape.in_features, shape.out_features);
       const std::vector<float> x = random_normal(shape.rows * shape.in_features, 1.0f, 5);
@@ -206,7 +205,7 @@ TEST(matches_the_reference) {
 }
 
 TEST(matches_the_reference_with_everything_fused) {
-  for (WeightFormat format : kFormats) {
+  for (WeightFormat format : kWeightFormats) {
     for (const Shape& shape : kShapes) {
       const Problem problem(format, shape.in_features, shape.out_features);
       const std::vector<float> x = random_normal(shape.rows * shape.in_features, 2.0f, 6);
@@ -249,7 +248,7 @@ TEST(quantized_activations_stay_near_the_exact_product) {
 }
 
 TEST(every_instruction_set_gives_the_same_bits) {
-  for (WeightFormat format : kFormats) {
+  for (WeightFormat format : kWeightFormats) {
     for (const Shape& shape : kShapes) {
       const Problem problem(format, shape.in_features, shape.out_features);
       const std::vector<float> x = random_normal(shape.rows * shape.in_features, 1.0f, 9);
@@ -292,7 +291,7 @@ TEST(a_row_has_the_same_bits_whatever_its_company) {
   const int64_t in = 200, out = 75, rows = 40;
   const std::vector<float> x = random_normal(rows * in, 1.0f, 11);
   const std::vector<float> residual = random_normal(rows * out, 1.0f, 12);
-  for (WeightFormat format : kFormats) {
+  for (WeightFormat format : kWeightFormats) {
     const Problem problem(format, in, out);
     for (Isa isa : available_isas()) {
       const std::vector<float> all = run(problem.fused(x, residual), isa);
@@ -310,7 +309,7 @@ TEST(a_row_has_the_same_bits_whatever_its_company) {
 TEST(rows_of_several_cache_groups_have_the_same_bits) {
   const int64_t in = 3072, out = 20, rows = 130, last = 3;
   const std::vector<float> x = random_normal(rows * in, 1.0f, 23);
-  for (WeightFormat format : kFormats) {
+  for (WeightFormat format : kWeightFormats) {
     const Problem problem(format, in, out);
     const std::vector<float> all = run(problem.arguments(x), active_isa());
     const std::vector<float> part(x.end() - last * in, x.end());
@@ -321,7 +320,7 @@ TEST(rows_of_several_cache_groups_have_the_same_bits) {
 
 TEST(thread_count_does_not_change_bits) {
   const Shape shapes[] = {{1, 768, 2304}, {300, 192, 16}, {70, 768, 770}, {2, 3072, 768}};
-  for (WeightFormat format : kFormats) {
+  for (WeightFormat format : kWeightFormats) {
     for (const Shape& shape : shapes) {
       const Problem problem(format, shape.in_features, shape.out_features);
       const std::vector<float> x = random_normal(shape.rows * shape.in_features, 1.0f, 13);
@@ -349,7 +348,7 @@ TEST(residual_may_be_the_output) {
 
 TEST(a_value_that_is_not_finite_spoils_its_row_alone) {
   const int64_t in = 150, out = 40;
-  for (WeightFormat format : kFormats) {
+  for (WeightFormat format : kWeightFormats) {
     const Problem problem(format, in, out);
     for (const auto& [isa, rows] : sets_and_rows({5, 20})) {
       const std::vector<float> clean = random_normal(rows * in, 1.0f, 17);
@@ -371,7 +370,7 @@ TEST(a_value_that_is_not_finite_spoils_its_row_alone) {
 
 TEST(zero_rows_and_zero_weights_give_the_bias) {
   const int64_t in = 130, out = 20;
-  for (WeightFormat format : kFormats) {
+  for (WeightFormat format : kWeightFormats) {
     for (bool zero_weight : {false, true}) {
       const Problem problem(format, in, out, zero_weight ? 0.0f : 1.0f);
       const std::vector<float> x = random_normal(2 * in, zero_weight ? 1.0f : 0.0f, 18);
@@ -387,7 +386,7 @@ TEST(zero_rows_and_zero_weights_give_the_bias) {
 
 TEST(huge_tiny_and_subnormal_activations) {
   const int64_t in = 100, out = 20;
-  for (WeightFormat format : kFormats) {
+  for (WeightFormat format : kWeightFormats) {
     const Problem problem(format, in, out);
     for (float magnitude : {1e32f, 1e-30f, 1e-41f}) {
       std::vector<float> x = random_normal(20 * in, 1.0f, 19);
@@ -404,7 +403,7 @@ TEST(huge_tiny_and_subnormal_activations) {
 }
 
 TEST(huge_and_tiny_weights) {
-  for (WeightFormat format : kFormats) {
+  for (WeightFormat format : kWeightFormats) {
     for (float deviation : {1e30f, 1e-25f}) {
       const Problem problem(format, 100, 20, deviation);
       const std::vector<float> x = random_normal(3 * 100, 1.0f, 20);
@@ -421,7 +420,7 @@ TEST(huge_and_tiny_weights) {
 
 TEST(any_bytes_are_a_weight) {
   std::mt19937 engine(21);
-  for (WeightFormat format : kFormats) {
+  for (WeightFormat format : kWeightFormats) {
     const int64_t in = 130, out = 40;
     Problem problem(format, in, out);
     const std::vector<float> x = random_normal(20 * in, 1.0f, 22);
@@ -474,7 +473,7 @@ TEST(no_rows_is_no_work) {
 
 TEST(tells_the_largest_outputs_of_every_256_columns) {
   const float kNowhere = 1e30f;
-  for (WeightFormat format : kFormats) {
+  for (WeightFormat format : kWeightFormats) {
     for (int64_t out_features : {1, 255, 256, 300, 1001}) {
       Problem problem(format, 70, out_features);
       // Below zero, as what pads the last columns is not.

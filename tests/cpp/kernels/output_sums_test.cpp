@@ -16,15 +16,13 @@ using namespace gpt2fast;
 using gpt2fast::testing::AlignedBytes;
 using gpt2fast::testing::available_isas;
 using gpt2fast::testing::count_different;
+using gpt2fast::testing::kWeightFormats;
 using gpt2fast::testing::random_normal;
 using gpt2fast::testing::TestWorkspace;
 
 namespace {
 
 using Floats = std::vector<float>;
-
-constexpr WeightFormat kFormats[] = {WeightFormat::kFloat32, WeightFormat::kBFloat16, WeightFormat::kInt8,
-                                     WeightFormat::kInt4};
 
 // A head, and for each row one output that is wanted.
 struct Head {
@@ -109,7 +107,7 @@ Sums sums_of(const Head& head, const Floats& y) {
 }  // namespace
 
 TEST(sums_are_those_of_the_outputs_for_every_format_and_instruction_set) {
-  for (WeightFormat format : kFormats) {
+  for (WeightFormat format : kWeightFormats) {
     for (const auto& [in, out] :
          {std::pair<int64_t, int64_t>{1, 1}, {70, 15}, {64, 256}, {200, 257}, {130, 791}}) {
       Head head(format, in, out);
@@ -128,7 +126,7 @@ TEST(sums_are_those_of_the_outputs_for_every_format_and_instruction_set) {
 TEST(a_rows_sums_have_the_same_bits_whatever_its_company) {
   const int64_t in = 100, out = 600, rows = 45;
   const Floats x = random_normal(rows * in, 1.0f, 4);
-  for (WeightFormat format : kFormats) {
+  for (WeightFormat format : kWeightFormats) {
     Head head(format, in, out);
     for (Isa isa : available_isas()) {
       head.set_rows(x);
@@ -153,7 +151,7 @@ TEST(a_rows_sums_have_the_same_bits_whatever_its_company) {
 TEST(their_sum_is_near_the_one_in_double) {
   const int64_t in = 96, out = 5000, rows = 20;
   const Floats x = random_normal(rows * in, 1.0f, 5);
-  for (WeightFormat format : kFormats) {
+  for (WeightFormat format : kWeightFormats) {
     Head head(format, in, out);
     head.set_rows(x);
     for (Isa isa : available_isas()) {
@@ -176,7 +174,7 @@ TEST(their_sum_is_near_the_one_in_double) {
 
 TEST(a_value_that_is_not_finite_spoils_its_rows_sums_alone) {
   const int64_t in = 80, out = 300;
-  for (WeightFormat format : kFormats) {
+  for (WeightFormat format : kWeightFormats) {
     Head head(format, in, out);
     for (Isa isa : available_isas()) {
       for (const int64_t rows : {3, 40}) {

@@ -14,12 +14,10 @@
 #include "system/thread_parallel.h"
 
 using namespace gpt2fast;
+using gpt2fast::testing::kWeightFormats;
 using gpt2fast::testing::random_normal;
 
 namespace {
-
-constexpr WeightFormat kFormats[] = {WeightFormat::kFloat32, WeightFormat::kBFloat16, WeightFormat::kInt8,
-                                     WeightFormat::kInt4};
 
 std::vector<uint8_t> pack(WeightFormat format, const std::vector<float>& w, int64_t in, int64_t out,
                           const Parallel& parallel = Serial()) {
@@ -77,7 +75,7 @@ class AllocationsOfTasks final : public Parallel {
 
 TEST(tasks_allocate_nothing) {
   const std::vector<float> w = random_normal(int64_t{130} * 70, 0.02f, 1);
-  for (const WeightFormat format : kFormats) {
+  for (const WeightFormat format : kWeightFormats) {
     const AllocationsOfTasks parallel;
     pack(format, w, 130, 70, parallel);
     CHECK_EQ(parallel.count(), int64_t{0});
@@ -90,7 +88,7 @@ TEST(sizes_are_the_documented_bits) {
   CHECK_EQ(packed_weight_bytes(WeightFormat::kInt8, 768, 16), size_t{768 * 16 + 64});
   CHECK_EQ(packed_weight_bytes(WeightFormat::kInt4, 768, 16), size_t{768 * 8 + 12 * 64 + 64});
   CHECK(static_cast<double>(packed_weight_bytes(WeightFormat::kInt4, 768, 3072)) * 8 / (768 * 3072) < 4.6);
-  for (WeightFormat format : kFormats) {
+  for (WeightFormat format : kWeightFormats) {
     for (int64_t in : {1, 63, 64, 65}) {
       CHECK_EQ(packed_weight_bytes(format, in, 17), 2 * packed_weight_bytes(format, in, 16));
       CHECK_EQ(packed_weight_bytes(format, in, 1) % 64, size_t{0});
@@ -102,7 +100,7 @@ TEST(round_trips_stay_within_the_formats_error) {
   const double bounds[] = {0.0, 0.0025, 0.0082, 0.074};  // by WeightFormat, for random normals
   const int64_t in = 200, out = 50;
   const std::vector<float> w = random_normal(in * out, 0.02f, 1);
-  for (WeightFormat format : kFormats) {
+  for (WeightFormat format : kWeightFormats) {
     CHECK(relative_error(w, unpack(format, pack(format, w, in, out), in, out)) <=
           bounds[static_cast<int>(format)]);
   }
@@ -195,7 +193,7 @@ TEST(an_int8_outlier_leaves_other_columns_alone) {
 }
 
 TEST(zeros_and_single_weights_are_exact_or_near) {
-  for (WeightFormat format : kFormats) {
+  for (WeightFormat format : kWeightFormats) {
     const std::vector<float> zeros(70 * 3, 0.0f);
     for (float value : unpack(format, pack(format, zeros, 70, 3), 70, 3)) CHECK_EQ(value, 0.0f);
     for (float value : {1.0f, -0.3f, 1e-20f, 3e30f, -7e-39f}) {
@@ -214,7 +212,7 @@ TEST(the_largest_float_stays_finite_in_bfloat16) {
 TEST(column_ranges_concatenate_to_the_whole) {
   const int64_t in = 90, out = 53;
   const std::vector<float> w = random_normal(in * out, 0.02f, 5);
-  for (WeightFormat format : kFormats) {
+  for (WeightFormat format : kWeightFormats) {
     const std::vector<uint8_t> whole = pack(format, w, in, out);
     std::vector<uint8_t> parts(whole.size());
     for (int64_t first : {int64_t{0}, int64_t{16}, int64_t{48}}) {
@@ -235,7 +233,7 @@ TEST(strides_and_threads_do_not_matter) {
     for (int64_t n = 0; n < out; ++n)
       transposed[static_cast<size_t>(n * in + k)] = w[static_cast<size_t>(k * out + n)];
   }
-  for (WeightFormat format : kFormats) {
+  for (WeightFormat format : kWeightFormats) {
     const std::vector<uint8_t> expected = pack(format, w, in, out);
     std::vector<uint8_t> packed(expected.size());
     pack_columns(format, transposed.data(), 1, in, in, out, packed.data(), Serial());
@@ -245,7 +243,7 @@ TEST(strides_and_threads_do_not_matter) {
 }
 
 TEST(weights_that_are_not_finite_are_refused) {
-  for (WeightFormat format : kFormats) {
+  for (WeightFormat format : kWeightFormats) {
     for (float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
       std::vector<float> w = random_normal(40 * 20, 0.02f, 7);
       w[777] = bad;

@@ -12,12 +12,11 @@
 #include "system/parallel.h"
 
 using namespace gpt2fast;
+using gpt2fast::testing::kWeightFormats;
 using gpt2fast::testing::random_normal;
 
 namespace {
 
-constexpr WeightFormat kFormats[] = {WeightFormat::kFloat32, WeightFormat::kBFloat16, WeightFormat::kInt8,
-                                     WeightFormat::kInt4};
 constexpr int64_t kIn = 70, kOut = 37;
 
 }  // namespace
@@ -30,7 +29,7 @@ TEST(packing_gives_the_kernels_bytes_for_any_threads_and_strides) {
       transposed[static_cast<size_t>(n * kIn + k)] = w[static_cast<size_t>(k * kOut + n)];
     }
   }
-  for (const WeightFormat format : kFormats) {
+  for (const WeightFormat format : kWeightFormats) {
     std::vector<uint8_t> expected(packed_weight_bytes(format, kIn, kOut)), bytes(expected.size());
     pack_columns(format, w.data(), kOut, 1, kIn, kOut, expected.data(), Serial());
     for (const int threads : {1, 3}) {
@@ -45,7 +44,7 @@ TEST(packing_gives_the_kernels_bytes_for_any_threads_and_strides) {
 TEST(columns_are_unpacked) {
   const std::vector<float> w = random_normal(kIn * kOut, 1, 2);
   const double tolerances[] = {0, 0.02, 0.06, 0.4};
-  for (const WeightFormat format : kFormats) {
+  for (const WeightFormat format : kWeightFormats) {
     std::vector<uint8_t> bytes(packed_weight_bytes(format, kIn, kOut));
     pack_weight(format, w.data(), kOut, 1, kIn, kOut, 1, bytes.data());
     for (const int64_t column : {0, 16, 36}) {
@@ -63,7 +62,7 @@ TEST(weights_that_cannot_be_packed_are_refused) {
   std::vector<float> w(kIn * kOut, 1.0f);
   w[100] = std::numeric_limits<float>::infinity();
   std::vector<uint8_t> bytes(packed_weight_bytes(WeightFormat::kFloat32, kIn, kOut));
-  for (const WeightFormat format : kFormats) {
+  for (const WeightFormat format : kWeightFormats) {
     CHECK_THROWS(pack_weight(format, w.data(), kOut, 1, kIn, kOut, 2, bytes.data()), std::invalid_argument);
   }
   CHECK_THROWS(packed_weight_bytes(WeightFormat::kInt8, 0, 16), std::invalid_argument);

@@ -9,10 +9,14 @@
 #include <random>
 #include <vector>
 
+#include "gpt2fast/weights.h"
 #include "kernels/isa.h"
 #include "kernels/workspace.h"
 
 namespace gpt2fast::testing {
+
+inline constexpr WeightFormat kWeightFormats[] = {WeightFormat::kFloat32, WeightFormat::kBFloat16,
+                                                  WeightFormat::kInt8, WeightFormat::kInt4};
 
 // Bytes at a 64-byte boundary, followed by nothing that belongs to the program, so that sanitizers see
 // overruns.
