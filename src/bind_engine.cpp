@@ -82,14 +82,15 @@ std::shared_ptr<Engine> make_engine(const py::bytes& graph, const std::string& n
 std::unique_ptr<PythonGeneration> generate(Engine& engine,
                                            const std::vector<std::shared_ptr<Request>>& requests,
                                            const std::shared_ptr<GenerationOptions>& options,
-                                           int32_t priority, double max_seconds, bool streamed, Queue queue,
-                                           uint64_t key) {
+                                           int32_t priority, double max_seconds, bool cancelled,
+                                           bool streamed, Queue queue, uint64_t key) {
   std::vector<Request> copies;
   copies.reserve(requests.size());
   for (const auto& request : requests) copies.push_back(*request);
   CallOptions call = call_options(std::move(queue), key);
   call.priority = priority;
   call.max_seconds = max_seconds;
+  call.cancelled = cancelled;
   call.streamed = streamed;
   return std::make_unique<PythonGeneration>(
       unlocked([&] { return engine.generate(std::move(copies), options, call); }));
@@ -243,7 +244,8 @@ void register_work(py::class_<Engine, std::shared_ptr<Engine>>& type) {
   const auto queue = py::arg("queue") = py::none();
   const auto key = py::arg("key") = 0;
   type.def("generate", &generate, py::arg("requests"), py::arg("options"), py::kw_only(),
-           py::arg("priority") = 0, py::arg("max_seconds") = 0.0, py::arg("streamed") = false, queue, key)
+           py::arg("priority") = 0, py::arg("max_seconds") = 0.0, py::arg("cancelled") = false,
+           py::arg("streamed") = false, queue, key)
       .def("forward", &forward, py::arg("sequences"), py::arg("past") = py::none(),
            py::arg("want_past") = true, py::arg("layers") = std::vector<int64_t>{}, py::kw_only(), queue, key)
       .def("logits", &logits, py::arg("sequences"), py::arg("rows") = py::none(), py::kw_only(), queue, key)

@@ -27,7 +27,8 @@ class Call {
         mailbox(options.ready_queue, options.key),
         participants(std::move(participants)),
         has_hooks(std::ranges::any_of(this->participants, [](const auto& one) { return one->has_hooks(); })),
-        unfinished(static_cast<int64_t>(this->participants.size())) {}
+        unfinished(static_cast<int64_t>(this->participants.size())),
+        cancelled_(options.cancelled) {}
 
   // May be called from any thread.
   void cancel() noexcept { cancelled_ = true; }
@@ -64,7 +65,7 @@ class Call {
   int64_t unfinished;
 
  private:
-  std::atomic<bool> cancelled_ = false;
+  std::atomic<bool> cancelled_;
   mutable std::mutex mutex_;
   std::exception_ptr error_;
 };

@@ -237,6 +237,7 @@ class Engine:
         *,
         priority: int = 0,
         max_seconds: float = 0.0,
+        cancelled: bool = False,
         streamed: bool = False,
         queue: ReadyQueue | None = None,
         key: int = 0,

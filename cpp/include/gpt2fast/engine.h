@@ -109,6 +109,8 @@ struct CallOptions {
   int32_t priority = 0;
   // Counted from the call, waiting included; 0: no limit.
   double max_seconds = 0;
+  // Whether it is cancelled from the beginning: its texts end before a step reads them.
+  bool cancelled = false;
   // Whether tokens are reported as they are chosen: take() and next(), else results() alone.
   bool streamed = false;
   // Gets `key` when there is something to take; null: a thread waits in wait() or next().

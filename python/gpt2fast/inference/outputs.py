@@ -110,8 +110,14 @@ def _chunks(model: LoadedModel, call: Call, reader: ChunkReader) -> Generator[St
 
 def _start(model: LoadedModel, call: Call, **how: Any) -> core.GenerationCall:
     options = call.options
+    # A token that is cancelled already ends the texts before the engine's threads begin with them.
     return model.engine.generate(
-        call.requests, call.shared, priority=options.priority, max_seconds=options.max_time or 0.0, **how
+        call.requests,
+        call.shared,
+        priority=options.priority,
+        max_seconds=options.max_time or 0.0,
+        cancelled=options.cancel is not None and options.cancel.cancelled,
+        **how,
     )
 
 

@@ -45,19 +45,19 @@ TEST(a_deadline_counts_from_the_call) {
   CHECK(unlimited.end_reason(Clock::now() + seconds(1'000'000)) == FinishReason::kNone);
 }
 
-TEST(a_time_limit_of_any_length_is_understood) {
-  CHECK(deadline_after(0) == kNever);
-  CHECK(deadline_after(-1) == kNever);
-  CHECK(deadline_after(1e300) > Clock::now() + seconds(100'000'000));
-  CHECK(deadline_after(1e300) < kNever);
-}
-
 TEST(cancelling_comes_before_the_deadline) {
   CallOptions options;
   options.max_seconds = 1;
   Call call({}, options, true);
   call.cancel();
   CHECK(call.end_reason(Clock::now() + seconds(2)) == FinishReason::kCancelled);
+}
+
+TEST(a_call_can_be_cancelled_from_the_beginning) {
+  CallOptions options;
+  options.cancelled = true;
+  const Call call({}, options, true);
+  CHECK(call.end_reason(Clock::now()) == FinishReason::kCancelled);
 }
 
 TEST(the_first_error_ends_the_call) {

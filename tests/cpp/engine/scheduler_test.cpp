@@ -63,6 +63,18 @@ TEST(late_texts_end_with_what_they_have) {
   CHECK_EQ(loop.scheduler.stats().timed_out, 1);
 }
 
+TEST(a_call_that_comes_cancelled_gets_no_step) {
+  Loop loop(1, 8);
+  CallOptions options;
+  options.cancelled = true;
+  const auto call = loop.submit(loop.text(range(0, 3), 30), true, options);
+  loop.finish(*call);
+  CHECK(result_of(*call).finish_reason == FinishReason::kCancelled);
+  CHECK(result_of(*call).tokens.empty());
+  CHECK_EQ(loop.scheduler.stats().steps, 0);
+  CHECK_EQ(loop.scheduler.stats().cancelled, 1);
+}
+
 TEST(a_text_that_cannot_be_admitted_ends_its_call) {
   Loop loop(2, 8);
   const auto cold = length(3);

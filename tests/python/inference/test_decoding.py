@@ -159,13 +159,15 @@ def test_cancel_from_another_thread(model: GPT2) -> None:
 
 
 def test_cancel_between_the_chunks_of_a_stream(model: GPT2) -> None:
+    """Tokens that were made before, at most ``read_ahead`` (16) of them, still come."""
     token = CancelToken()
     reasons = []
     for count, chunk in enumerate(model.stream("Once", cancel=token, **ENDLESS)):
         reasons.append(chunk.finish_reason)
         if count == 3:
             token.cancel()
-    assert reasons == [None] * 4 + ["cancelled"]
+    assert reasons == [None] * (len(reasons) - 1) + ["cancelled"]
+    assert 5 <= len(reasons) <= 4 + 16 + 1
 
 
 @pytest.mark.parametrize("reason", ["cancelled", "time"])
