@@ -23,9 +23,9 @@ from benchmarks.limits import Limits, build_probe, measure_limits, median_limits
 from benchmarks.runners import NAMES
 from benchmarks.systems import OURS, System, all_systems, convert_all, installed_versions
 from benchmarks.targets import Model, all_targets
-from gpt2fast import GPT2
 from gpt2fast._native import core
 from gpt2fast.evaluation.speed import Case, fresh_prompts, usual_cases
+from gpt2fast.loading.loaded_model import EngineSettings, LoadedModel
 from gpt2fast.storage.model_directory import open_model_directory
 
 
@@ -101,8 +101,8 @@ def _sizes(checkpoint: Path, directories: dict[System, Path]) -> Model:
         directory = open_model_directory(path)
         model.file_bytes[system.name] = directory.weights_bytes
         model.streamed_bytes[system.name] = directory.weights_bytes - positions_table
-        loaded = GPT2(directory, threads=1, max_sequences=1)
-        model.cache_bytes[system.name] = loaded.cache_bytes_per_sequence
+        loaded = LoadedModel(directory, EngineSettings(threads=1, max_sequences=1))
+        model.cache_bytes[system.name] = loaded.engine.cache_bytes_per_sequence
     return model
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncGenerator, Generator, Iterable, Iterator, Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, overload
 
 from gpt2fast.inference import outputs
@@ -21,9 +20,7 @@ from gpt2fast.loading.loaded_model import (
     LoadedModel,
     find_model,
 )
-from gpt2fast.loading.model_facts import ModelFacts
 from gpt2fast.loading.sources import Precision
-from gpt2fast.storage.model_directory import ModelDirectory, open_model_directory
 from gpt2fast.text.prompts import Prompt
 
 # NumPy and the tokenizer are imported when arrays or text first go in or out: token ids need neither, and
@@ -32,31 +29,25 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import ArrayLike, NDArray
 
+    from gpt2fast._native import Runtime
+    from gpt2fast.config import ModelConfig
     from gpt2fast.inference.prefix import Prefix
     from gpt2fast.inference.results import ForwardOutput
     from gpt2fast.inference.statistics import EngineStats
+    from gpt2fast.storage.model_directory import ModelDirectory
     from gpt2fast.text.arrays import Past
     from gpt2fast.text.tokenizer import Tokenizer
 
 
-class GPT2(ModelFacts):
+class GPT2:
     """A loaded GPT-2 model; make one with :meth:`from_pretrained`.
 
     The model is immutable and may be used from many threads at once. A text depends only on its prompt,
     options and seed, bit for bit: not on what is generated beside it, nor on the number of threads.
     """
 
-    def __init__(
-        self,
-        directory: ModelDirectory,
-        *,
-        tokenizer: Tokenizer | None = None,
-        generation_config: Literal["model"] | None = "model",
-        **settings: Any,
-    ) -> None:
-        defaults = None if generation_config is None else model_defaults(directory)
-        self._generation_config = generation_config
-        self._loaded = LoadedModel(directory, EngineSettings(**settings), tokenizer, defaults)
+    def __init__(self, loaded: LoadedModel) -> None:
+        self._loaded = loaded
 
     @classmethod
     def from_pretrained(
@@ -126,9 +117,8 @@ class GPT2(ModelFacts):
 
         Notes
         -----
-        A given tokenizer is read here. The model's own is read when text first goes in or out: a prompt or
-        stop string, the ``text`` of a result, :attr:`tokenizer`. A server that wants it ready, and its
-        errors at once, reads that attribute: ``model.tokenizer``.
+        A given tokenizer is read here, the model's own when text first goes in or out. A server that wants
+        it ready, and its errors at once, reads the attribute :attr:`tokenizer`.
 
         A model with GPT-2's vocabulary (50,257 tokens) and no tokenizer takes GPT-2's own, with a warning.
         It is fetched from the hub when text first goes in or out, and kept in the user's cache.
@@ -142,10 +132,7 @@ class GPT2(ModelFacts):
         ImportError
             ONNX Runtime's library is missing or unusable.
         """
-        if other:
-            import inspect
-
-            refuse_settings(other, inspect.signature(cls.from_pretrained).parameters)
+        refuse_settings(other, cls.from_pretrained)
         if generation_config not in ("model", None):
             raise ValueError(f"generation_config must be 'model' or None, got {generation_config!r}")
         settings = EngineSettings(
@@ -160,13 +147,75 @@ class GPT2(ModelFacts):
         directory, given = find_model(
             source, precision, tokenizer, adapter=adapter, revision=revision, token=token
         )
-        return cls(directory, tokenizer=given, generation_config=generation_config, **asdict(settings))
+        defaults = None if generation_config is None else model_defaults(directory)
+        return cls(LoadedModel(directory, settings, given, defaults))
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """A model pickles as its directory and settings; unpickling opens it again."""
-        loaded = self._loaded
-        settings = {**asdict(loaded.settings), "generation_config": self._generation_config}
-        return _reopen, (str(loaded.directory.path), loaded.given_tokenizer, settings)
+    @property
+    def loaded(self) -> LoadedModel:
+        """Files, tokenizer and engine in one object, which the methods work with."""
+        return self._loaded
+
+    @property
+    def config(self) -> ModelConfig:
+        """Sizes and conventions of the model."""
+        return self._loaded.directory.config
+
+    @property
+    def directory(self) -> ModelDirectory:
+        """The files of the model."""
+        return self._loaded.directory
+
+    @property
+    def generation_config(self) -> dict[str, Any]:
+        """The model's own defaults of options by name; ``max_length``, ``min_length`` count the prompt."""
+        return self._loaded.generation_config
+
+    @property
+    def precision(self) -> str:
+        """The weights' precision: ``"fp32"``, ``"bf16"``, ``"int8"`` or ``"int4"``."""
+        return self._loaded.directory.precision
+
+    @property
+    def kv_cache(self) -> str:
+        """The format of keys and values: ``"fp32"``, ``"fp16"`` or ``"int8"``."""
+        return self._loaded.kv_cache
+
+    @property
+    def runtime(self) -> Runtime:
+        """The ONNX Runtime in use."""
+        return self._loaded.runtime
+
+    @property
+    def threads(self) -> int:
+        """Threads that share the work of a step."""
+        return self._loaded.engine.threads
+
+    @property
+    def max_sequences(self) -> int:
+        """The most texts that share a step."""
+        return self._loaded.engine.max_sequences
+
+    @property
+    def cache_bytes_per_sequence(self) -> int:
+        """Memory of one text's keys and values at full length."""
+        return self._loaded.engine.cache_bytes_per_sequence
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Text to token ids and back; read at first use.
+
+        Raises
+        ------
+        ModelError
+            The model has none, its file is broken or doesn't fit, or it is GPT-2's own and neither in the
+            cache nor available from the hub.
+        """
+        return self._loaded.read_tokenizer()
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether the model can read and write text; if not, it takes token ids and its texts are empty."""
+        return self._loaded.tokenizer is not None
 
     def close(self) -> None:
         """Free the model's memory; what is being generated ends, and later calls raise RuntimeError.
@@ -647,8 +696,3 @@ class GPT2(ModelFacts):
     def clear_prefix_cache(self) -> None:
         """Forget the keys and values of finished texts."""
         self._loaded.engine.clear_prefix_cache()
-
-
-def _reopen(path: str, tokenizer: Tokenizer | None, settings: dict[str, Any]) -> GPT2:
-    """The model that was pickled."""
-    return GPT2(open_model_directory(path), tokenizer=tokenizer, **settings)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 # Names of other libraries -> our option with the same meaning and the same values.
@@ -164,9 +164,12 @@ def unknown_option(name: str, names: Collection[str]) -> TypeError:
     return TypeError(f"unknown generation option {name!r}; {advice(name, names)}")
 
 
-def refuse_settings(given: Mapping[str, Any], names: Collection[str]) -> None:
+def refuse_settings(given: Mapping[str, Any], from_pretrained: Callable[..., Any]) -> None:
     """Raise TypeError for arguments that ``from_pretrained`` doesn't have."""
     for name in given:
+        import inspect
+
+        names = inspect.signature(from_pretrained).parameters
         hint = _SETTINGS.get(name) or _nearest(name, names) or f"it takes {', '.join(names)}"
         raise TypeError(f"from_pretrained has no argument {name!r}; {hint}")
 

@@ -13,7 +13,7 @@ from gpt2fast._native import core, load_runtime
 from gpt2fast._validation import Choice, Integer, Real
 from gpt2fast.errors import ModelError
 from gpt2fast.loading.sources import Precision, find_model_directory
-from gpt2fast.storage.model_directory import MODEL_NAME, ModelDirectory, no_text
+from gpt2fast.storage.model_directory import MODEL_NAME, ModelDirectory, no_text, open_model_directory
 from gpt2fast.text.lazy_tokenizer import lazy_tokenizer
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class LoadedModel:
     ----------
     directory : ModelDirectory
         The files.
-    settings : EngineSettings
+    settings : EngineSettings, optional
         How it is run.
     tokenizer : Tokenizer, optional
         In place of the model's own.
@@ -129,7 +129,7 @@ class LoadedModel:
     def __init__(
         self,
         directory: ModelDirectory,
-        settings: EngineSettings,
+        settings: EngineSettings = EngineSettings(),
         tokenizer: Tokenizer | None = None,
         defaults: ModelDefaults | None = None,
     ) -> None:
@@ -167,6 +167,19 @@ class LoadedModel:
             decode_slowdown=settings.decode_slowdown,
         )
         directory.check_same()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A model pickles as its directory and how it is run; unpickling opens it again."""
+        return _reopen, (str(self.directory.path), self.settings, self.given_tokenizer, self.defaults)
+
+    @property
+    def generation_config(self) -> dict[str, Any]:
+        """The defaults of options by name, as :attr:`gpt2fast.GPT2.generation_config` gives them."""
+        if self.defaults is None:
+            return {}
+        lengths = {"max_length": self.defaults.max_length, "min_length": self.defaults.min_length}
+        known = {name: value for name, value in lengths.items() if value is not None}
+        return {**self.defaults.options, **known}
 
     def read_tokenizer(self) -> Tokenizer:
         """The tokenizer, read at the first call; raises the errors of :attr:`gpt2fast.GPT2.tokenizer`."""
@@ -213,6 +226,13 @@ class LoadedModel:
         digest.update(struct.pack("<Q", self.directory.weights_bytes))
         digest.update(self.kv_cache.encode())
         return digest.digest()
+
+
+def _reopen(
+    path: str, settings: EngineSettings, tokenizer: Tokenizer | None, defaults: ModelDefaults | None
+) -> LoadedModel:
+    """The model that was pickled."""
+    return LoadedModel(open_model_directory(path), settings, tokenizer, defaults)
 
 
 class ModelLike(Protocol):

@@ -15,6 +15,7 @@ from onnx import helper
 import gpt2fast
 from gpt2fast.errors import ModelError
 from gpt2fast.export import convert
+from gpt2fast.loading.loaded_model import LoadedModel
 from gpt2fast.storage.model_directory import open_model_directory
 from support.huggingface_samples import write_directory
 from support.model_copies import copy_model
@@ -145,4 +146,4 @@ def test_what_was_checked_is_what_runs(model: Path) -> None:
     checked = open_model_directory(model)
     wanted = gpt2fast.GPT2.from_pretrained(model).logits([1, 2, 3])
     (model / "model.onnx").write_bytes(b"another graph")
-    assert np.array_equal(gpt2fast.GPT2(checked).logits([1, 2, 3]), wanted)
+    assert np.array_equal(gpt2fast.GPT2(LoadedModel(checked)).logits([1, 2, 3]), wanted)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from gpt2fast import GPT2, ModelError
+from gpt2fast.loading.loaded_model import LoadedModel
 
 IDS = [50, 60, 70]
 GREEDY: dict[str, Any] = {"max_new_tokens": 4}
@@ -46,7 +47,7 @@ def test_a_model_directory_keeps_its_precision(model: GPT2) -> None:
 
 
 def test_a_model_without_a_tokenizer(model: GPT2) -> None:
-    bare = GPT2(replace(model.directory, tokenizer_path=None))
+    bare = GPT2(LoadedModel(replace(model.directory, tokenizer_path=None)))
     assert not bare.has_tokenizer
     with pytest.raises(ModelError, match="has no tokenizer; give one"):
         bare.tokenizer  # noqa: B018
