@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import os
+
 import nox
 
 nox.options.sessions = ["lint", "types", "tests"]
@@ -17,6 +19,7 @@ THREADED = (
     "draft_writer_test",
     "engine_test",
     "hook_thread_test",
+    "linear_bits_test",
     "linear_test",
     "mailbox_test",
     "scheduler_callers_test",
@@ -24,6 +27,13 @@ THREADED = (
     "scheduler_random_test",
     "scheduler_test",
     "shards_test",
+    "thread_parallel_test",
+)
+# Tests of what the address sanitizer changes: who handles signals, what is opened, memory and time.
+NOT_SANITIZED = (
+    "tests/python/hostile/test_campaign.py",
+    "tests/python/hostile/test_changed_files.py::test_other_bus_errors_still_reach_their_handler",
+    "tests/python/hostile/test_proportions.py",
 )
 
 
@@ -66,6 +76,27 @@ def sanitize(session: nox.Session) -> None:
     """Run the C++ tests under the address, undefined-behaviour and thread sanitizers."""
     _ctest(session, "asan", env={"ASAN_OPTIONS": "detect_leaks=0"})
     _ctest(session, "tsan", "-R", f"^({'|'.join(THREADED)})$", targets=THREADED)
+
+
+@nox.session
+def sanitize_python(session: nox.Session) -> None:
+    """Run the Python tests under the address sanitizer, for an hour; arguments after ``--`` go to pytest."""
+    flags = {
+        "cmake.build-type": "Debug",
+        "cmake.define.CMAKE_CXX_FLAGS_DEBUG": "-O1 -g1 -DNDEBUG",
+        "cmake.define.GPT2FAST_SANITIZE": "address",
+    }
+    session.install(".[server,test]", *(f"--config-settings={name}={value}" for name, value in flags.items()))
+    libraries = [
+        str(session.run("gcc", f"-print-file-name={name}", external=True, silent=True)).strip()
+        for name in ("libasan.so", "libstdc++.so.6")
+    ]
+    options = "detect_leaks=0:allocator_may_return_null=1:detect_stack_use_after_return=0"
+    skipped = [f"--deselect={test}" for test in NOT_SANITIZED]
+    session.run(
+        *("python", "-m", "pytest", *skipped, *session.posargs),
+        env={"LD_PRELOAD": os.pathsep.join(libraries), "ASAN_OPTIONS": options},
+    )
 
 
 @nox.session
