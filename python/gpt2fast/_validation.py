@@ -47,6 +47,20 @@ class Integer:
 
 
 @dataclass(eq=False, repr=False)
+class Seed:
+    """An integer of 64 bits, with or without a sign, as in PyTorch; becomes one without.
+
+    -1 becomes None, for a new seed, as in vLLM and llama.cpp.
+    """
+
+    limits: Integer
+
+    def __call__(self, name: str, value: Any) -> int | None:
+        number = self.limits(name, value)
+        return None if number == -1 else number % 2**64
+
+
+@dataclass(eq=False, repr=False)
 class Real:
     """A number from ``low`` (excluded if ``open_low``) to ``high``; ``zero`` also allows 0."""
 
