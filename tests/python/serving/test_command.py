@@ -15,6 +15,7 @@ import threading
 import types
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +23,8 @@ import httpx
 import pytest
 
 from gpt2fast import GPT2
+from gpt2fast.serving import workers
+from gpt2fast.serving.server import listen
 from gpt2fast.serving.workers import Supervisor, WorkersFailedError, _Worker
 from support.live_server import DEADLINE, command, events
 
@@ -294,6 +297,43 @@ class TestWorkers:
         supervisor._workers = []
         supervisor._end()
 
+    def test_one_that_never_gets_ready_leaves_the_others_at_work(
+        self, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(workers, "_FIRST_PAUSE", 0.01)
+        monkeypatch.setattr(workers, "_LONGEST_PAUSE", 0.02)
+        monkeypatch.setattr(workers, "_MOST_FAILURES", 1000)  # the other one may take longer to start
+        listeners = [listen("127.0.0.1", 0, shared=True)]
+        port = listeners[0].getsockname()[1]
+        listeners.append(listen("127.0.0.1", port, shared=True))
+        listeners[1].listen()  # as if its worker had been ready, and died
+        answers: list[bytes] = []
+
+        def ask() -> None:
+            for _ in range(20):
+                with socket.create_connection(("127.0.0.1", port), DEADLINE) as client:
+                    answers.append(client.recv(1))
+
+        work = partial(_greet, os.fstat(listeners[1].fileno()).st_ino)
+        supervisor = Supervisor(work, listeners, 1, ask)
+        look = supervisor._look
+
+        def look_until_the_end() -> None:
+            look()
+            if len(self.pauses(caplog)) >= 4:
+                supervisor._signalled(signal.SIGTERM, None)
+
+        monkeypatch.setattr(supervisor, "_look", look_until_the_end)
+        supervisor.run()
+        for listener in listeners:
+            listener.close()
+        assert answers == [b"!"] * 20
+        assert self.pauses(caplog)[-1] == "0.02"
+
+    def pauses(self, caplog: pytest.LogCaptureFixture) -> list[str]:
+        """Seconds before each start of a worker while another was at work."""
+        return re.findall(r"another starts in (\S+) s; others at work: 1", caplog.text)
+
     def test_workers_that_never_get_ready_end_it(self) -> None:
         listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
         try:
@@ -303,6 +343,17 @@ class TestWorkers:
         finally:
             for listener in listeners:
                 listener.close()
+
+
+def _greet(broken: int, listener: socket.socket, ready: Any) -> None:
+    """A worker that greets its clients, but for the one with this listener."""
+    if os.fstat(listener.fileno()).st_ino == broken:
+        raise ValueError("this one can't work")
+    listener.listen()
+    ready()
+    while True:
+        with listener.accept()[0] as client:
+            client.send(b"!")
 
 
 def _broken(listener: socket.socket, ready: Any) -> None:
