@@ -97,8 +97,16 @@ _LIMIT_OPTIONS = [
     _number(
         "--max-logprobs", _DEFAULTS.logprobs, "Likeliest tokens to report at each place.", min=0, max=1024
     ),
+    _number(
+        "--max-grammar", _DEFAULTS.grammar, "Characters of a regex, schema, grammar or all choices.", min=1
+    ),
     _number("--max-priority", _DEFAULTS.priority, "The highest priority of a request."),
-    _number("--max-seconds", int(_DEFAULTS.seconds), "Time that a text may take, waiting included.", min=1),
+    _number(
+        "--max-seconds",
+        int(_DEFAULTS.seconds),
+        "Time for a text, or to read others, waiting included.",
+        min=1,
+    ),
 ]
 _LIFE_OPTIONS = [
     _number("--workers", 1, "Processes that share the port and the weights' memory.", min=1, max=256),
@@ -215,6 +223,7 @@ def _settings(model: str | None, values: dict[str, Any]) -> Settings:
             texts_per_prompt=values["max_n"],
             tokens=values["max_request_tokens"],
             logprobs=values["max_logprobs"],
+            grammar=values["max_grammar"],
             priority=values["max_priority"],
             waiting=values["max_waiting"],
             seconds=float(values["max_seconds"]),

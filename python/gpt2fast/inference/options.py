@@ -94,8 +94,8 @@ class GenerationOptions:
     seed: int | None = _option(
         None,
         Seed(Integer(-(2**63), 2**64 - 1)),
-        "Seed of the random numbers; the same seed gives the same text. Unset or -1: a new one for each text, "
-        "reported in the result.",
+        "Seed of the random numbers; the same seed gives the same text. Unset or -1: a new one for each "
+        "text, reported in the result.",
     )
     temperature: float | None = _option(
         None,
