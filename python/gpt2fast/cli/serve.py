@@ -16,6 +16,7 @@ from gpt2fast.cli.shared import PRECISION_TYPE, decorated, kv_cache_option, thre
 from gpt2fast.errors import ModelError
 from gpt2fast.serving import Limits, Settings
 from gpt2fast.serving.settings import KEY_VARIABLE, default_model_name
+from gpt2fast.serving.start import without_garbage_collection
 
 if TYPE_CHECKING:
     from gpt2fast.serving.launch import Launch
@@ -149,7 +150,8 @@ def command(model: str | None, **values: Any) -> None:
     Needs: pip install 'gpt2fast[server]'.
     """
     try:
-        from gpt2fast.serving.launch import serve
+        with without_garbage_collection():
+            from gpt2fast.serving.launch import serve
     except ImportError as error:
         raise click.ClickException(
             f"serving needs more packages ({error}): pip install 'gpt2fast[server]'"

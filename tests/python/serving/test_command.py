@@ -27,6 +27,7 @@ from gpt2fast.serving import workers
 from gpt2fast.serving.server import listen
 from gpt2fast.serving.workers import Supervisor, WorkersFailedError, _Worker
 from support.live_server import DEADLINE, command, events
+from support.processes import run_python
 
 PATH = "/v1/completions"
 SETUPS = Path(__file__).resolve().parents[3] / "docs" / "serving"
@@ -166,6 +167,15 @@ def test_mistakes_are_one_line_and_a_status(tmp_path: Path) -> None:
         status, text = run("--api-key", key)
         assert status == 2
         assert "printable" in text
+
+
+def test_a_start_is_without_garbage_collection() -> None:
+    code = (
+        "import gc\nfrom gpt2fast.serving.start import without_garbage_collection as start\n"
+        "with start():\n    before = gc.isenabled()\n"
+        "print(before, gc.isenabled(), gc.get_freeze_count() > 1000)"
+    )
+    assert run_python(code) == "False True True"
 
 
 def test_without_the_extra_it_says_what_to_install() -> None:
