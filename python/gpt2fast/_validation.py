@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real as RealNumber
 from operator import index
-from typing import Any, Protocol, SupportsIndex
+from typing import Any, Protocol
 
 #: The most texts that one call may have.
 MAX_PROMPTS = 1 << 16
@@ -211,7 +211,7 @@ class TokenIds:
     limit: int
 
     def __call__(self, name: str, value: Any) -> tuple[int, ...]:
-        single = isinstance(value, SupportsIndex) and not isinstance(value, Collection)
+        single = hasattr(value, "__index__") and not isinstance(value, Collection)
         values = (value,) if single else _sequence(name, value, "a token id or a list of them")
         _check_count(name, values, self.limit)
         if all_in_range(values, _TOKEN_ID.low, _TOKEN_ID.high):
