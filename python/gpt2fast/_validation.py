@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real as RealNumber
 from operator import index
-from typing import Any, Protocol, SupportsIndex
+from typing import Any, Protocol
 
 #: The most texts that one call may have.
 MAX_PROMPTS = 1 << 16
@@ -44,6 +44,20 @@ class Integer:
             got = number if bits <= 128 else f"an integer of {bits} bits"
             raise ValueError(f"{name} must be from {self.low} to {self.high}, got {got}")
         return number
+
+
+@dataclass(eq=False, repr=False)
+class Seed:
+    """An integer of 64 bits, with or without a sign, as in PyTorch; becomes one without.
+
+    -1 becomes None, for a new seed, as in vLLM and llama.cpp.
+    """
+
+    limits: Integer
+
+    def __call__(self, name: str, value: Any) -> int | None:
+        number = self.limits(name, value)
+        return None if number == -1 else number % 2**64
 
 
 @dataclass(eq=False, repr=False)
@@ -197,7 +211,7 @@ class TokenIds:
     limit: int
 
     def __call__(self, name: str, value: Any) -> tuple[int, ...]:
-        single = isinstance(value, SupportsIndex) and not isinstance(value, Collection)
+        single = hasattr(value, "__index__") and not isinstance(value, Collection)
         values = (value,) if single else _sequence(name, value, "a token id or a list of them")
         _check_count(name, values, self.limit)
         if all_in_range(values, _TOKEN_ID.low, _TOKEN_ID.high):

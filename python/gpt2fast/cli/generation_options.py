@@ -93,7 +93,7 @@ def _click_option(option: Field[Any]) -> Callable[[_Function], _Function]:
 
 
 def _settings(check: checks.Check) -> dict[str, Any]:
-    if isinstance(check, checks.Integer):
+    if isinstance(check, (checks.Integer, checks.Seed)):
         return {"type": int, "metavar": "N"}
     if isinstance(check, checks.Real):
         return {"type": float, "metavar": "X"}

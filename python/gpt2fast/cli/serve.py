@@ -16,6 +16,7 @@ from gpt2fast.cli.shared import PRECISION_TYPE, decorated, kv_cache_option, thre
 from gpt2fast.errors import ModelError
 from gpt2fast.serving import Limits, Settings
 from gpt2fast.serving.settings import KEY_VARIABLE, default_model_name
+from gpt2fast.serving.start import without_garbage_collection
 
 if TYPE_CHECKING:
     from gpt2fast.serving.launch import Launch
@@ -97,8 +98,16 @@ _LIMIT_OPTIONS = [
     _number(
         "--max-logprobs", _DEFAULTS.logprobs, "Likeliest tokens to report at each place.", min=0, max=1024
     ),
+    _number(
+        "--max-grammar", _DEFAULTS.grammar, "Characters of a regex, schema, grammar or all choices.", min=1
+    ),
     _number("--max-priority", _DEFAULTS.priority, "The highest priority of a request."),
-    _number("--max-seconds", int(_DEFAULTS.seconds), "Time that a text may take, waiting included.", min=1),
+    _number(
+        "--max-seconds",
+        int(_DEFAULTS.seconds),
+        "Time for a text, or to read others, waiting included.",
+        min=1,
+    ),
 ]
 _LIFE_OPTIONS = [
     _number("--workers", 1, "Processes that share the port and the weights' memory.", min=1, max=256),
@@ -141,7 +150,8 @@ def command(model: str | None, **values: Any) -> None:
     Needs: pip install 'gpt2fast[server]'.
     """
     try:
-        from gpt2fast.serving.launch import serve
+        with without_garbage_collection():
+            from gpt2fast.serving.launch import serve
     except ImportError as error:
         raise click.ClickException(
             f"serving needs more packages ({error}): pip install 'gpt2fast[server]'"
@@ -215,6 +225,7 @@ def _settings(model: str | None, values: dict[str, Any]) -> Settings:
             texts_per_prompt=values["max_n"],
             tokens=values["max_request_tokens"],
             logprobs=values["max_logprobs"],
+            grammar=values["max_grammar"],
             priority=values["max_priority"],
             waiting=values["max_waiting"],
             seconds=float(values["max_seconds"]),

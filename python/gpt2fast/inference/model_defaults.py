@@ -110,6 +110,8 @@ def join_defaults(
     given = {} if options is None else GenerationOptions.make(options).given_values()
     given.update(overrides)
     values = {name: value for name, value in defaults.options.items() if name not in given}
+    if options is not None and not overrides and not values:
+        return options  # as when they have been joined before
     requested = sampling_requested(given)
     sampling = values.pop("do_sample", False)
     if requested is not None:
@@ -175,7 +177,8 @@ def limit_by_defaults(
         if "min_new_tokens" not in defaults.options and defaults.min_length is not None:
             least = max(0, defaults.min_length - longest)
         limits["min_new_tokens"] = min(least, most)
-    return options.changed(**limits) if limits else options
+    is_new = any(getattr(options, name) != value for name, value in limits.items())
+    return options.changed(**limits) if is_new else options
 
 
 def _check_of(option: str) -> Check:

@@ -17,6 +17,7 @@ from gpt2fast._validation import (
     Integer,
     JsonSchema,
     Real,
+    Seed,
     String,
     Strings,
     Text,
@@ -92,9 +93,9 @@ class GenerationOptions:
     )
     seed: int | None = _option(
         None,
-        Integer(0, 2**64 - 1),
-        "Seed of the random numbers; the same seed gives the same text. Unset: a new one for each text, "
-        "reported in the result.",
+        Seed(Integer(-(2**63), 2**64 - 1)),
+        "Seed of the random numbers; the same seed gives the same text. Unset or -1: a new one for each "
+        "text, reported in the result.",
     )
     temperature: float | None = _option(
         None,

@@ -7,9 +7,9 @@ import binascii
 import hashlib
 import hmac
 import logging
+import os
 import re
 import time
-import uuid
 from collections.abc import Sequence
 
 from starlette.datastructures import Headers
@@ -169,7 +169,7 @@ class _Exchange:
 
     def __init__(self, scope: Scope, send: Send, metrics: Metrics) -> None:
         wanted = Headers(scope=scope).get("x-request-id", "")
-        self.id = wanted if _SANE_ID.fullmatch(wanted) else uuid.uuid4().hex
+        self.id = wanted if _SANE_ID.fullmatch(wanted) else os.urandom(16).hex()
         # In a mounted application the path begins with the mount point.
         self.path = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
         self.started = time.perf_counter()

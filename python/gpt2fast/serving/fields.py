@@ -99,6 +99,8 @@ def schema_of(check: checks.Check) -> Schema:
 def _schemas(check: checks.Check) -> Schema | None:
     if isinstance(check, checks.Integer):
         return {"type": "integer", "minimum": check.low, "maximum": check.high}
+    if isinstance(check, checks.Seed):
+        return _schemas(check.limits)
     if isinstance(check, checks.Real):
         return _real(check)
     if isinstance(check, checks.Flag):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from gpt2fast.serving.logs import LogFormat, set_up_logging
 from gpt2fast.serving.server import Server, listen
 from gpt2fast.serving.settings import Settings
+from gpt2fast.serving.start import without_garbage_collection
 from gpt2fast.serving.workers import Supervisor
 
 if TYPE_CHECKING:
@@ -97,9 +98,12 @@ def _listeners(launch: Launch) -> list[socket.socket]:
 def _serve_here(launch: Launch, listener: socket.socket, ready: Callable[[], None]) -> None:
     import asyncio
 
-    from gpt2fast.serving.app import create_app
+    with without_garbage_collection():
+        from gpt2fast.serving.app import create_app
 
     set_up_logging(launch.log_format, launch.log_level)
-    app = create_app(launch.load(), launch.settings)
-    asyncio.run(app.state.service.lifecycle.ready())
+    model = launch.load()
+    with without_garbage_collection():
+        app = create_app(model, launch.settings)
+        asyncio.run(app.state.service.lifecycle.ready())
     Server(app, grace=launch.grace, keep_alive=launch.keep_alive, ready=ready).run([listener])

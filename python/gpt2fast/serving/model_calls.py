@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, contextmanager
 from contextvars import ContextVar
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from gpt2fast._validation import Integer, all_in_range
 from gpt2fast.inference import outputs
@@ -15,8 +16,10 @@ from gpt2fast.inference.async_calls import astream
 from gpt2fast.inference.options import CONSTRAINTS, GenerationOptions
 from gpt2fast.inference.requests import Call, choose_options, read_call
 from gpt2fast.inference.work import arun
-from gpt2fast.serving.errors import ApiError
+from gpt2fast.serving.errors import ApiError, unavailable
 from gpt2fast.serving.openai import Text
+from gpt2fast.serving.settings import Limits
+from gpt2fast.serving.time_limit import in_time
 from gpt2fast.text.prompts import check_token_ids
 
 if TYPE_CHECKING:
@@ -30,6 +33,10 @@ if TYPE_CHECKING:
 
 # What has so many characters, ids and words is read while the event loop waits: a thread would take longer.
 _SHORT = 20_000
+# Constraints that are compiled at the same time: nothing ends one that has begun, and it may take seconds.
+_COMPILING = 2
+
+_Result = TypeVar("_Result")
 
 #: Prompts of requests with the same number may share keys and values; set for each request.
 PREFIX_SCOPE: ContextVar[int] = ContextVar("prefix_scope", default=0)
@@ -44,15 +51,17 @@ class ModelCalls:
     ----------
     model : GPT2
         The model; its tokenizer is read here.
-    max_waiting : int
-        Requests beyond those that find a place in the steps.
+    limits : Limits
+        How many requests may wait, and for how long.
     """
 
-    def __init__(self, model: GPT2, max_waiting: int) -> None:
+    def __init__(self, model: GPT2, limits: Limits) -> None:
         self._model = model
         self._loaded = model.loaded
-        self._max_requests = model.max_sequences + max_waiting
+        self._max_requests = model.max_sequences + limits.waiting
+        self._seconds = limits.seconds
         self._requests = 0
+        self._compilers = ThreadPoolExecutor(_COMPILING, "gpt2fast-constraints")
         self.tokenizer: Tokenizer = model.tokenizer
         self.config = model.config
         starts = (model.config.bos_token_id, *model.config.eos_token_ids)
@@ -159,14 +168,15 @@ class ModelCalls:
         from gpt2fast.inference import scoring
 
         with self._admitted():
-            return cast("list[TextScore]", await arun(scoring.score(self._loaded, texts, stride)))
+            work = arun(scoring.score(self._loaded, texts, stride))
+            return cast("list[TextScore]", await self._in_time(work))
 
     async def embed(self, texts: Sequence[list[int]], pooling: str, normalize: bool) -> NDArray[np.float32]:
         """One vector for each text, [texts, n_embd]."""
         from gpt2fast.inference import scoring
 
         with self._admitted():
-            return await arun(scoring.embed(self._loaded, texts, pooling, normalize))
+            return await self._in_time(arun(scoring.embed(self._loaded, texts, pooling, normalize)))
 
     async def rank(
         self,
@@ -179,9 +189,8 @@ class ModelCalls:
         from gpt2fast.inference import scoring
 
         with self._admitted():
-            return await arun(
-                scoring.rank(self._loaded, prompt, choices, by, None, overflow, PREFIX_SCOPE.get())
-            )
+            work = scoring.rank(self._loaded, prompt, choices, by, None, overflow, PREFIX_SCOPE.get())
+            return await self._in_time(arun(work))
 
     async def answer_once(self) -> None:
         """Generate one token, which shows that the model works."""
@@ -202,11 +211,26 @@ class ModelCalls:
             prefix_scope=PREFIX_SCOPE.get(),
             stop_begins_in_prompt=False,
         )
-        constrained = any(getattr(options, name) is not None for name in CONSTRAINTS)
+        if any(getattr(options, name) is not None for name in CONSTRAINTS):
+            return await self._in_time(self._compile(read))
         texts = len(prompts) * (options.best_of or options.num_return_sequences or 1)
-        if constrained or texts + sum(map(len, prompts)) + _size(options.given_values()) > _SHORT:
+        if texts + sum(map(len, prompts)) + _size(options.given_values()) > _SHORT:
             return await asyncio.to_thread(read)
         return read()
+
+    async def _compile(self, read: Callable[[], Call]) -> Call:
+        """Read a call with a constraint, in its turn; one that is cancelled while it waits is never begun."""
+        return await asyncio.get_running_loop().run_in_executor(self._compilers, read)
+
+    async def _in_time(self, work: Coroutine[Any, Any, _Result]) -> _Result:
+        """The result of work that has no time limit of its own."""
+        try:
+            return await in_time(work, self._seconds)
+        except asyncio.TimeoutError:
+            raise unavailable(
+                f"The request took more than {self._seconds:g} seconds, waiting included. Try again later, "
+                f"or ask for less at once."
+            ) from None
 
     @contextmanager
     def _admitted(self) -> Iterator[None]:

@@ -114,7 +114,7 @@ class GenerationRequest(RequestModel):
 
     def options(self) -> dict[str, Any]:
         """The options of the library among the fields that were given, by the names of requests."""
-        given = {name: getattr(self, name) for name in type(self).model_fields if name in _OPTIONS}
+        given = {name: getattr(self, name) for name in self.model_fields_set & _OPTIONS}
         return {name: value for name, value in given.items() if value is not None}
 
 

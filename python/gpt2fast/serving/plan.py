@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import time
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -123,7 +123,7 @@ async def make_plan(
         stream=stream,
         include_usage=body.stream_options is not None and bool(body.stream_options.include_usage),
         with_ids=bool(body.return_token_ids),
-        id=f"{kind}-{uuid.uuid4().hex}",
+        id=f"{kind}-{os.urandom(16).hex()}",
         started=time.perf_counter(),
         created=int(time.time()),
     )
@@ -173,6 +173,13 @@ def _check_limits(prompts: Sequence[list[int]], options: GenerationOptions, limi
         raise bad_request(
             f"logprobs must be at most {limits.logprobs} on this server, got {options.logprobs}", "logprobs"
         )
+    for name in CONSTRAINTS:
+        value: str | Sequence[str] = getattr(options, name) or ""
+        size = len(value) if isinstance(value, str) else sum(map(len, value))
+        if size > limits.grammar:
+            raise bad_request(
+                f"{name} must have at most {limits.grammar} characters on this server, got {size}", name
+            )
     if options.priority > limits.priority:
         raise bad_request(
             f"priority must be at most {limits.priority} on this server, got {options.priority}", "priority"

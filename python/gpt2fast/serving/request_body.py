@@ -17,6 +17,7 @@ from starlette.requests import ClientDisconnect, Request
 from gpt2fast.serving.errors import REQUEST_NAMES, ApiError, ClientGone, bad_request, param_of
 from gpt2fast.serving.openai import RequestModel
 from gpt2fast.serving.settings import Limits
+from gpt2fast.serving.time_limit import in_time
 
 _Model = TypeVar("_Model", bound=RequestModel)
 
@@ -86,8 +87,7 @@ async def read_body(request: Request, model: type[_Model], limits: Limits, budge
     _check_content(request)
     with budget.share() as take:
         try:
-            # asyncio.timeout would do, but Python 3.10 lacks it.
-            body = await asyncio.wait_for(_read(request, limits.body_bytes, take), limits.body_seconds)
+            body = await in_time(_read(request, limits.body_bytes, take), limits.body_seconds)
         except asyncio.TimeoutError:
             raise ApiError(
                 408,

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import signal
 import socket
+import threading
 from collections.abc import Callable
 from types import FrameType
 
@@ -88,7 +89,7 @@ class Server(uvicorn.Server):
         """Wait for a signal, then for the running requests."""
         self._loop = asyncio.get_running_loop()
         self._ready()
-        prepared = self._loop.run_in_executor(None, _prepare)
+        prepared = self._loop.run_in_executor(None, _prepare, threading.get_native_id())
         while not self._signalled.is_set():
             await self.on_tick(0)  # updates the header Date
             self._service.observe()  # for /metrics of the other workers
@@ -122,9 +123,12 @@ class Server(uvicorn.Server):
             self.force_exit = True
 
 
-def _prepare() -> None:
-    """Prepare what only some requests need, so that none of them waits for it."""
+def _prepare(thread: int) -> None:
+    """Prepare what only some requests need, so that none waits for it; ``thread`` is the event loop's."""
     from gpt2fast.inference import scoring  # noqa: F401 - imports NumPy, too
+    from gpt2fast.serving.short_turns import ask_for_short_turns
+
+    ask_for_short_turns(thread)
 
     build_validators()
 

@@ -33,7 +33,7 @@ class Service:
     def __init__(self, model: GPT2, settings: Settings) -> None:
         self.settings = settings
         self.metrics = Metrics(settings.model_name, model.config.n_positions)
-        self.calls = ModelCalls(model, settings.limits.waiting)
+        self.calls = ModelCalls(model, settings.limits)
         self.bodies = Budget(settings.limits)
         self.lifecycle = Lifecycle(self.calls.answer_once)
         self.chat_template: ChatTemplate | None = find_chat_template(

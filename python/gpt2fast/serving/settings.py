@@ -30,12 +30,14 @@ class Limits:
         Tokens that one request may read and write in all its texts.
     logprobs : int
         The likeliest tokens reported at each place.
+    grammar : int
+        Characters of a constraint: a regular expression, a schema, a grammar, or all choices together.
     priority : int
         The highest priority of a request.
     waiting : int
         Requests that may wait for their turn; one more is answered with 429.
     seconds : float
-        The longest time for a text, waiting included.
+        The longest time for a text, or for a request that generates none, waiting included.
     body_seconds : float
         The longest time for a request's body to arrive.
     stalled_seconds : float
@@ -47,6 +49,7 @@ class Limits:
     texts_per_prompt: int = 128
     tokens: int = 1 << 18
     logprobs: int = 100
+    grammar: int = 1 << 16
     priority: int = 0
     waiting: int = 256
     seconds: float = 600.0

@@ -41,16 +41,20 @@ async def tokenizer_info(request: Request) -> Response:
     service: Service = request.app.state.service
     config, tokenizer = service.calls.config, service.calls.tokenizer
     ends = config.eos_token_ids
-    end = tokenizer.decode([ends[0]], skip_special_tokens=False) if ends else None
-    begin = config.bos_token_id
+    end = tokenizer.decode([ends[0]], skip_special_tokens=False) if ends else tokenizer.eos_token
+    begin = tokenizer.bos_token_id
+    begin_id = config.bos_token_id if begin is None else begin
+    alone = tokenizer.encode("a", add_special_tokens=False)
     answer = {
-        "tokenizer_class": "GPT2Tokenizer",
-        "bos_token": end if begin is None else tokenizer.decode([begin], skip_special_tokens=False),
+        "tokenizer_class": "GPT2Tokenizer" if tokenizer.is_byte_level else "PreTrainedTokenizerFast",
+        "bos_token": end if begin_id is None else tokenizer.decode([begin_id], skip_special_tokens=False),
         "eos_token": end,
-        "pad_token": None,
-        "unk_token": end,
-        "add_bos_token": False,
-        "add_prefix_space": False,
+        "pad_token": tokenizer.pad_token,
+        "unk_token": tokenizer.unk_token,
+        # By what it does: a tokenizer.json says so in many ways.
+        "add_bos_token": begin_id is not None and tokenizer.encode("a")[: -len(alone)] == [begin_id],
+        "add_prefix_space": tokenizer.decodes_bytes
+        and alone == tokenizer.encode(" a", add_special_tokens=False),
         "model_max_length": config.n_positions,
         "vocab_size": config.vocab_size,
         "chat_template": service.chat_template.source if service.chat_template is not None else None,

@@ -27,8 +27,12 @@ LOG = logging.getLogger("gpt2fast.serving")
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # prometheus-client's variable. This process doesn't import that package before there are workers.
 _METRICS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
-# Processes that may end before they are ready, in a row, before the service gives up.
+# Processes that may end before they are ready, in a row and with none at work, before the service gives up.
 _MOST_FAILURES = 3
+# While others are at work, one that ended before it was ready has its successor after these seconds; twice as
+# many each time.
+_FIRST_PAUSE = 1.0
+_LONGEST_PAUSE = 60.0
 # Seconds that workers have to end, beyond those that requests have to finish.
 _LAST_SECONDS = 5.0
 
@@ -45,6 +49,10 @@ class _Worker:
     process: SpawnProcess
     pipe: Connection
     ready: bool = False
+    #: Workers in its place that ended before they were ready, in a row.
+    failures: int = 0
+    #: It has ended, and another is started at this time.
+    next_start: float | None = None
 
 
 class Supervisor:
@@ -59,7 +67,7 @@ class Supervisor:
     grace : float
         Seconds that workers have to end.
     ready : callable
-        Called when all are ready for the first time.
+        Called when all are ready for the first time, but for those that fail while others are ready.
     """
 
     def __init__(
@@ -81,7 +89,7 @@ class Supervisor:
         Raises
         ------
         WorkersFailedError
-            None of them comes to be ready.
+            None of them is ready, nor comes to be.
         """
         # Where the workers keep their numbers, for whichever is asked for them.
         metrics = tempfile.mkdtemp(prefix="gpt2fast-metrics-")
@@ -102,41 +110,76 @@ class Supervisor:
         self._signals += 1
         self._wake_writer.send(b"!")
 
-    def _start(self, listener: socket.socket) -> _Worker:
+    def _start(self, listener: socket.socket, failures: int = 0) -> _Worker:
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=_serve, args=(self._work, listener, theirs))
         process.start()
         theirs.close()
-        return _Worker(process, ours)
+        return _Worker(process, ours, failures=failures)
 
     def _look(self) -> None:
         """Wait until something happens, and see to it."""
-        waiting = [worker.pipe for worker in self._workers if not (worker.ready or worker.pipe.closed)]
-        sentinels = [worker.process.sentinel for worker in self._workers]
-        happened = wait([*waiting, *sentinels, self._wake_reader])
+        starts = [worker.next_start for worker in self._workers if worker.next_start is not None]
+        running = [worker for worker in self._workers if worker.next_start is None]
+        waiting = [worker.pipe for worker in running if not (worker.ready or worker.pipe.closed)]
+        sentinels = [worker.process.sentinel for worker in running]
+        seconds = max(0.0, min(starts) - time.monotonic()) if starts else None
+        happened = wait([*waiting, *sentinels, self._wake_reader], seconds)
         for index, worker in enumerate(self._workers):
-            if worker.process.sentinel in happened:
+            if worker.next_start is not None:
+                if time.monotonic() >= worker.next_start:
+                    self._workers[index] = self._start(self._listeners[index], worker.failures)
+            elif worker.process.sentinel in happened:
                 self._replace(index)
             elif worker.pipe in happened and _says_ready(worker):
                 worker.ready = True
-                self._failures = 0
-        if self._announce is not None and all(worker.ready for worker in self._workers):
+        self._announce_if_ready()
+
+    def _announce_if_ready(self) -> None:
+        settled = all(worker.ready or worker.next_start is not None for worker in self._workers)
+        if self._announce is not None and settled and self._ready_workers():
             self._announce()
             self._announce = None
+
+    def _ready_workers(self) -> int:
+        return sum(worker.ready and worker.next_start is None for worker in self._workers)
 
     def _replace(self, index: int) -> None:
         dead = self._workers[index]
         dead.process.join()
         dead.pipe.close()
         _forget_metrics(dead.process.pid or 0)
-        if not dead.ready:
-            self._failures += 1
-            if self._failures >= _MOST_FAILURES:
-                raise WorkersFailedError("the workers end before they are ready; their log says why")
+        if dead.ready:
+            LOG.error(
+                "worker %s ended with status %s; another takes its place",
+                dead.process.pid,
+                dead.process.exitcode,
+            )
+            self._workers[index] = self._start(self._listeners[index])
+        else:
+            self._retry(index)
+
+    def _retry(self, index: int) -> None:
+        """Replace a worker that ended before it was ready: after a while, if others are at work."""
+        dead = self._workers[index]
+        dead.failures += 1
+        others = self._ready_workers()
+        self._failures = 0 if others else self._failures + 1
+        if self._failures >= _MOST_FAILURES:
+            raise WorkersFailedError("the workers end before they are ready; their log says why")
+        pause = min(_FIRST_PAUSE * 2 ** (dead.failures - 1), _LONGEST_PAUSE) if others else 0.0
         LOG.error(
-            "worker %s ended with status %s; another takes its place", dead.process.pid, dead.process.exitcode
+            "worker %s ended with status %s before it was ready; another starts in %g s; others at work: %d",
+            dead.process.pid,
+            dead.process.exitcode,
+            pause,
+            others,
         )
-        self._workers[index] = self._start(self._listeners[index])
+        listener = self._listeners[index]
+        if others and self._listeners.count(listener) == 1:
+            with contextlib.suppress(OSError):  # it does not listen
+                listener.shutdown(socket.SHUT_RD)  # clients are to reach the others
+        dead.next_start = time.monotonic() + pause
 
     def _end(self) -> None:
         """Let the workers finish; those that don't are killed."""

@@ -97,7 +97,7 @@ def _check_vocabulary(model: Any, where: str) -> None:
     if not isinstance(vocabulary, dict):
         return  # a list, whose places are the ids; or what the package refuses
     ids = list(vocabulary.values())
-    if not all(type(token_id) is int for token_id in ids):
+    if not set(map(type, ids)) <= {int}:
         raise ModelError(f"{where}: not a tokenizer: the vocabulary's ids must be integers")
     if len(set(ids)) != len(ids):
         seen: dict[int, str] = {}

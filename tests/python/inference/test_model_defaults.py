@@ -16,6 +16,7 @@ import pytest
 from gpt2fast import GPT2, GenerationOptions
 from gpt2fast.checkpoints import open_checkpoint
 from gpt2fast.export.huggingface_writer import save_huggingface
+from gpt2fast.inference.requests import choose_options
 from support.random_models import write_shape
 
 PROMPT = [5, 6, 7, 8]
@@ -191,3 +192,10 @@ def test_an_export_keeps_it(tmp_path: Path) -> None:
     save_huggingface(open_checkpoint(tmp_path / "model"), tmp_path / "out")
     found = json.loads((tmp_path / "out" / "generation_config.json").read_text())
     assert (found["top_k"], found["do_sample"]) == (5, True)
+
+
+def test_options_that_have_the_defaults_are_not_checked_again(load: Load) -> None:
+    loaded = load({"do_sample": True, "top_k": 7}).loaded
+    once = choose_options(loaded, None, {"max_new_tokens": 3})
+    assert (once.do_sample, once.top_k) == (True, 7)
+    assert choose_options(loaded, once, None) is once

@@ -32,7 +32,7 @@ TABLE: list[tuple[str, list[Any], list[Any], list[Any]]] = [
     ("max_new_tokens", [0, 1, 128, 10**6], [1.0, "5", True, [1]], [-1, 2**31]),
     ("min_new_tokens", [0, 128], [1.5, None, False], [-1]),
     ("do_sample", [True, False, None], [1, 0, "yes"], []),
-    ("seed", [0, 2**64 - 1, None], [1.0, True, "1"], [-1, 2**64]),
+    ("seed", [0, 2**64 - 1, None], [1.0, True, "1"], [-(2**63) - 1, 2**64]),
     ("temperature", [0, 1e-4, 1.0, 100.0, None], ["1", True, [1.0]], [-0.5, 1e-5, math.nan, math.inf, 1e5]),
     ("top_k", [0, 1, 50, 10**6, None], [5.0, "5", True], [-1, 2**31]),
     ("top_p", [1e-9, 0.9, 1.0, None], ["0.9", True], [0.0, -0.1, 1.5, math.nan]),
@@ -191,6 +191,13 @@ def test_single_values_become_tuples() -> None:
     assert options.eos_token_id == (5,)
     assert options.suppress_tokens == (1, 2)
     assert options.bad_words == ("a", (1, 2))
+
+
+@pytest.mark.parametrize(
+    ("given", "stored"), [(-2, 2**64 - 2), (-(2**63), 2**63), (-1, None), (2**64 - 1, 2**64 - 1)]
+)
+def test_seeds_are_unsigned(given: int, stored: int | None) -> None:
+    assert GenerationOptions(seed=given).seed == stored
 
 
 def test_numpy_numbers_are_numbers() -> None:

@@ -15,6 +15,7 @@ import threading
 import types
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,8 +23,11 @@ import httpx
 import pytest
 
 from gpt2fast import GPT2
+from gpt2fast.serving import workers
+from gpt2fast.serving.server import listen
 from gpt2fast.serving.workers import Supervisor, WorkersFailedError, _Worker
 from support.live_server import DEADLINE, command, events
+from support.processes import run_python
 
 PATH = "/v1/completions"
 SETUPS = Path(__file__).resolve().parents[3] / "docs" / "serving"
@@ -165,6 +169,15 @@ def test_mistakes_are_one_line_and_a_status(tmp_path: Path) -> None:
         assert "printable" in text
 
 
+def test_a_start_is_without_garbage_collection() -> None:
+    code = (
+        "import gc\nfrom gpt2fast.serving.start import without_garbage_collection as start\n"
+        "with start():\n    before = gc.isenabled()\n"
+        "print(before, gc.isenabled(), gc.get_freeze_count() > 1000)"
+    )
+    assert run_python(code) == "False True True"
+
+
 def test_without_the_extra_it_says_what_to_install() -> None:
     code = (
         "import sys; sys.modules['starlette'] = sys.modules['uvicorn'] = None\n"
@@ -294,6 +307,43 @@ class TestWorkers:
         supervisor._workers = []
         supervisor._end()
 
+    def test_one_that_never_gets_ready_leaves_the_others_at_work(
+        self, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(workers, "_FIRST_PAUSE", 0.01)
+        monkeypatch.setattr(workers, "_LONGEST_PAUSE", 0.02)
+        monkeypatch.setattr(workers, "_MOST_FAILURES", 1000)  # the other one may take longer to start
+        listeners = [listen("127.0.0.1", 0, shared=True)]
+        port = listeners[0].getsockname()[1]
+        listeners.append(listen("127.0.0.1", port, shared=True))
+        listeners[1].listen()  # as if its worker had been ready, and died
+        answers: list[bytes] = []
+
+        def ask() -> None:
+            for _ in range(20):
+                with socket.create_connection(("127.0.0.1", port), DEADLINE) as client:
+                    answers.append(client.recv(1))
+
+        work = partial(_greet, os.fstat(listeners[1].fileno()).st_ino)
+        supervisor = Supervisor(work, listeners, 1, ask)
+        look = supervisor._look
+
+        def look_until_the_end() -> None:
+            look()
+            if len(self.pauses(caplog)) >= 4:
+                supervisor._signalled(signal.SIGTERM, None)
+
+        monkeypatch.setattr(supervisor, "_look", look_until_the_end)
+        supervisor.run()
+        for listener in listeners:
+            listener.close()
+        assert answers == [b"!"] * 20
+        assert self.pauses(caplog)[-1] == "0.02"
+
+    def pauses(self, caplog: pytest.LogCaptureFixture) -> list[str]:
+        """Seconds before each start of a worker while another was at work."""
+        return re.findall(r"another starts in (\S+) s; others at work: 1", caplog.text)
+
     def test_workers_that_never_get_ready_end_it(self) -> None:
         listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
         try:
@@ -303,6 +353,17 @@ class TestWorkers:
         finally:
             for listener in listeners:
                 listener.close()
+
+
+def _greet(broken: int, listener: socket.socket, ready: Any) -> None:
+    """A worker that greets its clients, but for the one with this listener."""
+    if os.fstat(listener.fileno()).st_ino == broken:
+        raise ValueError("this one can't work")
+    listener.listen()
+    ready()
+    while True:
+        with listener.accept()[0] as client:
+            client.send(b"!")
 
 
 def _broken(listener: socket.socket, ready: Any) -> None:

@@ -41,6 +41,7 @@ def joined(chunks: list[dict[str, Any]], count: int) -> list[str]:
         {"seed": 7, "temperature": 0.8, "top_k": 20, "top_p": 0.9, "repetition_penalty": 1.2},
         {"temperature": 0},
         {"seed": 2**64 - 1, "min_p": 0.05, "presence_penalty": 0.5, "frequency_penalty": 0.1},
+        {"seed": -5},
         {"do_sample": False, "no_repeat_ngram_size": 2},
         {"num_beams": 3, "length_penalty": 0.8},
     ],
@@ -61,6 +62,12 @@ def test_beams_with_a_stop_string_and_log_probabilities(post: Post, model: GPT2)
     assert (choice["text"], choice["finish_reason"]) == (expected.text, "stop")
     assert expected.logprobs is not None
     assert choice["logprobs"]["token_logprobs"] == expected.logprobs.chosen.tolist()
+
+
+def test_the_seed_minus_one_draws_a_new_one(post: Post) -> None:
+    seeds = [post(PATH, prompt=PROMPT, max_tokens=1, seed=-1)["choices"][0]["seed"] for _ in range(3)]
+    assert len(set(seeds)) == 3
+    assert 2**64 - 1 not in seeds
 
 
 @pytest.mark.parametrize("seed", [0, 1, 12345])

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
 import random
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +19,7 @@ import pytest
 
 from gpt2fast import GPT2
 from gpt2fast.serving import Limits, Settings, http_protocol
+from gpt2fast.serving.short_turns import ask_for_short_turns
 from support.live_server import DEADLINE, LiveServer, events, live_server
 
 PATH = "/v1/completions"
@@ -25,7 +29,7 @@ ENDLESS = {"prompt": "Once", "max_tokens": 80_000, "overflow": "slide", "eos_tok
 
 @pytest.fixture
 def live(model: GPT2) -> Iterator[LiveServer]:
-    with live_server(model) as found:
+    with live_server(model, grace=DEADLINE) as found:  # a busy machine takes long
         yield found
 
 
@@ -101,6 +105,16 @@ def test_one_more_than_may_wait_is_told_to_come_back(model: GPT2) -> None:
             assert httpx.get(live.url + "/health").status_code == 200
         watch.wait_for(idle)
         assert httpx.post(live.url + PATH, json={"prompt": "a"}, timeout=DEADLINE).status_code == 200
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="of Linux")
+def test_the_event_loops_thread_keeps_its_priority(live: LiveServer) -> None:
+    thread = live.thread.native_id
+    assert thread is not None
+    before = (os.sched_getscheduler(thread), os.getpriority(os.PRIO_PROCESS, thread))
+    assert ask_for_short_turns(thread) == (platform.machine() in ("x86_64", "aarch64"))
+    assert (os.sched_getscheduler(thread), os.getpriority(os.PRIO_PROCESS, thread)) == before
+    assert not ask_for_short_turns(2**31 - 1)  # there is no such thread
 
 
 def test_texts_end_after_the_time_that_they_may_take(model: GPT2) -> None:

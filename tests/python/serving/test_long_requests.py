@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable
 from typing import Any
 
+import httpx
 import orjson
 import pytest
 
-from gpt2fast.serving import model_calls, request_body
+from gpt2fast import GPT2, GenerationOptions
+from gpt2fast.serving import Limits, Settings, model_calls, request_body
 from gpt2fast.serving.model_calls import ModelCalls
-from support.live_server import LiveServer
+from support.live_server import LiveServer, live_server
 
 Post = Callable[..., Any]
 
@@ -92,6 +95,8 @@ def test_too_many_prompts_are_refused_before_they_are_read(
             "stride=1 makes windows of 1785856 tokens together",
         ),
         ("/v1/rank", {"prompt": "a", "choices": [[5] * 150_000] * 2}, "choices", "262144 tokens together"),
+        (COMPLETIONS, {"regex": "a" * 65_537}, "regex", "at most 65536 characters on this server, got 65537"),
+        (COMPLETIONS, {"choices": ["a" * 40_000, "b" * 40_000]}, "choices", "got 80000"),
     ],
 )
 def test_work_that_multiplies_is_limited(
@@ -105,3 +110,49 @@ def test_work_that_multiplies_is_limited(
 def test_a_long_text_may_be_scored_with_a_stride(post: Post) -> None:
     whole = post("/v1/score", input=[5] * 600, stride=88)
     assert len(whole["data"][0]["token_ids"]) == 600
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("/v1/score", {"input": [5] * 20_000}),
+        ("/v1/embeddings", {"input": [[5] * 500] * 40}),
+        ("/v1/rank", {"prompt": "a", "choices": [[5] * 400] * 50}),
+        (COMPLETIONS, {"regex": "[a-z]*"}),
+    ],
+)
+def test_time_is_limited_where_no_text_could_end(model: GPT2, path: str, fields: dict[str, Any]) -> None:
+    settings = Settings(limits=Limits(seconds=1e-5))
+    with live_server(model, settings) as live, httpx.Client(base_url=live.url, timeout=120) as client:
+        response = client.post(path, json=fields)
+        assert response.status_code == 503
+        assert "took more than 1e-05 seconds, waiting included" in response.json()["error"]["message"]
+        assert client.get("/health").status_code == 200
+
+
+def test_constraints_are_compiled_in_turn(model: GPT2, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two at a time; one whose client left while it waited is never begun."""
+    begun, go_on = threading.Semaphore(0), threading.Event()
+    calls: list[Any] = []
+
+    def read(*_: Any, **__: Any) -> None:
+        calls.append(1)
+        begun.release()
+        assert go_on.wait(120)
+
+    monkeypatch.setattr(model_calls, "read_call", read)
+
+    async def work() -> None:
+        service = ModelCalls(model, Limits())
+        options = GenerationOptions(regex="a")
+        tasks = [asyncio.create_task(service._read([[5]], options)) for _ in range(4)]
+        for _ in range(2):
+            await asyncio.to_thread(begun.acquire)
+        tasks[2].cancel()
+        await asyncio.wait(tasks[2:3])
+        assert len(calls) == 2
+        go_on.set()
+        await asyncio.wait(tasks)
+
+    asyncio.run(work())
+    assert len(calls) == 3

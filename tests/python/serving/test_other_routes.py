@@ -99,7 +99,9 @@ def test_tokens_there_and_back(post: Post, client: httpx.Client, model: GPT2) ->
     assert post("/detokenize", 400, tokens=[4096])["error"]["param"] == "tokens[0]"
     info = client.get("/tokenizer_info").json()
     assert info["eos_token"] == info["bos_token"] == "<|endoftext|>"
-    assert info["model_max_length"] == 512
+    assert (info["pad_token"], info["unk_token"]) == (model.tokenizer.pad_token, model.tokenizer.unk_token)
+    assert (info["model_max_length"], info["vocab_size"]) == (512, 4096)
+    assert info["add_bos_token"] is info["add_prefix_space"] is False
 
 
 def test_the_model_is_listed(client: httpx.Client) -> None:

@@ -82,6 +82,22 @@ def test_a_template_adds_tokens_unless_they_are_declined(
     assert answer["tokens"] == expected
 
 
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("plain", {"add_bos_token": False, "add_prefix_space": False, "tokenizer_class": "GPT2Tokenizer"}),
+        ("prefix_space", {"add_bos_token": False, "add_prefix_space": True}),
+        ("bos_in_front", {"add_bos_token": True, "add_prefix_space": False}),
+        ("word_level", {"unk_token": "<unk>", "tokenizer_class": "PreTrainedTokenizerFast"}),
+        ("bert", {"pad_token": "[PAD]", "unk_token": "[UNK]", "add_prefix_space": False}),
+    ],
+)
+def test_what_is_said_of_a_tokenizer(tmp_path: Path, kind: str, expected: dict[str, Any]) -> None:
+    model = GPT2.from_pretrained(tokenizer=write_sample(kind, tmp_path), threads=1, max_sequences=1)
+    info = TestClient(create_app(model)).get("/tokenizer_info").json()
+    assert {name: info[name] for name in expected} == expected
+
+
 def test_choices_continue_the_prompt(asked: TestClient, other: GPT2) -> None:
     """As for ``GPT2.rank``, the tokenizer's template adds nothing to a choice."""
     given = {"prompt": "the", "choices": ["the fox", "a"]}

@@ -18,7 +18,7 @@ from support.processes import end_of, imported_by, start_python
 
 pytest.importorskip("ray")
 
-CLUSTER_SECONDS = 900
+CLUSTER_SECONDS = 1800
 on_a_cluster = pytest.mark.skipif(
     os.environ.get("GPT2FAST_TEST_RAY") != "1", reason="starting a cluster takes minutes: GPT2FAST_TEST_RAY=1"
 )
