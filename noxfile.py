@@ -29,8 +29,8 @@ THREADED = (
     "shards_test",
     "thread_parallel_test",
 )
-# Tests of what the address sanitizer changes: who handles signals, what is opened, memory and time. Its allocator's
-# locks stay locked in a child that is forked while another thread allocates.
+# Tests of what the address sanitizer changes: signals, what is opened, memory, time; and fork(), since the
+# locks of its allocator stay locked in a child.
 NOT_SANITIZED = (
     "tests/python/hostile/test_campaign.py",
     "tests/python/hostile/test_changed_files.py::test_other_bus_errors_still_reach_their_handler",

@@ -1,8 +1,8 @@
 """Asks Linux to let a thread run soon after it is woken, beside threads that compute.
 
 The event loop's thread has little to do at a time, but the model's threads keep all cores busy: it would wait
-for the end of one's turn on a core before it could send a token. From Linux 6.12 on, a thread may ask for shorter
-turns than others: it gets no more time in all, and gets it sooner
+for the end of one's turn on a core before it could send a token. From Linux 6.12 on, a thread may ask for
+shorter turns than others: it gets no more time in all, and gets it sooner
 (https://docs.kernel.org/scheduler/sched-eevdf.html).
 """
 
