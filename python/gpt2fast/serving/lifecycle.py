@@ -28,6 +28,8 @@ class Lifecycle:
         self._tasks: set[asyncio.Task[object]] = set()
         self._idle = asyncio.Event()
         self._idle.set()
+        #: Called with the number of requests in work when it changes.
+        self.follow: Callable[[int], None] = lambda count: None
         #: Whether new requests are refused.
         self.ending = False
         #: Whether the time of running requests is over, too.
@@ -82,11 +84,13 @@ class Lifecycle:
 
     def _add(self, task: asyncio.Task[_Result]) -> None:
         self._tasks.add(task)
+        self.follow(len(self._tasks))
         self._idle.clear()
         task.add_done_callback(self._remove)
 
     def _remove(self, task: asyncio.Task[_Result]) -> None:
         self._tasks.discard(task)
+        self.follow(len(self._tasks))
         if not self._tasks:
             self._idle.set()
 

@@ -14,6 +14,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from gpt2fast.serving.http_protocol import LimitedHttp
+from gpt2fast.serving.lifecycle import Lifecycle
 from gpt2fast.serving.openai import build_validators
 from gpt2fast.serving.service import Service
 
@@ -89,7 +90,8 @@ class Server(uvicorn.Server):
         """Wait for a signal, then for the running requests."""
         self._loop = asyncio.get_running_loop()
         self._ready()
-        prepared = self._loop.run_in_executor(None, _prepare, threading.get_native_id())
+        thread = threading.get_native_id()
+        prepared = self._loop.run_in_executor(None, _prepare, self._lifecycle, thread)
         while not self._signalled.is_set():
             await self.on_tick(0)  # updates the header Date
             self._service.observe()  # for /metrics of the other workers
@@ -123,12 +125,14 @@ class Server(uvicorn.Server):
             self.force_exit = True
 
 
-def _prepare(thread: int) -> None:
+def _prepare(lifecycle: Lifecycle, thread: int) -> None:
     """Prepare what only some requests need, so that none waits for it; ``thread`` is the event loop's."""
     from gpt2fast.inference import scoring  # noqa: F401 - imports NumPy, too
-    from gpt2fast.serving.short_turns import ask_for_short_turns
+    from gpt2fast.serving.short_turns import ShortTurns
 
-    ask_for_short_turns(thread)
+    turns = ShortTurns(thread)
+    turns.follow(0)
+    lifecycle.follow = turns.follow
 
     build_validators()
 

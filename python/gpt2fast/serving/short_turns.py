@@ -8,6 +8,7 @@ shorter turns than others: it gets no more time in all, and gets it sooner
 
 from __future__ import annotations
 
+import ctypes
 import platform
 import struct
 import sys
@@ -18,26 +19,43 @@ _CALLS = {"x86_64": (314, 315), "aarch64": (274, 275)}
 _ATTRIBUTES = struct.Struct("=IIQiIQQQII")
 _RUNTIME = 5
 _OTHER = 0  # the policy of threads without special rights
-_NANOSECONDS = 100_000  # the shortest turn
+_SHORTEST = 100_000  # nanoseconds
+_USUAL = 0
+#: With more requests in work, steps would be interrupted so often that fewer tokens came in all.
+FEW_REQUESTS = 2
 
 
-def ask_for_short_turns(thread: int) -> bool:
-    """Ask for short turns for the thread with this native id; whether the system knows them.
+class ShortTurns:
+    """Short turns for a thread while few requests are in work.
 
-    Earlier kernels accept and ignore what is asked.
+    Parameters
+    ----------
+    thread : int
+        The thread's native id.
     """
-    calls = _CALLS.get(platform.machine()) if sys.platform == "linux" else None
-    if calls is None:
-        return False
-    import ctypes
 
-    set_attributes, get_attributes = calls
-    syscall = ctypes.CDLL(None, use_errno=True).syscall
-    data = ctypes.create_string_buffer(_ATTRIBUTES.size)
-    if syscall(get_attributes, thread, data, _ATTRIBUTES.size, 0) != 0:
-        return False
-    values = list(_ATTRIBUTES.unpack(data.raw))
-    if values[1] != _OTHER:
-        return False
-    values[0], values[_RUNTIME] = _ATTRIBUTES.size, _NANOSECONDS
-    return bool(syscall(set_attributes, thread, _ATTRIBUTES.pack(*values), 0) == 0)
+    def __init__(self, thread: int) -> None:
+        self._thread = thread
+        self._calls = _CALLS.get(platform.machine()) if sys.platform == "linux" else None
+        self._are_short = False
+
+    def follow(self, requests: int) -> None:
+        """Ask for what fits so many requests in work."""
+        if self._calls is not None and (requests <= FEW_REQUESTS) != self._are_short:
+            self._are_short = not self._are_short
+            if not self._ask(_SHORTEST if self._are_short else _USUAL):
+                self._calls = None  # the system refuses, as some containers do
+
+    def _ask(self, nanoseconds: int) -> bool:
+        """Whether the system has accepted it; kernels before 6.12 accept and ignore it."""
+        assert self._calls is not None
+        set_attributes, get_attributes = self._calls
+        syscall = ctypes.CDLL(None, use_errno=True).syscall
+        data = ctypes.create_string_buffer(_ATTRIBUTES.size)
+        if syscall(get_attributes, self._thread, data, _ATTRIBUTES.size, 0) != 0:
+            return False
+        values = list(_ATTRIBUTES.unpack(data.raw))
+        if values[1] != _OTHER:
+            return False
+        values[0], values[_RUNTIME] = _ATTRIBUTES.size, nanoseconds
+        return bool(syscall(set_attributes, self._thread, _ATTRIBUTES.pack(*values), 0) == 0)

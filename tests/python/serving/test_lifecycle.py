@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
-import platform
 import random
+import re
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from queue import Queue
 from typing import Any
 
@@ -19,7 +21,8 @@ import pytest
 
 from gpt2fast import GPT2
 from gpt2fast.serving import Limits, Settings, http_protocol
-from gpt2fast.serving.short_turns import ask_for_short_turns
+from gpt2fast.serving.lifecycle import Lifecycle
+from gpt2fast.serving.short_turns import ShortTurns
 from support.live_server import DEADLINE, LiveServer, events, live_server
 
 PATH = "/v1/completions"
@@ -107,14 +110,54 @@ def test_one_more_than_may_wait_is_told_to_come_back(model: GPT2) -> None:
         assert httpx.post(live.url + PATH, json={"prompt": "a"}, timeout=DEADLINE).status_code == 200
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="of Linux")
-def test_the_event_loops_thread_keeps_its_priority(live: LiveServer) -> None:
-    thread = live.thread.native_id
-    assert thread is not None
-    before = (os.sched_getscheduler(thread), os.getpriority(os.PRIO_PROCESS, thread))
-    assert ask_for_short_turns(thread) == (platform.machine() in ("x86_64", "aarch64"))
-    assert (os.sched_getscheduler(thread), os.getpriority(os.PRIO_PROCESS, thread)) == before
-    assert not ask_for_short_turns(2**31 - 1)  # there is no such thread
+def turn(thread: int) -> int:
+    """Nanoseconds of a thread's turn on a core, as it has asked for; Linux shows them."""
+    shown = Path(f"/proc/self/task/{thread}/sched")
+    found = re.search(r"se\.slice\s*:\s*(\d+)", shown.read_text("utf-8")) if shown.exists() else None
+    if found is None:
+        pytest.skip("this system has no turns to ask for")
+    return int(found[1])
+
+
+def test_turns_are_short_while_few_requests_are_in_work() -> None:
+    def work() -> list[bool]:
+        thread = threading.get_native_id()
+        turns, before = ShortTurns(thread), (turn(thread), os.getpriority(os.PRIO_PROCESS, thread))
+        seen = []
+        for count in (0, 1, 2, 3, 2, 1):
+            turns.follow(count)
+            seen.append(turn(thread))
+        turns.follow(3)
+        assert (turn(thread), os.getpriority(os.PRIO_PROCESS, thread)) == before
+        return [one == before[0] for one in seen]
+
+    with ThreadPoolExecutor(1) as executor:  # the thread of the tests keeps its turns
+        assert executor.submit(work).result() == [False, False, False, True, False, False]
+
+
+def test_the_number_of_requests_in_work_is_followed() -> None:
+    counts: list[int] = []
+
+    async def nothing() -> None:
+        pass
+
+    async def receive() -> Any:
+        await asyncio.Future()
+
+    async def work() -> None:
+        lifecycle = Lifecycle(nothing)
+        lifecycle.follow = counts.append
+        await asyncio.gather(*(lifecycle.run(receive, nothing()) for _ in range(2)))
+        await lifecycle.finished()
+
+    asyncio.run(work())
+    assert counts == [1, 2, 1, 0]
+
+
+def test_a_thread_that_is_gone_asks_for_nothing() -> None:
+    turns = ShortTurns(2**31 - 1)
+    for count in (0, 3, 0):
+        turns.follow(count)  # the system refuses
 
 
 def test_texts_end_after_the_time_that_they_may_take(model: GPT2) -> None:

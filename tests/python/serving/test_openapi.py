@@ -29,7 +29,9 @@ EXAMPLES = max(1, REQUEST_COUNT // len(CASES))
 @pytest.fixture(scope="module")
 def limited(model: GPT2) -> Iterator[LiveServer]:
     """A server whose requests are short, whatever they ask for."""
-    limits = Limits(tokens=2000, texts_per_prompt=4, prompts=16, seconds=60.0)
+    # Texts end, and constraints are compiled, sooner than the client's patience of 10 seconds.
+    limits = Limits(tokens=2000, texts_per_prompt=4, prompts=16, grammar=1000, seconds=5.0)
+    model.generate("a", regex="b", max_new_tokens=1)  # the first constraint takes longest
     template = "{% for message in messages %}{{ message.content }}{{ eos_token }}{% endfor %}"
     with live_server(model, Settings(limits=limits, chat_template=template)) as live:
         yield live
