@@ -175,6 +175,11 @@ def _cut(weights: Path, share: float) -> None:
     os.truncate(weights, int(weights.stat().st_size * share))
 
 
+def _write_zeros(weights: Path) -> None:
+    with weights.open("r+b") as file:
+        file.write(bytes(weights.stat().st_size))
+
+
 def _copy_over(weights: Path) -> None:
     data = weights.read_bytes()
     weights.write_bytes(data)
@@ -183,7 +188,7 @@ def _copy_over(weights: Path) -> None:
 _DAMAGE: tuple[Callable[[Path], None], ...] = (
     lambda weights: _cut(weights, 0.0),
     lambda weights: _cut(weights, 0.5),
-    lambda weights: os.pwrite(os.open(weights, os.O_WRONLY), bytes(weights.stat().st_size), 0) and None,
+    _write_zeros,
     _copy_over,
 )
 
