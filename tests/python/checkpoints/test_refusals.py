@@ -18,12 +18,15 @@ from onnx import TensorProto, helper
 
 from gpt2fast.checkpoints.binary_file import BinaryFile
 from gpt2fast.checkpoints.gguf_container import read_container
+from gpt2fast.checkpoints.gguf_tokenizer import tokenizer_files
 from gpt2fast.checkpoints.onnx_file import read_onnx, tensor_from_proto
 from gpt2fast.checkpoints.onnx_session import open_session
 from gpt2fast.checkpoints.tensorflow_checkpoint import open_tensorflow
+from gpt2fast.checkpoints.tokenizer_files import find_tokenizer_files
 from gpt2fast.checkpoints.torch_pickle import open_torch_file
 from gpt2fast.errors import ModelError
 from gpt2fast.storage.cache_root import CACHE_VARIABLE, cache_root
+from gpt2fast.storage.files import parse_json_object, read_json_object
 from support.checkpoint_samples import pickled_state, pickled_tensor, small_config, torch_legacy, torch_zip
 from support.protobuf_edits import bytes_field, varint
 from support.tensorflow_samples import HEADER, entry, message, table, write_tensorflow
@@ -293,6 +296,60 @@ def test_what_a_session_is_given_has_its_weights_beside_it(tmp_path: Path) -> No
     path.write_bytes(model.SerializeToString())
     with pytest.raises(ModelError, match="'absent', which is not beside it"):
         open_session(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"tokens": ["a", 1]}, "must be lists of strings"),
+        ({"merges": "a b"}, "must be lists of strings"),
+        ({"token_type": [1]}, "must be a list as long as"),
+        ({"bos_token_id": 2}, "must be from 0 to 1, got 2"),
+        ({"eos_token_id": True}, "must be from 0 to 1, got True"),
+    ],
+)
+def test_tokenizers_of_gguf(changes: dict[str, Any], fault: str) -> None:
+    values = {"model": "gpt2", "pre": "gpt-2", "tokens": ["a", "b"], "merges": [], **changes}
+    with pytest.raises(ModelError, match=fault):
+        tokenizer_files({f"tokenizer.ggml.{key}": value for key, value in values.items()}, Path("model.gguf"))
+
+
+@pytest.mark.parametrize(
+    ("template", "found"),
+    [
+        ("one", "one"),
+        ([{"name": "tool_use", "template": "two"}, {"name": "default", "template": "three"}], "three"),
+        ([{"name": "tool_use", "template": "two"}], None),
+        ([4], None),
+        (5, None),
+    ],
+)
+def test_templates_of_chats(tmp_path: Path, template: Any, found: str | None) -> None:
+    (tmp_path / "tokenizer.json").write_text("{}")
+    assert find_tokenizer_files(tmp_path).chat_template is None
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}))
+    assert find_tokenizer_files(tmp_path).chat_template == found
+    (tmp_path / "chat_template.jinja").write_text("beside")
+    assert find_tokenizer_files(tmp_path).chat_template == "beside"
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        (b"[1]", "must hold a JSON object, holds a list"),
+        (b'{"a": NaN}', "NaN is no JSON number"),
+        (b'{"a": 1, "b": 2, "a": 3}', "the key 'a' occurs twice"),
+        (b'{"a": "\\ud800"}', "not valid JSON"),
+        (b'{"a": "\xff"}', "not valid JSON"),
+        (b"[" * 100_000, "not valid JSON"),
+    ],
+)
+def test_json(tmp_path: Path, text: bytes, fault: str) -> None:
+    with pytest.raises(ModelError, match=fault):
+        parse_json_object(text, "here")
+    (tmp_path / "file").write_bytes(text)
+    with pytest.raises(ModelError, match=r"file: not (UTF-8|valid JSON)|file: must hold"):
+        read_json_object(tmp_path / "file")
 
 
 @pytest.mark.parametrize(("value", "fault"), [("~nobody-of-this-name/x", "no such user")])
