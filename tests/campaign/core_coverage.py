@@ -7,8 +7,6 @@ import os
 import subprocess
 from collections import defaultdict
 from collections.abc import Iterator
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 from gpt2fast._native import find_library
@@ -22,7 +20,7 @@ _BUILD = ROOT / "build" / "coverage"
 def measure_core(part: str) -> tuple[dict[str, int], dict[str, list[int]], list[str]]:
     """Branches of each file of a part, the lines of those never taken, and what went wrong."""
     folder = f"cpp/{CORE_PARTS[part]}/"
-    taken = {name: found for name, found in _taken().items() if name.startswith(folder)}
+    taken = {name: found for name, found in _taken(CORE_PARTS[part]).items() if name.startswith(folder)}
     branches = {name: len(found) for name, found in taken.items()}
     missed = {
         name: [line for (line, _), times in found.items() if not times] for name, found in taken.items()
@@ -30,27 +28,21 @@ def measure_core(part: str) -> tuple[dict[str, int], dict[str, list[int]], list[
     return branches, missed, []
 
 
-@cache
-def _taken() -> dict[str, dict[tuple[int, int], int]]:
-    """How often each branch was taken: by file, then by line and number within it."""
-    tests = sorted(path.stem for path in ROOT.glob("tests/cpp/*/*_test.cpp") if _is_used(path))
+def _taken(folder: str) -> dict[str, dict[tuple[int, int], int]]:
+    """How often each branch was taken by a folder's tests: by file, then by line and number within it."""
+    tests = sorted(path.stem for path in ROOT.glob(f"tests/cpp/{folder}/*_test.cpp"))
     _run("cmake", "--preset", "coverage")
     _run("cmake", "--build", str(_BUILD), "--target", *tests)
     for counts in _BUILD.rglob("*.gcda"):
         counts.unlink()
     _run("ctest", "--test-dir", str(_BUILD), "-R", f"^({'|'.join(tests)})$", "--output-on-failure")
     taken: dict[str, dict[tuple[int, int], int]] = defaultdict(lambda: defaultdict(int))
-    for file in _counted_files():
+    for file in _counted_files(folder):
         name = os.path.relpath(os.path.join(_BUILD, file["file"]), ROOT)
         for line in file["lines"]:
             for number, count in enumerate(conditions(line["branches"])):
                 taken[name][line["line_number"], number] += count
     return taken
-
-
-def _is_used(test: Path) -> bool:
-    """Whether a test is of one of the parts."""
-    return test.parent.name in CORE_PARTS.values()
 
 
 def conditions(branches: list[dict[str, Any]]) -> list[int]:
@@ -65,9 +57,9 @@ def conditions(branches: list[dict[str, Any]]) -> list[int]:
     ]
 
 
-def _counted_files() -> Iterator[dict[str, Any]]:
-    """What gcov says of each source file, once for each object file that has code of it."""
-    for counts in sorted(_BUILD.rglob("*.gcda")):
+def _counted_files(folder: str) -> Iterator[dict[str, Any]]:
+    """What gcov says of each source file, once for each object file of the folder that has code of it."""
+    for counts in sorted(_BUILD.rglob(f"{folder}/*.gcda")):
         said = _run("gcov", "--json-format", "--stdout", "--branch-probabilities", str(counts)).stdout
         for line in said.splitlines():
             yield from json.loads(line)["files"]
