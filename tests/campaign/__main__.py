@@ -13,14 +13,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 
+from tests.campaign.coverage import coverage
 from tests.campaign.faults import faults
 from tests.campaign.fuzz import fuzz
 from tests.campaign.guided import guided
 from tests.campaign.kills import kills
 from tests.campaign.load import load
+from tests.campaign.neighbours import neighbours
 from tests.campaign.outcome import Outcome
 from tests.campaign.paths import paths
 from tests.campaign.service import service
+from tests.campaign.versions import versions
 
 
 @dataclass(frozen=True)
@@ -37,9 +40,12 @@ CAMPAIGNS = {
     "faults": Campaign(faults, "points of each operation and kind of fault, or all", 3, 300),
     "fuzz": Campaign(fuzz, "damaged files for each reader", 60, 1_000_000),
     "kills": Campaign(kills, "kills of each operation", 4, 500),
+    "neighbours": Campaign(neighbours, "pairs of processes, of each kind", 4, 500),
     "paths": Campaign(paths, "ignored: every trick once", 1, 1),
     "load": Campaign(load, "requests of each of eight threads", 60, 10_000),
     "service": Campaign(service, "requests of each of ten clients", 60, 10_000),
+    "coverage": Campaign(coverage, "ignored: every test once", 1, 1),
+    "versions": Campaign(versions, "ignored: each set of versions once", 1, 1),
     "guided": Campaign(guided, "inputs for each reader", 100, 1_000_000),
 }
 

@@ -7,12 +7,16 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from gpt2fast.storage.files import errors_of
 from gpt2fast.storage.set_aside import restore_set_aside, set_aside_name
+
+#: How often a directory is exchanged while others do the same, and what such an exchange ends with.
+_ATTEMPTS = 100
+_OVERTAKEN = (errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY)
 
 
 def check_free(path: Path, *, overwrite: bool) -> None:
@@ -80,6 +84,17 @@ def atomic_directory(path: Path) -> Iterator[Path]:
 
 def _take_place(new: Path, path: Path) -> None:
     restore_set_aside(path)
+    for attempt in range(_ATTEMPTS):
+        try:
+            _exchange(new, path)
+            return
+        except OSError as error:
+            # Between two of the names, others put the old one back, or replaced it, too.
+            if error.errno not in _OVERTAKEN or attempt + 1 == _ATTEMPTS or not new.exists():
+                raise
+
+
+def _exchange(new: Path, path: Path) -> None:
     aside = set_aside_name(path)
     if path.exists():
         # Left by a process that was killed when the new one was in place.
@@ -97,7 +112,8 @@ def _remove_set_aside(aside: Path) -> None:
     """Rename it first, so that a directory that is half removed is never put back."""
     if aside.exists():
         doomed = temporary_name(aside)
-        os.rename(aside, doomed)
+        with suppress(FileNotFoundError):  # another process was faster
+            os.rename(aside, doomed)
         shutil.rmtree(doomed, ignore_errors=True)
 
 

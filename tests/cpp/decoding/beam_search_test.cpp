@@ -242,6 +242,27 @@ TEST(an_ended_search_gives_its_live_beams) {
   CHECK(results[0].ended == FinishReason::kNone);
 }
 
+TEST(equal_scores_come_in_the_order_of_beams_and_tokens) {
+  BeamSearch search({.num_beams = 3, .num_return_sequences = 3}, until(2), 4);
+  const auto first = search.advance(Floats(4, -1));
+  CHECK_EQ(first.size(), 3u);
+  for (int32_t i = 0; i < 3; ++i) CHECK_EQ(first[static_cast<size_t>(i)].token, i);
+  search.advance(Floats(12, -1));
+  CHECK(search.results()[0].tokens == (Tokens{0, 0}));
+  CHECK(search.results()[1].tokens == (Tokens{0, 1}));
+  CHECK(search.results()[2].tokens == (Tokens{0, 2}));
+}
+
+TEST(live_beams_of_an_ended_search_do_not_displace_better_ones) {
+  BeamSearch search({.num_beams = 1, .early_stopping = EarlyStopping::kNever}, until(9, {0}), 3);
+  search.advance(Floats{-1, -2, -3});
+  CHECK(!search.done());  // with more tokens, the live beam may become better
+  search.end();
+  search.end();  // it stays as it is
+  CHECK_EQ(search.results().size(), 1u);
+  CHECK(search.results()[0].tokens == (Tokens{0}));
+}
+
 TEST(a_round_may_end_all_beams_with_stop_strings) {
   // The likeliest two of nine tokens are kept for one beam; they are a and aa.
   BeamSearch search({.num_beams = 1}, until("a", letters(9)), 9);

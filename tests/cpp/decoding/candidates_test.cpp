@@ -163,6 +163,8 @@ TEST(top_p_splits_ties_for_the_lower_ids) {
   }
   const Floats two = {0, 1, 1, 0, 1, 0};
   CHECK(filtered(two, [](Candidates& c) { c.weigh(1), c.keep_top_p(0.3); }) == (Ids{1, 2}));
+  const Floats behind_the_best = {1, 2, 1, 1};
+  CHECK(filtered(behind_the_best, [](Candidates& c) { c.weigh(1), c.keep_top_p(0.6); }) == (Ids{0, 1}));
 }
 
 TEST(top_p_works_on_what_top_k_left) {

@@ -77,6 +77,7 @@ TEST(min_new_tokens_forbids_every_end_of_text) {
   const auto options = with([](auto& o) { o.min_new_tokens = 2; });
   CHECK(processed(options, {0, 0, 0, 0}, {1, 1, 1}, {0}, {1, 3}) == (Floats{0, kForbidden, 0, kForbidden}));
   CHECK(processed(options, {0, 0, 0, 0}, {1}, {0, 0}, {1, 3}) == (Floats{0, 0, 0, 0}));
+  CHECK(made(options).empty());  // nothing ends the text
 }
 
 TEST(bias_comes_before_penalties_and_bans_last) {
@@ -137,4 +138,5 @@ TEST(penalties_that_are_no_numbers_are_refused) {
   CHECK_THROWS(made(with([](auto& o) { o.logit_bias = {{0, kNan}}; })), std::invalid_argument);
   CHECK_THROWS(made(with([](auto& o) { o.logit_bias = {{0, -kForbidden}}; })), std::invalid_argument);
   CHECK_THROWS(made(with([](auto& o) { o.no_repeat_ngram_size = -1; })), std::invalid_argument);
+  CHECK_THROWS(made(with([](auto& o) { o.min_new_tokens = -1; })), std::invalid_argument);
 }

@@ -2,6 +2,8 @@
 #include "decoding/stop_matcher.h"
 
 #include <algorithm>
+#include <memory>
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -130,6 +132,21 @@ TEST(without_stop_strings_everything_is_safe) {
   StopMatcher matcher({}, false);
   CHECK(!matcher.feed("anything"));
   CHECK_EQ(matcher.safe_bytes(), 8);
+}
+
+TEST(options_say_whether_a_stop_string_may_begin_in_the_prompt) {
+  const std::vector<int32_t> prompt = {1, 0};
+  StopOptions options;
+  CHECK(!stop_matcher_for(options, prompt));
+  options.stop_strings = {"ba"};
+  CHECK_THROWS(stop_matcher_for(options, prompt), std::invalid_argument);
+  options.token_bytes = std::make_shared<TokenBytes>("bxa", std::vector<int32_t>{0, 1, 2, 3}, prompt);
+  CHECK(!stop_matcher_for(options, prompt)->feed("a"));  // these tokens have no bytes
+  options.token_bytes =
+      std::make_shared<TokenBytes>("bxa", std::vector<int32_t>{0, 1, 2, 3}, std::span<const int32_t>{});
+  CHECK(stop_matcher_for(options, prompt)->feed("a"));
+  options.stop_begins_in_prompt = false;
+  CHECK(!stop_matcher_for(options, prompt)->feed("a"));
 }
 
 TEST(an_empty_stop_string_is_refused) {

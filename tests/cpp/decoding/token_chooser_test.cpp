@@ -94,6 +94,8 @@ TEST(a_hook_chooses_among_what_the_options_allow) {
   CHECK_EQ(choice(0), 0);
   CHECK_EQ(choice(1), 3);  // the constraint forbids it
   CHECK_EQ(choice(2), 3);  // it is suppressed
+  Prefers alone(2);
+  CHECK_EQ(chooser({}, logits.size()).choose(logits, {}, nullptr, false, &alone).token, 2);
 }
 
 TEST(greedy_takes_the_first_greatest) {
@@ -175,6 +177,8 @@ TEST(bad_options_are_refused_by_name) {
   CHECK_THROWS(chosen(with([](auto& o) { o.top_p = 0; }), logits), std::invalid_argument);
   CHECK_THROWS(chosen(with([](auto& o) { o.top_p = 1.5; }), logits), std::invalid_argument);
   CHECK_THROWS(chosen(with([](auto& o) { o.min_p = -0.1; }), logits), std::invalid_argument);
+  CHECK_THROWS(chosen(with([](auto& o) { o.min_p = 1.5; }), logits), std::invalid_argument);
+  CHECK_THROWS(chosen(with([](auto& o) { o.typical_p = 0; }), logits), std::invalid_argument);
   CHECK_THROWS(chosen(with([](auto& o) { o.typical_p = 2; }), logits), std::invalid_argument);
 }
 

@@ -29,7 +29,7 @@ void check_counts(const TokenCounts& counts, const Tokens& prompt, const Tokens&
 const std::vector<std::pair<Tokens, Tokens>> kHistories = {
     {{0, 1}, {}},     {{0, 1}, {2}}, {{0, 1}, {2, 2, 3}}, {{0, 1}, {2}},
     {{0, 1}, {4, 4}}, {{5}, {1, 1}}, {{5, 1, 1}, {0, 3}}, {{5}, {1, 1, 0, 3}},
-    {{}, {}},         {{}, {3}},     {{9, 3}, {-1, 3}}};
+    {{}, {}},         {{}, {3}},     {{9, 3}, {-1, 3}},   {{9, 3}, {}}};
 
 }  // namespace
 

@@ -116,7 +116,7 @@ WTE = (101, 64)
         (table([HEADER, (b"model/wte", b"\x0b")]), "has the kind 3"),
         (table([HEADER, (b"x" * 5000, b"")]), "an entry of the block"),
         (table([HEADER])[:-8] + bytes(8), "not a whole index"),
-        (bytes(17 << 20), "which no checkpoint's index has"),
+        (bytes((256 << 10) + 1), "which no checkpoint's index has"),
     ],
 )
 def test_hostile_indexes_are_refused(tmp_path: Path, index: bytes, fault: str) -> None:

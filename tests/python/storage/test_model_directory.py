@@ -179,6 +179,20 @@ def drop_layer(proto: onnx.ModelProto) -> None:
     del proto.graph.node[index]
 
 
+def drop_last_operator(proto: onnx.ModelProto) -> None:
+    del proto.graph.node[-1]
+
+
+def add_unused_tensor(proto: onnx.ModelProto) -> None:
+    proto.graph.initializer.append(proto.graph.initializer[0])
+    proto.graph.initializer[-1].name = "a.further.weight"
+
+
+def repeat_attribute(proto: onnx.ModelProto) -> None:
+    node = next(node for node in proto.graph.node if node.attribute)
+    node.attribute.append(node.attribute[0])
+
+
 Change = Callable[[onnx.ModelProto], object]
 
 BAD_GRAPHS: dict[str, tuple[Change, str]] = {
@@ -216,6 +230,22 @@ BAD_GRAPHS: dict[str, tuple[Change, str]] = {
     "tensor attribute": (add_tensor_attribute, "its attribute has the field 5"),
     "function": (add_function, "its model has the field 25"),
     "sparse tensor": (add_sparse, "its graph has the field 15"),
+    "a tensor twice": (
+        lambda p: p.graph.initializer.append(p.graph.initializer[0]),
+        "the tensor 'wte.weight' occurs twice",
+    ),
+    "a tensor of nothing": (add_unused_tensor, r"the tensor 'a\.further\.weight' is no weight of the model"),
+    "an input less": (lambda p: p.graph.input.pop(), "its inputs or outputs are"),
+    "an output of another name": (
+        lambda p: setattr(p.graph.output[0], "name", "other"),
+        "its inputs or outputs are other",
+    ),
+    "an attribute twice": (repeat_attribute, "a node has the attribute '.*' twice"),
+    "a name of two kilobytes": (
+        lambda p: setattr(p.graph.node[0], "name", "x" * 2000),
+        "a name in it has 2000 bytes",
+    ),
+    "an operator less": (drop_last_operator, "it ends before the operator"),
     "a layer less": (drop_layer, "holds the operator Linear where no converted model has it"),
     "a layer twice": (
         lambda p: set_attribute(p, "CachedAttention", "layer", 1),
