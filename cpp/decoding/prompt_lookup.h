@@ -13,7 +13,9 @@ namespace gpt2fast {
 //
 // It adapts to the text. The draft doubles in length when all of it was right, and else shrinks to one more
 // than what was right. After a draft that was all wrong, the next one needs a longer agreement; after any
-// other, the shortest will do.
+// other, the shortest will do. And drafts are paid for with time: each token that was right saves a step,
+// each that was tried costs a part of one, and beyond what was saved only a small share of all steps may be
+// spent.
 class PromptLookup {
  public:
   // Proposes at most max_draft tokens at once; prompt and output have at most max_length tokens together.
@@ -47,6 +49,7 @@ class PromptLookup {
   int64_t proposed_ = 0;
   int64_t draft_length_;
   int64_t needed_agreement_;
+  int64_t budget_;  // time that drafts may still take; never negative
 };
 
 }  // namespace gpt2fast

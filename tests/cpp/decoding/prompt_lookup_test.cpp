@@ -84,6 +84,38 @@ TEST(wrong_drafts_raise_the_agreement_that_is_needed) {
   CHECK(!proposal(lookup).empty());  // after a right one two are enough again
 }
 
+TEST(drafts_that_are_always_wrong_take_little) {
+  constexpr int64_t kSteps = 1024;
+  for (int32_t max_draft : {1, 8, 32}) {
+    PromptLookup lookup(max_draft, 2 * kSteps);
+    lookup.append(Tokens(kSteps, 1));  // agrees with itself everywhere
+    int64_t drafted = 0;
+    for (int64_t step = 0; step < kSteps; ++step) {
+      drafted += static_cast<int64_t>(proposal(lookup).size());
+      lookup.accept(0);
+      lookup.append(Tokens{1});
+    }
+    // An eighth of a step each: a step at the start, and one in 64 later.
+    CHECK(drafted > kSteps / 16);
+    CHECK(drafted <= 8 + kSteps / 8);
+  }
+}
+
+TEST(saved_steps_pay_for_one_full_draft) {
+  PromptLookup lookup(16, 4000);
+  lookup.append(Tokens(2000, 7));
+  for (size_t length : {4, 8, 16, 16, 16}) {
+    CHECK_EQ(proposal(lookup).size(), length);
+    lookup.accept(static_cast<int64_t>(length));
+  }
+  int64_t drafted = 0;
+  for (int step = 0; step < 7; ++step) {
+    drafted += static_cast<int64_t>(proposal(lookup).size());
+    lookup.accept(0);
+  }
+  CHECK_EQ(drafted, int64_t{16});
+}
+
 TEST(bad_limits_are_refused) {
   CHECK_THROWS(PromptLookup(-1, 10), std::invalid_argument);
   CHECK_THROWS(PromptLookup(1, -1), std::invalid_argument);
