@@ -88,6 +88,7 @@ def sanitize_python(session: nox.Session) -> None:
         "cmake.build-type": "Debug",
         "cmake.define.CMAKE_CXX_FLAGS_DEBUG": "-O1 -g1 -DNDEBUG",
         "cmake.define.GPT2FAST_SANITIZE": "address",
+        "build-dir": "build/sanitize_python",  # not that of other installs, which would stay sanitized
     }
     session.install(".[server,test]", *(f"--config-settings={name}={value}" for name, value in flags.items()))
     libraries = [
