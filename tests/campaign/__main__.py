@@ -19,6 +19,7 @@ from tests.campaign.fuzz import fuzz
 from tests.campaign.guided import guided
 from tests.campaign.kills import kills
 from tests.campaign.load import load
+from tests.campaign.native import native
 from tests.campaign.neighbours import neighbours
 from tests.campaign.outcome import Outcome
 from tests.campaign.paths import paths
@@ -45,7 +46,8 @@ CAMPAIGNS = {
     "load": Campaign(load, "requests of each of eight threads", 60, 10_000),
     "service": Campaign(service, "requests of each of ten clients", 60, 10_000),
     "coverage": Campaign(coverage, "ignored: every test once", 1, 1),
-    "versions": Campaign(versions, "ignored: each set of versions once", 1, 1),
+    "versions": Campaign(versions, "1 for few tests with each set of versions, 2 for more", 1, 2),
+    "native": Campaign(native, "inputs for each C++ fuzzer", 10_000, 1_000_000),
     "guided": Campaign(guided, "inputs for each reader", 100, 1_000_000),
 }
 
