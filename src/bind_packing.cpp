@@ -1,4 +1,5 @@
 // Weights in and out of the kernels' layout.
+#include <optional>
 #include <stdexcept>
 #include <string>
 
@@ -10,7 +11,24 @@ namespace gpt2fast::bindings {
 
 namespace {
 
-ByteArray pack_linear(const FloatArray& weight, int32_t format, bool transposed, int threads) {
+void check_feedback(const char* name, const FloatArray& array) {
+  if (array.ndim() == 3 && array.shape(1) == kFeedbackBlockRows && array.shape(2) == kFeedbackBlockRows)
+    return;
+  throw std::invalid_argument(std::string(name) + " must be of shape [blocks, 256, 256]");
+}
+
+FloatArray error_feedback(const FloatArray& moments) {
+  check_feedback("moments", moments);
+  FloatArray feedback({moments.shape(0), moments.shape(1), moments.shape(2)});
+  const float* source = moments.data();
+  float* target = feedback.mutable_data();
+  const Unlocked scope;
+  weight_feedback(source, moments.shape(0), target);
+  return feedback;
+}
+
+ByteArray pack_linear(const FloatArray& weight, int32_t format, bool transposed, int threads,
+                      const std::optional<FloatArray>& feedback) {
   if (weight.ndim() != 2) {
     throw std::invalid_argument("weight must have 2 dimensions, got " + std::to_string(weight.ndim()));
   }
@@ -20,13 +38,21 @@ ByteArray pack_linear(const FloatArray& weight, int32_t format, bool transposed,
   const int64_t in_features = transposed ? columns : rows;
   const int64_t out_features = transposed ? rows : columns;
   const auto kind = static_cast<WeightFormat>(format);
+  if (feedback) {
+    check_feedback("feedback", *feedback);
+    const int64_t blocks = (in_features + kFeedbackBlockRows - 1) / kFeedbackBlockRows;
+    if (kind != WeightFormat::kInt4 || feedback->shape(0) != blocks) {
+      throw std::invalid_argument("feedback must have a block for every 256 rows of an int4 weight");
+    }
+  }
+  const float* shares = feedback ? feedback->data() : nullptr;
   ByteArray packed(static_cast<py::ssize_t>(packed_weight_bytes(kind, in_features, out_features)));
   const float* source = weight.data();
   uint8_t* target = packed.mutable_data();
   const int64_t stride_in = transposed ? 1 : columns;
   const int64_t stride_out = transposed ? columns : 1;
   const Unlocked scope;
-  pack_weight(kind, source, stride_in, stride_out, in_features, out_features, threads, target);
+  pack_weight(kind, source, stride_in, stride_out, in_features, out_features, threads, target, shares);
   return packed;
 }
 
@@ -64,7 +90,9 @@ void register_packing(py::module_& module) {
       },
       py::arg("format"), py::arg("in_features"), py::arg("out_features"));
   module.def("pack_linear", &pack_linear, py::arg("weight").noconvert(), py::arg("format"), py::kw_only(),
-             py::arg("transposed") = false, py::arg("threads") = 1);
+             py::arg("transposed") = false, py::arg("threads") = 1,
+             py::arg("feedback").noconvert() = py::none());
+  module.def("error_feedback", &error_feedback, py::arg("moments").noconvert());
   module.def("unpack_linear", &unpack_linear, py::arg("packed").noconvert(), py::arg("format"),
              py::arg("in_features"), py::arg("first_column"), py::arg("columns"));
 }

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/error_feedback.h"
 #include "kernels/packing_int4.h"
 #include "kernels/shards.h"
 
@@ -63,7 +64,7 @@ class PanelColumns {
 
   const float* column(int64_t c) const { return values_.data() + c * rows_; }
   int64_t rows() const { return rows_; }
-  // One column in double.
+  // Room for one column in double.
   std::vector<double>& mixed() { return mixed_; }
 
  private:
@@ -128,14 +129,62 @@ void pack_int8_panel(PanelColumns& w, uint8_t* panel) {
   }
 }
 
-void pack_int4_panel(const PanelColumns& w, uint8_t* panel) {
+// Rounds the groups of a column, first to last.
+class Int4Column {
+ public:
+  // `targets` [rows] is scratch memory.
+  Int4Column(const float* column, int64_t rows, const float* feedback, double* targets)
+      : column_(column),
+        rows_(rows),
+        feedback_(feedback),
+        targets_(targets),
+        scale_(int4_column_scale(column, rows)) {
+    if (feedback_ != nullptr) std::copy_n(column, rows, targets);
+  }
+
+  float scale() const { return scale_; }
+
+  Int4Group group(int64_t first) {
+    if (feedback_ == nullptr) return quantize_int4_group(column_ + first, scale_, kernels());
+    constexpr double kLargest = std::numeric_limits<float>::max();
+    float wanted[kInt4GroupRows];
+    for (int64_t k = 0; k < kInt4GroupRows; ++k) {
+      wanted[k] = static_cast<float>(std::clamp(targets_[first + k], -kLargest, kLargest));
+    }
+    Int4Group group = quantize_int4_group(wanted, scale_, kernels());
+    for (int64_t k = 0; k < kInt4GroupRows; ++k) {
+      group.values[k] = int4_value(targets_[first + k], scale_, group);
+      feed_back(first + k, int4_weight(group.values[k], scale_, group));
+    }
+    return group;
+  }
+
+ private:
+  // Takes the error of a row off the rows that follow it in its block.
+  void feed_back(int64_t row, double rounded) {
+    const int64_t block = row / kFeedbackRows * kFeedbackRows;
+    const float* shares = feedback_ + row * kFeedbackRows - block;
+    const double error = rounded - static_cast<double>(column_[row]);
+    const int64_t end = std::min(block + kFeedbackRows, rows_);
+    for (int64_t k = row + 1; k < end; ++k) targets_[k] -= error * static_cast<double>(shares[k]);
+  }
+
+  const float* column_;
+  int64_t rows_;
+  const float* feedback_;
+  double* targets_;
+  float scale_;
+};
+
+void pack_int4_panel(PanelColumns& w, const float* feedback, uint8_t* panel) {
   for (int64_t c = 0; c < kPanelColumns; ++c) {
-    const float column_scale = int4_column_scale(w.column(c), w.rows());
+    Int4Column column(w.column(c), w.rows(), feedback, w.mixed().data());
+    const float column_scale = column.scale();
     std::memcpy(panel + c * 4, &column_scale, 4);
     uint8_t* out = panel + kColumnScalesBytes;
     for (int64_t k = 0; k < w.rows(); k += kBlockRows, out += kInt4BlockBytes) {
-      const Int4Group low = quantize_int4_group(w.column(c) + k, column_scale, kernels());
-      const Int4Group high = quantize_int4_group(w.column(c) + k + kInt4GroupRows, column_scale, kernels());
+      const Int4Group low = column.group(k);
+      const Int4Group high = column.group(k + kInt4GroupRows);
       out[c] = low.scale;
       out[16 + c] = high.scale;
       out[32 + c] = low.zero;
@@ -147,7 +196,8 @@ void pack_int4_panel(const PanelColumns& w, uint8_t* panel) {
   }
 }
 
-void pack_panel(WeightFormat format, PanelColumns& w, int64_t in_features, uint8_t* panel) {
+void pack_panel(WeightFormat format, PanelColumns& w, int64_t in_features, const float* feedback,
+                uint8_t* panel) {
   switch (format) {
     case WeightFormat::kFloat32:
       return pack_float32_panel(w, in_features, panel);
@@ -156,7 +206,7 @@ void pack_panel(WeightFormat format, PanelColumns& w, int64_t in_features, uint8
     case WeightFormat::kInt8:
       return pack_int8_panel(w, panel);
     case WeightFormat::kInt4:
-      return pack_int4_panel(w, panel);
+      return pack_int4_panel(w, feedback, panel);
   }
 }
 
@@ -218,7 +268,8 @@ size_t packed_weight_bytes(WeightFormat format, int64_t in_features, int64_t out
 }
 
 void pack_columns(WeightFormat format, const float* w, int64_t stride_in, int64_t stride_out,
-                  int64_t in_features, int64_t columns, uint8_t* packed, const Parallel& parallel) {
+                  int64_t in_features, int64_t columns, uint8_t* packed, const Parallel& parallel,
+                  const float* feedback) {
   const size_t panel_bytes = packed_panel_bytes(format, in_features);
   const int64_t panels = round_up(columns, kPanelColumns) / kPanelColumns;
   const int64_t tasks = std::min<int64_t>(panels, parallel.threads() * int64_t{4});
@@ -234,7 +285,8 @@ void pack_columns(WeightFormat format, const float* w, int64_t stride_in, int64_
       if (!panel_columns.gather(w + first * stride_out, stride_in, stride_out, in_features, count))
         finite = false;
       if (finite)
-        pack_panel(format, panel_columns, in_features, packed + static_cast<size_t>(panel) * panel_bytes);
+        pack_panel(format, panel_columns, in_features, feedback,
+                   packed + static_cast<size_t>(panel) * panel_bytes);
     }
   });
   if (!finite) throw std::invalid_argument("weights must be finite, got a NaN or an infinity");

@@ -43,9 +43,11 @@ size_t packed_panel_bytes(WeightFormat format, int64_t in_features);
 
 // Packs `columns` columns of a weight with `in_features` rows into `packed`, which starts at the first
 // column's panel: a weight may be packed in ranges of columns that begin at multiples of kPanelColumns.
-// Element (k, n) is w[k * stride_in + n * stride_out]. Throws std::invalid_argument when an element is not
+// Element (k, n) is w[k * stride_in + n * stride_out]. `feedback` is null, or for int4 what
+// error_feedback() writes for every kFeedbackRows rows. Throws std::invalid_argument when an element is not
 // finite.
 void pack_columns(WeightFormat format, const float* w, int64_t stride_in, int64_t stride_out,
-                  int64_t in_features, int64_t columns, uint8_t* packed, const Parallel& parallel);
+                  int64_t in_features, int64_t columns, uint8_t* packed, const Parallel& parallel,
+                  const float* feedback = nullptr);
 
 }  // namespace gpt2fast

@@ -109,4 +109,16 @@ Int4Group quantize_int4_group(const float* w, float column_scale, const KernelTa
   return group;
 }
 
+double int4_weight(uint8_t value, float column_scale, const Int4Group& group) {
+  const double scale = static_cast<double>(column_scale) * static_cast<double>(int4_minifloat(group.scale));
+  return scale * (value - group.zero / static_cast<double>(kInt4ZeroSteps));
+}
+
+uint8_t int4_value(double w, float column_scale, const Int4Group& group) {
+  const double scale = static_cast<double>(column_scale) * static_cast<double>(int4_minifloat(group.scale));
+  if (!(scale > 0)) return 0;
+  const double steps = std::nearbyint(w / scale + group.zero / static_cast<double>(kInt4ZeroSteps));
+  return static_cast<uint8_t>(std::clamp(steps, 0.0, double{kInt4MaxValue}));
+}
+
 }  // namespace gpt2fast

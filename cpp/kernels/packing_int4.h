@@ -25,4 +25,8 @@ float int4_column_scale(const float* column, int64_t count);
 // reach. It is the same for every instruction set.
 Int4Group quantize_int4_group(const float* w, float column_scale, const KernelTable& table);
 
+// The value of a group that is nearest to a weight, and the weight that a value stands for.
+uint8_t int4_value(double w, float column_scale, const Int4Group& group);
+double int4_weight(uint8_t value, float column_scale, const Int4Group& group);
+
 }  // namespace gpt2fast

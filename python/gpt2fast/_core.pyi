@@ -58,13 +58,21 @@ def load_library(path: str) -> str:
 
 def packed_weight_bytes(format: int, in_features: int, out_features: int) -> int: ...
 def pack_linear(
-    weight: NDArray[np.float32], format: int, *, transposed: bool = False, threads: int = 1
+    weight: NDArray[np.float32],
+    format: int,
+    *,
+    transposed: bool = False,
+    threads: int = 1,
+    feedback: NDArray[np.float32] | None = None,
 ) -> NDArray[np.uint8]:
     """Pack [in_features, out_features] (transposed: [out_features, in_features]) columns into a blob.
 
     Blobs of consecutive column ranges (each but the last a multiple of 16 columns) concatenate to the blob
-    of all.
+    of all. ``feedback``, for int4, is what :func:`error_feedback` returns for the weight's inputs.
     """
+
+def error_feedback(moments: NDArray[np.float32]) -> NDArray[np.float32]:
+    """How errors of rows are made up for by later rows, from second moments; both [blocks, 256, 256]."""
 
 def unpack_linear(
     packed: NDArray[np.uint8], format: int, in_features: int, first_column: int, columns: int

@@ -18,11 +18,20 @@ enum class WeightFormat : int32_t {
 // range.
 size_t packed_weight_bytes(WeightFormat format, int64_t in_features, int64_t out_features);
 
+// Rows whose rounding errors make up for one another, see kernels/error_feedback.h.
+inline constexpr int64_t kFeedbackBlockRows = 256;
+
+// From the second moments of a weight's inputs [blocks][256][256], with zeros beyond its rows, the feedback
+// for pack_weight(), of the same shape.
+void weight_feedback(const float* moments, int64_t blocks, float* feedback);
+
 // Packs a matrix whose element (in, out) is w[in * stride_in + out * stride_out]. The packed bytes of
 // consecutive ranges of columns, all but the last a multiple of 16, concatenate to those of all columns.
-// Throws std::invalid_argument when an element is not finite.
+// `feedback` is null, or for int4 what weight_feedback() wrote for in_features rows. Throws
+// std::invalid_argument when an element is not finite.
 void pack_weight(WeightFormat format, const float* w, int64_t stride_in, int64_t stride_out,
-                 int64_t in_features, int64_t out_features, int threads, uint8_t* packed);
+                 int64_t in_features, int64_t out_features, int threads, uint8_t* packed,
+                 const float* feedback = nullptr);
 
 // Writes column `column` of a packed weight, dequantised, as in_features floats.
 void unpack_column(WeightFormat format, const uint8_t* packed, int64_t in_features, int64_t column,

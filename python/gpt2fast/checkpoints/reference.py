@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from gpt2fast.checkpoints.base import Checkpoint
 
 Array = NDArray[Any]
+
+_TABLE_ROWS = 4096
 
 
 def forward(
@@ -41,22 +43,48 @@ def forward(
     past : list of arrays of dtype, shape (2, batch, n_head, all tokens, head_dim)
         One per layer.
     """
+    run = _run(checkpoint, input_ids, past, dtype)
+    while True:
+        try:
+            next(run)
+        except StopIteration as end:
+            hidden, present = end.value
+            return hidden, present
+
+
+def linear_inputs(
+    checkpoint: Checkpoint, input_ids: NDArray[np.integer[Any]], *, dtype: Any = np.float64
+) -> Iterator[tuple[str, Array]]:
+    """The name of each linear weight, in the order of use, and what it multiplies: (batch, tokens, features).
+
+    The model runs as the items are asked for.
+    """
+    yield from _run(checkpoint, input_ids, None, dtype)
+
+
+def _run(
+    checkpoint: Checkpoint, input_ids: NDArray[np.integer[Any]], past: Sequence[Array] | None, dtype: Any
+) -> Generator[tuple[str, Array], None, tuple[Array, list[Array]]]:
     config = checkpoint.config
     weights = _Weights(checkpoint, dtype)
     start = 0 if past is None else past[0].shape[3]
     tokens = input_ids.shape[1]
-    x = weights["wte.weight"][input_ids] + weights["wpe.weight"][start : start + tokens]
+    x = weights.rows("wte.weight", input_ids) + weights["wpe.weight"][start : start + tokens]
     present = []
     for layer in range(config.n_layer):
         name = f"h.{layer}"
         normal = weights.layer_norm(f"{name}.ln_1", x, config.layer_norm_epsilon)
+        yield f"{name}.attn.c_attn.weight", normal
         qkv = weights.linear(f"{name}.attn.c_attn", normal)
         before = None if past is None else past[layer].astype(dtype)
         mixed, cache = _attention(qkv, before, config.n_head, config.attention_scale(layer))
         present.append(cache)
+        yield f"{name}.attn.c_proj.weight", mixed
         x = x + weights.linear(f"{name}.attn.c_proj", mixed)
         normal = weights.layer_norm(f"{name}.ln_2", x, config.layer_norm_epsilon)
+        yield f"{name}.mlp.c_fc.weight", normal
         inner = _ACTIVATIONS[config.activation_function](weights.linear(f"{name}.mlp.c_fc", normal))
+        yield f"{name}.mlp.c_proj.weight", inner
         x = x + weights.linear(f"{name}.mlp.c_proj", inner)
     return weights.layer_norm("ln_f", x, config.layer_norm_epsilon), present
 
@@ -78,6 +106,17 @@ class _Weights:
     def __getitem__(self, name: str) -> Array:
         values: Array = self._checkpoint.tensors[name].read().astype(self._dtype, copy=False)
         return values
+
+    def rows(self, name: str, ids: NDArray[np.integer[Any]]) -> Array:
+        """Rows of a table by id; memory holds these and a part of the table."""
+        tensor = self._checkpoint.tensors[name]
+        result = np.empty((*ids.shape, tensor.shape[1]), self._dtype)
+        for first in range(0, tensor.shape[0], _TABLE_ROWS):
+            part = (first <= ids) & (ids < first + _TABLE_ROWS)
+            if part.any():
+                read = tensor.read_rows(first, min(first + _TABLE_ROWS, tensor.shape[0]))
+                result[part] = read[ids[part] - first]
+        return result
 
     def linear(self, name: str, x: Array) -> Array:
         result: Array = x @ self[f"{name}.weight"] + self[f"{name}.bias"]

@@ -83,8 +83,12 @@ def layout(config: ModelConfig, precision: str) -> list[PackedTensor]:
     return packed
 
 
-def packed_chunks(packed: PackedTensor, tensor: LazyTensor) -> Iterator[NDArray[np.uint8]]:
+def packed_chunks(
+    packed: PackedTensor, tensor: LazyTensor, feedback: NDArray[np.float32] | None = None
+) -> Iterator[NDArray[np.uint8]]:
     """The packed bytes of a tensor, in pieces; memory holds one layer's matrix, or a part of a table.
+
+    ``feedback``, for a linear layer in int4, is ``core.error_feedback`` of its inputs.
 
     Raises
     ------
@@ -96,7 +100,7 @@ def packed_chunks(packed: PackedTensor, tensor: LazyTensor) -> Iterator[NDArray[
     elif packed.name in VOCABULARY_TABLES:
         chunks = _table_chunks(tensor, packed.format)
     else:
-        chunks = _linear_chunks(tensor, packed.format)
+        chunks = _linear_chunks(tensor, packed.format, feedback)
     try:
         yield from chunks
     except ModelError:
@@ -120,11 +124,13 @@ def _table_chunks(tensor: LazyTensor, weight_format: int) -> Iterator[NDArray[np
         yield core.pack_linear(values, weight_format, transposed=True, threads=core.usable_cores())
 
 
-def _linear_chunks(tensor: LazyTensor, weight_format: int) -> Iterator[NDArray[np.uint8]]:
+def _linear_chunks(
+    tensor: LazyTensor, weight_format: int, feedback: NDArray[np.float32] | None
+) -> Iterator[NDArray[np.uint8]]:
     values = tensor.read()  # [in_features, out_features]
     for start, stop in _ranges(tensor.shape[1], 4 * tensor.shape[0]):
         columns = np.ascontiguousarray(values[:, start:stop])
-        yield core.pack_linear(columns, weight_format, threads=core.usable_cores())
+        yield core.pack_linear(columns, weight_format, threads=core.usable_cores(), feedback=feedback)
 
 
 def _ranges(count: int, item_bytes: int) -> Iterator[tuple[int, int]]:

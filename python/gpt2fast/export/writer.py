@@ -10,11 +10,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gpt2fast._native import core
 from gpt2fast.errors import ModelError
 from gpt2fast.export.block_writer import BlockWriter
 from gpt2fast.export.fitting_tokenizer import fitting_tokenizer
 from gpt2fast.export.graph import build_graph
 from gpt2fast.export.huggingface_writer import write_safetensors
+from gpt2fast.export.input_moments import feedback_of_layers
 from gpt2fast.export.quantize import PackedTensor, layout, packed_chunks
 from gpt2fast.storage.atomic import atomic_directory, check_room, write_new
 from gpt2fast.storage.graph_check import WEIGHTS_NAME
@@ -126,12 +128,19 @@ def _write_weights(
     path: Path, checkpoint: Checkpoint, tensors: Sequence[PackedTensor], progress: Progress | None
 ) -> None:
     total = tensors[-1].offset + tensors[-1].length
+    rounded = core.FORMAT_INT4 in (packed.format for packed in tensors)
+    layers = feedback_of_layers(checkpoint) if rounded else iter(())
     with path.open("xb") as file:
         blocks = BlockWriter(file)
         for packed in tensors:
             blocks.pad(packed.offset)
+            feedback = None
+            if packed.format == core.FORMAT_INT4:
+                name, feedback = next(layers)
+                if name != packed.name:
+                    raise RuntimeError(f"the inputs of {name} came in place of those of {packed.name}")
             try:
-                for chunk in packed_chunks(packed, checkpoint.tensors[packed.name]):
+                for chunk in packed_chunks(packed, checkpoint.tensors[packed.name], feedback):
                     blocks.write(chunk.data)
                     if progress is not None:
                         progress(blocks.position, total)

@@ -1,0 +1,72 @@
+"""Second moments of what each linear layer multiplies, from a run over random tokens.
+
+Rounding weights to four bits costs least where the errors of a column cancel for the inputs that occur.
+Tokens drawn at random show enough of that: no text is needed. The model runs in NumPy, in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gpt2fast._native import core
+from gpt2fast.checkpoints.reference import linear_inputs
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from gpt2fast.checkpoints.base import Checkpoint
+    from gpt2fast.config import ModelConfig
+
+_TOKENS = 2048
+_SEQUENCE = 128
+_BLOCK = 256  # features whose errors make up for one another
+# An input is rounded to so many bits, beside its sign, before it is multiplied: sums of so many products are
+# then exact in float32, in any order, and last bits that differ from machine to machine are gone.
+_BITS = 7
+_SUMMED = 1024
+
+
+def feedback_of_layers(checkpoint: Checkpoint) -> Iterator[tuple[str, NDArray[np.float32] | None]]:
+    """Name of each linear weight, in the order of use, and ``core.error_feedback`` of its inputs.
+
+    None where an input is not finite. The model runs as items are asked for; memory holds one weight.
+    """
+    with np.errstate(all="ignore"):
+        for name, inputs in linear_inputs(checkpoint, random_tokens(checkpoint.config)):
+            moments = second_moments(inputs.reshape(-1, inputs.shape[-1]))
+            yield name, None if moments is None else core.error_feedback(moments)
+
+
+def random_tokens(config: ModelConfig) -> NDArray[np.int64]:
+    """The same ids for every model with as many tokens and positions, [sequences, tokens]."""
+    length = min(_SEQUENCE, config.n_positions)
+    # The stream of RandomState is frozen; that of newer generators may change with NumPy.
+    shape = (_TOKENS // length, length)
+    return np.random.RandomState(0).randint(0, config.vocab_size, shape, dtype=np.int64)
+
+
+def second_moments(inputs: NDArray[np.float64]) -> NDArray[np.float32] | None:
+    """Sums of products within blocks of features, [blocks, 256, 256], up to a factor; None if not finite.
+
+    ``inputs`` is [tokens, features].
+    """
+    features = inputs.shape[1]
+    largest = np.abs(inputs).max(axis=0)
+    if not np.isfinite(largest).all():
+        return None
+    blocks = -(-features // _BLOCK)
+    exponents = np.zeros(blocks * _BLOCK, np.int32)
+    exponents[:features] = np.frexp(largest)[1]
+    sums = np.zeros((blocks, _BLOCK, _BLOCK))
+    for first in range(0, len(inputs), _SUMMED):
+        part = inputs[first : first + _SUMMED]
+        steps = np.zeros((len(part), blocks * _BLOCK), np.float32)
+        steps[:, :features] = np.rint(np.ldexp(part, _BITS - exponents[:features]))
+        steps = steps.reshape(len(part), blocks, _BLOCK).transpose(1, 0, 2)
+        sums += steps.swapaxes(1, 2) @ steps
+    exponents = exponents.reshape(blocks, _BLOCK) - exponents.max()
+    scaled: NDArray[np.float64] = np.ldexp(sums, exponents[:, :, None] + exponents[:, None, :])
+    return scaled.astype(np.float32)
