@@ -43,12 +43,13 @@ def forward(
     past : list of arrays of dtype, shape (2, batch, n_head, all tokens, head_dim)
         One per layer.
     """
-    run = _run(checkpoint, input_ids, past, dtype)
+    present: list[Array] = []
+    run = _run(checkpoint, input_ids, past, dtype, present)
     while True:
         try:
             next(run)
         except StopIteration as end:
-            hidden, present = end.value
+            hidden: Array = end.value
             return hidden, present
 
 
@@ -57,20 +58,24 @@ def linear_inputs(
 ) -> Iterator[tuple[str, Array]]:
     """The name of each linear weight, in the order of use, and what it multiplies: (batch, tokens, features).
 
-    The model runs as the items are asked for.
+    The model runs as the items are asked for. Memory holds one layer's weights and activations.
     """
-    yield from _run(checkpoint, input_ids, None, dtype)
+    yield from _run(checkpoint, input_ids, None, dtype, None)
 
 
 def _run(
-    checkpoint: Checkpoint, input_ids: NDArray[np.integer[Any]], past: Sequence[Array] | None, dtype: Any
-) -> Generator[tuple[str, Array], None, tuple[Array, list[Array]]]:
+    checkpoint: Checkpoint,
+    input_ids: NDArray[np.integer[Any]],
+    past: Sequence[Array] | None,
+    dtype: Any,
+    present: list[Array] | None,
+) -> Generator[tuple[str, Array], None, Array]:
+    """Yields as :func:`linear_inputs`, returns the hidden states; ``present``, if given, gets the cache."""
     config = checkpoint.config
     weights = _Weights(checkpoint, dtype)
     start = 0 if past is None else past[0].shape[3]
     tokens = input_ids.shape[1]
     x = weights.rows("wte.weight", input_ids) + weights["wpe.weight"][start : start + tokens]
-    present = []
     for layer in range(config.n_layer):
         name = f"h.{layer}"
         normal = weights.layer_norm(f"{name}.ln_1", x, config.layer_norm_epsilon)
@@ -78,15 +83,18 @@ def _run(
         qkv = weights.linear(f"{name}.attn.c_attn", normal)
         before = None if past is None else past[layer].astype(dtype)
         mixed, cache = _attention(qkv, before, config.n_head, config.attention_scale(layer))
-        present.append(cache)
+        if present is not None:
+            present.append(cache)
         yield f"{name}.attn.c_proj.weight", mixed
         x = x + weights.linear(f"{name}.attn.c_proj", mixed)
         normal = weights.layer_norm(f"{name}.ln_2", x, config.layer_norm_epsilon)
         yield f"{name}.mlp.c_fc.weight", normal
-        inner = _ACTIVATIONS[config.activation_function](weights.linear(f"{name}.mlp.c_fc", normal))
+        inner = weights.linear(f"{name}.mlp.c_fc", normal)
+        for sequence in inner:  # one at a time, for the sake of memory
+            sequence[...] = _ACTIVATIONS[config.activation_function](sequence)
         yield f"{name}.mlp.c_proj.weight", inner
         x = x + weights.linear(f"{name}.mlp.c_proj", inner)
-    return weights.layer_norm("ln_f", x, config.layer_norm_epsilon), present
+    return weights.layer_norm("ln_f", x, config.layer_norm_epsilon)
 
 
 def logits(checkpoint: Checkpoint, hidden: Array) -> Array:

@@ -26,7 +26,7 @@ _BLOCK = 256  # features whose errors make up for one another
 # An input is rounded to so many bits, beside its sign, before it is multiplied: sums of so many products are
 # then exact in float32, in any order, and last bits that differ from machine to machine are gone.
 _BITS = 7
-_SUMMED = 1024
+_SUMMED = 256
 
 
 def feedback_of_layers(checkpoint: Checkpoint) -> Iterator[tuple[str, NDArray[np.float32] | None]]:
