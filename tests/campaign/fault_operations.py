@@ -352,16 +352,23 @@ def converted_sample(directory: Path) -> tuple[Path, Path]:
         return source, convert(source, directory / "model", precision="int8")
 
 
-def operations(directory: Path) -> dict[str, Operation]:
-    """All of them, over sources that are made in a directory."""
-    source, model = converted_sample(directory)
+def writing_operations(source: Path, model: Path) -> dict[str, Operation]:
+    """Those that leave models and prefixes behind, of a checkpoint and the model that it was converted to."""
     return {
         "convert": Convert(source, replaces=False),
         "convert-over": Convert(source, replaces=True),
         "first-load": FirstLoad(source),
+        "save-prefix": SavePrefix(model),
+    }
+
+
+def operations(directory: Path) -> dict[str, Operation]:
+    """All of them, over sources that are made in a directory."""
+    source, model = converted_sample(directory)
+    return {
+        **writing_operations(source, model),
         "load": Load(model),
         "calls": Call(model, _everything),
-        "save-prefix": SavePrefix(model),
         "load-prefix": LoadPrefix(model),
         "journal": ResumeJournal(),
         "results": ResumeResults(),

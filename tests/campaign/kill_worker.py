@@ -23,13 +23,12 @@ from tqdm import tqdm
 
 from tests.campaign.command_operations import commands
 from tests.campaign.fault_operations import (
-    Convert,
     FirstLoad,
     Operation,
     ResumeJournal,
     ResumeResults,
-    SavePrefix,
     converted_sample,
+    writing_operations,
 )
 
 #: The end of an operation that was not killed.
@@ -40,10 +39,7 @@ def operations(directory: Path) -> dict[str, Operation]:
     """All of them, over sources that are made in a directory."""
     source, model = converted_sample(directory)
     return {
-        "convert": Convert(source, replaces=False),
-        "convert-over": Convert(source, replaces=True),
-        "first-load": FirstLoad(source),
-        "save-prefix": SavePrefix(model),
+        **writing_operations(source, model),
         "journal": ResumeJournal(),
         "results": ResumeResults(),
         **commands(directory / "commands"),

@@ -29,13 +29,11 @@ from gpt2fast.export import convert
 from support.random_models import write_shape
 from tests.campaign.command_operations import CommandError, commands
 from tests.campaign.fault_operations import (
-    Convert,
     ExportHuggingFace,
     ExportONNX,
-    FirstLoad,
     Operation,
-    SavePrefix,
     converted_sample,
+    writing_operations,
 )
 
 _DOCUMENTED = (ModelError, OSError, CommandError)
@@ -234,10 +232,7 @@ def operations(directory: Path) -> dict[str, Operation]:
     """What two processes may do at once."""
     source, model = converted_sample(directory)
     return {
-        "convert": Convert(source, replaces=False),
-        "convert-over": Convert(source, replaces=True),
-        "first-load": FirstLoad(source),
-        "save-prefix": SavePrefix(model),
+        **writing_operations(source, model),
         "export-onnx": ExportONNX(source),
         "export-huggingface": ExportHuggingFace(source),
         **commands(directory / "commands"),
