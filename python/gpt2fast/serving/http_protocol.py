@@ -42,6 +42,11 @@ class LimitedHttp(HttpToolsProtocol):
         self._body_timer: asyncio.TimerHandle | None = None
         self._unsent = 0
 
+    @property
+    def in_body(self) -> bool:
+        """Whether a part of a request's body has yet to arrive."""
+        return self._in_body
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client connected."""
         super().connection_made(transport)

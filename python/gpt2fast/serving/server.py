@@ -21,6 +21,8 @@ from gpt2fast.serving.service import Service
 BACKLOG = 2048
 # Seconds for what is left to do when all requests have been answered or ended.
 _LAST_SECONDS = 2
+# Seconds between two looks at the connections meanwhile.
+_TICK = 0.01
 
 
 def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
@@ -105,7 +107,14 @@ class Server(uvicorn.Server):
         await asyncio.wait((done,), timeout=_LAST_SECONDS)
         done.cancel()
         await prepared
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._bodies_arrived(), _LAST_SECONDS)
         self.should_exit = True
+
+    async def _bodies_arrived(self) -> None:
+        """Wait for the rest of the refused requests; closing before it would reset what answers them."""
+        while any(connection.in_body for connection in self.server_state.connections):
+            await asyncio.sleep(_TICK)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close everything."""
