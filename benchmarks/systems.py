@@ -10,6 +10,7 @@ from pathlib import Path
 
 from benchmarks.processes import Worker, WorkerError
 from benchmarks.runners import MAX_TEXTS, NAMES, runner_module
+from gpt2fast.storage.model_directory import FORMAT_VERSION
 
 _TITLES = {"xllamacpp": "llama.cpp", "contrib_graph": "contrib graph"}
 OURS = "gpt2fast"
@@ -79,7 +80,9 @@ def converted_directory(system: System, checkpoint: Path, work: Path) -> Path:
     WorkerError
         The conversion failed.
     """
-    directory = work / f"{checkpoint.name}-{system.runner}-{system.format}"
+    # What an older gpt2fast has converted is not what this one reads.
+    revision = f"-{FORMAT_VERSION}" if system.runner == OURS else ""
+    directory = work / f"{checkpoint.name}-{system.runner}-{system.format}{revision}"
     if directory.exists():
         return directory
     unfinished = directory.with_suffix(".unfinished")
