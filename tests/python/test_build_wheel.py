@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import zipfile
+from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 
@@ -52,3 +53,17 @@ def test_a_library_that_exports_more_is_refused(tmp_path: Path) -> None:
         SystemExit, match=r"must export PyInit__core alone; it exports \d+ names.*OrtGetApiBase"
     ):
         build_wheel.check_symbols(wheel)
+
+
+@pytest.mark.parametrize(
+    ("tags", "glibc", "fits"),
+    [
+        ("manylinux2014_aarch64.manylinux_2_17_aarch64", "2.28", True),
+        ("manylinux_2_28_x86_64", "2.28", True),
+        ("manylinux_2_31_x86_64", "2.28", False),
+        ("linux_aarch64", "2.28", False),
+    ],
+)
+def test_a_wheel_for_newer_systems_than_wanted_is_refused(tags: str, glibc: str, fits: bool) -> None:
+    with nullcontext() if fits else pytest.raises(SystemExit, match=f"{tags}.*glibc {glibc}"):
+        build_wheel.check_glibc(f"gpt2fast-0.1.0-cp311-cp311-{tags}.whl", glibc)
