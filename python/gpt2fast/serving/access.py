@@ -140,8 +140,8 @@ class Access:
                 code="invalid_api_key",
                 headers={"www-authenticate": 'Basic realm="gpt2fast"' if page else "Bearer"},
             )
-        if self._service.lifecycle.ending and path not in _UNTIL_THE_END:
-            raise unavailable("The server ends and takes no more requests.")
+        if path not in _UNTIL_THE_END:
+            self._service.lifecycle.check()
 
     def _note(self, scope: Scope, exchange: _Exchange) -> None:
         client = scope.get("client")
