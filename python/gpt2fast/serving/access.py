@@ -180,9 +180,10 @@ class _Exchange:
         self._metrics = metrics
 
     def answered(self, status: int) -> None:
-        """Record the status when the answer begins, or when it is known that none will come."""
+        """Record the status when the answer begins, or when it is known that it will not come, or end."""
+        if self.status == 0:  # a stream that its client leaves has been counted
+            self._metrics.answer(self._method, _handler(self.path), status)
         self.status = status
-        self._metrics.answer(self._method, _handler(self.path), status)
 
     async def send(self, message: Message) -> None:
         """Send a part of the answer."""

@@ -94,7 +94,9 @@ def test_a_client_that_leaves_ends_its_text(live: LiveServer, stream: bool) -> N
         watch.wait_for(lambda stats: stats.running == 1)
         if stream:
             assert connection.recv(100).startswith(b"HTTP/1.1 200")
-    watch.wait_for(idle)
+    watch.wait_for(lambda stats: idle(stats) and not live.server.server_state.tasks)
+    answers = re.findall(r"^http_requests_total\{.*/completions.*\} (.*)$", live.get("/metrics").text, re.M)
+    assert list(map(float, answers)) == [1]
 
 
 def test_random_disconnects_leave_nothing_behind(live: LiveServer, model: GPT2) -> None:
@@ -296,7 +298,7 @@ class TestSlowAndStrange:
             assert b"did not arrive within 0.1 seconds" in answer
 
     def test_bodies_that_arrive_at_once_are_bounded(self, model: GPT2) -> None:
-        limits = Limits(body_bytes=1000)
+        limits = Limits(body_bytes=1000, body_seconds=2 * DEADLINE)
         with live_server(model, Settings(limits=limits)) as live:
             head = b"POST /tokenize HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
             begun = head + b"Content-Length: 1000\r\n\r\n" + b" " * 990
