@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shutil
 import subprocess
@@ -119,6 +120,20 @@ def test_files_are_short_and_say_what_they_are_for(path: Path) -> None:
     lines = path.read_text("utf-8").splitlines()
     assert len(lines) <= LONGER_FILES.get(path.relative_to(ROOT).as_posix(), MAX_LINES)
     assert lines[0].startswith(("//", '"""', "#", 'r"""')), "a file opens with what it is for"
+
+
+def test_clients_of_servers_wait_for_a_busy_machine() -> None:
+    """Left alone, httpx gives up after five seconds, and urllib never."""
+    calls = {f"httpx.{name}" for name in ("get", "post", "request", "stream", "Client", "AsyncClient")}
+    calls |= {"urlopen", "urllib.request.urlopen"}
+    impatient = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in sources("tests/**/*.py")
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in calls
+        if not any(given.arg == "timeout" for given in node.keywords)
+    ]
+    assert impatient == []
 
 
 def test_import_is_light() -> None:

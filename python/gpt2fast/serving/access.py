@@ -140,8 +140,8 @@ class Access:
                 code="invalid_api_key",
                 headers={"www-authenticate": 'Basic realm="gpt2fast"' if page else "Bearer"},
             )
-        if self._service.lifecycle.ending and path not in _UNTIL_THE_END:
-            raise unavailable("The server ends and takes no more requests.")
+        if path not in _UNTIL_THE_END:
+            self._service.lifecycle.check()
 
     def _note(self, scope: Scope, exchange: _Exchange) -> None:
         client = scope.get("client")
@@ -180,9 +180,10 @@ class _Exchange:
         self._metrics = metrics
 
     def answered(self, status: int) -> None:
-        """Record the status when the answer begins, or when it is known that none will come."""
+        """Record the status when the answer begins, or when it is known that it will not come, or end."""
+        if self.status == 0:  # a stream that its client leaves has been counted
+            self._metrics.answer(self._method, _handler(self.path), status)
         self.status = status
-        self._metrics.answer(self._method, _handler(self.path), status)
 
     async def send(self, message: Message) -> None:
         """Send a part of the answer."""

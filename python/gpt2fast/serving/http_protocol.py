@@ -37,6 +37,7 @@ class LimitedHttp(HttpToolsProtocol):
         super().__init__(*args, **keywords)
         self._header_bytes = 0
         self._in_header = True
+        self._ended_one = False
         self._header_timer: asyncio.TimerHandle | None = None
         self._in_body = False
         self._body_timer: asyncio.TimerHandle | None = None
@@ -68,6 +69,7 @@ class LimitedHttp(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         self._unset_keepalive_if_required()
+        self._ended_one = False
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserError:
@@ -76,7 +78,8 @@ class LimitedHttp(HttpToolsProtocol):
             self.send_400_response(message)
         except httptools.HttpParserUpgrade as upgrade:
             self._go_on_without_upgrade(data[upgrade.args[0] :])
-        if self._in_header:
+        # Of a request that follows another in the same bytes, it isn't known where it begins.
+        if self._in_header and not self._ended_one:
             self._header_bytes += len(data)
         if self._in_header and self._header_bytes > MAX_HEADER_BYTES:
             self._refuse(
@@ -108,6 +111,7 @@ class LimitedHttp(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """A request is all there."""
+        self._ended_one = True
         self._body_arrived()
         if not self._is_upgrade():
             super().on_message_complete()

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from starlette.types import Receive
 
-from gpt2fast.serving.errors import ClientGone, unavailable
+from gpt2fast.serving.errors import ApiError, ClientGone, unavailable
 
 _Result = TypeVar("_Result")
 
@@ -50,8 +50,14 @@ class Lifecycle:
         ClientGone
             The client left.
         ApiError
-            The service shut down before the work was finished.
+            The service was told to end while the request's body arrived, or ended before the work was
+            finished.
         """
+        try:
+            self.check()
+        except ApiError:
+            work.close()
+            raise
         task: asyncio.Task[_Result] = asyncio.ensure_future(work)
         watch = asyncio.ensure_future(_disconnect(receive))
         self._add(task)
@@ -67,6 +73,11 @@ class Lifecycle:
         finally:
             watch.cancel()
             task.cancel()  # in case this call itself was cancelled
+
+    def check(self) -> None:
+        """Refuse a new request when the service ends."""
+        if self.ending:
+            raise unavailable("The server ends and takes no more requests.")
 
     def end(self) -> None:
         """Take no more requests."""

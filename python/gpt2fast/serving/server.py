@@ -87,10 +87,13 @@ class Server(uvicorn.Server):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._signalled = asyncio.Event()
         self._again = asyncio.Event()
+        self._signals = 0
 
     async def main_loop(self) -> None:
         """Wait for a signal, then for the running requests."""
         self._loop = asyncio.get_running_loop()
+        if self.should_exit:  # a signal came just now
+            return
         self._ready()
         thread = threading.get_native_id()
         prepared = self._loop.run_in_executor(None, _prepare, self._lifecycle, thread)
@@ -113,7 +116,8 @@ class Server(uvicorn.Server):
 
     async def _bodies_arrived(self) -> None:
         """Wait for the rest of the refused requests; closing before it would reset what answers them."""
-        while any(connection.in_body for connection in self.server_state.connections):
+        connections = self.server_state.connections
+        while any(isinstance(one, LimitedHttp) and one.in_body for one in connections):
             await asyncio.sleep(_TICK)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -128,7 +132,8 @@ class Server(uvicorn.Server):
         if self._loop is None:  # nothing has started yet
             self.should_exit = True
             return
-        event = self._again if self._signalled.is_set() else self._signalled
+        self._signals += 1  # here, as the loop may be late to set the event of the first
+        event = self._signalled if self._signals == 1 else self._again
         self._loop.call_soon_threadsafe(event.set)
         if sig == signal.SIGINT and event is self._again:
             self.force_exit = True

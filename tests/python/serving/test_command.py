@@ -83,22 +83,22 @@ def test_options_reach_the_service(tmp_path: Path) -> None:
     with command(*arguments, GPT2FAST_API_KEY="sk-variable") as served:
         assert "Bearer $GPT2FAST_API_KEY" in served.first_lines[3]
         for key in ("sk-option", "sk-file", "sk-variable"):
-            answer = httpx.get(f"{served.url}/v1/models", headers={"authorization": f"Bearer {key}"})
+            answer = served.get("/v1/models", headers={"authorization": f"Bearer {key}"})
             assert answer.json()["data"][0]["id"] == "mine"
-        assert httpx.get(f"{served.url}/v1/models").status_code == 401
+        assert served.get("/v1/models").status_code == 401
         headers = {"authorization": "Bearer sk-file"}
         message = {"messages": [{"role": "user", "content": "Once"}], "max_tokens": 3}
-        assert httpx.post(f"{served.url}/v1/chat/completions", json=message, headers=headers).is_success
-        refused = httpx.post(f"{served.url}{PATH}", json={"n": 3}, headers=headers)
+        assert served.post("/v1/chat/completions", message, headers=headers).is_success
+        refused = served.post(PATH, {"n": 3}, headers=headers)
         assert "at most 2" in refused.json()["error"]["message"]
         # On an address of this machine alone, only its own names are answered.
-        assert httpx.get(f"{served.url}/health", headers={"host": "rebound.example"}).status_code == 400
+        assert served.get("/health", headers={"host": "rebound.example"}).status_code == 400
         # A proxy's name is answered too; a redirect and the schema lead to where the proxy shows them.
         for host, status in (("proxy.example", 200), ("proxy.example:443", 200), ("other.example", 400)):
             headers["host"] = host
-            assert httpx.get(f"{served.url}/llm/openapi.json", headers=headers).status_code == status
+            assert served.get("/llm/openapi.json", headers=headers).status_code == status
         headers |= {"host": "localhost", "origin": "https://a.example"}
-        answer = httpx.get(f"{served.url}/docs/", headers=headers)
+        answer = served.get("/docs/", headers=headers)
         assert answer.headers["location"] == "/llm/docs"
         assert answer.headers["access-control-allow-origin"] == "https://a.example"
         (line, *_) = served.wait_for_log(r'^\{.*"path":"/v1/models","status":200.*\}$')
@@ -214,7 +214,7 @@ def test_sigterm_under_load_loses_nothing() -> None:
                 if status == 200 and not (lines[-2] == "data: [DONE]" if stream else lines[0].endswith("}")):
                     broken.append(lines)
 
-    with command("--grace", "60") as served:
+    with command("--grace", str(DEADLINE)) as served:
         threads = [threading.Thread(target=ask, args=(served.url, index % 2 == 0)) for index in range(8)]
         for thread in threads:
             thread.start()
@@ -254,24 +254,22 @@ class TestWorkers:
             while len(self.pids_after_a_request(served) - {victim}) < 2:
                 pass
             for _ in range(4):
-                answer = httpx.post(
-                    served.url + PATH, json={"prompt": "The", "max_tokens": 20, **sampling}, timeout=DEADLINE
-                )
+                answer = served.post(PATH, {"prompt": "The", "max_tokens": 20, **sampling})
                 assert answer.json()["choices"][0]["text"] == expected
             # Whichever worker answers has the numbers of all.
-            counts = httpx.get(f"{served.url}/metrics").text
+            counts = served.get("/metrics").text
             found = re.findall(r"^vllm:generation_tokens_total\{.*\} (\S+)$", counts, re.MULTILINE)
             assert [float(one) for one in found] == [4 * 20.0]
             served.process.send_signal(signal.SIGTERM)
             assert served.process.wait(DEADLINE) == 0
 
     def pids_after_a_request(self, served: Any) -> set[int]:
-        httpx.get(f"{served.url}/health", timeout=DEADLINE)
+        served.get("/health")
         return self.pids(served)
 
     def test_streams_finish_when_the_parent_is_told_to_end(self) -> None:
         body = {"prompt": "Once", "max_tokens": 2000, "overflow": "slide", "eos_token_id": [], "stream": True}
-        with command("--workers", "2") as served:
+        with command("--workers", "2", "--grace", str(DEADLINE)) as served:
             with httpx.stream("POST", served.url + PATH, json=body, timeout=DEADLINE) as response:
                 chunks = events(response.iter_lines())
                 next(chunks)

@@ -15,7 +15,7 @@ from gpt2fast import GPT2
 from gpt2fast.serving import Limits, Settings
 from gpt2fast.serving.errors import of_library
 from gpt2fast.serving.logs import JsonFormatter
-from support.live_server import LiveServer, live_server
+from support.live_server import DEADLINE, LiveServer, live_server
 
 PATH = "/v1/completions"
 Post = Callable[..., Any]
@@ -229,7 +229,10 @@ def test_unknown_paths_and_methods(client: httpx.Client) -> None:
 @pytest.fixture(scope="module")
 def small(model: GPT2) -> Any:
     limits = Limits(body_bytes=1000, prompts=2, texts_per_prompt=2, tokens=100, waiting=0)
-    with live_server(model, Settings(limits=limits)) as live, httpx.Client(base_url=live.url) as client:
+    with (
+        live_server(model, Settings(limits=limits)) as live,
+        httpx.Client(base_url=live.url, timeout=DEADLINE) as client,
+    ):
         yield client
 
 

@@ -9,7 +9,6 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import httpx
 import pytest
 
 from support.live_server import DEADLINE, LiveServer
@@ -48,7 +47,7 @@ end
 
 
 def generated(server: LiveServer) -> float:
-    text = httpx.get(f"{server.url}/metrics").text
+    text = server.get("/metrics").text
     return float(re.findall(r"^vllm:generation_tokens_total\{.*\} (\S+)$", text, re.MULTILINE)[0])
 
 
@@ -70,6 +69,6 @@ def test_many_clients_are_all_answered(server: LiveServer, tmp_path: Path) -> No
     assert set(found.values()) == {0}, ended.stdout
     # wrk leaves when its time is over: what was in work ends within a step.
     while (stats := server.service.calls.stats()).running or stats.waiting:
-        httpx.get(f"{server.url}/health")
+        server.get("/health")
     assert generated(server) > before
-    assert httpx.get(f"{server.url}/ready").status_code == 200
+    assert server.get("/ready").status_code == 200

@@ -21,7 +21,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 _Found = TypeVar("_Found")
 
 #: Seconds after which something that should happen counts as not happening.
-PATIENCE = 30
+PATIENCE = 120
 
 
 class Page:
@@ -77,6 +77,17 @@ class Page:
         speed = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
         self._cdp("Network.emulateNetworkConditions", offline=not is_connected, **speed)
 
+    def copied(self, name: str) -> str:
+        """Press a button that copies; what is on the clipboard when it says that it has."""
+        button = self.button(name)
+        watch = "const [button] = arguments; window.said = [];" + (  # it says so for a moment only
+            "new MutationObserver(() => said.push(button.textContent)).observe(button, { childList: true })"
+        )
+        self.script(watch, button)
+        button.click()
+        self.wait(lambda: "Copied" in self.script("return window.said"), f"{name}: Copied")
+        return self.clipboard()
+
     def clipboard(self) -> str:
         return self.driver.execute_async_script("navigator.clipboard.readText().then(arguments[0])")
 
@@ -91,6 +102,14 @@ class Page:
     def problems(self) -> list[str]:
         """What the console complains of."""
         return [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] != "INFO"]
+
+    def expect_problems(self, *expected: str) -> None:
+        """Wait until the console has complained of these, which may be after the page has shown them."""
+        found: list[str] = []
+        while len(found) < len(expected):
+            found += self.wait(self.problems, f"problems {expected}, not only {found}")
+        for problem, part in zip(found, expected, strict=True):
+            assert part in problem
 
     def foreign_requests(self) -> list[str]:
         """Addresses of other hosts that the page asked for something."""

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
 
@@ -20,15 +20,34 @@ from gpt2fast.serving import Settings, create_app
 from gpt2fast.serving.server import Server, listen
 from gpt2fast.serving.service import Service
 
+if TYPE_CHECKING:
+    import httpx
+
 # Long enough for a machine with other work; nothing waits for it where all is well.
 DEADLINE = 120
 
 
 @dataclass
-class LiveServer:
+class _Server:
+    url: str
+
+    def get(self, path: str, **options: Any) -> httpx.Response:
+        """The answer to a request on a connection of its own, however busy the machine is."""
+        import httpx
+
+        return httpx.get(self.url + path, timeout=DEADLINE, **options)
+
+    def post(self, path: str, fields: Any, **options: Any) -> httpx.Response:
+        """The answer to a request with these fields."""
+        import httpx
+
+        return httpx.post(self.url + path, json=fields, timeout=DEADLINE, **options)
+
+
+@dataclass
+class LiveServer(_Server):
     """A server on a thread."""
 
-    url: str
     service: Service
     server: Server
     thread: threading.Thread
@@ -71,11 +90,10 @@ def live_server(
 
 
 @dataclass
-class Command:
+class Command(_Server):
     """``gpt2fast serve`` in a process of its own."""
 
     process: subprocess.Popen[str]
-    url: str
     first_lines: list[str]
     log: list[str] = field(default_factory=list)
     _grown: threading.Condition = field(default_factory=threading.Condition)
@@ -110,7 +128,7 @@ def command(*arguments: str, **environment: str) -> Iterator[Command]:
         text=True,
     )
     assert process.stdout is not None
-    served = Command(process, "", [])
+    served = Command("", process, [])
     reader = threading.Thread(target=served.follow)
     reader.start()
     try:

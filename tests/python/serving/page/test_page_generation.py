@@ -10,6 +10,7 @@ import pytest
 
 from gpt2fast import GPT2
 from support.browser import Keys, Page
+from support.live_server import DEADLINE
 from support.served_page import Gate
 
 PROMPT = "Once upon a time"
@@ -73,7 +74,7 @@ def test_stop_ends_it_on_the_server_too(page: Page, gate: Gate, how: str) -> Non
     else:
         page.press(Keys.ESCAPE)
     page.until("stopped")
-    assert gate.abandoned.wait(30)
+    assert gate.abandoned.wait(DEADLINE)
     assert 0 < len(page.tokens()) < 400
     assert page.stats.startswith("Stopped")
     assert not page.find("#stop-button").is_displayed()
@@ -166,18 +167,14 @@ def test_an_example_starts_a_run(page: Page) -> None:
 def test_the_copied_curl_command_gives_the_same_text(page: Page) -> None:
     prompt = 'It\'s "quoted" $HOME \\ and\n'
     shown = page.finished(prompt, max_tokens=10, seed=4)
-    page.button("Copy as curl").click()
-    page.button("Copied")
-    command = page.clipboard()
+    command = page.copied("Copy as curl")
     answer = subprocess.run(["bash", "-c", command], capture_output=True, check=True, text=True)
     assert f'"text":{_json(shown)}' in answer.stdout.replace('": ', '":')
 
 
 def test_the_copied_python_asks_the_same(page: Page, gate: Gate) -> None:
     page.finished('It\'s "quoted" \\ and\n', max_tokens=10, seed=4, stop="zebra")
-    page.button("Copy as Python").click()
-    page.button("Copied")
-    code = page.clipboard()
+    code = page.copied("Copy as Python")
     assert f'base_url="{page.url}v1"' in code
     call = next(
         node

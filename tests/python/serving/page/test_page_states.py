@@ -20,11 +20,6 @@ def notice(page: Page, kind: str) -> str:
     return page.find(f".notice.{kind}").text
 
 
-def only_problem(page: Page, expected: str) -> None:
-    (problem,) = page.wait(page.problems)
-    assert expected in problem
-
-
 def test_the_empty_page_explains_itself(page: Page) -> None:
     assert "coloured" in page.find("#empty").text
     assert len(page.all("#examples button")) >= 3
@@ -35,7 +30,7 @@ def test_the_empty_page_explains_itself(page: Page) -> None:
 def test_a_refusal_is_shown_with_its_field(page: Page) -> None:
     page.generate(PROMPT, max_tokens=100000)
     assert "max_tokens" in notice(page, "refused") or "512" in notice(page, "refused")
-    only_problem(page, "400")
+    page.expect_problems("400")
     assert page.find("#empty").is_displayed()
     page.finished(PROMPT, max_tokens=5)
     assert page.all(".notice") == []
@@ -52,7 +47,7 @@ def test_the_server_s_message_is_shown_and_the_field_marked(page: Page, gate: Ga
     page.generate(PROMPT)
     assert "top_p must be in (0, 1], got <b>1.5</b>" in notice(page, "refused")
     assert page.find("#top-p").get_attribute("aria-invalid") == "true"
-    only_problem(page, "400")
+    page.expect_problems("400")
     page.set("top-p", 0.5)
     assert page.find("#top-p").get_attribute("aria-invalid") is None
 
@@ -65,6 +60,7 @@ def test_a_field_that_can_t_be_isn_t_sent(page: Page, gate: Gate, name: str, val
     page.type_prompt(PROMPT)
     page.find("#generate").click()
     assert page.focused.get_attribute("id") == name
+    assert page.state is None
     assert gate.requests == []
 
 
@@ -72,7 +68,7 @@ def test_an_answer_that_is_no_json(page: Page, gate: Gate) -> None:
     gate.answers = [(502, {"content-type": "text/html"}, b"<h1>Bad Gateway</h1>")]
     page.generate(PROMPT)
     assert "502" in notice(page, "refused")
-    only_problem(page, "502")
+    page.expect_problems("502")
 
 
 def test_a_busy_server_is_asked_again(page: Page, gate: Gate) -> None:
@@ -80,7 +76,7 @@ def test_a_busy_server_is_asked_again(page: Page, gate: Gate) -> None:
     gate.answers = [(429, {"retry-after": "2"}, {"error": error})]
     page.generate(PROMPT, max_tokens=5)
     assert "256 requests wait already. Try again in 2 s." in notice(page, "busy")
-    only_problem(page, "429")
+    page.expect_problems("429")
     page.button("Try again").click()
     page.until("done")
     assert page.all(".notice") == []
@@ -92,7 +88,7 @@ def test_no_connection(page: Page, gate: Gate) -> None:
     page.connected(False)
     page.find("#generate").click()
     assert "No connection" in notice(page, "offline")
-    only_problem(page, "ERR_INTERNET_DISCONNECTED")
+    page.expect_problems("ERR_INTERNET_DISCONNECTED")
     assert page.shown() == before
     page.connected(True)
     page.button("Try again").click()
@@ -104,8 +100,8 @@ def test_no_connection_from_the_beginning(page: Page) -> None:
     page.script("document.querySelector('#theme').click()")  # the page itself works on
     page.generate(PROMPT, max_tokens=5)
     assert "No connection" in notice(page, "offline")
+    page.expect_problems("ERR_INTERNET_DISCONNECTED")
     page.connected(True)
-    page.problems()
 
 
 def test_a_connection_that_breaks_keeps_what_has_come(page: Page, gate: Gate) -> None:
@@ -118,7 +114,7 @@ def test_a_connection_that_breaks_keeps_what_has_come(page: Page, gate: Gate) ->
     assert "No connection" in notice(page, "offline")
     assert 0 < len(page.tokens()) <= 4
     assert page.stats.startswith("Interrupted")
-    page.problems()
+    page.expect_problems("ERR_INCOMPLETE_CHUNKED_ENCODING")
     gate.reset()
     page.button("Try again").click()
     page.until("done")
@@ -143,9 +139,7 @@ def test_a_browser_that_knows_the_key_needs_no_field(chromium: Any, locked: Serv
     page.wait(lambda: page.find("#model").text)
     assert page.finished(PROMPT, max_tokens=5)
     assert page.all(".notice") == []
-    page.button("Copy as curl").click()
-    page.button("Copied")
-    assert KEY not in page.clipboard()
+    assert KEY not in page.copied("Copy as curl")
     assert page.problems() == []
 
 
@@ -153,18 +147,17 @@ def test_a_key_is_asked_for_and_kept_in_the_tab_only(chromium: Any, locked: Serv
     locked.gate.page_key = KEY
     page = Page(chromium, locked.url)
     assert "API key" in notice(page, "key")
-    only_problem(page, "401")
+    page.expect_problems("401")
     page.find("#api-key").send_keys("wrong", Keys.ENTER)
     page.wait(lambda: page.all("#api-key") and page.find("#api-key").get_property("value") == "")
-    only_problem(page, "401")
+    page.expect_problems("401")
     page.find("#api-key").send_keys(KEY, Keys.ENTER)
     page.wait(lambda: page.find("#model").text and not page.all(".notice"))
     assert page.finished(PROMPT, max_tokens=5)
     assert page.script("return [sessionStorage.length, localStorage.length, document.cookie]") == [1, 0, ""]
-    page.button("Copy as curl").click()
-    page.button("Copied")
-    assert KEY not in page.clipboard()
-    assert "$OPENAI_API_KEY" in page.clipboard()
+    command = page.copied("Copy as curl")
+    assert KEY not in command
+    assert "$OPENAI_API_KEY" in command
     page.reload()
     page.wait(lambda: page.find("#model").text)
     assert page.problems() == []
@@ -176,7 +169,7 @@ def test_it_works_under_a_path_and_with_few_alternatives(chromium: Any, model: G
     with served_page(model, settings, prefix="/models/tiny") as served:
         page = Page(chromium, served.url)
         assert len(page.finished(PROMPT, max_tokens=5)) > 0
-        only_problem(page, "400")  # it asked for more first
+        page.expect_problems("400")  # it asked for more first
         page.point_at(page.tokens()[2])
         assert len(page.wait(page.alternatives)) in (5, 6)
         assert page.foreign_requests() == []
