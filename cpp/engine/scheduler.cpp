@@ -131,7 +131,7 @@ bool Scheduler::retire_entry(const Entry& entry, bool live) {
   }
   const bool done = participant.done();
   if (live || done) report(entry);
-  if (done) finish_entry(entry);
+  if (done) finish_entry(entry, live);
   return done;
 }
 
@@ -143,8 +143,11 @@ bool Scheduler::withdraw_hook(const Entry& entry) {
   return true;
 }
 
-void Scheduler::finish_entry(const Entry& entry) {
+void Scheduler::finish_entry(const Entry& entry, bool live) {
   entry.participant->release(slots_);
+  // Counted now: who finds the call finished, which may be before this turn ends, finds it counted no more.
+  counters_.free_slots.set(slots_.free());
+  if (live) counters_.running.add(-1);
   if (!entry.had_slot) counters_.waiting.add(-1);
   counters_.finished.add(1);
   changed_ = true;

@@ -78,7 +78,7 @@ class Scheduler {
   void retire();
   bool retire_entry(const Entry& entry, bool live);
   static bool withdraw_hook(const Entry& entry);
-  void finish_entry(const Entry& entry);
+  void finish_entry(const Entry& entry, bool live);
   void finish_call(Call& call);
   void admit();
   bool make_room(int64_t slots);
