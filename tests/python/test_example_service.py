@@ -6,6 +6,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples"))
 import async_service
 
 from gpt2fast import GPT2
+from support.event_loops import ENDLESS
+from support.processes import SECONDS
 
 # The embedded model's own defaults draw texts, which can't be compared.
 async_service.model.close()
 async_service.model = GPT2.from_pretrained(max_waiting=async_service.WAITING, generation_config=None)
-
-LONG = 480  # new tokens: more than are made before the client leaves
 
 
 class Client:
@@ -70,7 +71,7 @@ class Client:
 
 
 def run(main: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(main(), 60))  # type: ignore[arg-type]
+    asyncio.run(asyncio.wait_for(main(), SECONDS))  # type: ignore[arg-type]
 
 
 def expected(prompt: str, tokens: int) -> str:
@@ -113,11 +114,15 @@ def test_refusals(path: str, fields: Any, message: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/generate", "/stream"])
-def test_a_client_that_leaves_ends_its_text(path: str) -> None:
+def test_a_client_that_leaves_ends_its_text(monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    model = async_service.model
+    endless = {name: value for name, value in ENDLESS.items() if name != "max_new_tokens"}
+    for method in ("agenerate", "astream"):  # no text ends before its client leaves
+        monkeypatch.setattr(model, method, partial(getattr(model, method), **endless))
+
     async def main() -> None:
-        model = async_service.model
         before = model.stats().cancelled
-        client = Client(path, {"prompt": "Once", "max_new_tokens": LONG}, parts=3)
+        client = Client(path, {"prompt": "Once", "max_new_tokens": ENDLESS["max_new_tokens"]}, parts=3)
         asking = asyncio.create_task(client.ask())
         if path == "/generate":  # it sends nothing before the end
             await Client("/stream", {"prompt": "Twice", "max_new_tokens": 5}).ask()
@@ -137,7 +142,7 @@ def test_one_too_many_is_told_to_come_back(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(async_service, "model", small)
 
     async def main() -> None:
-        chunks = small.astream("Once", max_new_tokens=LONG)
+        chunks = small.astream("Once", **ENDLESS)
         await anext(chunks)
         assert small.stats().running == 1
         for path in ("/generate", "/stream"):
