@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gc
 import json
-import os
 import random
 import sys
 import threading
@@ -18,6 +17,7 @@ from typing import Any
 
 from gpt2fast import GPT2, CancelToken
 from gpt2fast.export import convert
+from support.processes import resident_bytes
 from support.random_models import write_shape
 
 _THREADS = 8
@@ -101,11 +101,6 @@ def _streamed(model: GPT2, ids: list[int], cancel: CancelToken | None, options: 
     return tokens
 
 
-def resident() -> int:
-    """Bytes of memory in use."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
 def _run_threads(work: Callable[[int], None]) -> None:
     threads = [threading.Thread(target=work, args=(number,)) for number in range(_THREADS)]
     for thread in threads:
@@ -158,7 +153,7 @@ def main(count: int, seed: int, directory: Path) -> dict[str, Any]:
                 counts["cancelled" if cancel is not None else "answers"] += 1
                 if fault:
                     findings.append(f"thread {thread}, turn {turn}: {fault}")
-                memory.append(resident())
+                memory.append(resident_bytes())
 
     start = time.monotonic()
     _run_threads(work)

@@ -30,7 +30,8 @@ from tests.campaign.samples import CONFIG, SAMPLES
 
 #: What lies outside has this in its path.
 OUTSIDE = "OUTSIDE"
-_SECONDS = 20
+#: The end of an attempt that hangs.
+_SECONDS = 300
 _SWAPS = 150
 DOCUMENTED = (ModelError, OSError)
 

@@ -48,10 +48,11 @@ struct Requester {
     return call->results()[0][0].tokens;
   }
 
-  std::shared_ptr<Engine> engine;
-  GenerationOptions options;
+  // Before the engine, whose loop may wake this text until it has gone.
   std::mutex mutex;
   std::condition_variable changed;
+  std::shared_ptr<Engine> engine;
+  GenerationOptions options;
 };
 
 ORT_TEST(an_assistant_drafts_what_it_would_say) {

@@ -1,10 +1,14 @@
 // Who makes the steps, who is refused, and how the loop is woken, cleared and closed.
 #include <atomic>
+#include <functional>
 #include <latch>
+#include <memory>
 #include <span>
 #include <thread>
+#include <utility>
 #include <vector>
 
+#include "engine/admission.h"
 #include "engine/scheduler.h"
 #include "gpt2fast/errors.h"
 #include "support/fake_loop.h"
@@ -66,6 +70,53 @@ TEST(an_empty_call_is_done_at_once) {
   CHECK(call->mailbox.finished());
 }
 
+// Holds a slot until it is ended, and does something whenever the loop asks whether that is so.
+class Holding final : public Participant {
+ public:
+  explicit Holding(std::function<void()> asked) : asked_(std::move(asked)) {}
+  Admitted admit(Admission& admission) override {
+    slot_ = admission.acquire_empty();
+    return has_slot() ? Admitted::kYes : Admitted::kNoSlot;
+  }
+  bool has_slot() const override { return slot_ >= 0; }
+  void release(SlotPool& slots) override {
+    if (has_slot()) slots.release(std::exchange(slot_, -1), {});
+  }
+  bool decodes() override { return false; }
+  int64_t pending() override { return 0; }
+  void plan(StepPlan&) override {}
+  void use(const StepResults&) override {}
+  bool done() const override {
+    asked_();
+    return ended_;
+  }
+  void end(FinishReason) override { ended_ = true; }
+
+ private:
+  const std::function<void()> asked_;
+  int64_t slot_ = -1;
+  bool ended_ = false;
+};
+
+TEST(a_call_that_is_found_finished_counts_no_more) {
+  Loop loop(2, 8);
+  const auto call = loop.submit(loop.text(range(0, 3), 3));
+  int found = 0;
+  // The loop asks for the first time in the middle of the turn that finishes the other call.
+  const auto holding = loop.submit(std::make_unique<Holding>([&] {
+                                     if (!call->mailbox.finished()) return;
+                                     ++found;
+                                     CHECK_EQ(loop.scheduler.stats().running, 1);
+                                     CHECK_EQ(loop.scheduler.stats().slots_used, 1);
+                                   }),
+                                   false);
+  loop.finish(*call);
+  holding->cancel();
+  loop.scheduler.wake();
+  loop.finish(*holding);
+  CHECK(found > 0);
+}
+
 TEST(too_many_waiting_texts_are_refused) {
   EngineOptions options = fake_options(1, 8);
   options.max_waiting = 1;
@@ -92,8 +143,8 @@ TEST(too_many_waiting_texts_are_refused) {
 
 TEST(close_ends_everything) {
   Loop loop(1, 8);
-  const auto first = loop.submit(loop.text(range(0, 3), 30, true));
-  const auto second = loop.submit(loop.text(range(1, 3), 30, true));
+  const auto first = loop.submit(loop.text(range(0, 3), endless()));
+  const auto second = loop.submit(loop.text(range(1, 3), endless()));
   loop.scheduler.close();
   CHECK(first->mailbox.finished() && second->mailbox.finished());
   CHECK_THROWS(first->mailbox.rethrow(), ClosedError);

@@ -200,10 +200,11 @@ def test_offline_without_a_copy_says_so(tmp_path: Path, hub: FakeHub) -> None:
 
 
 @pytest.fixture
-def closed_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{probe.getsockname()[1]}"
+def closed_port() -> Iterator[str]:
+    """A port that nobody listens at, and that no other program is given meanwhile."""
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{holder.getsockname()[1]}"
 
 
 def test_without_a_network_the_cached_copy_serves(

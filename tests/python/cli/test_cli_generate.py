@@ -104,7 +104,7 @@ def test_the_seed_that_is_reported_repeats_the_text(own_defaults: None, options:
     found = re.fullmatch(r"seed (\d+): --seed \1 repeats this\n", said)
     assert found is not None, said
     assert drawn(*options, "--seed", found[1]) == (text, "")
-    assert drawn(*options)[0] != text
+    assert found[1] not in drawn(*options)[1]  # another seed, though perhaps the same text
     assert json.loads(drawn("--json")[0])["seed"] is not None
 
 

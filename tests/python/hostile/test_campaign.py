@@ -53,7 +53,10 @@ def test_damage_follows_from_the_seed() -> None:
     [
         ("raise KeyError('layers')", "KeyError: 'layers' at <string>:"),
         ("raise ModelError('')", "an empty message"),
-        ("any(time.process_time() > start + 1.2 for _ in iter(int, 1))", " s for a file of 9 bytes"),
+        (
+            "start = time.process_time()\n        while time.process_time() < start + 1.2: pass",
+            " s for a file of 9 bytes",
+        ),
         ("bytearray(100 << 20)", "bytes for a file of 9"),
         ("open('/etc/hostname').close()", "opened /etc/hostname"),
         ("os.unlink(path)", "os.remove "),
@@ -68,7 +71,6 @@ from gpt2fast.errors import ModelError
 from tests.campaign.fuzz_worker import Attempts
 from tests.campaign.readers import Reader
 directory = Path({str(tmp_path)!r})
-start = time.process_time()
 def read(path):
     if path.read_bytes() != b"harmless!":
         {misdeed}

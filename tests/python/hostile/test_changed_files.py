@@ -178,6 +178,20 @@ print(*outcomes)
     assert outcomes[0] == "MemoryError"
 
 
+# A user whose threads are those of this process alone: a limit counts the threads of all that a user runs.
+_CHANGE_USER = """
+user = 20_000 + os.getpid() % 40_000
+os.setgroups([])
+os.setresgid(user, user, user)
+os.setresuid(user, user, user)
+"""
+
+
+def run_as_another_user(code: str) -> str:
+    """What a program of root's prints that becomes another user where it says so."""
+    return run_python(code.replace("CHANGE_USER", _CHANGE_USER))
+
+
 needs_root = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="changes the user")
 
 
@@ -189,9 +203,7 @@ def test_threads_that_the_system_refuses_are_an_error(source: Path, granted: int
 import os, resource
 from gpt2fast import GPT2
 GPT2.from_pretrained(threads=1).close()  # imports what loading needs
-os.setgroups([])
-os.setresgid(54321, 54321, 54321)
-os.setresuid(54321, 54321, 54321)
+CHANGE_USER
 used = len(os.listdir("/proc/self/task"))
 resource.setrlimit(resource.RLIMIT_NPROC, (used + {granted},) * 2)
 try:
@@ -202,7 +214,7 @@ except RuntimeError as error:
     with tempfile.TemporaryDirectory() as directory:
         os.chmod(directory, 0o755)
         path = Path(shutil.copytree(source, Path(directory) / "model"))
-        said = run_python(code.replace("PATH", repr(str(path))))
+        said = run_as_another_user(code.replace("PATH", repr(str(path))))
     assert said.startswith(f"threads={threads} needs {threads - 1} threads beside the caller's")
     assert f"the system grants {granted} " in said
     assert f"give threads={granted + 1} " in said
@@ -216,13 +228,11 @@ import numpy as np
 from gpt2fast._native import core
 weight = np.arange(64 * 64, dtype=np.float32).reshape(64, 64)
 expected = core.pack_linear(weight, 2, threads=1)
-os.setgroups([])
-os.setresgid(54321, 54321, 54321)
-os.setresuid(54321, 54321, 54321)
+CHANGE_USER
 resource.setrlimit(resource.RLIMIT_NPROC, (len(os.listdir("/proc/self/task")) + 1,) * 2)
 print((core.pack_linear(weight, 2, threads=4) == expected).all())
 """
-    assert run_python(code) == "True"
+    assert run_as_another_user(code) == "True"
 
 
 @needs_root
@@ -234,9 +244,7 @@ import gpt2fast.inference.event_loops, gpt2fast.inference.many, gpt2fast.inferen
 from gpt2fast import GPT2
 model = GPT2.from_pretrained(threads=1, generation_config=None)
 expected = model.generate([1, 2], max_new_tokens=3).token_ids
-os.setgroups([])
-os.setresgid(54321, 54321, 54321)
-os.setresuid(54321, 54321, 54321)
+CHANGE_USER
 resource.setrlimit(resource.RLIMIT_NPROC, (len(os.listdir("/proc/self/task")),) * 2)
 async def one():
     await model.agenerate([1, 2], max_new_tokens=3)
@@ -257,4 +265,4 @@ try:
 except RuntimeError as error:
     print(error)
 """
-    assert run_python(code).splitlines() == ["0 0", "0 0", "the model was closed"]
+    assert run_as_another_user(code).splitlines() == ["0 0", "0 0", "the model was closed"]

@@ -18,7 +18,8 @@ from support.checkpoint_samples import small_config
 from support.protobuf_edits import bytes_field, varint
 
 MEMORY_ALLOWANCE = 64 << 20
-SECONDS = 2.0
+#: Of the processor. What is in proportion takes less than one; what is not takes hours.
+SECONDS = 20.0
 #: A small part of the real limit, to be quick.
 GGUF_ITEMS = 1 << 14
 
@@ -128,16 +129,17 @@ def test_memory_and_time_are_in_proportion(
     (tmp_path / "config.json").write_text(small_config().to_json())
     (tmp_path / name).write_bytes(data)
     source = tmp_path / name if name.endswith((".onnx", ".gguf")) else tmp_path
-    tracemalloc.start()
     start = time.process_time()
+    with pytest.raises(ModelError, match=message):
+        open_checkpoint(source)
+    assert time.process_time() - start < SECONDS
+    tracemalloc.start()  # which makes allocations several times as slow
     try:
         with pytest.raises(ModelError, match=message):
             open_checkpoint(source)
         assert tracemalloc.get_traced_memory()[1] < 2 * len(data) + MEMORY_ALLOWANCE
     finally:
         tracemalloc.stop()
-    # Tracing makes allocations several times as slow.
-    assert time.process_time() - start < 5 * SECONDS
 
 
 @pytest.mark.parametrize("text", ['{"a": NaN}', '{"a": [1, Infinity]}', '{"a": -Infinity}'])

@@ -152,7 +152,7 @@ def test_a_token_ends_generate_many() -> None:
             yield "Once"
 
     with GPT2.from_pretrained(max_sequences=2) as model:
-        options = {"logits_processor": lambda *_: token.cancel(), "max_new_tokens": 50}
+        options = {"logits_processor": lambda *_: token.cancel(), **ENDLESS}
         found = list(model.generate_many(prompts(), cancel=token, **options))
         assert {one.finish_reason for one in found} == {"cancelled"}
         assert len(found) == read

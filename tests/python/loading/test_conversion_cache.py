@@ -47,6 +47,15 @@ def forbid_reading(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoints, "open_checkpoint", refuse)
 
 
+def wait_for_another_time(directory: Path) -> None:
+    """Return when the file system's clock has ticked: what is written now has other times than before."""
+    probe = directory / "probe"
+    probe.touch()
+    before = probe.stat().st_mtime_ns
+    while probe.stat().st_mtime_ns == before:
+        probe.touch()
+
+
 def models(root: Path) -> list[str]:
     return sorted(os.listdir(root / "models"))
 
@@ -101,12 +110,13 @@ def test_finding_it_again_imports_nothing_heavy(root: Path, source: Path) -> Non
 
 
 @pytest.mark.parametrize("keep_times", [False, True])
-def test_changed_weights_are_noticed(root: Path, source: Path, keep_times: bool) -> None:
+def test_changed_weights_are_noticed(root: Path, source: Path, tmp_path: Path, keep_times: bool) -> None:
     first = cached_conversion(source, "int8")
     path = source / "model.safetensors"
     before = path.stat()
     data = bytearray(path.read_bytes())
     data[-1] ^= 1  # same size
+    wait_for_another_time(tmp_path)
     path.write_bytes(data)
     if keep_times:
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
@@ -210,8 +220,9 @@ def test_a_conversion_under_way_is_not_cleaned_up(root: Path, source: Path, tmp_
     assert len(models(root)) == 2
 
 
-def test_a_source_that_changes_meanwhile_is_refused(root: Path, source: Path) -> None:
+def test_a_source_that_changes_meanwhile_is_refused(root: Path, source: Path, tmp_path: Path) -> None:
     def change(done: int, total: int) -> None:
+        wait_for_another_time(tmp_path)
         write_directory(source, tensors=random_tensors(small_config(), seed=done))
 
     with pytest.raises(ModelError, match="changed while they were being converted"):
