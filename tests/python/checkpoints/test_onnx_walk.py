@@ -11,6 +11,7 @@ import pytest
 from onnx import numpy_helper
 from onnx.helper import make_node
 
+from gpt2fast.checkpoints import onnx_file
 from gpt2fast.errors import ModelError
 from support.onnx_samples import graph_of
 
@@ -215,3 +216,14 @@ def test_attributes_without_a_value_are_zero(tmp_path: Path) -> None:
     node.attribute.add().name = "perm"
     with pytest.raises(ModelError, match="transposes axes that are not there"):
         graph_of(tmp_path / "model.onnx", [node], {"m": MATRIX})
+
+
+@pytest.mark.parametrize(("limit", "most"), [("_MAX_NODES", 2), ("_MAX_NODE_BYTES", 40)])
+def test_graphs_of_too_many_nodes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, most: int
+) -> None:
+    monkeypatch.setattr(onnx_file, limit, most)
+    nodes = [make_node("Identity", ["x"], [f"y{i}"]) for i in range(3)]
+    assert len(graph_of(tmp_path / "model.onnx", nodes[:2], {}).nodes) == 2
+    with pytest.raises(ModelError, match="the graph has more nodes than any GPT-2"):
+        graph_of(tmp_path / "model.onnx", nodes, {})
