@@ -304,11 +304,17 @@ def test_what_a_session_is_given_has_its_weights_beside_it(tmp_path: Path) -> No
         with pytest.raises(ModelError, match=fault):
             open_session(path)
     (tmp_path / "data").write_bytes(bytes(8))
-    model = _model(weights=[_outside(location="data")], sparse_initializer=[_sparse()])
-    model.training_info.add().algorithm.initializer.append(_outside(location="absent"))
-    path.write_bytes(model.SerializeToString())
-    with pytest.raises(ModelError, match="'absent', which is not beside it"):
-        open_session(path)
+    inner = helper.make_graph([], "inner", [], [], [_outside(location="absent")])
+    nested = helper.make_node("If", ["w"], ["z"], then_branch=inner)
+    for place in ("training", "function"):
+        model = _model(weights=[_outside(location="data")], sparse_initializer=[_sparse()])
+        if place == "training":
+            model.training_info.add().algorithm.initializer.append(_outside(location="absent"))
+        else:
+            model.functions.add().node.append(nested)
+        path.write_bytes(model.SerializeToString())
+        with pytest.raises(ModelError, match="'absent', which is not beside it"):
+            open_session(path)
 
 
 @pytest.mark.parametrize(
