@@ -158,11 +158,9 @@ void Scheduler::finish_call(Call& call) {
   const std::exception_ptr error = call.error();
   if (error) counters_.failed.add(1);
   const auto is_it = [&call](const std::shared_ptr<Call>& other) { return other.get() == &call; };
-  const auto place = std::ranges::find_if(calls_, is_it);
-  if (place != calls_.end()) {
-    finished_.push_back(std::move(*place));
-    calls_.erase(place);
-  }
+  const auto place = std::ranges::find_if(calls_, is_it);  // where it has been since it came
+  finished_.push_back(std::move(*place));
+  calls_.erase(place);
   {
     const std::lock_guard lock(mutex_);
     std::erase_if(active_, is_it);
@@ -302,7 +300,7 @@ int64_t Scheduler::room_beside_short_prompts(int64_t room) const {
 }
 
 void Scheduler::plan_entry(Entry& entry, int64_t tokens, int64_t kept_back) {
-  if (plan_.parts_left() == 0) return;
+  // There is a part left: others have at most one for each of their slots.
   plan_.open(tokens, kept_back);
   const auto before = static_cast<int64_t>(plan_.parts().size());
   try {

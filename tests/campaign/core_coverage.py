@@ -19,8 +19,7 @@ _BUILD = ROOT / "build" / "coverage"
 
 def measure_core(part: str) -> tuple[dict[str, int], dict[str, list[int]], list[str]]:
     """Branches of each file of a part, the lines of those never taken, and what went wrong."""
-    folder = f"cpp/{CORE_PARTS[part]}/"
-    taken = {name: found for name, found in _taken(CORE_PARTS[part]).items() if name.startswith(folder)}
+    taken = _taken(CORE_PARTS[part])
     branches = {name: len(found) for name, found in taken.items()}
     missed = {
         name: [line for (line, _), times in found.items() if not times] for name, found in taken.items()
@@ -39,10 +38,22 @@ def _taken(folder: str) -> dict[str, dict[tuple[int, int], int]]:
     taken: dict[str, dict[tuple[int, int], int]] = defaultdict(lambda: defaultdict(int))
     for file in _counted_files(folder):
         name = os.path.relpath(os.path.join(_BUILD, file["file"]), ROOT)
+        if not name.startswith(f"cpp/{folder}/"):
+            continue
         for line in file["lines"]:
             for number, count in enumerate(conditions(line["branches"])):
                 taken[name][line["line_number"], number] += count
+    for name, found in taken.items():
+        ends = _ends_of_scopes(name)
+        for place in [place for place in found if place[0] in ends]:
+            del found[place]
     return taken
+
+
+def _ends_of_scopes(name: str) -> set[int]:
+    """Lines that have no condition: GCC counts what it does there if a value was built half when it threw."""
+    lines = (ROOT / name).read_text("utf-8").splitlines()
+    return {number for number, line in enumerate(lines, 1) if line.strip() == "}"}
 
 
 def conditions(branches: list[dict[str, Any]]) -> list[int]:

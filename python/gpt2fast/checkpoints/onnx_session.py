@@ -12,7 +12,6 @@ from gpt2fast.errors import ModelError
 from gpt2fast.storage.files import find_inside, read_bytes
 
 _MAX_MODEL_BYTES = (1 << 31) - 1
-_MAX_GRAPH_DEPTH = 16
 # The setting of a session for the folder of the external data of a model in memory.
 _FOLDER_OF_EXTERNAL_DATA = "session.model_external_initializers_file_folder_path"
 
@@ -52,7 +51,7 @@ def _with_resolved_links(data: bytes, path: Path) -> tuple[bytes, Path]:
         model = ModelProto.FromString(data)
     except Exception as error:  # protobuf's DecodeError derives from Exception
         raise ModelError(f"{path}: not an ONNX model, or cut short: {error}") from None
-    external = [tensor for tensor in _tensors(model, path) if tensor.data_location == TensorProto.EXTERNAL]
+    external = [tensor for tensor in _tensors(model) if tensor.data_location == TensorProto.EXTERNAL]
     entries = [entry for tensor in external for entry in tensor.external_data if entry.key == "location"]
     if len(entries) != len(external):
         raise ModelError(f"{path}: an external tensor names no file, or several")
@@ -71,26 +70,24 @@ def _with_resolved_links(data: bytes, path: Path) -> tuple[bytes, Path]:
     return model.SerializeToString(), folders.pop()
 
 
-def _tensors(model: Any, path: Path) -> Iterator[Any]:
-    """Every tensor of a model, wherever it is."""
-    yield from _graph_tensors(model.graph, path)
+def _tensors(model: Any) -> Iterator[Any]:
+    """Every tensor of a model, wherever it is; OnnxLimits has bounded how deep graphs are nested."""
+    yield from _graph_tensors(model.graph)
     for function in model.functions:
-        yield from _node_tensors(function.node, path, 1)
+        yield from _node_tensors(function.node)
     for info in model.training_info:
-        yield from _graph_tensors(info.initialization, path)
-        yield from _graph_tensors(info.algorithm, path)
+        yield from _graph_tensors(info.initialization)
+        yield from _graph_tensors(info.algorithm)
 
 
-def _graph_tensors(graph: Any, path: Path, depth: int = 0) -> Iterator[Any]:
-    if depth > _MAX_GRAPH_DEPTH:
-        raise ModelError(f"{path}: graphs nested more than {_MAX_GRAPH_DEPTH} deep")
+def _graph_tensors(graph: Any) -> Iterator[Any]:
     yield from graph.initializer
     for sparse in graph.sparse_initializer:
         yield from (sparse.values, sparse.indices)
-    yield from _node_tensors(graph.node, path, depth + 1)
+    yield from _node_tensors(graph.node)
 
 
-def _node_tensors(nodes: Sequence[Any], path: Path, depth: int) -> Iterator[Any]:
+def _node_tensors(nodes: Sequence[Any]) -> Iterator[Any]:
     for node in nodes:
         for attribute in node.attribute:
             yield attribute.t
@@ -99,4 +96,4 @@ def _node_tensors(nodes: Sequence[Any], path: Path, depth: int) -> Iterator[Any]
                 yield from (sparse.values, sparse.indices)
             for inner in (attribute.g, *attribute.graphs):
                 if inner.ByteSize():
-                    yield from _graph_tensors(inner, path, depth)
+                    yield from _graph_tensors(inner)

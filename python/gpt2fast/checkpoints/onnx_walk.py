@@ -145,11 +145,10 @@ class Graph:
             return None
         if node.op_type == "Shape":
             return float(width)
-        function = _SCALAR_FUNCTIONS.get(node.op_type)
-        if function is None or len(node.input) > 2:
+        if node.op_type not in _SCALAR_FUNCTIONS or len(node.input) > 2:
             return None
         arguments = [self._evaluated(argument, width, depth + 1) for argument in node.input]
-        return None if None in arguments else _computed(function, arguments)
+        return None if None in arguments else _computed(node.op_type, arguments)
 
     def _fold(self, node: Any) -> None:
         """Record a node's output if it is constant."""
@@ -195,7 +194,7 @@ class Graph:
         if not arguments or len(arguments) != len(known):
             return None
         if node.op_type in _SCALAR_FUNCTIONS:
-            value = _computed(_SCALAR_FUNCTIONS[node.op_type], arguments)
+            value = _computed(node.op_type, arguments)
             return None if value is None else _stored(value)
         # Only the order of a shape's elements matters.
         flat = [np.reshape(argument, -1) for argument in arguments]
@@ -248,19 +247,23 @@ def _divide(dividend: Any, divisor: Any) -> Any:
     return np.floor_divide(dividend, divisor) if integers else np.true_divide(dividend, divisor)
 
 
-_SCALAR_FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "Add": np.add,
-    "Sub": np.subtract,
-    "Mul": np.multiply,
-    "Div": _divide,
-    "Pow": np.power,
-    "Sqrt": np.sqrt,
-    "Reciprocal": lambda value: np.true_divide(1.0, value),
+#: The number of operands, which NumPy would exceed by writing into the one after them, and the function.
+_SCALAR_FUNCTIONS: dict[str, tuple[int, Callable[..., Any]]] = {
+    "Add": (2, np.add),
+    "Sub": (2, np.subtract),
+    "Mul": (2, np.multiply),
+    "Div": (2, _divide),
+    "Pow": (2, np.power),
+    "Sqrt": (1, np.sqrt),
+    "Reciprocal": (1, lambda value: np.true_divide(1.0, value)),
 }
 
 
-def _computed(function: Callable[..., Any], arguments: list[Any]) -> Any | None:
+def _computed(operator: str, arguments: list[Any]) -> Any | None:
     """A function's value; None for a wrong number or shape of arguments, or a result that is not finite."""
+    operands, function = _SCALAR_FUNCTIONS[operator]
+    if len(arguments) != operands:
+        return None
     try:
         with np.errstate(all="ignore"):
             value = function(*arguments)

@@ -79,6 +79,22 @@ TEST(a_helper_without_work_is_done_before_it_has_a_slot) {
   check_scores(*work);
 }
 
+TEST(a_helper_finds_nothing_left_to_read) {
+  ByHand engine(2);
+  const auto work = work_on(range(0, 7), {range(4, 3)});
+  ContinuationReader first(work, true);
+  ContinuationReader helper(work, false);
+  engine.admit(first);
+  engine.step(first);
+  CHECK(engine.admit(helper) == Admitted::kYes);
+  CHECK_EQ(first.pending(), 2);
+  CHECK(helper.done());
+  CHECK_EQ(helper.pending(), 0);
+  CHECK_EQ(engine.step(helper), 0);
+  engine.run(first);
+  check_scores(*work);
+}
+
 TEST(the_prompt_stays_for_later_calls) {
   ByHand engine(1);
   const Tokens prompt = range(0, 9);

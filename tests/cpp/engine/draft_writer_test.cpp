@@ -141,6 +141,33 @@ TEST(without_a_slot_there_is_no_draft) {
   CHECK_EQ(desk.deliveries, 1);
 }
 
+TEST(a_writer_that_nobody_asks_does_nothing) {
+  Desk desk;
+  desk.writer.refused();
+  CHECK_EQ(desk.deliveries, 0);
+  desk.request(range(0, 5), {}, 2);
+  desk.engine.admit(desk.writer);
+  desk.work();
+  CHECK_EQ(desk.writer.pending(), 0);
+  CHECK_EQ(desk.engine.step(desk.writer), 0);
+  CHECK_EQ(desk.deliveries, 1);
+}
+
+TEST(where_no_token_is_allowed_there_is_no_draft) {
+  ByHand engine;
+  const auto options = length(20);
+  options->sampling.suppress_tokens = range(0, FakeModel::kVocabulary);
+  const auto exchange = std::make_shared<DraftExchange>(std::make_shared<Waker>([] {}));
+  DraftWriter writer(exchange, *options, 0, engine.options, 100);
+  exchange->request({range(0, 5), {}}, 3);
+  engine.admit(writer);
+  CHECK_EQ(engine.step(writer), 5);
+  CHECK(!exchange->is_drafting());
+  Tokens draft{1};
+  exchange->take(draft);
+  CHECK(draft.empty());
+}
+
 TEST(drafts_end_at_the_end_of_the_assistants_context) {
   Desk desk;
   desk.request(range(0, 45), {}, 9);

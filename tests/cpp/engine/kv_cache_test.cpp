@@ -34,6 +34,22 @@ Floats fill(KvCache& cache, int64_t layer, int64_t slot, int64_t length, uint32_
   return both;
 }
 
+// As many heads and layers as the largest GPT-2 has.
+constexpr CacheShape kLargeShape = {
+    .layers = 48, .heads = 25, .head_dim = 64, .positions = 40, .format = CacheFormat::kFloat32};
+
+TEST(a_cache_of_large_blocks_holds_what_is_written) {
+  KvCache cache(kLargeShape, 2);
+  const int64_t size = 25 * 40 * 64;
+  const Floats keys = random_normal(size, 1, 3), values = random_normal(size, 1, 4);
+  cache.write(47, 1, 0, 40, keys.data(), values.data());
+  cache.copy(1, 0, 40);
+  Floats found_keys(keys.size()), found_values(values.size());
+  cache.read(47, 0, 0, 40, found_keys.data(), found_values.data());
+  CHECK_EQ(count_different(found_keys, keys), 0);
+  CHECK_EQ(count_different(found_values, values), 0);
+}
+
 bool is_zero(const Floats& values) {
   return std::ranges::all_of(values, [](float x) { return x == 0; });
 }

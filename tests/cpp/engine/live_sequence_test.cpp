@@ -30,6 +30,24 @@ TextResult generated(ByHand& engine, const Tokens& prompt, std::shared_ptr<const
   return text->result();
 }
 
+TEST(log_probabilities_of_tokens_alone_or_with_the_likeliest) {
+  ByHand engine;
+  const Tokens tokens = FakeModel::greedy(range(0, 5), 4);
+  for (const int32_t likeliest : {0, 2}) {
+    const auto options = length(4);
+    options->logprobs = likeliest;
+    const auto text = made(engine, range(0, 5), options);
+    text->prepare();  // as for the first text of a call, and again when it gets its slot
+    engine.admit(*text);
+    engine.run(*text);
+    engine.release(*text);
+    const Logprobs found = text->result().logprobs;
+    CHECK(found.chosen == scores_of(joined(range(0, 5), tokens), 5));
+    CHECK_EQ(found.top_ids.size(), static_cast<size_t>(4 * likeliest));
+    for (size_t i = 0; i < 4 && likeliest > 0; ++i) CHECK_EQ(found.top_ids[2 * i], tokens[i]);
+  }
+}
+
 TEST(a_prompt_is_read_in_parts_and_then_each_step_gives_a_token) {
   ByHand engine;
   const auto text = made(engine, range(0, 11), length(5));

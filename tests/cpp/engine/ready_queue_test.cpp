@@ -10,6 +10,7 @@
 
 #ifndef _WIN32
 #include <poll.h>
+#include <sys/resource.h>
 #endif
 
 namespace gpt2fast {
@@ -32,6 +33,19 @@ TEST(keys_are_taken_once_each) {
 bool readable(PipeQueue& queue) {
   pollfd descriptor{.fd = queue.file_descriptor(), .events = POLLIN, .revents = 0};
   return ::poll(&descriptor, 1, 0) == 1;
+}
+
+TEST(too_many_open_files_are_an_error_and_the_queue_works) {
+  PipeQueue queue;
+  rlimit limit{};
+  ::getrlimit(RLIMIT_NOFILE, &limit);
+  const rlimit none{.rlim_cur = 0, .rlim_max = limit.rlim_max};
+  ::setrlimit(RLIMIT_NOFILE, &none);
+  CHECK_THROWS(queue.file_descriptor(), std::runtime_error);
+  ::setrlimit(RLIMIT_NOFILE, &limit);
+  queue.put(1);
+  CHECK(readable(queue));
+  CHECK(queue.take() == (Keys{1}));
 }
 
 TEST(the_descriptor_is_readable_while_there_are_keys) {

@@ -52,6 +52,26 @@ TEST(grants_each_slot_once) {
   CHECK_EQ(pool.acquire(prompt, {}).slot, first.slot);
 }
 
+TEST(of_empty_slots_the_one_that_was_emptied_last_keeps_its_memory) {
+  KvCache cache = small_cache(4);
+  SlotPool pool(cache, 4 * cache.bytes_per_position());
+  const auto acquired = [&] { return pool.acquire({}, {.reuses = false}).slot; };
+  const int64_t first = acquired();
+  pool.release(first, range(0, 5));  // more than is remembered, so it is emptied
+  CHECK_EQ(acquired(), first);
+  const int64_t second = acquired();
+  pool.release(second, range(0, 5));
+  CHECK_EQ(acquired(), second);  // as the first is in use
+  pool.release(second, range(0, 1));
+  const int64_t third = acquired();
+  pool.release(third, range(10, 3));
+  pool.release(first, range(20, 1));  // the second is forgotten, which was used longest ago
+  CHECK_EQ(acquired(), second);
+  pool.release(second, range(30, 4));  // and now both others are
+  CHECK_EQ(pool.acquire(range(30, 4), {}).slot, second);
+  CHECK_EQ(acquired(), first);
+}
+
 TEST(slots_are_counted) {
   KvCache cache = small_cache(2);
   SlotPool pool(cache, 0);

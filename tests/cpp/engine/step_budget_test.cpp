@@ -12,6 +12,10 @@ TEST(some_tokens_are_read_while_no_times_are_known) {
   StepBudget half(128, 2.0);
   half.observe(4, 0, 1.0);
   CHECK_EQ(half.prompt_tokens(4), 16);
+  StepBudget empty(128, 2.0);
+  empty.observe(0, 0, 1.0);  // of a step of nothing
+  empty.observe(0, 32, 2.0);
+  CHECK_EQ(empty.prompt_tokens(4), 16);
 }
 
 TEST(prompts_lengthen_a_step_by_the_slowdown) {

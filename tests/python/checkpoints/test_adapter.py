@@ -181,6 +181,19 @@ def test_tensors_of_other_adapters_are_refused(tmp_path: Path, name: str) -> Non
         open_checkpoint(adapter)
 
 
+def test_factors_of_a_layer_that_the_model_does_not_have(tmp_path: Path) -> None:
+    adapter = write_adapter(tmp_path / "adapter", "attention", BASE)
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    for half in ("lora_A", "lora_B"):
+        name = f"base_model.model.transformer.h.{{}}.attn.c_attn.{half}.weight"
+        tensors[name.format(6)] = tensors[name.format(0)]
+    save_file(tensors, adapter / "adapter_model.safetensors")
+    with pytest.raises(
+        ModelError, match=r"has factors for 'h\.6\.attn\.c_attn\.weight', which the model does not"
+    ):
+        open_checkpoint(adapter)
+
+
 def test_the_weights_alone_are_no_model(tmp_path: Path) -> None:
     adapter = write_adapter(tmp_path / "adapter", "attention", BASE)
     with pytest.raises(ModelError, match="the weights of an adapter, not of a model; give its directory"):

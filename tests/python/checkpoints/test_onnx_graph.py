@@ -250,9 +250,70 @@ def _function(model: Any) -> None:
     model.functions.add().name = "f"
 
 
+def _norm(model: Any) -> Any:
+    return next(node for node in model.graph.node if node.op_type == "LayerNormalization")
+
+
+def _one_norm_less(model: Any) -> None:
+    _norm(model).op_type = "Elsewhere"
+
+
+def _other_epsilon(model: Any) -> None:
+    del _norm(model).attribute[:]
+    _norm(model).attribute.append(onnx.helper.make_attribute("epsilon", 0.25))
+
+
+def _past_a_norm(model: Any) -> None:
+    for node in model.graph.node:
+        if node.op_type == "MatMul" and "h.0.attn.c_attn.weight" in node.input:
+            node.input[0] = "embedding"
+
+
+def _one_attention_more(model: Any) -> None:
+    product = onnx.helper.make_node("MatMul", ["embedding", "embedding"], ["another"])
+    model.graph.node.extend([product, onnx.helper.make_node("Softmax", ["another"], ["weights"])])
+
+
+def _scaled_otherwise(model: Any) -> None:
+    for node in model.graph.node:
+        if node.op_type == "Softmax":
+            half = onnx.helper.make_node("Mul", [node.input[0], "half"], [f"{node.output[0]}.half"])
+            node.input[0] = half.output[0]
+            model.graph.node.append(half)
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(0.5), "half"))
+
+
+def _two_heads(model: Any) -> None:
+    matrix = numpy_helper.from_array(np.ones((101, 64), np.float32), "second")
+    model.graph.initializer.append(matrix)
+    model.graph.node.append(onnx.helper.make_node("MatMul", ["logits", "second"], ["more"]))
+
+
+def _head_of_another_width(model: Any) -> None:
+    for node in model.graph.node:
+        if node.op_type == "Gemm" and "wte.weight" in node.input:
+            node.input[1] = "wider"
+    model.graph.initializer.append(numpy_helper.from_array(np.ones((101, 65), np.float32), "wider"))
+
+
+def _head_with_a_bias(model: Any) -> None:
+    for node in model.graph.node:
+        node.output[:] = ["product" if name == "logits" else name for name in node.output]
+    model.graph.initializer.append(numpy_helper.from_array(np.ones(101, np.float32), "bias"))
+    model.graph.node.append(onnx.helper.make_node("Add", ["product", "bias"], ["logits"]))
+
+
 @pytest.mark.parametrize(
     ("edit", "fault"),
     [
+        (_one_norm_less, "this graph has 9 and 4"),
+        (_other_epsilon, r"different epsilons: \[1e-05, 0.25\]"),
+        (_past_a_norm, "in layer 0, a linear layer does not follow its LayerNorm"),
+        (_one_attention_more, "has 2 layers and 3 attentions"),
+        (_scaled_otherwise, r"scales its scores in an unknown way, by \[0.125, 0.125\]"),
+        (_two_heads, "this graph has 10 and 5"),
+        (_head_of_another_width, r"the last linear layer has shape \[65, 101\]"),
+        (_head_with_a_bias, "its head has a bias, which a GPT-2's has not"),
         (_read_from_nowhere, "come from nowhere"),
         (_quantize, "weights of type I8 are not supported"),
         (_set_dims(101, 65), "do not fill the shape"),
@@ -274,6 +335,17 @@ def test_other_graphs_are_refused(tmp_path: Path, edit: Callable[[Any], None], f
     path = edited(tmp_path, edit)
     with pytest.raises(ModelError, match=rf"model\.onnx.*({fault})"):
         open_onnx(path)
+
+
+def test_heads_that_only_the_past_reveals(tmp_path: Path) -> None:
+    def edit(model: Any) -> None:
+        for node in model.graph.node:
+            if node.op_type == "Reshape":
+                node.op_type = "Elsewhere"
+        # The first past has another width, so it says nothing of the model's heads.
+        model.graph.output[1].type.tensor_type.shape.dim[2].dim_value = 5
+
+    assert open_onnx(edited(tmp_path, edit)).config.n_head == 4
 
 
 def test_a_file_cut_short_is_refused(tmp_path: Path) -> None:

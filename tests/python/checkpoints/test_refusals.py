@@ -22,11 +22,11 @@ from gpt2fast.checkpoints.gguf_tokenizer import tokenizer_files
 from gpt2fast.checkpoints.onnx_file import read_onnx, tensor_from_proto
 from gpt2fast.checkpoints.onnx_session import open_session
 from gpt2fast.checkpoints.tensorflow_checkpoint import open_tensorflow
-from gpt2fast.checkpoints.tokenizer_files import find_tokenizer_files
+from gpt2fast.checkpoints.tokenizer_files import find_tokenizer_files, read_tokenizer_files
 from gpt2fast.checkpoints.torch_pickle import open_torch_file
 from gpt2fast.errors import ModelError
 from gpt2fast.storage.cache_root import CACHE_VARIABLE, cache_root
-from gpt2fast.storage.files import parse_json_object, read_json_object
+from gpt2fast.storage.files import MAX_JSON_ITEMS, parse_json_object, read_json_object
 from support.checkpoint_samples import pickled_state, pickled_tensor, small_config, torch_legacy, torch_zip
 from support.protobuf_edits import bytes_field, varint
 from support.tensorflow_samples import HEADER, entry, message, table, write_tensorflow
@@ -52,6 +52,15 @@ def _text(text: str) -> bytes:
         (b"ctorch._utils\n_rebuild_tensor_v2\n(NK\x00))tR", "a tensor is described wrongly"),
         (b"}Nb]a" + b"N", "appended to something that is not a list"),
         (b"NN", "too many values"),
+        (b"]}K\x01NN\x87a]Na", "appended to something that is not a list"),
+        (b"}NK\x01s", "a key is neither text nor a number"),
+        (b"NN\x93", "a name is not text"),
+        (b"N)R", "a call of something that is not a function"),
+        (b"ccollections\nOrderedDict\nNR", "a call of something that is not a function"),
+        (b"ccollections\nOrderedDict\nN\x85R", "the call of collections.OrderedDict has unknown arguments"),
+        (b"N" + b"\x85" * 100, "tuples nested more than"),
+        (b"c" + b"m" * 300 + b"\nname\n", "the pickle refers to mmmm"),
+        (b"c" + b"m" * 300, "."),
     ],
 )
 def test_pickles(tmp_path: Path, opcodes: bytes, fault: str) -> None:
@@ -259,6 +268,10 @@ ONNX: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: _model(weights=[_outside(location="data", offset="x")]).SerializeToString(),
         "must be numbers",
     ),
+    "an element type that no weight has": (
+        lambda: _model(weights=[_weight(data_type=TensorProto.STRING)]).SerializeToString(),
+        "the element type 8 is not supported",
+    ),
     "a large description": (_graph(bytes_field(11, bytes_field(1, b"x" * (1 << 20)))), "description of an"),
     "a name that is no text": (_graph(bytes_field(1, bytes_field(4, b"\xff\xfe"))), "not UTF-8|corrupt"),
     "a field of an unknown kind": (_graph(bytes_field(1, b"\x0b")), "kind 3|corrupt|does not know"),
@@ -291,11 +304,17 @@ def test_what_a_session_is_given_has_its_weights_beside_it(tmp_path: Path) -> No
         with pytest.raises(ModelError, match=fault):
             open_session(path)
     (tmp_path / "data").write_bytes(bytes(8))
-    model = _model(weights=[_outside(location="data")], sparse_initializer=[_sparse()])
-    model.training_info.add().algorithm.initializer.append(_outside(location="absent"))
-    path.write_bytes(model.SerializeToString())
-    with pytest.raises(ModelError, match="'absent', which is not beside it"):
-        open_session(path)
+    inner = helper.make_graph([], "inner", [], [], [_outside(location="absent")])
+    nested = helper.make_node("If", ["w"], ["z"], then_branch=inner)
+    for place in ("training", "function"):
+        model = _model(weights=[_outside(location="data")], sparse_initializer=[_sparse()])
+        if place == "training":
+            model.training_info.add().algorithm.initializer.append(_outside(location="absent"))
+        else:
+            model.functions.add().node.append(nested)
+        path.write_bytes(model.SerializeToString())
+        with pytest.raises(ModelError, match="'absent', which is not beside it"):
+            open_session(path)
 
 
 @pytest.mark.parametrize(
@@ -350,6 +369,26 @@ def test_json(tmp_path: Path, text: bytes, fault: str) -> None:
     (tmp_path / "file").write_bytes(text)
     with pytest.raises(ModelError, match=r"file: not (UTF-8|valid JSON)|file: must hold"):
         read_json_object(tmp_path / "file")
+
+
+def test_json_of_too_many_values() -> None:
+    most = b"[" + b"," * (MAX_JSON_ITEMS - 1)
+    with pytest.raises(ModelError, match="here: not valid JSON: Expecting value"):
+        parse_json_object(most, "here")
+    with pytest.raises(ModelError, match=f"here: not valid JSON: it has more than {MAX_JSON_ITEMS} values"):
+        parse_json_object(most + b",", "here")
+
+
+def test_a_vocabulary_under_another_name_has_no_merges(tmp_path: Path) -> None:
+    path = tmp_path / "words.json"
+    path.write_text('{"a": 0, "b": 1}')
+    with pytest.raises(
+        ModelError, match=r"words\.json: a vocabulary without merges; put it into a directory"
+    ):
+        read_tokenizer_files(path)
+    for other in ("{}", '{"version": "1.0", "model": {}}'):
+        path.write_text(other)
+        assert read_tokenizer_files(path).tokenizer_json == other
 
 
 @pytest.mark.parametrize(("value", "fault"), [("~nobody-of-this-name/x", "no such user")])

@@ -11,7 +11,7 @@ from gpt2fast.checkpoints.base import Checkpoint
 from gpt2fast.checkpoints.tensorflow_checkpoint import open_tensorflow
 from gpt2fast.errors import ModelError
 from support.checkpoint_samples import small_config
-from support.tensorflow_samples import HEADER, crc32c, entry, message, table, write_tensorflow
+from support.tensorflow_samples import HEADER, block, crc32c, entry, message, table, varint, write_tensorflow
 
 CONFIG = small_config(bos_token_id=100, eos_token_id=100)
 
@@ -122,3 +122,19 @@ WTE = (101, 64)
 def test_hostile_indexes_are_refused(tmp_path: Path, index: bytes, fault: str) -> None:
     with pytest.raises(ModelError, match=fault):
         opened(tmp_path, index)
+
+
+def test_blocks_of_tensorflow_that_overlap(tmp_path: Path) -> None:
+    """The index names a block twice: its entries would be read without an end."""
+    write_tensorflow(tmp_path, small_config())
+    path = tmp_path / "model.ckpt.index"
+    first = block([HEADER])
+    handle = varint(0) + varint(len(first) - 5)
+    blocks = block([(b"a", handle), (b"b", handle)])
+    metaindex = block([])
+    footer = varint(len(first)) + varint(len(metaindex) - 5)
+    footer += varint(len(first) + len(metaindex)) + varint(len(blocks) - 5)
+    magic = table([HEADER])[-8:]
+    path.write_bytes(first + metaindex + blocks + footer.ljust(40, b"\0") + magic)
+    with pytest.raises(ModelError, match="the block at byte 0 is out of order"):
+        open_tensorflow(tmp_path)

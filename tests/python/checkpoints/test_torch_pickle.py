@@ -232,3 +232,17 @@ def test_reads_what_torch_saves(tmp_path: Path, zipped: bool, protocol: int) -> 
     assert list(found) == list(state)
     for name, tensor in state.items():
         np.testing.assert_array_equal(found[name].read(), tensor.detach().float().numpy())
+
+
+@pytest.mark.parametrize("wrapper", ["model", "state_dict", "model_state_dict", "module"])
+def test_weights_inside_a_training_checkpoint(tmp_path: Path, wrapper: str) -> None:
+    numbers = {"0": NUMBERS.tobytes()}
+    for inner in (b"}" + pickled_text("x") + MATRIX + b"s", b"N"):
+        state = b"\x80\x02}" + pickled_text(wrapper) + inner + b"s."
+        if inner == b"N":
+            with pytest.raises(ModelError, match="holds no tensors by name"):
+                opened(tmp_path, torch_zip(state, numbers))
+        else:
+            np.testing.assert_array_equal(
+                opened(tmp_path, torch_zip(state, numbers))["x"].read().ravel(), NUMBERS
+            )

@@ -6,11 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 
 from gpt2fast.checkpoints.base import Checkpoint
+from gpt2fast.checkpoints.onnx_file import read_onnx
 from gpt2fast.checkpoints.onnx_graph import open_onnx
 from gpt2fast.checkpoints.onnx_verify import verify_against_source
+from gpt2fast.checkpoints.onnx_walk import Graph
 from gpt2fast.config import ModelConfig
 from support.checkpoint_samples import random_tensors
 
@@ -81,3 +85,14 @@ def export_with_past(path: Path, config: ModelConfig, attention: str, dtype: Any
     torch.onnx.export(
         Wrapped(), arguments, path, dynamo=False, opset_version=14, input_names=names, dynamic_axes=axes
     )
+
+
+def graph_of(
+    path: Path, nodes: list[Any], constants: dict[str, Any], inputs: tuple[str, ...] = ("x",)
+) -> Graph:
+    """The walk over these nodes, by way of a file; constants are initializers."""
+    values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in inputs]
+    initializers = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
+    graph = onnx.helper.make_graph(nodes, "graph", values, [], initializers)
+    path.write_bytes(onnx.helper.make_model(graph).SerializeToString())
+    return Graph(read_onnx(path))
