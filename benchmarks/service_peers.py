@@ -65,7 +65,7 @@ def _started(system: System, directory: Path, work: Path) -> Worker:
 def _measure(worker: Worker, config: ModelConfig, seed: int) -> tuple[float, float]:
     """Tokens a second of requests at once; the 95th percentile of the time between tokens, in seconds.
 
-    The percentile is over tokens that come while long prompts arrive or are read: streams go on after the last,
+    The percentile is over tokens that come while long prompts arrive or are read: streams go on after that,
     and the even steps there would hide what the prompts do.
     """
     random = np.random.default_rng(seed)
