@@ -95,7 +95,7 @@ _NO_MEMORY = (
     *("returned NULL without setting an exception", "error return without exception set"),
 )
 #: The second run of an operation, after a fault, may take this long.
-_SECONDS = 60
+_SECONDS = 300
 
 
 class Library:

@@ -32,7 +32,7 @@ from tests.campaign.fault_operations import (
 )
 
 #: The end of an operation that was not killed.
-_SECONDS = 120.0
+_SECONDS = 300.0
 
 
 def operations(directory: Path) -> dict[str, Operation]:

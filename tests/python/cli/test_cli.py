@@ -18,6 +18,7 @@ import pytest
 
 from gpt2fast import GPT2
 from gpt2fast.cli import _COMMANDS, main
+from support.processes import SECONDS
 
 
 class Result(NamedTuple):
@@ -264,7 +265,7 @@ def test_interrupt_ends_a_generation() -> None:
         assert process.stdout.read(10)
         process.send_signal(signal.SIGINT)
         process.stdout.read()
-        assert process.wait(60) == 130
+        assert process.wait(SECONDS) == 130
         assert re.fullmatch(rb"seed \d+", process.stderr.read().strip())
 
 
@@ -275,5 +276,5 @@ def test_a_reader_that_closes_the_pipe_is_not_an_error() -> None:
         assert process.stderr is not None
         assert process.stdout.read(10)
         process.stdout.close()
-        assert process.wait(60) == 1
+        assert process.wait(SECONDS) == 1
         assert process.stderr.read() == b""

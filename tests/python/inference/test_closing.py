@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 
 from gpt2fast import GPT2
-
-ENDLESS: dict[str, Any] = {"max_new_tokens": 10_000_000, "overflow": "slide", "eos_token_id": []}
-SECONDS = 60.0  # after which something hangs
+from support.event_loops import ENDLESS
+from support.processes import SECONDS
 
 
 async def read_stream(model: GPT2, **options: Any) -> None:

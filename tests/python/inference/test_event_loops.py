@@ -17,7 +17,7 @@ import pytest
 from gpt2fast import GPT2
 from gpt2fast.inference.results import Generation
 from support.event_loops import ENDLESS, LoopWithoutReaders, run_in
-from support.processes import end_of, run_python, start_python
+from support.processes import SECONDS, end_of, run_python, start_python
 
 PUMP = "gpt2fast-event-loop"
 KINDS: list[dict[str, Any]] = [
@@ -263,7 +263,7 @@ def test_two_loops_in_two_threads(model: GPT2, new_loop: Callable[[], asyncio.Ab
 
     with ThreadPoolExecutor(3) as pool:
         running = [pool.submit(lambda: run_in(new_loop(), main())) for _ in range(3)]
-        assert [one.result(60) for one in running] == [expected] * 3
+        assert [one.result(SECONDS) for one in running] == [expected] * 3
 
 
 def pumps() -> list[threading.Thread]:
@@ -281,7 +281,7 @@ def test_the_thread_of_a_loop_without_readers_ends_with_it(model: GPT2) -> None:
 
     thread = run_in(LoopWithoutReaders(), main())
     gc.collect()
-    thread.join(60)
+    thread.join(SECONDS)
     assert not thread.is_alive()
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from gpt2fast import GPT2
 from gpt2fast._native import core
-from support.processes import run_python
+from support.processes import SECONDS, run_python
 
 READERS = 8
 
@@ -24,11 +24,11 @@ def at_once(function: Callable[[], Any]) -> list[Any]:
     barrier = threading.Barrier(READERS)
 
     def work() -> Any:
-        barrier.wait(60)
+        barrier.wait(SECONDS)
         return function()
 
     with ThreadPoolExecutor(READERS) as pool:
-        return [job.result(60) for job in [pool.submit(work) for _ in range(READERS)]]
+        return [job.result(SECONDS) for job in [pool.submit(work) for _ in range(READERS)]]
 
 
 def started(kind: str, engine: core.Engine, ids: np.ndarray[Any, np.dtype[np.int32]]) -> core.Call:

@@ -151,6 +151,7 @@ MULTIPROCESSING = """
 import json, multiprocessing
 from gpt2fast import GPT2
 from support.forking import send_text
+from support.processes import SECONDS
 
 model = GPT2.from_pretrained(max_sequences=2, generation_config=None)
 text = model.generate("Once", max_new_tokens=20).text
@@ -160,8 +161,8 @@ for method in multiprocessing.get_all_start_methods():
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=send_text, args=(sender, model, "Once"))
     process.start()
-    same = receiver.poll(60) and receiver.recv() == text
-    process.join(60)
+    same = receiver.poll(SECONDS / 4) and receiver.recv() == text
+    process.join(SECONDS / 4)
     found[method] = same, process.exitcode
     process.kill()
 print(json.dumps(found))

@@ -21,7 +21,7 @@ from gpt2fast import GPT2, Generation, ModelError, StreamChunk, Tokenizer
 from gpt2fast._native import core
 from gpt2fast.inference.results import UnreadText
 from gpt2fast.text.lazy_tokenizer import LazyTokenizer
-from support.processes import imported_by
+from support.processes import SECONDS, imported_by
 
 IDS = [50, 60, 70]
 PROMPT = "Once upon a time"
@@ -117,7 +117,7 @@ def test_threads_load_once(model: GPT2) -> None:
 
     def load() -> Tokenizer:
         loads.append(threading.get_ident())
-        assert first.wait(60)  # until all have asked
+        assert first.wait(SECONDS)  # until all have asked
         return model.tokenizer
 
     lazy = LazyTokenizer(load)
