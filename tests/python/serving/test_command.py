@@ -126,8 +126,9 @@ def test_the_commands_of_the_documented_setups(given: Callable[[], list[str]]) -
     arguments = ["127.0.0.1" if argument == "0.0.0.0" else argument for argument in arguments]
     with command(*arguments) as served:
         port = served.url.rpartition(":")[2]
-        checking = [sys.executable, *(part.replace(":8000", f":{port}") for part in code)]
-        assert port in checking[-1]
+        check = code[-1].replace(":8000", f":{port}").replace("timeout=2", f"timeout={DEADLINE}")
+        assert port in check
+        checking = [sys.executable, *code[:-1], check]
         assert subprocess.run(checking, timeout=DEADLINE).returncode == 0
         served.wait_for_log(r'^\{.*"path":"/health","status":200.*\}$')
         served.process.send_signal(signal.SIGTERM)
@@ -136,7 +137,7 @@ def test_the_commands_of_the_documented_setups(given: Callable[[], list[str]]) -
         assert ended.returncode != 0
 
 
-def test_mistakes_are_one_line_and_a_status(tmp_path: Path) -> None:
+def test_addresses_that_can_t_be_are_one_line_and_a_status() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         status, text = run("--port", port)
@@ -147,6 +148,9 @@ def test_mistakes_are_one_line_and_a_status(tmp_path: Path) -> None:
     status, text = run("--host", "192.0.2.1")
     assert (status, text.count("\n")) == (1, 1)
     assert "192.0.2.1 is no address of this machine" in text
+
+
+def test_files_that_can_t_be_read_are_one_line_and_a_status(tmp_path: Path) -> None:
     status, text = run("--port", "0", str(tmp_path / "none"))
     assert (status, text.count("\n")) == (1, 1)
     assert "no such file or directory" in text
@@ -155,6 +159,9 @@ def test_mistakes_are_one_line_and_a_status(tmp_path: Path) -> None:
     status, text = run("--port", "0", "--chat-template", str(broken))
     assert (status, text.count("\n")) == (1, 1)
     assert "the chat template is broken" in text
+
+
+def test_keys_that_can_t_be_are_refused(tmp_path: Path) -> None:
     empty, binary = tmp_path / "empty", tmp_path / "binary"
     empty.write_text("# nothing\n", "utf-8")
     binary.write_bytes(b"\xff\xfe")
