@@ -1,5 +1,6 @@
 // What goes wrong inside the loop, or is withdrawn from it: the calls concerned end, and no others.
 #include <functional>
+#include <latch>
 #include <memory>
 #include <new>
 #include <stdexcept>
@@ -146,6 +147,22 @@ TEST(an_interrupt_abandons_the_step_that_runs_and_the_text_can_go_on) {
   loop.model.on_step = {};
   loop.finish(*call);
   CHECK(result_of(*call).tokens == FakeModel::greedy(range(0, 3), 5));
+}
+
+TEST(a_step_whose_texts_are_cancelled_is_abandoned) {
+  Loop loop(1, 8);
+  std::shared_ptr<Call> call;
+  std::latch submitted(1);
+  loop.model.on_step = [&](auto) {
+    submitted.wait();
+    call->cancel();
+  };
+  call = loop.submit(loop.text(range(0, 3), endless()), false);
+  submitted.count_down();
+  loop.finish(*call);
+  CHECK(result_of(*call).finish_reason == FinishReason::kCancelled);
+  CHECK(result_of(*call).tokens.empty());
+  CHECK_EQ(loop.scheduler.stats().steps, 0);
 }
 
 // Allows every token; counts its calls, and does what the test wants first.
