@@ -75,12 +75,11 @@ void SlotPool::release(int64_t index, std::span<const int32_t> tokens, uint64_t 
 
 void SlotPool::keep_within_budget() {
   while (remembered_tokens_ > budget_tokens_) {
-    Slot* oldest = nullptr;
+    Slot* oldest = nullptr;  // there is one, as what is remembered is in idle slots
     for (Slot& slot : slots_) {
       if (slot.in_use || slot.tokens.empty()) continue;
       if (oldest == nullptr || slot.last_use < oldest->last_use) oldest = &slot;
     }
-    if (oldest == nullptr) return;
     forget(*oldest);
     keep_or_discard(*oldest);
   }

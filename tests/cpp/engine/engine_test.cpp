@@ -139,6 +139,10 @@ ORT_TEST(drafts_and_prefixes_do_not_change_the_output) {
   assisted.num_assistant_tokens = 5;
   CHECK(engine.generate(prompt, assisted) == expected);
   CHECK(engine->stats().accepted_tokens > 0);
+  assisted.num_assistant_tokens = 0;
+  const int64_t drafted = engine->stats().drafted_tokens;
+  CHECK(engine.generate(prompt, assisted) == expected);
+  CHECK_EQ(engine->stats().drafted_tokens, drafted);
 
   auto prefix = std::make_shared<Prefix>();
   prefix->tokens.assign(prompt.begin(), prompt.begin() + 12);

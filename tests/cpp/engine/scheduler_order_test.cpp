@@ -5,6 +5,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -163,6 +164,24 @@ TEST(a_short_prompt_is_not_behind_a_long_one) {
   // The first step has given way.
   CHECK(log.tokens(1) == (std::vector<int64_t>{8, 4, 8, 8, 8, 8, 4}));
   CHECK_EQ(loop.model.steps(), static_cast<int64_t>(log.size()) - 1);
+}
+
+TEST(a_step_that_is_mostly_done_does_not_give_way) {
+  Loop loop(2, 8);
+  std::shared_ptr<Call> brief;
+  const Clock::time_point begun = Clock::now();
+  const StepLog log(loop, [&](size_t step) {
+    if (step != 1) return;
+    // Longer than the first step, which had as many tokens: the second should have ended by then.
+    const Clock::time_point second = Clock::now();
+    while (Clock::now() - second < second - begun) std::this_thread::yield();
+    brief = loop.submit(loop.text(prompt(2, 4), unshared(1)), false);
+  });
+  const auto reading = loop.submit(loop.text(prompt(1, 40), unshared(1)));
+  loop.finish(*reading);
+  loop.finish(*brief);
+  CHECK(log.tokens(1) == (std::vector<int64_t>{8, 8, 4, 8, 8, 4}));
+  CHECK_EQ(loop.model.steps(), static_cast<int64_t>(log.size()));
 }
 
 // How many of its steps a text of 40 tokens has to begin again. The n-th of `arrivals`, prompts by their

@@ -166,6 +166,16 @@ ORT_TEST(a_model_of_other_sizes_is_refused) {
   CHECK(contains(error([](EngineOptions& o) { o.n_positions = 65; }), "dimension 1 of the model's kv_cache"));
 }
 
+ORT_TEST(logits_without_a_row_for_each_token_are_refused) {
+  EngineOptions options = options_of();
+  options.model = testing::in_memory(testing::Model()
+                                         .input("x", ElementType::kFloat32, {40})
+                                         .node(testing::Node("Identity", {"x"}, "logits", ""))
+                                         .output("logits", ElementType::kFloat32, {40}));
+  CHECK(contains(error_of<ModelError>([&] { Stepper stepper(options); }),
+                 "dimension 1 of the model's logits should be 40"));
+}
+
 ORT_TEST(a_graph_without_the_largest_logits_is_refused) {
   EngineOptions options = options_of();
   options.model = testing::in_memory(testing::Model()
