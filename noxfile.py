@@ -28,6 +28,7 @@ THREADED = (
     "scheduler_test",
     "shards_test",
     "thread_parallel_test",
+    "thread_pool_test",
 )
 # Tests of what the address sanitizer changes: signals, what is opened, memory, time; and fork(), since the
 # locks of its allocator stay locked in a child.

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "kernels/attention.h"
-#include "spinning_threads.h"
+#include "system/thread_pool.h"
 
 using namespace gpt2fast;
 
@@ -161,7 +161,8 @@ int main(int argc, char** argv) {
   for (const Case& item : cases) {
     const Setup setup(item);
     for (int threads : {1, 2}) {
-      const SpinningThreads parallel(threads);
+      ThreadPool parallel(threads);
+      const StepThreads awake(parallel);
       const Measurement measured = measure(setup, parallel, large, seconds);
       const double positions = static_cast<double>(item.context + item.tokens);
       const double keys = static_cast<double>(kLayers * item.sequences * kWidth);

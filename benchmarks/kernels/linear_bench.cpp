@@ -17,7 +17,7 @@
 #include "../peaks.h"
 #include "kernels/linear.h"
 #include "kernels/packing.h"
-#include "spinning_threads.h"
+#include "system/thread_pool.h"
 
 using namespace gpt2fast;
 
@@ -113,7 +113,8 @@ void bench_format(const char* name, WeightFormat format, Sizes sizes, const std:
   for (size_t i = 1; i < copies; ++i) std::memcpy(weights.data + i * bytes, weights.data, bytes);
 
   for (int threads = 1; threads <= static_cast<int>(peaks.size()); ++threads) {
-    const SpinningThreads parallel(threads);
+    ThreadPool parallel(threads);
+    const StepThreads awake(parallel);
     const Peaks& limits = peaks[static_cast<size_t>(threads - 1)];
     const bool floats = format == WeightFormat::kFloat32 || format == WeightFormat::kBFloat16;
     const double peak = floats ? limits.floats : limits.bytes;
@@ -158,7 +159,8 @@ int main(int argc, char** argv) {
   const int most_threads = argc >= 5 ? std::atoi(argv[4]) : 2;
   std::vector<Peaks> peaks;
   for (int threads = 1; threads <= most_threads; ++threads) {
-    const SpinningThreads parallel(threads);
+    ThreadPool parallel(threads);
+    const StepThreads awake(parallel);
     probe_bandwidth(parallel, repeats);
     peaks.push_back({probe_peak("bytes", peaks::of_bytes(), parallel, repeats),
                      probe_peak("floats", peaks::of_floats(), parallel, repeats)});

@@ -55,10 +55,10 @@ Session& checked(Session& session, const EngineOptions& options) {
 }  // namespace
 
 Stepper::Stepper(const EngineOptions& options)
-    : context_{.poll = nullptr, .threads = options.threads, .cache_format = options.cache_format},
+    : context_{.poll = nullptr, .pool = ThreadPool(options.threads), .cache_format = options.cache_format},
       operators_(context_),
       cache_(cache_shape(options), options.max_sequences),
-      session_(options.model, {.threads = options.threads}, operators_.domain()),
+      session_(options.model, operators_.domain()),
       buffers_(checked(session_, options), cache_, buffer_limits(options)) {}
 
 void Stepper::step(std::span<const StepPart> parts, const StopCheck& stop) {
@@ -67,6 +67,7 @@ void Stepper::step(std::span<const StepPart> parts, const StopCheck& stop) {
   context_.scored = buffers_.scored();
   const bool layer_inputs = std::ranges::any_of(parts, &StepPart::layer_inputs);
   context_.layer_inputs = layer_inputs ? buffers_.layer_inputs() : std::span<float>();
+  const StepThreads awake(context_.pool);
   session_.run(buffers_.binding());
 }
 

@@ -10,7 +10,7 @@ namespace gpt2fast {
 namespace {
 
 // Work of less than this, estimated in vector operations, is not worth handing to other threads.
-constexpr int64_t kShareCost = 500;
+constexpr int64_t kShareCost = 4000;
 constexpr int64_t kSharesPerThread = 2;
 // Rows of several heads are computed together, so that their blocks are read in the order in which they lie.
 // The running state of so many rows fits in the first-level cache.

@@ -77,7 +77,7 @@ void run_phases(int64_t first, int64_t second, const Parallel& parallel, const F
                 const Second& run_second) {
   if (first <= 1) {
     if (first == 1) run_first(0);
-    parallel.run(second, run_second);  // in shards as well, if the pool is ONNX Runtime's
+    parallel.run(second, run_second);  // in shards as well, if the pool is the engine's
     return;
   }
   Shards firsts(first, parallel.threads()), seconds(second, parallel.threads());

@@ -48,8 +48,8 @@ void AttentionOp::compute(const NodeContext& node) {
       static_cast<float*>(node.output(0, std::array<int64_t, 2>{tokens, shape_.heads * shape_.head_dim}));
   if (tokens == 0) return;
   const WorkspaceParts workspace =
-      context_.workspace.reserve(attention_workspace(arguments, context_.threads, context_.kernels));
-  cached_attention(arguments, SessionParallel(node, context_.threads), workspace, context_.kernels);
+      context_.workspace.reserve(attention_workspace(arguments, context_.pool.threads(), context_.kernels));
+  cached_attention(arguments, context_.pool, workspace, context_.kernels);
 }
 
 AttentionArguments AttentionOp::read_arguments(const NodeContext& node, int64_t& tokens) {

@@ -50,7 +50,7 @@ void EmbedOp::compute(const NodeContext& node) {
   require_range(positions, positions_);
   auto* y = static_cast<float*>(node.output(0, std::array<int64_t, 2>{count, width_}));
   embed(format_, table_, positions_table_, ids.as<int32_t>(), positions.as<int32_t>(), count, width_, y,
-        SessionParallel(node, context_.threads));
+        context_.pool);
 }
 
 }  // namespace gpt2fast

@@ -30,8 +30,7 @@ void LayerNormOp::compute(const NodeContext& node) {
   const Input x = node.input(kX, "x");
   const int64_t rows = x.rows(width_);
   auto* y = static_cast<float*>(node.output(0, std::array<int64_t, 2>{rows, width_}));
-  layer_norm(x.as<float>(), rows, width_, gamma_, beta_, epsilon_, y, SessionParallel(node, context_.threads),
-             context_.kernels);
+  layer_norm(x.as<float>(), rows, width_, gamma_, beta_, epsilon_, y, context_.pool, context_.kernels);
 }
 
 }  // namespace gpt2fast

@@ -79,11 +79,11 @@ void LinearOp::compute(const NodeContext& node) {
     const std::array<int64_t, 2> maxima_shape = {arguments.rows, maxima_floats(arguments.out_features)};
     arguments.maxima = static_cast<float*>(node.output(kMaxima, maxima_shape));
   }
-  run(arguments, node);
-  if (has_maxima_ && context_.scored.rows > 0) sum_scored_tokens(node);
+  run(arguments);
+  if (has_maxima_ && context_.scored.rows > 0) sum_scored_tokens();
 }
 
-void LinearOp::sum_scored_tokens(const NodeContext& node) {
+void LinearOp::sum_scored_tokens() {
   const ScoredTokens& scored = context_.scored;
   if (has_residual_ || scored.width != arguments_.in_features ||
       scored.vocabulary != arguments_.out_features) {
@@ -93,18 +93,18 @@ void LinearOp::sum_scored_tokens(const NodeContext& node) {
   arguments.rows = scored.rows;
   arguments.x = scored.hidden;
   arguments.output_sums = scored.sums;
-  run(arguments, node);
+  run(arguments);
 }
 
-void LinearOp::run(const LinearArguments& arguments, const NodeContext& node) {
+void LinearOp::run(const LinearArguments& arguments) {
   if (arguments.rows == 0) return;
   if (begins_layer_ && !context_.layer_inputs.empty()) {
     copy_layer_input(*begins_layer_, arguments.x, arguments.rows);
   }
   if (arguments.rows >= kPolledRows) context_.check_interrupt();
   const WorkspaceParts workspace = context_.workspace.reserve(linear_workspace(
-      arguments.format, arguments.rows, arguments.in_features, context_.threads, context_.kernels));
-  linear(arguments, SessionParallel(node, context_.threads), workspace, context_.kernels);
+      arguments.format, arguments.rows, arguments.in_features, context_.pool.threads(), context_.kernels));
+  linear(arguments, context_.pool, workspace, context_.kernels);
 }
 
 void LinearOp::copy_layer_input(int64_t layer, const float* x, int64_t rows) const {

@@ -24,8 +24,8 @@ class LinearOp final : public Kernel {
   enum InputIndex : size_t { kX, kWeight, kBias, kGamma, kBeta, kResidual };
   enum OutputIndex : size_t { kY, kMaxima };
 
-  void sum_scored_tokens(const NodeContext& node);
-  void run(const LinearArguments& arguments, const NodeContext& node);
+  void sum_scored_tokens();
+  void run(const LinearArguments& arguments);
   void copy_layer_input(int64_t layer, const float* x, int64_t rows) const;
 
   StepContext& context_;

@@ -12,6 +12,7 @@
 #include "kernels/linear.h"
 #include "kernels/workspace.h"
 #include "ort/custom_op.h"
+#include "system/thread_pool.h"
 
 namespace gpt2fast {
 
@@ -54,7 +55,7 @@ struct StepContext {
   // else empty.
   // NOLINTNEXTLINE(readability-redundant-member-init): initializers leave it out
   std::span<float> layer_inputs = {};
-  int threads = 1;  // the session's
+  ThreadPool pool{1};
   CacheFormat cache_format = CacheFormat::kFloat32;
   const KernelTable& kernels = gpt2fast::kernels();
   Workspace workspace{};

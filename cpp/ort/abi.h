@@ -29,10 +29,7 @@ struct KernelInfo;
 struct KernelContext;
 struct CustomOpDomain;
 struct ShapeInferContext;
-struct CustomOp;      // ours, see below
-struct CustomThread;  // ours too
-using ThreadHandle = const CustomThread*;
-using ThreadWork = void (*)(void* data);
+struct CustomOp;  // ours, see below
 
 enum ErrorCode : int { kFail = 1, kInvalidArgument = 2 };
 enum LoggingLevel : int { kLogFatal = 4 };
@@ -131,13 +128,7 @@ struct Api {
   Status* (*AddInitializer)(SessionOptions* options, const char* name, const Value* value);
   void* unused_151[25];
   Status* (*RegisterAllocator)(Env* env, Allocator* allocator);
-  void* unused_177[19];
-  Status* (*SessionOptionsSetCustomCreateThreadFn)(SessionOptions* options,
-                                                   ThreadHandle (*create)(void* creation_options,
-                                                                          ThreadWork work, void* data));
-  Status* (*SessionOptionsSetCustomThreadCreationOptions)(SessionOptions* options, void* creation_options);
-  Status* (*SessionOptionsSetCustomJoinThreadFn)(SessionOptions* options, void (*join)(ThreadHandle thread));
-  void* unused_199[31];
+  void* unused_177[53];
   Status* (*KernelInfo_GetInputCount)(const KernelInfo* info, size_t* out);
   Status* (*KernelInfo_GetOutputCount)(const KernelInfo* info, size_t* out);
   Status* (*KernelInfo_GetInputName)(const KernelInfo* info, size_t index, char* out, size_t* size);
@@ -148,10 +139,7 @@ struct Api {
   void* unused_245[4];
   Status* (*KernelInfoGetConstantInput_tensor)(const KernelInfo* info, size_t index, int* is_constant,
                                                const Value** out);
-  void* unused_250[24];
-  Status* (*KernelContext_ParallelFor)(const KernelContext* context, void (*task)(void* data, size_t index),
-                                       size_t count, size_t batches, void* data);
-  void* unused_275[43];
+  void* unused_250[68];
   Status* (*GetTensorSizeInBytes)(const Value* value, size_t* out);  // from kTensorSizeApiVersion on
 };
 

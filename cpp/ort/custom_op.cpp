@@ -215,19 +215,6 @@ void* NodeContext::output(size_t index, std::span<const int64_t> shape) const {
   return data;
 }
 
-void SessionParallel::run_tasks(int64_t count, TaskFunction function, const void* data) const {
-  struct Call {
-    TaskFunction function;
-    const void* data;
-  } call{function, data};
-  const auto task = [](void* argument, size_t index) {
-    const Call& wanted = *static_cast<const Call*>(argument);
-    wanted.function(wanted.data, static_cast<int64_t>(index));
-  };
-  // No batches: a thread that is done takes the next task, not a share that was fixed beforehand.
-  check(ort_api().KernelContext_ParallelFor(context_, task, static_cast<size_t>(count), 0, &call));
-}
-
 CustomOp::CustomOp(std::string name, std::vector<InputSpec> inputs, size_t optional_outputs, Factory factory)
     : name_(std::move(name)),
       inputs_(std::move(inputs)),

@@ -72,7 +72,7 @@ class NodeInfo {
   const abi::KernelInfo* info_;
 };
 
-// A node's inputs, outputs and threads during one run.
+// A node's inputs and outputs during one run.
 class NodeContext {
  public:
   explicit NodeContext(abi::KernelContext* context) : context_(context) {}
@@ -84,20 +84,6 @@ class NodeContext {
 
  private:
   abi::KernelContext* context_;
-};
-
-// Runs tasks on the session's own threads.
-class SessionParallel final : public Parallel {
- public:
-  SessionParallel(const NodeContext& context, int threads) : context_(context.get()), threads_(threads) {}
-  int threads() const override { return threads_; }
-
- protected:
-  void run_tasks(int64_t count, TaskFunction function, const void* data) const override;
-
- private:
-  const abi::KernelContext* context_;
-  int threads_;
 };
 
 class Kernel {

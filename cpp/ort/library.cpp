@@ -31,9 +31,6 @@ void forbid_telemetry() {
 #endif
 }
 
-// Versions before this one ignore session.intra_op.spin_duration_us.
-constexpr uint32_t kSpinDurationVersion = 26;
-
 // The newest version of the table that the library has: version 1.N offers N. It prints a message when a
 // version that it lacks is requested.
 uint32_t offered_api_version(const std::string& version) {
@@ -83,7 +80,6 @@ Library::Library(const std::string& path) : path_(path) {
   }
   const uint32_t offered = offered_api_version(version_);
   has_tensor_sizes_ = offered >= abi::kTensorSizeApiVersion;
-  has_spin_duration_ = offered >= kSpinDurationVersion;
   file.keep();
 }
 

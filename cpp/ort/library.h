@@ -20,8 +20,6 @@ class Library {
   const abi::Env* env() const { return env_; }
   // Whether the table has GetTensorSizeInBytes.
   bool has_tensor_sizes() const { return has_tensor_sizes_; }
-  // Whether sessions can set how long idle threads spin.
-  bool has_spin_duration() const { return has_spin_duration_; }
   // Whether sessions can use ActivationMemory.
   bool has_activation_allocator() const { return has_activation_allocator_; }
   const std::string& version() const { return version_; }
@@ -37,7 +35,6 @@ class Library {
   const abi::Api* api_ = nullptr;
   const abi::Env* env_ = nullptr;
   bool has_tensor_sizes_ = false;
-  bool has_spin_duration_ = false;
   bool has_activation_allocator_ = false;
   std::string version_;
   std::string path_;

@@ -12,34 +12,19 @@ namespace {
 using OptionsHandle = Handle<abi::SessionOptions, &abi::Api::ReleaseSessionOptions>;
 using TypeHandle = Handle<abi::TypeInfo, &abi::Api::ReleaseTypeInfo>;
 
-// Threads spin while they wait for the next operator, since waking up takes as long as an operator. After a
-// step they spin for a moment, in which the next step often begins, and then sleep. Older libraries would
-// spin for tens of milliseconds: there threads sleep at once.
-void spin_between_operators(const abi::Api& api, abi::SessionOptions* options) {
-  check(api.AddSessionConfigEntry(options, "session.intra_op.allow_spinning", "1"));
-  if (Library::instance().has_spin_duration()) {
-    check(api.AddSessionConfigEntry(options, "session.intra_op.spin_duration_us", "100"));
-  } else {
-    check(api.AddSessionConfigEntry(options, "session.force_spinning_stop", "1"));
-  }
-}
-
-OptionsHandle make_options(const abi::Api& api, const SessionOptions& options,
-                           const CustomOpDomain& operators, WorkerThreads& workers) {
-  workers.start(options.threads - 1);
+OptionsHandle make_options(const abi::Api& api, const CustomOpDomain& operators) {
   abi::SessionOptions* created = nullptr;
   check(api.CreateSessionOptions(&created));
   OptionsHandle handle(created);
   check(api.AddCustomOpDomain(created, operators.get()));
-  check(api.SetIntraOpNumThreads(created, options.threads));
+  // The operators have threads of their own.
+  check(api.SetIntraOpNumThreads(created, 1));
   check(api.SetInterOpNumThreads(created, 1));
-  workers.serve(created);
   // The graph consists of our own operators: optimising it would only take time.
   check(api.SetSessionGraphOptimizationLevel(created, abi::kOptimizeNothing));
   // A memory pattern is kept for ever for each combination of input shapes, and ragged batches have very
   // many.
   check(api.DisableMemPattern(created));
-  spin_between_operators(api, created);
   if (Library::instance().has_activation_allocator()) {
     check(api.AddSessionConfigEntry(created, "session.use_env_allocators", "1"));
   }
@@ -101,11 +86,11 @@ std::vector<TensorInfo> describe(const abi::Session* session, Count count, Name 
 
 }  // namespace
 
-Session::Session(const ModelFiles& files, const SessionOptions& options, const CustomOpDomain& operators)
+Session::Session(const ModelFiles& files, const CustomOpDomain& operators)
     : name_(files.name),
       weights_(files.weights_path.empty() ? MappedFile() : MappedFile(files.weights_path)) {
   const abi::Api& api = ort_api();
-  const OptionsHandle handle = make_options(api, options, operators, workers_);
+  const OptionsHandle handle = make_options(api, operators);
   if (!files.weights_path.empty()) tensors_ = add_weights(api, handle.get(), files, weights_);
   abi::Session* created = nullptr;
   abi::Status* status = api.CreateSessionFromArray(Library::instance().env(), files.graph.data(),
@@ -125,7 +110,6 @@ Session::Session(const ModelFiles& files, const SessionOptions& options, const C
 
 void Session::run(const Binding& binding) {
   const ActivationScope scope(activations_);
-  const OffCallersCore placement(workers_);
   abi::Status* status = ort_api().RunWithBinding(session_.get(), nullptr, binding.binding_.get());
   if (status != nullptr) throw_error(take_message(status));
   // Checked after the step: results that were computed from other weights are thrown away.

@@ -9,23 +9,18 @@
 #include "ort/custom_op.h"
 #include "ort/library.h"
 #include "ort/value.h"
-#include "ort/worker_threads.h"
 #include "system/mapped_file.h"
 
 namespace gpt2fast {
-
-struct SessionOptions {
-  int threads = 1;  // those that make a step, the calling thread included
-};
 
 class Binding;
 
 class Session {
  public:
   // Loads a model; its weights are mapped from their file. `operators` must outlive the session. Throws
-  // ModelError when the file is missing or the graph is not one that we can run, std::bad_alloc when memory
-  // runs out, and std::runtime_error when the system refuses the threads.
-  Session(const ModelFiles& files, const SessionOptions& options, const CustomOpDomain& operators);
+  // ModelError when the file is missing or the graph is not one that we can run, and std::bad_alloc when
+  // memory runs out.
+  Session(const ModelFiles& files, const CustomOpDomain& operators);
 
   // Throws Interrupted when an operator did, std::bad_alloc when memory ran out, and ModelError when an
   // operator failed or the file of the weights is not what it was. Only one thread may call it at a time.
@@ -42,7 +37,6 @@ class Session {
   MappedFile weights_;
   std::vector<Value> tensors_;  // the weights, in place
   ActivationMemory activations_;
-  WorkerThreads workers_;
   Handle<abi::Session, &abi::Api::ReleaseSession> session_;
   std::vector<TensorInfo> inputs_;
   std::vector<TensorInfo> outputs_;

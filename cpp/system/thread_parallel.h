@@ -1,4 +1,4 @@
-// A few plain threads, for work outside ONNX Runtime's pool: packing at conversion.
+// A few plain threads, for work outside the engine's pool: packing at conversion.
 #pragma once
 
 #include <algorithm>

@@ -70,7 +70,7 @@ class RecordedSteps {
     for (const char* name : {"logits", "logits_maxima", "hidden"}) {
       model.output(name, ElementType::kFloat32, {Model::kAny, Model::kAny});
     }
-    session_ = std::make_unique<Session>(in_memory(model), SessionOptions{}, domain_);
+    session_ = std::make_unique<Session>(in_memory(model), domain_);
     buffers_ = std::make_unique<StepBuffers>(*session_, cache_, kLimits);
   }
 

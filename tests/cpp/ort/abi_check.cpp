@@ -68,9 +68,6 @@ SAME_PLACE(Api, OrtApi, BindInput);
 SAME_PLACE(Api, OrtApi, BindOutput);
 SAME_PLACE(Api, OrtApi, AddInitializer);
 SAME_PLACE(Api, OrtApi, RegisterAllocator);
-SAME_PLACE(Api, OrtApi, SessionOptionsSetCustomCreateThreadFn);
-SAME_PLACE(Api, OrtApi, SessionOptionsSetCustomThreadCreationOptions);
-SAME_PLACE(Api, OrtApi, SessionOptionsSetCustomJoinThreadFn);
 SAME_PLACE(Api, OrtApi, KernelInfo_GetInputCount);
 SAME_PLACE(Api, OrtApi, KernelInfo_GetOutputCount);
 SAME_PLACE(Api, OrtApi, KernelInfo_GetInputName);
@@ -78,7 +75,6 @@ SAME_PLACE(Api, OrtApi, KernelInfo_GetOutputName);
 SAME_PLACE(Api, OrtApi, KernelInfo_GetInputTypeInfo);
 SAME_PLACE(Api, OrtApi, KernelInfo_GetNodeName);
 SAME_PLACE(Api, OrtApi, KernelInfoGetConstantInput_tensor);
-SAME_PLACE(Api, OrtApi, KernelContext_ParallelFor);
 SAME_PLACE(Api, OrtApi, GetTensorSizeInBytes);
 
 SAME_PLACE(Allocator, OrtAllocator, version);

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <cmath>
 #include <functional>
 #include <memory>
@@ -39,7 +38,7 @@ struct Callbacks {
 };
 
 // Loads a model of one node Probe(x, a?, b?) -> (y, z?), and runs it. The message of the ModelError, or none.
-std::string run(const Node& node, const Callbacks& callbacks, int threads = 1) {
+std::string run(const Node& node, const Callbacks& callbacks) {
   CustomOpDomain domain("gpt2fast");
   const InputSpec optional{ElementType::kUndefined, true};
   domain.add(std::make_unique<CustomOp>("Probe", std::vector<InputSpec>{{kFloat}, optional, optional}, 1,
@@ -54,7 +53,7 @@ std::string run(const Node& node, const Callbacks& callbacks, int threads = 1) {
                           .node(node)
                           .output("y", kFloat, {Model::kAny});
   return error_of<ModelError>([&] {
-    Session session(in_memory(model), {.threads = threads}, domain);
+    Session session(in_memory(model), domain);
     Binding binding(session);
     std::vector<float> x = {1, 2, 3};
     std::vector<float> y(3);
@@ -164,17 +163,6 @@ ORT_TEST(errors_of_a_run_come_back) {
 
 TEST(messages_of_failed_runs_become_what_was_thrown) {
   CHECK_EQ(error_of<ModelError>([] { throw_error("any other message"); }), "any other message");
-}
-
-ORT_TEST(a_sessions_threads_run_each_task_once) {
-  std::vector<std::atomic<int>> runs(1000);
-  const auto on_run = [&](const NodeContext& context) {
-    const SessionParallel parallel(context, 3);
-    CHECK_EQ(parallel.threads(), 3);
-    parallel.run(1000, [&](int64_t task) noexcept { ++runs[static_cast<size_t>(task)]; });
-  };
-  CHECK_EQ(run(Node("Probe", {"x"}, "y"), {.on_run = on_run}, 3), "");
-  CHECK(std::ranges::all_of(runs, [](const std::atomic<int>& count) { return count == 1; }));
 }
 
 }  // namespace

@@ -65,7 +65,7 @@ ORT_TEST(unusable_models_are_refused) {
   const OpRegistry registry(context);
   const auto load = [&](const std::string& graph) {
     const ModelFiles files = {.name = "a/model.onnx", .graph = graph, .weights_path = {}, .tensors = {}};
-    return error_of<ModelError>([&] { Session(files, SessionOptions{}, registry.domain()); });
+    return error_of<ModelError>([&] { Session(files, registry.domain()); });
   };
   CHECK(contains(load(""), "a/model.onnx"));
   CHECK(contains(load("\xff\xff\xff\xff garbage"), "a/model.onnx"));
@@ -80,7 +80,7 @@ class StoredSum {
  public:
   explicit StoredSum(std::string_view bytes) : path_(folder_.write("weights.bin", bytes)) {}
 
-  Session load(int64_t offset = 0, int threads = 1) const {
+  Session load(int64_t offset = 0) const {
     const Model model = Model()
                             .input("x", kFloat, {2})
                             .external_weight("w", kFloat, {2}, "weights.bin", offset, 8)
@@ -90,7 +90,7 @@ class StoredSum {
                     .graph = model.encoded(),
                     .weights_path = path_,
                     .tensors = {{"w", false, {2}, offset}}},
-                   SessionOptions{.threads = threads}, registry_.domain());
+                   registry_.domain());
   }
   static std::vector<float> sum(Session& session) {
     std::vector<float> x = {1, 2};

@@ -66,9 +66,8 @@ inline ModelFiles in_memory(const Model& model) {
 // A model with our operators, ready to run.
 class LoadedModel {
  public:
-  explicit LoadedModel(const Model& model, int threads = 1) : context_{.threads = threads} {
-    session_ =
-        std::make_unique<Session>(in_memory(model), SessionOptions{.threads = threads}, registry_.domain());
+  explicit LoadedModel(const Model& model, int threads = 1) : context_{.pool = ThreadPool(threads)} {
+    session_ = std::make_unique<Session>(in_memory(model), registry_.domain());
     binding_ = std::make_unique<Binding>(*session_);
   }
 

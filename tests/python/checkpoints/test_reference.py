@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -61,3 +62,21 @@ def test_it_agrees_with_transformers(changes: dict[str, Any]) -> None:
     for layer, cache in zip(past, wanted.past_key_values.layers, strict=True):
         np.testing.assert_allclose(layer[0], cache.keys.numpy(), rtol=1e-9, atol=1e-9)
         np.testing.assert_allclose(layer[1], cache.values.numpy(), rtol=1e-9, atol=1e-9)
+
+
+def test_erf_is_that_of_the_standard_library() -> None:
+    x = np.concatenate([np.random.RandomState(0).randn(20000) * 2, np.linspace(-7, 7, 14337), [0.0, 1e-300]])
+    expected = np.array([math.erf(value) for value in x])
+    np.testing.assert_allclose(reference.erf(x), expected, rtol=0, atol=3e-16)
+    np.testing.assert_array_equal(reference.erf(-x), -reference.erf(x))
+
+
+def test_erf_of_what_is_not_finite() -> None:
+    found = reference.erf(np.array([[np.inf, -np.inf], [np.nan, 100.0]]))
+    np.testing.assert_array_equal(found, [[1.0, -1.0], [np.nan, 1.0]])
+
+
+def test_erf_keeps_the_dtype() -> None:
+    found = reference.erf(np.array([0.25, -3.0], np.float32))
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, np.array([math.erf(0.25), math.erf(-3.0)]).astype(np.float32))

@@ -11,7 +11,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "system": (),
     "kernels": ("system",),
     "ort": ("system",),
-    "ops": ("kernels", "ort"),
+    "ops": ("kernels", "ort", "system"),
     "decoding": ("kernels",),
     "engine": ("decoding", "ops", "ort", "kernels", "system"),
 }
