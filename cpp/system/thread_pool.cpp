@@ -28,6 +28,7 @@ using Clock = std::chrono::steady_clock;
 // A caller that generates begins its next step within this time.
 constexpr auto kSpinTime = std::chrono::microseconds(100);
 constexpr int kSpinsPerLook = 64;  // at the clock
+constexpr int kSpinsAlone = 1024;  // some tens of microseconds, longer than what one thread does alone takes
 // Threads that have slept for less wake up on the core where they were.
 constexpr auto kLongSleep = std::chrono::milliseconds(1);
 
@@ -190,6 +191,8 @@ bool ThreadPool::wait_for_tasks(Member& member) const noexcept {
     if (state_->is_stopping.load(std::memory_order_relaxed)) return false;
     if (state_->in_step.load(std::memory_order_relaxed)) {
       last_use = Clock::now();
+      // Where more threads want to run than there are cores, another one may hold what this one waits for.
+      if (spins > kSpinsAlone) std::this_thread::yield();
     } else if (Clock::now() - last_use > kSpinTime) {
       member.sleep(state_->is_stopping);
       last_use = Clock::now();
