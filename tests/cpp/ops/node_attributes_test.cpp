@@ -31,7 +31,7 @@ std::string create(int64_t format, float epsilon, int64_t bytes,
                           .weight<uint8_t>("weight", ElementType::kUInt8, {bytes}, weight)
                           .node(Node("Probe", {"weight"}, "y").set("format", format).set("epsilon", epsilon))
                           .output("y", ElementType::kFloat32, {Model::kAny});
-  return error_of<ModelError>([&] { Session(in_memory(model), {}, domain); });
+  return error_of<ModelError>([&] { Session(in_memory(model), domain); });
 }
 
 ORT_TEST(formats_are_those_that_kernels_know) {

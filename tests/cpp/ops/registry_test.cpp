@@ -39,7 +39,7 @@ ORT_TEST(sessions_find_no_other_operators) {
                             .input("x", ElementType::kFloat32, {Model::kAny})
                             .node(Node(type, {"x", "x", "x"}, "y"))
                             .output("y", ElementType::kFloat32, {Model::kAny});
-    return error_of<ModelError>([&] { Session(in_memory(model), {}, registry.domain()); });
+    return error_of<ModelError>([&] { Session(in_memory(model), registry.domain()); });
   };
   CHECK(contains(load("Softmax"), "Softmax"));
   CHECK(contains(load("LayerNorm"), "gamma must be a constant"));  // found, and asked to be created
