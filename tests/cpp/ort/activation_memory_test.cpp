@@ -82,7 +82,7 @@ ORT_TEST(a_sessions_tensors_stay_in_place_whatever_the_rows) {
                           .node(Node("Wide", {"b"}, "c", "gpt2fast"))
                           .node(Node("Narrow", {"c"}, "y", "gpt2fast"))
                           .output("y", ElementType::kFloat32, {Model::kAny, 2});
-  Session session(in_memory(model), {}, domain);
+  Session session(in_memory(model), domain);
   Binding binding(session);
   for (const int64_t rows : {1000, 10, 999}) {
     std::vector<float> x(static_cast<size_t>(2 * rows)), y(x.size(), 1.0f);
