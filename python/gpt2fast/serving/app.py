@@ -112,6 +112,7 @@ class _ModelRoute:
         request, limits = Request(scope, receive), service.settings.limits
         body = await read_body(request, self._request_model, limits, service.bodies)
         service.check_model(body.model)
+        service.lifecycle.check()  # again, as the body may have taken its time
         await service.lifecycle.run(receive, self._work(service, body, scope, receive, send))
 
     async def _work(

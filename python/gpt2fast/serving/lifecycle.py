@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from starlette.types import Receive
 
-from gpt2fast.serving.errors import ApiError, ClientGone, unavailable
+from gpt2fast.serving.errors import ClientGone, unavailable
 
 _Result = TypeVar("_Result")
 
@@ -50,14 +50,8 @@ class Lifecycle:
         ClientGone
             The client left.
         ApiError
-            The service was told to end while the request's body arrived, or ended before the work was
-            finished.
+            The service shut down before the work was finished.
         """
-        try:
-            self.check()
-        except ApiError:
-            work.close()
-            raise
         task: asyncio.Task[_Result] = asyncio.ensure_future(work)
         watch = asyncio.ensure_future(_disconnect(receive))
         self._add(task)
