@@ -70,6 +70,13 @@ class Faulty final : public Participant {
   bool done_ = false;
 };
 
+// The next text is the one that it should be.
+void check_it_goes_on(Loop& loop) {
+  const auto next = loop.submit(loop.text(range(0, 3), 3), false);
+  loop.finish(*next);
+  CHECK(result_of(*next).tokens == FakeModel::greedy(range(0, 3), 3));
+}
+
 TEST(a_fault_of_one_participant_ends_its_call_alone) {
   for (const Faulty::Place place : {Faulty::Place::kPlan, Faulty::Place::kUse, Faulty::Place::kReport}) {
     Loop loop(2, 8);
@@ -96,9 +103,7 @@ TEST(a_fault_of_the_loop_itself_ends_all_calls_and_the_loop_goes_on) {
     CHECK_THROWS(ended->mailbox.rethrow(), std::out_of_range);
   }
   CHECK_EQ(loop.scheduler.stats().slots_used, 0);
-  const auto next = loop.submit(loop.text(range(0, 3), 3), false);
-  loop.finish(*next);
-  CHECK(result_of(*next).tokens == FakeModel::greedy(range(0, 3), 3));
+  check_it_goes_on(loop);
 }
 
 TEST(a_fault_of_the_loop_reaches_the_caller_that_runs_it) {
@@ -273,9 +278,7 @@ TEST(a_call_that_needs_a_thread_is_refused_where_the_system_grants_none) {
   refuse_threads = false;
   CHECK_EQ(loop.scheduler.stats().calls, 0);
   CHECK_EQ(loop.scheduler.stats().waiting, 0);
-  const auto next = loop.submit(loop.text(range(0, 3), 3), false);
-  loop.finish(*next);
-  CHECK(result_of(*next).tokens == FakeModel::greedy(range(0, 3), 3));
+  check_it_goes_on(loop);
 }
 
 TEST(closing_needs_no_thread_of_its_own) {
