@@ -4,9 +4,11 @@
     python tools/train_tiny.py corpus.txt heldout.txt RUN --tokens 40e6
     python tools/train_tiny.py corpus.txt heldout.txt DECAYED_RUN --decay RUN --tokens 2e6
 
-The first can be stopped at any moment and resumes from ``RUN/checkpoint.pt``, which is replaced every few
-minutes and on SIGTERM. The second starts from the latest checkpoint of ``RUN``, lowers the learning rate to
-zero over the given number of tokens, and leaves ``RUN`` as it was. ``DECAYED_RUN`` holds the model to ship.
+With ``--start MODEL`` the first begins with the weights and the tokenizer of a model directory of the same
+size, which takes far fewer tokens than random weights where that model knows the language. It can be stopped
+at any moment and resumes from ``RUN/checkpoint.pt``, which is replaced every few minutes and on SIGTERM. The
+second command starts from the latest checkpoint of ``RUN``, lowers the learning rate to zero over the given
+number of tokens, and leaves ``RUN`` as it was. ``DECAYED_RUN`` holds the model to ship.
 
 The schedule is "warm-up, stable, decay", by tokens: a short warm-up, a constant rate, and the decay as a run
 of its own. A cosine has to know its end before it begins, and a schedule by the clock decays early on a busy
@@ -261,6 +263,11 @@ class Run:
         torch.set_rng_state(saved["rng"])  # of dropout; the batches follow from their numbers
         self.progress = Progress(**saved["progress"])
 
+    def start_from(self, model: Path) -> None:
+        """Begin with the weights of a model directory in place of random ones."""
+        weights = GPT2LMHeadModel.from_pretrained(model, dtype=torch.float32).state_dict()
+        self.model.load_state_dict(weights)
+
     def checkpoint(self) -> None:
         """Replace the checkpoint on disk; a run killed meanwhile leaves the old one."""
         saved = {
@@ -370,7 +377,9 @@ def parse_command_line() -> argparse.Namespace:
     for name in ("corpus", "heldout", "out"):
         parser.add_argument(name, type=Path)
     parser.add_argument("--threads", type=int, default=1, help="two under load waste each other's time")
-    parser.add_argument("--decay", type=Path, metavar="RUN", help="decay from that run's latest checkpoint")
+    beginning = parser.add_mutually_exclusive_group()
+    beginning.add_argument("--start", type=Path, metavar="MODEL", help="begin with that model's weights")
+    beginning.add_argument("--decay", type=Path, metavar="RUN", help="decay from its latest checkpoint")
     for field in fields(Arguments):
         if field.name != "decay_start":
             option = f"--{field.name.replace('_', '-')}"
@@ -389,6 +398,8 @@ def main() -> None:
     )
     arguments, saved = starting_point(out, options.decay, wanted)
     corpus, heldout_text = options.corpus.read_text("utf-8"), options.heldout.read_text("utf-8")
+    if options.start is not None and saved is None:
+        shutil.copyfile(options.start / "tokenizer.json", out / "tokenizer.json")
     if not (out / "tokenizer.json").exists():
         train_tokenizer(corpus, arguments.vocab_size).save(str(out / "tokenizer.json"))
     tokenizer = Tokenizer.from_file(str(out / "tokenizer.json"))
@@ -401,6 +412,8 @@ def main() -> None:
     run = Run(out, arguments, tokenizer, device)
     if saved is not None:
         run.restore(saved)
+    elif options.start is not None:
+        run.start_from(options.start)
     if not run.train(documents, heldout):
         return
     loss = heldout_loss(run.model, heldout, arguments.length, rows=len(heldout))
