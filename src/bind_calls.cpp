@@ -68,6 +68,7 @@ void register_calls(py::module_& module) {
       .def("close", &ReadyQueue::close);
   py::class_<PythonCall>(module, "Call")
       .def("wait", &PythonCall::wait)
+      .def("begin", &PythonCall::begin)
       .def("done", &PythonCall::done)
       .def("cancel", &PythonCall::cancel)
       .def("close", &PythonCall::close)

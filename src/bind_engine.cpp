@@ -30,6 +30,7 @@ std::vector<std::vector<int32_t>> as_vectors(const Sequences& sequences) {
 
 CallOptions call_options(Queue queue, uint64_t key) {
   CallOptions options;
+  options.held = queue != nullptr;
   options.ready_queue = std::move(queue);
   options.key = key;
   return options;

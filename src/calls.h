@@ -29,6 +29,7 @@ class PythonCall {
     const InterruptCheck check = interrupt_check();
     unlocked([&] { call_->wait(check); });
   }
+  void begin() { call_->begin(); }
   bool done() {
     stay_if_ending();
     return call_->done();

@@ -21,6 +21,7 @@ class Call {
   // attended: a thread is going to wait for the call, and can run steps itself.
   Call(std::vector<std::unique_ptr<Participant>> participants, const CallOptions& options, bool attended)
       : streamed(options.streamed),
+        held(options.held),
         attended(attended),
         turn(Clock::now() - std::chrono::seconds(options.priority)),
         deadline(deadline_after(options.max_seconds)),
@@ -51,6 +52,7 @@ class Call {
   }
 
   const bool streamed;
+  const bool held;
   const bool attended;
   // Calls get slots in this order. Each level of priority is worth a second of waiting, so that none starves.
   const Clock::time_point turn;

@@ -68,6 +68,9 @@ class Handle {
     }
     if (call_->mailbox.finished()) call_->mailbox.rethrow();
   }
+  void begin() noexcept {
+    if (!in_other_process()) scheduler().wake();
+  }
   bool done() {
     if (!call().mailbox.finished()) return false;
     call_->mailbox.rethrow();
@@ -110,6 +113,7 @@ class BasicCall : public Interface {
       : handle_(std::move(state), std::move(call)) {}
 
   void wait(const InterruptCheck& interrupted) override { handle_.wait(false, interrupted); }
+  void begin() noexcept override { handle_.begin(); }
   bool done() override { return handle_.done(); }
   void cancel() noexcept override { handle_.cancel(); }
   void close() noexcept override { handle_.close(); }

@@ -274,7 +274,9 @@ void Scheduler::plan() {
 // short prompts do not wait for long ones, and long ones make progress.
 void Scheduler::plan_prompts(bool streaming) {
   int64_t room = runner_.max_tokens() - decoded_tokens_;
-  if (streaming) room = std::min(room, budget_.prompt_tokens(decoded_tokens_));
+  if (streaming) {
+    room = std::min(room, budget_.prompt_tokens(decoded_tokens_, static_cast<int64_t>(prompts_.size())));
+  }
   Entry* const first = *std::ranges::min_element(prompts_, {}, &Entry::served);
   std::ranges::sort(prompts_, {}, &Entry::pending);
   if (!streaming) shortest_prompt_ = prompts_.front()->pending;

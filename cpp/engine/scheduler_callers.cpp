@@ -72,8 +72,10 @@ void Scheduler::submit(const std::shared_ptr<Call>& call, bool bounded) {
           "the system grants no thread for the engine's loop: end other programs, or raise the limit of "
           "processes and threads (ulimit -u, the container's pids)");
     }
-    woken_ = true;
-    loop_changed_.notify_one();
+    if (!call->held) {
+      woken_ = true;
+      loop_changed_.notify_one();
+    }
   }
   shortest_incoming_ = std::min<int64_t>(shortest_incoming_, shortest);
   counters_.calls.add(1);
@@ -103,7 +105,7 @@ void Scheduler::wait(Call& call, bool or_progress, const InterruptCheck& interru
     }
   } const awaited{*this, call};
   call.awaited = true;
-  if (call.has_hooks) wake();  // its texts may have been waiting for this thread
+  if (call.has_hooks || call.held) wake();  // its texts may have been waiting for this thread
   InterruptGuard guard(interrupted, this);
   for (;;) {
     const uint64_t seen = call.mailbox.nudges();

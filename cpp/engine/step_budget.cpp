@@ -45,8 +45,8 @@ double StepBudget::decode_seconds(int64_t decoded) const {
   return 0;
 }
 
-int64_t StepBudget::prompt_tokens(int64_t decoded) const {
-  const double alone = decode_seconds(decoded);
+int64_t StepBudget::prompt_tokens(int64_t decoded, int64_t prompts) const {
+  const double alone = decode_seconds(decoded + prompts - 1);
   if (alone == 0 || seconds_per_prompt_token_ == 0) return std::min(kFirstTokens, max_tokens_);
   const double tokens = (slowdown_ - 1) * alone / seconds_per_prompt_token_;
   return tokens >= static_cast<double>(max_tokens_) ? max_tokens_

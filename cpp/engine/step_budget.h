@@ -14,9 +14,10 @@ class StepBudget {
   // Records how long a step of this many decoded tokens and prompt tokens took.
   void observe(int64_t decoded, int64_t prompt_tokens, double seconds);
 
-  // How many prompt tokens a step may have beside this many decoded tokens; at least 1, so that
-  // prompts make progress.
-  int64_t prompt_tokens(int64_t decoded) const;
+  // How many tokens of so many prompts a step may have beside this many decoded tokens; at least 1, so that
+  // prompts make progress. All prompts but one count as if they were being decoded, as they soon will be:
+  // otherwise a crowd that comes at once would be read bit by bit beside the first of it to be done.
+  int64_t prompt_tokens(int64_t decoded, int64_t prompts = 1) const;
 
   // How long this many prompt tokens take; 0: not known.
   double prompt_seconds(int64_t tokens) const {

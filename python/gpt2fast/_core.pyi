@@ -180,6 +180,9 @@ class Call:
     def wait(self) -> None:
         """Block until everything is done; raises what went wrong."""
 
+    def begin(self) -> None:
+        """Begin a call that was made with a queue; an engine at work may have done so already."""
+
     def done(self) -> bool:
         """Whether everything is done; raises what went wrong; never blocks."""
 

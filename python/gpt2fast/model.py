@@ -107,7 +107,8 @@ class GPT2:
             pauses, and leaves its place to others that wait for one.
         decode_slowdown : float
             While texts are streamed, prompts of other texts are read in portions that make a step at most
-            this many times as long as without them.
+            this many times as long as without them. When several wait, all but one count as if they were
+            streamed, too.
         generation_config : "model" or None
             ``"model"``: what the model's generation_config.json says (``repetition_penalty``, ``do_sample``,
             ``max_new_tokens``, ...) are the defaults of options that a call leaves out, as in

@@ -116,6 +116,9 @@ struct CallOptions {
   // Gets `key` when there is something to take; null: a thread waits in wait() or next().
   std::shared_ptr<ReadyQueue> ready_queue;
   uint64_t key = 0;
+  // Whether the engine, if it sleeps, sleeps on until begin(), so that calls that come together share steps
+  // from the first one on. An engine at work takes the call at its next step.
+  bool held = false;
 };
 
 // The work of one caller inside the engine. Its texts share steps with those of all other callers. It is
@@ -126,6 +129,8 @@ class CallHandle {
 
   // Blocks until everything is done; rethrows what went wrong. After Interrupted the call is given up.
   virtual void wait(const InterruptCheck& interrupted) = 0;
+  // Wakes the engine for a held call. wait() and close() do so, too.
+  virtual void begin() noexcept = 0;
   // Whether everything is done: results may be read. Rethrows what went wrong. Never blocks.
   virtual bool done() = 0;
   // May be called from any thread. Unfinished texts end with kCancelled within a step.

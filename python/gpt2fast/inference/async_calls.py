@@ -23,6 +23,7 @@ async def _chunks(model: LoadedModel, call: Call) -> AsyncGenerator[StreamChunk,
     events = channel()
     with events.listen() as (key, event):
         running = start_stream(model, call, queue=events.queue, key=key)
+        events.begin(running)
         try:
             with watched(running, call.options.cancel):
                 for chunk in reader.prompts():

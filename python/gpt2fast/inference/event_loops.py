@@ -25,6 +25,7 @@ class Channel:
         self.queue = core.ReadyQueue()
         self._events: dict[int, asyncio.Event] = {}
         self._keys = itertools.count(1)
+        self._held: list[core.Call] = []
         try:
             loop.add_reader(self.queue.fileno(), self._deliver)
         except (NotImplementedError, RuntimeError):  # Windows' default loop can't wait for file descriptors
@@ -39,6 +40,20 @@ class Channel:
             yield key, event
         finally:
             del self._events[key]
+
+    def begin(self, call: core.Call) -> None:
+        """Begin a call when the loop has run what is ready now, with all others that are made meanwhile.
+
+        A task that starts many others so has them share steps from the first one on.
+        """
+        if not self._held:
+            asyncio.get_running_loop().call_soon(self._begin_all)
+        self._held.append(call)
+
+    def _begin_all(self) -> None:
+        held, self._held = self._held, []
+        for call in held:
+            call.begin()
 
     def _deliver(self) -> None:
         self._wake(self.queue.take())

@@ -83,6 +83,8 @@ class _RunningPrompts:
         self._calls: dict[int, tuple[int, Work[Outcome], core.Call, ExitStack]] = {}
         # Calls that the engine has not accepted yet, because too many were waiting.
         self._unstarted: deque[tuple[int, Work[Outcome], Start]] = deque()
+        # Calls that have been made since the last wait. They begin together.
+        self._held: list[core.Call] = []
         self._finished: list[tuple[int, Outcome]] = []
 
     def go_on(self, oldest: int | None) -> bool:
@@ -109,6 +111,8 @@ class _RunningPrompts:
     def take(self) -> list[tuple[int, Outcome]]:
         """Wait until a prompt has finished; what has finished since the last call."""
         while not self._finished:
+            while self._held:
+                self._held.pop().begin()
             self._queue.wait()
             for key in self._queue.take():
                 if key not in self._calls:  # it has been done for longer than the queue knows
@@ -160,3 +164,4 @@ class _RunningPrompts:
             watch = ExitStack()
             watch.enter_context(watched(call, self._options.cancel))
             self._calls[key] = index, work, call, watch
+            self._held.append(call)

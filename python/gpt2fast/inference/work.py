@@ -55,6 +55,7 @@ async def arun(work: Work[T], cancel: CancelToken | None = None) -> T:
             return result
         with events.listen() as (key, event):
             call = start(queue=events.queue, key=key)
+            events.begin(call)
             try:
                 with watched(call, cancel):
                     while not call.done():

@@ -63,6 +63,43 @@ TEST(a_call_that_comes_during_the_last_step_of_another_runs_its_own_steps) {
   }
 }
 
+TEST(held_calls_share_their_first_step) {
+  for (int round = 0; round < 20; ++round) {
+    Loop loop;
+    std::vector<size_t> parts;
+    loop.model.on_step = [&](std::span<const StepPart> step) { parts.push_back(step.size()); };
+    CallOptions options;
+    options.held = true;
+    std::vector<std::shared_ptr<Call>> calls;
+    for (int32_t i = 0; i < 4; ++i) calls.push_back(loop.submit(loop.text(range(i, 2), 3), false, options));
+    loop.scheduler.wake();
+    for (const auto& call : calls) loop.finish(*call);
+    CHECK(parts == std::vector<size_t>(3, 4));
+  }
+}
+
+TEST(who_waits_for_a_held_call_begins_it) {
+  Loop loop;
+  CallOptions options;
+  options.held = true;
+  const auto call = loop.submit(loop.text(range(0, 3), 4), false, options);
+  loop.finish(*call);
+  CHECK(result_of(*call).tokens == FakeModel::greedy(range(0, 3), 4));
+}
+
+TEST(a_loop_at_work_takes_held_calls) {
+  Loop loop;
+  std::shared_ptr<Call> held;
+  loop.model.on_step = [&](auto) {
+    CallOptions options;
+    options.held = true;
+    if (!held) held = loop.submit(loop.text(range(0, 3), 4), false, options);
+  };
+  const auto other = loop.submit(loop.text(range(1, 3), 40), false);
+  loop.finish(*other);
+  CHECK(held->mailbox.finished());
+}
+
 TEST(an_empty_call_is_done_at_once) {
   Loop loop;
   const auto call = loop.submit(Texts{});

@@ -61,6 +61,20 @@ TEST(the_nearest_number_of_texts_counts) {
   CHECK_EQ(budget.prompt_tokens(500), 32);
 }
 
+TEST(a_crowd_of_prompts_counts_as_decoded_but_for_one) {
+  StepBudget budget(128, 2.0);
+  budget.observe(0, 32, 2.0);
+  budget.observe(1, 0, 0.25);
+  budget.observe(4, 0, 0.5);
+  budget.observe(32, 0, 2.0);
+  CHECK_EQ(budget.prompt_tokens(1), 4);
+  CHECK_EQ(budget.prompt_tokens(1, 1), 4);
+  CHECK_EQ(budget.prompt_tokens(1, 4), 8);
+  CHECK_EQ(budget.prompt_tokens(4, 1), 8);
+  CHECK_EQ(budget.prompt_tokens(1, 32), 32);
+  CHECK_EQ(budget.prompt_tokens(31, 2), 32);
+}
+
 TEST(times_are_running_means) {
   StepBudget budget(1000, 2.0);
   budget.observe(0, 1, 0.0625);

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import aclosing
 from typing import Any
 
@@ -53,6 +53,22 @@ def test_many_tasks_give_the_texts_of_the_synchronous_calls() -> None:
         return [result.text for result in results]
 
     assert run(main()) == expected * 3
+
+
+def test_tasks_that_start_together_share_all_steps() -> None:
+    options: dict[str, Any] = {"max_new_tokens": 12, "eos_token_id": [], "temperature": 0}
+
+    def steps(work: Callable[[GPT2], object]) -> int:
+        model = GPT2.from_pretrained(prefix_cache_bytes=0)
+        work(model)
+        return model.stats().steps
+
+    async def gathered(model: GPT2) -> None:
+        await asyncio.gather(*(model.agenerate(prompt, **options) for prompt in PROMPTS))
+
+    alone = steps(lambda model: model.generate(PROMPTS, **options))
+    assert steps(lambda model: run(gathered(model))) == alone
+    assert steps(lambda model: list(model.generate_many(PROMPTS, **options))) == alone
 
 
 def test_a_batch_is_a_list(model: GPT2) -> None:
