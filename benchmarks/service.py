@@ -25,6 +25,7 @@ import numpy as np
 
 from benchmarks.checkpoints import EMBEDDED, checkpoint_directory
 from benchmarks.report import target_table
+from benchmarks.service_neighbours import beside_neighbours
 from benchmarks.service_peers import beside_peers
 from benchmarks.targets import Target
 from gpt2fast import GPT2
@@ -361,11 +362,14 @@ def main() -> None:
     print(f"## Many callers, {arguments.size} {arguments.precision}, {model.threads} threads\n", flush=True)
     targets: list[Target] = []
 
+    def log(message: str) -> None:
+        print(message, file=sys.stderr, flush=True)
+
     def add(measured: Target | Sequence[Target]) -> None:
         """Show what was measured at once: a run takes minutes."""
         rows = [measured] if isinstance(measured, Target) else measured
         for one in rows:
-            print(f"{one.what}: {one.ratio}", file=sys.stderr, flush=True)
+            log(f"{one.what}: {one.ratio}")
         targets.extend(rows)
 
     add(generating(service))
@@ -376,9 +380,13 @@ def main() -> None:
         add(against_baseline(str(source), arguments.baseline, arguments.repeats, 32, 6))
         add(against_baseline("", arguments.baseline, arguments.repeats, 48, 40))
     add(beside_peers(source, arguments.work.resolve(), arguments.threads, arguments.repeats))
-    print(target_table(targets), flush=True)
+    model.close()
+    beside, lines = beside_neighbours(
+        source, arguments.work.resolve(), arguments.threads, arguments.repeats, log
+    )
+    add(beside)
+    print(target_table(targets), f"\nMilliseconds, first tokens and a token:\n\n{lines}", flush=True)
     if arguments.full:
-        model.close()
         same = [f"--{name}={getattr(arguments, name)}" for name in ("size", "precision", "threads", "work")]
         subprocess.run([sys.executable, "-m", "benchmarks.service_http", *same, "--full"], check=True)
 
