@@ -29,6 +29,14 @@ using Clock = std::chrono::steady_clock;
 constexpr auto kSpinTime = std::chrono::microseconds(100);
 constexpr int kSpinsPerLook = 64;  // at the clock
 constexpr int kSpinsAlone = 1024;  // some tens of microseconds, longer than what one thread does alone takes
+constexpr int kSpinsForOthers = 20000;  // longer than a running thread keeps the caller waiting
+// A yield that takes longer has let another program's thread run.
+constexpr auto kLongYield = std::chrono::microseconds(500);
+// For so long after it, cores are taken to be crowded.
+constexpr auto kCrowdedTime = std::chrono::milliseconds(50);
+// Threads sleep on crowded cores if the caller's part of a run takes longer; for less, waking them costs
+// more.
+constexpr auto kLongPart = std::chrono::microseconds(200);
 // Threads that have slept for less wake up on the core where they were.
 constexpr auto kLongSleep = std::chrono::milliseconds(1);
 
@@ -48,8 +56,64 @@ struct alignas(64) ThreadPool::State {
   std::atomic<bool> is_stopping = false;
   std::atomic<bool> in_step = false;
 
+  // When a yield last took long.
+  std::atomic<Clock::time_point> last_crowded = Clock::time_point();
+  // Whether the caller's part of the last run took long; known where cores have been crowded.
+  std::atomic<bool> is_long = false;
+
   // Tasks of this run that other threads than the caller's have done.
   alignas(64) std::atomic<int64_t> done = 0;
+  std::atomic<bool> caller_sleeps = false;
+  std::mutex mutex;
+  std::condition_variable caller_wakes_up;
+
+  // Where more threads want to run than there are cores, another one may hold what this one waits for.
+  void give_way() {
+    const Clock::time_point before = Clock::now();
+    std::this_thread::yield();
+    const Clock::time_point after = Clock::now();
+    if (after - before > kLongYield) last_crowded.store(after, std::memory_order_relaxed);
+  }
+
+  // Whether to sleep rather than to spin or to yield. A thread that spins uses up its share of a core, and
+  // one that yields gives it away for a whole turn of the other. One that sleeps is woken as soon as it can
+  // go on.
+  bool should_sleep() const {
+    return is_long.load(std::memory_order_relaxed) &&
+           Clock::now() - last_crowded.load(std::memory_order_relaxed) < kCrowdedTime;
+  }
+
+  bool was_ever_crowded() const {
+    return last_crowded.load(std::memory_order_relaxed) != Clock::time_point();
+  }
+
+  void add_done(int64_t tasks) {
+    done.fetch_add(tasks);  // before looking whether the caller sleeps, as it looks at `done` before it does
+    if (!caller_sleeps.load()) return;
+    {
+      const std::lock_guard lock(mutex);
+    }
+    caller_wakes_up.notify_one();
+  }
+
+  void wait_for_done(int64_t count) {
+    for (int spins = 1; done.load(std::memory_order_acquire) < count; ++spins) {
+      if (spins <= kSpinsAlone || spins % kSpinsPerLook != 0) {
+        spin_once();
+      } else if (should_sleep()) {
+        sleep_until_done(count);
+      } else if (spins > kSpinsForOthers) {
+        give_way();
+      }
+    }
+  }
+
+  void sleep_until_done(int64_t count) {
+    std::unique_lock lock(mutex);
+    caller_sleeps.store(true);
+    caller_wakes_up.wait(lock, [&] { return done.load() >= count; });
+    caller_sleeps.store(false);
+  }
 };
 
 // One thread and its shard. What it polls, and then needs first, is one cache line.
@@ -145,16 +209,12 @@ void ThreadPool::run_tasks(int64_t count, TaskFunction function, const void* dat
     // A thread that falls asleep just now is woken next time: this thread does its tasks.
     if (member.is_asleep.load(std::memory_order_relaxed)) member.wake();
   }
+  const bool timed = state_->was_ever_crowded();
+  const Clock::time_point begin = timed ? Clock::now() : Clock::time_point();
   int64_t own = 0;
   for (int64_t s = 0; s < shards; ++s) own += run_shard(s);
-  constexpr int kSpins = 20000;  // about a millisecond, longer than a running thread keeps others waiting
-  for (int spins = 0; state_->done.load(std::memory_order_acquire) < count - own; ++spins) {
-    if (spins < kSpins) {
-      spin_once();
-    } else {
-      std::this_thread::yield();
-    }
-  }
+  if (timed) state_->is_long.store(Clock::now() - begin > kLongPart, std::memory_order_relaxed);
+  state_->wait_for_done(count - own);
 }
 
 // Runs what is left of a shard and returns how many tasks that were.
@@ -173,11 +233,11 @@ int64_t ThreadPool::run_shard(int64_t index) const noexcept {
 void ThreadPool::serve(int64_t index) const noexcept {
   while (wait_for_tasks(*members_[static_cast<size_t>(index)])) {
     const int64_t own = run_shard(index);
-    if (own > 0) state_->done.fetch_add(own, std::memory_order_release);
+    if (own > 0) state_->add_done(own);
     // Where shards are single tasks, the caller does those that are late: looking for them takes time.
     for (int64_t i = 1; own > 1 && i < threads(); ++i) {
       const int64_t others = run_shard((index + i) % threads());
-      if (others > 0) state_->done.fetch_add(others, std::memory_order_release);
+      if (others > 0) state_->add_done(others);
     }
   }
 }
@@ -191,8 +251,13 @@ bool ThreadPool::wait_for_tasks(Member& member) const noexcept {
     if (state_->is_stopping.load(std::memory_order_relaxed)) return false;
     if (state_->in_step.load(std::memory_order_relaxed)) {
       last_use = Clock::now();
-      // Where more threads want to run than there are cores, another one may hold what this one waits for.
-      if (spins > kSpinsAlone) std::this_thread::yield();
+      if (spins <= kSpinsAlone) continue;
+      if (state_->should_sleep()) {
+        member.sleep(state_->is_stopping);
+        spins = 0;
+      } else {
+        state_->give_way();
+      }
     } else if (Clock::now() - last_use > kSpinTime) {
       member.sleep(state_->is_stopping);
       last_use = Clock::now();

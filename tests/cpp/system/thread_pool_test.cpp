@@ -1,6 +1,7 @@
 // A pool's threads: each task once, after sleep too, and off the caller's core for a while.
 #include "system/thread_pool.h"
 
+#include <algorithm>
 #include <atomic>
 #include <thread>
 #include <vector>
@@ -79,6 +80,36 @@ TEST(whoever_is_done_helps_the_others) {
   });
   CHECK_EQ(begun.load(), 1000);
   CHECK(by_caller.load() >= 999);
+}
+
+// Waiting threads sleep then, and are woken, in the middle of steps.
+TEST(each_task_runs_once_beside_threads_that_never_rest) {
+  std::atomic<bool> is_over = false;
+  std::vector<std::thread> neighbours;
+  const unsigned cores = std::max(1U, std::thread::hardware_concurrency());
+  for (unsigned i = 0; i < 2 * cores; ++i) {
+    neighbours.emplace_back([&] {
+      while (!is_over) {
+      }
+    });
+  }
+  {
+    ThreadPool pool(3);
+    for (int step = 0; step < 3; ++step) {
+      const StepThreads threads(pool);
+      for (int round = 0; round < 10; ++round) {
+        std::vector<std::atomic<int>> runs(7);
+        // Long enough for a task to lose its core, which the others wait for.
+        pool.run(7, [&](int64_t i) noexcept {
+          std::atomic<int>& own = runs[static_cast<size_t>(i)];
+          for (int count = 0; count < 100000; ++count) own.fetch_add(1, std::memory_order_relaxed);
+        });
+        for (const auto& one : runs) CHECK_EQ(one.load(), 100000);
+      }
+    }
+  }
+  is_over = true;
+  for (std::thread& one : neighbours) one.join();
 }
 
 TEST(a_pool_that_was_never_used_ends) {
