@@ -70,8 +70,8 @@ def test_sequences_of_a_longer_text_are_at_equal_distances() -> None:
 
 
 def test_excerpts_of_a_very_long_text_reach_its_end() -> None:
-    size = 2_000_000  # characters that say at which of a hundred parts of the text they are
-    text = "".join(chr(0x100 + 100 * i // size) for i in range(size))
+    # A character says in which of a hundred parts of the text it is.
+    text = "".join(chr(0x100 + part) * 10_000 for part in range(100))
     tokens = made_of(text).tokens(CharacterTokenizer(), 128) - 0x100
     assert tokens.size == MAX_TOKENS
     assert tokens.min() == 0
