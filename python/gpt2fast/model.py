@@ -55,6 +55,7 @@ class GPT2:
         source: str | os.PathLike[str] | None = None,
         *,
         precision: Precision | None = None,
+        calibrate: str | os.PathLike[str] | None = None,
         threads: int | None = None,
         tokenizer: Tokenizer | str | os.PathLike[str] | None = None,
         adapter: str | os.PathLike[str] | None = None,
@@ -75,10 +76,11 @@ class GPT2:
         ----------
         source : str or path, optional
             A model directory made by ``gpt2fast convert``, a Hugging Face checkpoint directory, a single
-            model file, or the id of a model on the Hugging Face hub. Default: the small model that comes with
-            the package.
+            model file, or the id of a model on the hub. Default: the small model in the package.
         precision : {"int8", "int4", "bf16", "fp32"}, optional
             Precision of the weights. Default: ``"int8"``, or that of the model directory.
+        calibrate : str or path, optional
+            For int4: a UTF-8 text like those that the model will read, of 1,024 tokens or more; less is lost.
         threads : int, optional
             The number of threads. Default: the cores that this process may use.
         tokenizer : Tokenizer, path or str, optional
@@ -146,7 +148,7 @@ class GPT2:
             decode_slowdown=decode_slowdown,
         )  # checked before a long conversion
         directory, given = find_model(
-            source, precision, tokenizer, adapter=adapter, revision=revision, token=token
+            source, precision, calibrate, tokenizer, adapter=adapter, revision=revision, token=token
         )
         defaults = None if generation_config is None else model_defaults(directory)
         return cls(LoadedModel(directory, settings, given, defaults))

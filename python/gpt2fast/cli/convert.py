@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from gpt2fast.cli.shared import PRECISION_TYPE, source_options
+from gpt2fast.cli.shared import PRECISION_TYPE, calibrate_option, source_options
 
 
 @click.command()
@@ -15,12 +15,14 @@ from gpt2fast.cli.shared import PRECISION_TYPE, source_options
 @click.option(
     "--precision", type=PRECISION_TYPE, default="int8", show_default=True, help="Precision of the weights."
 )
+@calibrate_option
 @source_options
 @click.option("--overwrite", is_flag=True, help="Replace an existing model directory.")
 def command(
     source: str,
     directory: Path,
     precision: str,
+    calibrate: str | None,
     adapter: str | None,
     tokenizer: str | None,
     n_head: int | None,
@@ -32,6 +34,7 @@ def command(
     \b
     gpt2fast convert openai-community/gpt2 gpt2-int8
     gpt2fast convert ./my-finetune ./my-model --precision int4
+    gpt2fast convert ./my-finetune ./my-model --precision int4 --calibrate my-texts.txt
     gpt2fast convert gpt2-lm-head-10.onnx ./zoo --tokenizer ./my-finetune
     gpt2fast generate --model ./my-model "Hello"
 
@@ -40,11 +43,14 @@ def command(
     from gpt2fast.checkpoints import open_checkpoint
     from gpt2fast.errors import ModelError
     from gpt2fast.export import convert
+    from gpt2fast.export.calibration import read_calibration
     from gpt2fast.export.writer import check_destination
     from gpt2fast.storage.progress import progress_bar
     from gpt2fast.text.gpt2_tokenizer import with_gpt2_tokenizer
 
     check_destination(directory, overwrite=overwrite)
+    if calibrate is not None:
+        read_calibration(calibrate, precision)  # before a checkpoint is fetched
     checkpoint = open_checkpoint(
         source, adapter=adapter, tokenizer=tokenizer, n_head=n_head, revision=revision
     )
@@ -53,5 +59,12 @@ def command(
     except ModelError as error:
         click.echo(f"note: {error}", err=True)
     with progress_bar(f"Converting {Path(source).name}") as progress:
-        convert(checkpoint, directory, precision=precision, overwrite=overwrite, progress=progress)
+        convert(
+            checkpoint,
+            directory,
+            precision=precision,
+            calibrate=calibrate,
+            overwrite=overwrite,
+            progress=progress,
+        )
     click.echo(f"{directory}: {precision}", err=True)

@@ -14,6 +14,7 @@ from gpt2fast.cli.group import Group
 from gpt2fast.cli.shared import (
     PRECISION_TYPE,
     ModelChoice,
+    calibrate_option,
     decorated,
     kv_cache_option,
     model_option,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 _REFERENCE: Precision = "fp32"
+_CALIBRATED: Precision = "int4"
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ def _run_options(function: _Function) -> _Function:
             multiple=True,
             help="Precision of the weights; repeat it to compare. Default: int8, or the model directory's.",
         ),
+        calibrate_option,
         threads_option,
         kv_cache_option,
         tokenizer_option,
@@ -188,7 +191,12 @@ def _choice(file: Path, limit: int | None, **options: Any) -> None:
 
 def _take_run(options: dict[str, Any]) -> _Run:
     precisions = tuple(dict.fromkeys(options.pop("precisions")))
-    return _Run(ModelChoice.take(options), precisions, options.pop("resume"), options.pop("as_json"))
+    run = _Run(ModelChoice.take(options), precisions, options.pop("resume"), options.pop("as_json"))
+    if run.model.calibrate is not None:
+        if _CALIBRATED not in precisions:
+            raise click.UsageError(f"--calibrate has no effect without --precision {_CALIBRATED}")
+        _load(run, _CALIBRATED).close()  # a text that won't do is refused before anything is measured
+    return run
 
 
 def _read(path: Path) -> str:
@@ -217,6 +225,9 @@ def _opened(run: _Run, task: str, content: str, settings: Mapping[str, Any]) -> 
         "content": sha256(content.encode("utf-8", "surrogatepass")).hexdigest(),
         **settings,
     }
+    if run.model.calibrate is not None:
+        calibrated = find_model_directory(run.model.source, _CALIBRATED, calibrate=run.model.calibrate)
+        identity["calibrated"] = calibrated.metadata.get("fingerprint")
     if run.model.kv_cache is not None:
         identity["kv_cache"] = run.model.kv_cache
     if run.model.tokenizer is not None:
@@ -229,7 +240,8 @@ def _opened(run: _Run, task: str, content: str, settings: Mapping[str, Any]) -> 
 
 
 def _load(run: _Run, precision: Precision | None) -> GPT2:
-    return replace(run.model, precision=precision).load_for_text()
+    calibrate = run.model.calibrate if precision == _CALIBRATED else None
+    return replace(run.model, precision=precision, calibrate=calibrate).load_for_text()
 
 
 def _scorer(model: GPT2) -> LanguageModel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -54,6 +55,7 @@ def _facts(model: GPT2) -> dict[str, dict[str, Any]]:
             "vocab_size": config.vocab_size,
             "tokenizer": model.has_tokenizer,
         },
+        "calibration": {} if directory.calibration is None else asdict(directory.calibration),
         "classifier": _classifier(model),
         "generation_config": model.generation_config,
         "sizes": {

@@ -22,6 +22,7 @@ def convert(
     out: str | os.PathLike[str],
     *,
     precision: str = "int8",
+    calibrate: str | os.PathLike[str] | None = None,
     adapter: str | os.PathLike[str] | None = None,
     tokenizer: str | os.PathLike[str] | None = None,
     n_head: int | None = None,
@@ -42,6 +43,10 @@ def convert(
         The directory to write. It appears whole or not at all.
     precision : str
         ``"fp32"``, ``"bf16"``, ``"int8"`` or ``"int4"`` (which keeps the vocabulary table in int8).
+    calibrate : str or path, optional
+        A UTF-8 text of 1,024 tokens or more, like those that the model will read: weights of int4 are
+        rounded by what it shows of the layers' inputs, and not by what random tokens show. At most 4,096
+        tokens are read, at equal distances. Only with ``precision="int4"``.
     adapter, tokenizer, n_head, revision, token : optional
         As for :func:`gpt2fast.checkpoints.open_checkpoint`; not with a Checkpoint.
     overwrite : bool
@@ -62,11 +67,15 @@ def convert(
         ``out`` exists and may not be replaced.
     OSError
         There is no room, or no permission to write.
+    ValueError
+        The text named by ``calibrate`` is too short or not UTF-8, or would have no effect.
     """
+    from gpt2fast.export.calibration import read_calibration
     from gpt2fast.export.quantize import check_precision
     from gpt2fast.export.writer import check_destination, write_model_directory
 
     check_precision(precision)
+    calibration = None if calibrate is None else read_calibration(calibrate, precision)
     destination = Path(out)
     check_destination(destination, overwrite=overwrite)
     if isinstance(source, Checkpoint):
@@ -80,7 +89,12 @@ def convert(
             source, adapter=adapter, tokenizer=tokenizer, n_head=n_head, revision=revision, token=token
         )
     fault = write_model_directory(
-        source, destination, precision=precision, overwrite=overwrite, progress=progress
+        source,
+        destination,
+        precision=precision,
+        calibration=calibration,
+        overwrite=overwrite,
+        progress=progress,
     )
     if fault is not None:
         warnings.warn(no_text(fault), stacklevel=2)

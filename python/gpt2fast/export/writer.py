@@ -16,7 +16,7 @@ from gpt2fast.export.block_writer import BlockWriter
 from gpt2fast.export.fitting_tokenizer import fitting_tokenizer
 from gpt2fast.export.graph import build_graph
 from gpt2fast.export.huggingface_writer import write_safetensors
-from gpt2fast.export.input_moments import feedback_of_layers
+from gpt2fast.export.input_moments import feedback_of_layers, random_tokens, sequence_length
 from gpt2fast.export.quantize import PackedTensor, layout, packed_chunks
 from gpt2fast.storage.atomic import atomic_directory, check_room, write_new
 from gpt2fast.storage.graph_check import WEIGHTS_NAME
@@ -36,8 +36,13 @@ from gpt2fast.storage.model_directory import (
 from gpt2fast.storage.set_aside import restore_set_aside
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from gpt2fast.checkpoints.base import Checkpoint
+    from gpt2fast.export.calibration import CalibrationText
     from gpt2fast.storage.progress import Progress
+    from gpt2fast.text.tokenizer_settings import TokenizerSettings
 
 # Room for the small files beside the weights.
 _SPARE_BYTES = 16 << 20
@@ -48,6 +53,7 @@ def write_model_directory(
     out: Path,
     *,
     precision: str,
+    calibration: CalibrationText | None = None,
     overwrite: bool = False,
     confirm: Callable[[], None] | None = None,
     progress: Progress | None = None,
@@ -70,33 +76,29 @@ def write_model_directory(
         There is no room, or no permission to write.
     ModelError
         A tensor can't be converted, or a tokenizer that a user named does not fit.
+    ValueError
+        The calibration text is too short, or the checkpoint has no tokenizer for it.
     """
     out = Path(os.path.realpath(out))
     check_destination(out, overwrite=overwrite)
     if checkpoint.check_source is not None:
         checkpoint.check_source()
     tokenizer, fault = fitting_tokenizer(checkpoint)
+    tokens = None if calibration is None else _tokens(calibration, checkpoint, tokenizer, fault)
     tensors = layout(checkpoint.config, precision)
     total = tensors[-1].offset + tensors[-1].length
     graph = build_graph(checkpoint.config, tensors)
     out.parent.mkdir(parents=True, exist_ok=True)
     check_room(out.parent, total + len(tokenizer[0] if tokenizer else "") + _SPARE_BYTES)
     with atomic_directory(out) as temporary:
-        write_new(temporary / CONFIG_NAME, checkpoint.config.to_json().encode())
-        if checkpoint.generation_config:
-            generation_text = json.dumps(dict(checkpoint.generation_config), indent=2) + "\n"
-            write_new(temporary / GENERATION_CONFIG_NAME, generation_text.encode())
-        if tokenizer is not None:
-            text, settings = tokenizer
-            write_new(temporary / TOKENIZER_NAME, text.encode())
-            write_new(temporary / TOKENIZER_CONFIG_NAME, settings.to_json().encode())
-            if checkpoint.tokenizer.chat_template is not None:
-                write_new(temporary / CHAT_TEMPLATE_NAME, checkpoint.tokenizer.chat_template.encode())
-        if checkpoint.classifier:
-            _write_classifier(temporary / CLASSIFIER_NAME, checkpoint)
+        _write_small_files(temporary, checkpoint, tokenizer)
         write_new(temporary / MODEL_NAME, graph.SerializeToString(deterministic=True))
-        _write_weights(temporary / WEIGHTS_NAME, checkpoint, tensors, progress)
-        write_new(temporary / METADATA_NAME, _metadata(checkpoint, precision, total, fault).encode())
+        _write_weights(temporary / WEIGHTS_NAME, checkpoint, tensors, tokens, progress)
+        metadata = _metadata(checkpoint, precision, total, fault)
+        if calibration is not None and tokens is not None:
+            metadata["fingerprint"] = calibration.fingerprint(checkpoint.fingerprint)
+            metadata["calibration"] = {"sha256": calibration.sha256, "tokens": tokens.size}
+        write_new(temporary / METADATA_NAME, f"{json.dumps(metadata, indent=2)}\n".encode())
         if confirm is not None:
             confirm()
     return fault
@@ -124,12 +126,56 @@ def check_destination(out: Path, *, overwrite: bool) -> None:
         )
 
 
-def _write_weights(
-    path: Path, checkpoint: Checkpoint, tensors: Sequence[PackedTensor], progress: Progress | None
+def _tokens(
+    calibration: CalibrationText,
+    checkpoint: Checkpoint,
+    tokenizer: tuple[str, TokenizerSettings] | None,
+    fault: str | None,
+) -> NDArray[np.int64]:
+    """What the model reads of a calibration text, [sequences, tokens]."""
+    from gpt2fast.text.tokenizer import Tokenizer
+
+    if tokenizer is None:
+        reason = fault or f"{checkpoint.source} has no tokenizer"
+        raise ValueError(
+            f"calibrate={calibration.path!r} is a text, but {reason}; "
+            f"name one: gpt2fast convert --tokenizer (tokenizer=...)"
+        )
+    text, settings = tokenizer
+    reader = Tokenizer(text, vocab_size=checkpoint.config.vocab_size, settings=settings)
+    return calibration.tokens(reader, sequence_length(checkpoint.config))
+
+
+def _write_small_files(
+    directory: Path, checkpoint: Checkpoint, tokenizer: tuple[str, TokenizerSettings] | None
 ) -> None:
+    write_new(directory / CONFIG_NAME, checkpoint.config.to_json().encode())
+    if checkpoint.generation_config:
+        generation_text = json.dumps(dict(checkpoint.generation_config), indent=2) + "\n"
+        write_new(directory / GENERATION_CONFIG_NAME, generation_text.encode())
+    if tokenizer is not None:
+        text, settings = tokenizer
+        write_new(directory / TOKENIZER_NAME, text.encode())
+        write_new(directory / TOKENIZER_CONFIG_NAME, settings.to_json().encode())
+        if checkpoint.tokenizer.chat_template is not None:
+            write_new(directory / CHAT_TEMPLATE_NAME, checkpoint.tokenizer.chat_template.encode())
+    if checkpoint.classifier:
+        _write_classifier(directory / CLASSIFIER_NAME, checkpoint)
+
+
+def _write_weights(
+    path: Path,
+    checkpoint: Checkpoint,
+    tensors: Sequence[PackedTensor],
+    tokens: NDArray[np.int64] | None,
+    progress: Progress | None,
+) -> None:
+    """``tokens`` are those of a calibration text, if there is one."""
     total = tensors[-1].offset + tensors[-1].length
     rounded = core.FORMAT_INT4 in (packed.format for packed in tensors)
-    layers = feedback_of_layers(checkpoint) if rounded else iter(())
+    if rounded and tokens is None:
+        tokens = random_tokens(checkpoint.config)
+    layers = iter(()) if tokens is None else feedback_of_layers(checkpoint, tokens)
     with path.open("xb") as file:
         blocks = BlockWriter(file)
         for packed in tensors:
@@ -164,7 +210,9 @@ def _write_classifier(path: Path, checkpoint: Checkpoint) -> None:
         pass
 
 
-def _metadata(checkpoint: Checkpoint, precision: str, weights_bytes: int, tokenizer_fault: str | None) -> str:
+def _metadata(
+    checkpoint: Checkpoint, precision: str, weights_bytes: int, tokenizer_fault: str | None
+) -> dict[str, Any]:
     values: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "precision": precision,
@@ -177,4 +225,4 @@ def _metadata(checkpoint: Checkpoint, precision: str, weights_bytes: int, tokeni
         values["warnings"] = list(checkpoint.warnings)
     if tokenizer_fault is not None:
         values["tokenizer_fault"] = tokenizer_fault
-    return json.dumps(values, indent=2) + "\n"
+    return values

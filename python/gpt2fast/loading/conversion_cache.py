@@ -36,6 +36,7 @@ from gpt2fast.storage.model_directory import (
 
 if TYPE_CHECKING:
     from gpt2fast.checkpoints.base import Checkpoint
+    from gpt2fast.export.calibration import CalibrationText
     from gpt2fast.storage.progress import Progress
 
 # A file that changes within a tick of its file system's clock after it was hashed looks unchanged. Clocks
@@ -55,6 +56,7 @@ def cached_conversion(
     precision: str,
     progress: Progress | None = None,
     *,
+    calibration: CalibrationText | None = None,
     adapter: str | os.PathLike[str] | None = None,
     revision: str | None = None,
     token: str | None = None,
@@ -73,6 +75,8 @@ def cached_conversion(
         One of :data:`gpt2fast.storage.model_directory.PRECISIONS`.
     progress : callable, optional
         Called as ``progress(done_bytes, total_bytes)`` during a conversion.
+    calibration : CalibrationText, optional
+        Part of the key: each text has a conversion of its own.
 
     Raises
     ------
@@ -80,6 +84,8 @@ def cached_conversion(
         The source is broken or not a GPT-2, or it changed while it was being read.
     OSError
         The cache can't be written, or is full; the message says what to do.
+    ValueError
+        The calibration text is too short, or the source has no tokenizer for it.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
@@ -90,7 +96,7 @@ def cached_conversion(
     settled = _is_settled(snapshot)
     known = _recorded_fingerprint(record, snapshot)
     named = adapter_path or path
-    if known is not None and is_complete(found := _model_path(root, named, precision, known)):
+    if known is not None and is_complete(found := _model_path(root, named, precision, known, calibration)):
         # Opening the checkpoint, which is left out here, would have said the same.
         for text in stored_warnings(read_json_object(found / METADATA_NAME)):
             warnings.warn(text, stacklevel=2)
@@ -99,7 +105,7 @@ def cached_conversion(
     from gpt2fast.checkpoints import open_checkpoint
 
     checkpoint = open_checkpoint(path, adapter=adapter_path)
-    model = _model_path(root, named, precision, checkpoint.fingerprint)
+    model = _model_path(root, named, precision, checkpoint.fingerprint, calibration)
 
     def confirm() -> None:
         if _snapshot(path, adapter_path) == snapshot:
@@ -109,13 +115,17 @@ def cached_conversion(
 
     if not is_complete(model):
         with _explained(root, source):
-            _convert(checkpoint, model, precision, root / "locks", confirm, progress)
+            _convert(checkpoint, model, precision, calibration, root / "locks", confirm, progress)
     if settled:
         _write_record(record, snapshot, checkpoint.fingerprint)
     return model
 
 
-def _model_path(root: Path, source: Path, precision: str, fingerprint: str) -> Path:
+def _model_path(
+    root: Path, source: Path, precision: str, fingerprint: str, calibration: CalibrationText | None
+) -> Path:
+    if calibration is not None:
+        fingerprint = calibration.fingerprint(fingerprint)
     name = "".join(c if c.isalnum() or c in "-_." else "_" for c in source.resolve().name)[:48].lstrip(".")
     key = hashlib.sha256(f"{FORMAT_VERSION} {precision} {fingerprint}".encode()).hexdigest()
     return root / "models" / f"{name}-{precision}-{key[:_KEY_DIGITS]}"
@@ -183,6 +193,7 @@ def _convert(
     checkpoint: Checkpoint,
     model: Path,
     precision: str,
+    calibration: CalibrationText | None,
     locks: Path,
     confirm: Callable[[], None],
     progress: Progress | None,
@@ -200,7 +211,14 @@ def _convert(
             return
         if model.exists():
             shutil.rmtree(model)
-        write_model_directory(checkpoint, model, precision=precision, confirm=confirm, progress=progress)
+        write_model_directory(
+            checkpoint,
+            model,
+            precision=precision,
+            calibration=calibration,
+            confirm=confirm,
+            progress=progress,
+        )
 
 
 def _remove_leftovers(models: Path, locks: Path) -> None:

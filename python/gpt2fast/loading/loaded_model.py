@@ -247,6 +247,7 @@ class ModelLike(Protocol):
 def find_model(
     source: str | os.PathLike[str] | None,
     precision: Precision | None,
+    calibrate: str | os.PathLike[str] | None,
     tokenizer: Tokenizer | str | os.PathLike[str] | None,
     *,
     adapter: str | os.PathLike[str] | None,
@@ -257,9 +258,16 @@ def find_model(
 
     Parameters and errors are those of :meth:`gpt2fast.GPT2.from_pretrained`.
     """
+    if calibrate is not None and tokenizer is not None:
+        raise ValueError(
+            f"calibrate={str(calibrate)!r} is read by the model's own tokenizer, which tokenizer replaces; "
+            f"for another tokenizer convert the model: gpt2fast convert --tokenizer --calibrate"
+        )
     # A missing library is reported before a long conversion.
     load_runtime()
-    directory = find_model_directory(source, precision, adapter=adapter, revision=revision, token=token)
+    directory = find_model_directory(
+        source, precision, calibrate=calibrate, adapter=adapter, revision=revision, token=token
+    )
     if tokenizer is None:
         if directory.tokenizer_fault is not None:
             warnings.warn(no_text(directory.tokenizer_fault), stacklevel=3)

@@ -29,6 +29,7 @@ def find_model_directory(
     source: str | os.PathLike[str] | None,
     precision: Precision | None = None,
     *,
+    calibrate: str | os.PathLike[str] | None = None,
     adapter: str | os.PathLike[str] | None = None,
     revision: str | None = None,
     token: str | None = None,
@@ -45,7 +46,12 @@ def find_model_directory(
     if not os.fspath(source):
         raise ValueError("source must name a directory, a file or a model of the hub, got ''")
     if not is_model_directory(source):
-        return _convert(source, precision or DEFAULT_PRECISION, adapter, revision, token)
+        return _convert(source, precision or DEFAULT_PRECISION, calibrate, adapter, revision, token)
+    if calibrate is not None:
+        raise ValueError(
+            f"calibrate={str(calibrate)!r}, but {source} is a converted model; a text takes effect when the "
+            f"original checkpoint is converted"
+        )
     if adapter is not None:
         raise ValueError(
             f"adapter={os.fspath(adapter)!r}, but {source} is a converted model; an adapter is merged into "
@@ -65,6 +71,7 @@ def find_model_directory(
 def _convert(
     source: str | os.PathLike[str],
     precision: Precision,
+    calibrate: str | os.PathLike[str] | None,
     adapter: str | os.PathLike[str] | None,
     revision: str | None,
     token: str | None,
@@ -73,6 +80,19 @@ def _convert(
     from gpt2fast.loading.conversion_cache import cached_conversion
     from gpt2fast.storage.progress import progress_bar
 
+    calibration = None
+    if calibrate is not None:
+        from gpt2fast.export.calibration import read_calibration
+
+        calibration = read_calibration(calibrate, precision)
     with progress_bar(f"Converting {Path(source).name}") as progress:
-        path = cached_conversion(source, precision, progress, adapter=adapter, revision=revision, token=token)
+        path = cached_conversion(
+            source,
+            precision,
+            progress,
+            calibration=calibration,
+            adapter=adapter,
+            revision=revision,
+            token=token,
+        )
     return open_model_directory(path)

@@ -10,6 +10,7 @@ neither onnx nor NumPy.
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,15 @@ MAX_GRAPH_BYTES = 4 << 20
 #: Limits on what is shown of the metadata.
 _MAX_WARNINGS = 16
 _MAX_MESSAGE = 2000
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A calibration text: SHA-256 of its bytes, in hexadecimal, and how many of its tokens were read."""
+
+    sha256: str
+    tokens: int
 
 
 @dataclass(frozen=True)
@@ -107,6 +117,17 @@ class ModelDirectory:
     def warnings(self) -> list[str]:
         """What was left out or assumed when the model was converted."""
         return stored_warnings(self.metadata)
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """The text that the weights were rounded by, if a user gave one."""
+        stored = self.metadata.get("calibration")
+        if not isinstance(stored, dict):
+            return None
+        digest, tokens = stored.get("sha256"), stored.get("tokens")
+        if not isinstance(digest, str) or not _SHA256.fullmatch(digest) or type(tokens) is not int:
+            return None
+        return Calibration(digest, tokens)
 
     @property
     def tokenizer_fault(self) -> str | None:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ import pytest
 
 from gpt2fast import GPT2
 from gpt2fast.cli import _COMMANDS, main
+from support.huggingface_samples import write_directory
 from support.processes import SECONDS
 
 
@@ -139,6 +141,25 @@ def test_info(run: Run, model: GPT2) -> None:
     assert str(model.runtime.path) in text
 
 
+def test_convert_by_a_calibration_text(run: Run, tmp_path: Path) -> None:
+    source, text, out = write_directory(tmp_path / "source"), tmp_path / "text", tmp_path / "out"
+    text.write_text("ABCDE" * 1000, "utf-8")
+    arguments = ["convert", str(source), str(out), "--calibrate", str(text)]
+    result = run(*arguments)
+    assert (result.code, out.exists()) == (1, False)
+    assert f"error: --calibrate {text} has no effect with --precision int8: " in result.err
+    assert run(*arguments, "--precision", "int4").code == 0
+    digest = sha256(text.read_bytes()).hexdigest()
+    assert json.loads(run("info", "--model", str(out), "--json").out)["calibration"] == {
+        "sha256": digest,
+        "tokens": 4080,
+    }
+    assert re.search(
+        rf"calibration:\n  sha256  {digest}\n  tokens  4080\n", run("info", "--model", str(out)).out
+    )
+    assert "calibration:" not in run("info").out
+
+
 def test_tokenize(run: Run, model: GPT2) -> None:
     ids = model.tokenizer.encode("Hello\n🦙")
     assert run("tokenize", "Hello\n🦙", "--ids").out == " ".join(map(str, ids)) + "\n"
@@ -198,6 +219,10 @@ def test_wrong_usage(run: Run, arguments: list[str], message: str) -> None:
         (["generate", "x", "--model", "./no/such/model"], "no/such/model"),
         (["tokenize", "x", "--model", "./no/such/model"], "no/such/model"),
         (["convert", "./no/such/model", "somewhere"], "no/such/model"),
+        (
+            ["convert", "no/model", "out", "--precision", "int4", "--calibrate", "no/text"],
+            "no/text: the text that calibrate names can't be read: No such file or directory",
+        ),
         (["generate", "x", "--model", ""], "source must name a directory, a file or a model of the hub"),
     ],
 )

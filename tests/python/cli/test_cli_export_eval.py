@@ -106,6 +106,23 @@ def test_perplexity_in_several_precisions(tmp_path: Path, capsys: pytest.Capture
     assert "kl_divergence" in capsys.readouterr().out
 
 
+def test_int4_by_a_calibration_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, text = write_directory(tmp_path / "source"), tmp_path / "text.txt"
+    text.write_text("ABCDEFGH" * 40, "utf-8")
+    for name in ("calibration", "another"):
+        (tmp_path / name).write_text(f"{name} ABCDE" * 400, "utf-8")
+    command = ("eval", "perplexity", "--model", source, "--text", text, "--precision", "int4")
+    given = ("--calibrate", tmp_path / "calibration", "--resume", tmp_path / "journal")
+    plain = _json(capsys, *command)["results"][0]
+    calibrated = _json(capsys, *command, *given)["results"][0]
+    assert calibrated["loss"] != plain["loss"]
+    assert calibrated["scored_tokens"] == plain["scored_tokens"]
+    assert _run(*command, *given, "--calibrate", tmp_path / "another") == 1
+    assert "another measurement" in capsys.readouterr().err
+    assert _run(*command[:-1], "int8", *given) == 2
+    assert "--calibrate has no effect without --precision int4" in capsys.readouterr().err
+
+
 def test_evaluation_resumes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text, journal = tmp_path / "text.txt", tmp_path / "journal"
     text.write_text(TEXT, "utf-8")

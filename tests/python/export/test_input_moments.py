@@ -12,6 +12,7 @@ from gpt2fast._native import core
 from gpt2fast.checkpoints import open_checkpoint
 from gpt2fast.checkpoints.base import Checkpoint, LazyTensor
 from gpt2fast.checkpoints.reference import linear_inputs
+from gpt2fast.export import input_moments
 from gpt2fast.export.input_moments import feedback_of_layers, random_tokens, second_moments
 from gpt2fast.export.quantize import layout
 from support.checkpoint_samples import random_tensors, small_config
@@ -30,7 +31,7 @@ def small_checkpoint(**changes: object) -> Checkpoint:
 
 def test_moments_are_those_of_the_inputs_in_blocks() -> None:
     inputs = random_inputs(2048, 300)
-    moments = second_moments(inputs)
+    moments = second_moments([inputs])
     assert moments is not None
     assert moments.shape == (2, 256, 256)
     exact = inputs.T @ inputs
@@ -47,23 +48,46 @@ def test_moments_are_those_of_the_inputs_in_blocks() -> None:
 
 def test_the_order_of_tokens_does_not_change_a_bit() -> None:
     inputs = random_inputs(2048, 70)
-    np.testing.assert_array_equal(second_moments(inputs[::-1].copy()), second_moments(inputs))
-    np.testing.assert_array_equal(second_moments(inputs * (1 + 1e-12)), second_moments(inputs))
+    np.testing.assert_array_equal(second_moments([inputs[::-1].copy()]), second_moments([inputs]))
+    np.testing.assert_array_equal(second_moments([inputs * (1 + 1e-12)]), second_moments([inputs]))
+
+
+def test_runs_count_as_one() -> None:
+    inputs = random_inputs(2048, 300)
+    runs = [inputs[:700], inputs[700:], np.zeros((1, 300))]
+    np.testing.assert_array_equal(second_moments(runs), second_moments([inputs]))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_inputs_that_are_not_finite_have_no_moments(bad: float) -> None:
     inputs = random_inputs(8, 5)
     inputs[3, 2] = bad
-    assert second_moments(inputs) is None
+    assert second_moments([inputs]) is None
 
 
 def test_every_int4_layer_has_its_feedback() -> None:
     checkpoint = small_checkpoint(n_embd=51, n_head=3)
-    layers = list(feedback_of_layers(checkpoint))
+    layers = list(feedback_of_layers(checkpoint, random_tokens(checkpoint.config)))
     int4 = [one.name for one in layout(checkpoint.config, "int4") if one.format == core.FORMAT_INT4]
     assert [name for name, _ in layers] == int4
     assert all(feedback is not None and feedback.shape == (1, 256, 256) for _, feedback in layers)
+
+
+def test_the_model_runs_over_some_sequences_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = small_checkpoint()
+    tokens = random_tokens(checkpoint.config)[:8]
+    whole = dict(feedback_of_layers(checkpoint, tokens))
+    monkeypatch.setattr(input_moments, "_RUN", 3 * tokens.shape[1])
+    lengths = []
+
+    def recorded(checkpoint: Checkpoint, tokens: np.ndarray) -> object:
+        lengths.append(len(tokens))
+        return linear_inputs(checkpoint, tokens)
+
+    monkeypatch.setattr(input_moments, "linear_inputs", recorded)
+    for name, feedback in feedback_of_layers(checkpoint, tokens):
+        np.testing.assert_array_equal(feedback, whole[name])
+    assert lengths == [3, 3, 2]
 
 
 def test_random_tokens_fit_the_model() -> None:
@@ -76,7 +100,7 @@ def test_layers_of_the_embedded_model_come_closer(embedded_dir: Path) -> None:
     checkpoint = open_checkpoint(embedded_dir)
     # Other tokens than those that the feedback was made from.
     inputs = dict(islice(linear_inputs(checkpoint, np.arange(1, 257).reshape(4, 64)), 4))
-    for name, feedback in islice(feedback_of_layers(checkpoint), 4):
+    for name, feedback in islice(feedback_of_layers(checkpoint, random_tokens(checkpoint.config)), 4):
         weight = checkpoint.tensors[name].read()[:, :64].copy()
         errors = []
         for given in (None, feedback):

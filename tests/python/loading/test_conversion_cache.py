@@ -17,10 +17,11 @@ import pytest
 from gpt2fast import checkpoints
 from gpt2fast.checkpoints import open_checkpoint
 from gpt2fast.errors import ModelError
+from gpt2fast.export.calibration import read_calibration
 from gpt2fast.loading import conversion_cache
 from gpt2fast.loading.conversion_cache import cached_conversion
 from gpt2fast.storage.cache_root import cache_root
-from gpt2fast.storage.model_directory import open_model_directory
+from gpt2fast.storage.model_directory import Calibration, open_model_directory
 from support.checkpoint_samples import random_tensors, small_config
 from support.huggingface_samples import write_directory, write_vocabulary
 
@@ -90,6 +91,36 @@ def test_precisions_are_kept_apart(root: Path, source: Path) -> None:
     assert {precision: open_model_directory(path).precision for precision, path in paths.items()} == {
         precision: precision for precision in paths
     }
+
+
+def test_calibration_texts_are_kept_apart(
+    root: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = {name: tmp_path / name for name in ("first", "copy", "second")}
+    for name, path in texts.items():
+        path.write_text("ABCDE" * 1000 if name == "second" else "FGHIJ" * 1000, "utf-8")
+    read = {name: read_calibration(path, "int4") for name, path in texts.items()}
+    plain = cached_conversion(source, "int4")
+    first = cached_conversion(source, "int4", calibration=read["first"])
+    second = cached_conversion(source, "int4", calibration=read["second"])
+    assert len({plain, first, second}) == 3
+    directories = [open_model_directory(path) for path in (plain, first, second)]
+    assert len({directory.weights_path.read_bytes() for directory in directories}) == 3
+    assert len({directory.metadata["fingerprint"] for directory in directories}) == 3
+    assert directories[1].calibration == Calibration(read["first"].sha256, 4096 // 24 * 24)
+    forbid_reading(monkeypatch)
+    assert cached_conversion(source, "int4", calibration=read["copy"]) == first
+    assert cached_conversion(source, "int4") == plain
+
+
+def test_a_calibration_text_that_is_too_short_leaves_nothing(
+    root: Path, source: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "short").write_text("ABCDE", "utf-8")
+    calibration = read_calibration(tmp_path / "short", "int4")
+    with pytest.raises(ValueError, match=r"calibrate=.*short' is too short: .*at least 1024 tokens, got"):
+        cached_conversion(source, "int4", calibration=calibration)
+    assert models(root) == []
 
 
 def test_copies_of_a_model_share_a_conversion(root: Path, source: Path, tmp_path: Path) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gpt2fast import GPT2, ModelError
 from gpt2fast.loading.loaded_model import LoadedModel
+from gpt2fast.storage.model_directory import Calibration
+from support.huggingface_samples import write_directory
 
 IDS = [50, 60, 70]
 GREEDY: dict[str, Any] = {"max_new_tokens": 4}
@@ -26,6 +30,12 @@ def model() -> GPT2:
         ({"threads": 0}, "threads must be from 1 to 1024, got 0"),
         ({"max_sequences": 0}, "max_sequences must be from 1 to 4096, got 0"),
         ({"prefix_cache_bytes": -1}, "prefix_cache_bytes must be from 0"),
+        ({"calibrate": "a.txt"}, r"calibrate='a\.txt' has no effect with precision='int8'"),
+        ({"calibrate": "", "precision": "int4"}, "calibrate must be the path of a text file, got ''"),
+        (
+            {"calibrate": "a.txt", "precision": "int4", "tokenizer": "gpt2"},
+            r"calibrate='a\.txt' is read by the model's own tokenizer, which tokenizer replaces",
+        ),
         ({"source": ""}, "source must name a directory, a file or a model of the hub"),
     ],
 )
@@ -44,6 +54,24 @@ def test_a_model_directory_keeps_its_precision(model: GPT2) -> None:
     assert GPT2.from_pretrained(path).precision == "fp32"
     with pytest.raises(ValueError, match=r"precision='int8', but the model directory .* holds 'fp32'"):
         GPT2.from_pretrained(path, precision="int8")
+
+
+def test_a_calibration_text_needs_a_conversion(model: GPT2) -> None:
+    with pytest.raises(ValueError, match=r"calibrate='a\.txt', but .* is a converted model; a text takes"):
+        GPT2.from_pretrained(model.directory.path, calibrate="a.txt")
+
+
+def test_a_model_by_a_calibration_text(tmp_path: Path) -> None:
+    source = write_directory(tmp_path / "source")
+    (tmp_path / "a.txt").write_text("ABCDE" * 400, "utf-8")
+    plain = GPT2.from_pretrained(source, precision="int4")
+    calibrated = GPT2.from_pretrained(source, precision="int4", calibrate=tmp_path / "a.txt")
+    assert calibrated.directory.calibration == Calibration(
+        sha256(b"ABCDE" * 400).hexdigest(), calibrated.directory.metadata["calibration"]["tokens"]
+    )
+    assert plain.directory.calibration is None
+    assert (plain.logits([IDS])[0] != calibrated.logits([IDS])[0]).any()
+    assert plain.loaded.cache_hash != calibrated.loaded.cache_hash
 
 
 def test_a_model_without_a_tokenizer(model: GPT2) -> None:
