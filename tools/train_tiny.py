@@ -45,6 +45,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn import functional
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from muon import Muon
+
 END_OF_TEXT = "<|endoftext|>"
 DEFAULTS = {"do_sample": True, "temperature": 0.7, "top_k": 50, "top_p": 0.9, "max_new_tokens": 200}
 WARMUP_TOKENS = 100_000
@@ -55,7 +57,6 @@ EVALUATION_ROWS = 96  # windows in an evaluation on the way; the one at the end 
 HELDOUT_BATCH = 16  # windows
 CHECKPOINT_EVERY = 180.0  # seconds
 CHECKPOINT = "checkpoint.pt"
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # coefficients of Muon's authors
 
 
 @dataclass(frozen=True)
@@ -95,47 +96,6 @@ class Progress:
     step: int = 0
     tokens: int = 0
     best: float = math.inf
-
-
-class Muon(torch.optim.Optimizer):  # type: ignore[misc]
-    """Momentum whose update is made orthogonal; each group holds matrices [in, out] of one shape.
-
-    Groups have ``parts``: the number of matrices that lie side by side in each parameter (3 for query, key
-    and value). All matrices of a group are orthogonalised at once, in single precision, which torch's own
-    Muon does one by one in bfloat16.
-    """
-
-    def __init__(self, groups: list[dict[str, Any]], lr: float) -> None:
-        super().__init__(groups, {"lr": lr, "momentum": 0.95, "weight_decay": 0.1, "parts": 1})
-
-    @torch.no_grad()  # type: ignore[untyped-decorator]
-    def step(self, closure: Any = None) -> None:
-        """Update every matrix from its gradient."""
-        for group in self.param_groups:
-            weights, count = group["params"], group["parts"]
-            parts = [part for weight in weights for part in weight.chunk(count, dim=1)]
-            gradients = [part for weight in weights for part in weight.grad.chunk(count, dim=1)]
-            gradient = torch.stack(gradients)  # [matrices, in, out]
-            state = self.state[weights[0]]
-            average = state.setdefault("average", torch.zeros_like(gradient))
-            average.lerp_(gradient, 1 - group["momentum"])
-            updates = orthogonal(gradient.lerp(average, group["momentum"]))
-            inputs, outputs = updates.shape[1:]
-            scale = group["lr"] * math.sqrt(max(1.0, outputs / inputs))
-            for part, update in zip(parts, updates, strict=True):
-                part.mul_(1 - group["lr"] * group["weight_decay"]).sub_(update, alpha=scale)
-
-
-def orthogonal(matrices: torch.Tensor) -> torch.Tensor:
-    """Matrices [n, rows, columns] with about the same singular vectors and singular values near 1."""
-    a, b, c = NEWTON_SCHULZ
-    tall = matrices.shape[1] > matrices.shape[2]
-    x = matrices.mT if tall else matrices
-    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
-    for _ in range(5):
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.mT if tall else x
 
 
 def train_tokenizer(corpus: str, vocab_size: int) -> Tokenizer:

@@ -108,9 +108,8 @@ class GPT2:
             By how many tokens a streamed text may be ahead of its reader. A text that is further ahead
             pauses, and leaves its place to others that wait for one.
         decode_slowdown : float
-            While texts are streamed, prompts of other texts are read in portions that make a step at most
-            this many times as long as without them. When several wait, all but one count as if they were
-            streamed, too.
+            While texts are streamed, prompts of others make a step at most this many times as long as
+            without them, where all of several prompts but one count as texts that are streamed, too.
         generation_config : "model" or None
             ``"model"``: what the model's generation_config.json says (``repetition_penalty``, ``do_sample``,
             ``max_new_tokens``, ...) are the defaults of options that a call leaves out, as in
