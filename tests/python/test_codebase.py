@@ -15,6 +15,7 @@ import pytest
 
 import gpt2fast
 from support.import_arrows import faults
+from support.service_packages import APPLICATION, need
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "python" / "gpt2fast"
@@ -94,7 +95,7 @@ def test_a_wrong_import_is_found(tmp_path: Path, path: str, line: str, fault: st
 @pytest.mark.parametrize("name", sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py")))
 def test_a_sub_package_lists_its_public_names(name: str) -> None:
     if name == "serving":
-        pytest.importorskip("starlette")
+        need(APPLICATION)
     package = import_module(f"gpt2fast.{name}")
     for public in package.__all__:
         assert getattr(package, public) is not None

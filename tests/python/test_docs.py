@@ -6,7 +6,7 @@ import re
 import shutil
 import subprocess
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from gpt2fast.checkpoints import open_checkpoint
 from gpt2fast.export import convert
 from gpt2fast.export.standard import StandardOptions, export_onnx
 from support.classifier_samples import write_classifier
+from support.service_packages import APPLICATION, need
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
@@ -35,10 +36,10 @@ NOT_RUN = {
     ("docs/serving.md", "from openai import OpenAI"),  # tests/python/serving runs clients
 }
 # What the blocks of a page need beyond the package itself.
-NEEDS = {
+NEEDS: dict[str, Sequence[str]] = {
     "docs/howto/celery.md": ["celery"],
-    "docs/howto/fastapi.md": ["fastapi", "httpx", "starlette"],
-    "docs/serving.md": ["starlette"],
+    "docs/howto/fastapi.md": [*APPLICATION, "fastapi", "httpx"],
+    "docs/serving.md": APPLICATION,
 }
 MAPS = ["docs/architecture.md", "cpp/README.md", "CONTRIBUTING.md"]  # pages whose names are checked
 SOURCES = (".py", ".pyi", ".cpp", ".h", ".cmake", ".toml", ".json", ".yaml", "CMakeLists.txt")
@@ -81,8 +82,7 @@ def given(page: Path, folder: Path, checkpoint: Path) -> dict[str, Any]:
 def test_python_blocks_run(
     page: Path, embedded_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_defaults: None
 ) -> None:
-    for module in NEEDS.get(name_of(page), []):
-        pytest.importorskip(module)
+    need(NEEDS.get(name_of(page), ()))
     monkeypatch.chdir(tmp_path)
     names = given(page, tmp_path, embedded_dir)
     for block in python_blocks(page):

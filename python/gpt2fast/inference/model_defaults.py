@@ -107,11 +107,14 @@ def join_defaults(
     ValueError
         The file's values contradict the caller's or each other; the message says which they are.
     """
-    given = {} if options is None else GenerationOptions.make(options).given_values()
+    given: dict[str, Any] = {}
+    if options is not None:
+        made = GenerationOptions.make(options)
+        if not overrides and defaults.options.keys() <= made.given:
+            return made  # as when they have been joined before
+        given = made.given_values()
     given.update(overrides)
     values = {name: value for name, value in defaults.options.items() if name not in given}
-    if options is not None and not overrides and not values:
-        return options  # as when they have been joined before
     requested = sampling_requested(given)
     sampling = values.pop("do_sample", False)
     if requested is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from copy import copy
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -306,8 +305,8 @@ class GenerationOptions:
 
     def with_given(self, names: Collection[str]) -> GenerationOptions:
         """A copy in which these options count as given."""
-        made = copy(self)
-        made.__dict__["_given"] = frozenset(names)
+        made = object.__new__(type(self))
+        vars(made).update(vars(self), _given=frozenset(names))
         return made
 
     @property

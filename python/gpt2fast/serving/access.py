@@ -97,9 +97,10 @@ class Access:
             await self._app(scope, receive, send)
             return
         scope = self._under_root(scope)
-        exchange = _Exchange(scope, send, self._service.metrics)
+        headers = Headers(scope=scope)
+        exchange = _Exchange(scope, headers, send, self._service.metrics)
         try:
-            self._check(scope, exchange.path)
+            self._check(headers, exchange.path)
             await self._app(scope, receive, exchange.send)
         except ClientGone:
             exchange.answered(_CLIENT_GONE)
@@ -121,8 +122,7 @@ class Access:
             path = root + path
         return {**scope, "root_path": root, "path": path}
 
-    def _check(self, scope: Scope, path: str) -> None:
-        headers = Headers(scope=scope)
+    def _check(self, headers: Headers, path: str) -> None:
         if "*" not in self._hosts and _host_name(headers.get("host", "")) not in self._hosts:
             raise ApiError(
                 400,
@@ -167,8 +167,8 @@ class Access:
 class _Exchange:
     """One request and what has been answered so far."""
 
-    def __init__(self, scope: Scope, send: Send, metrics: Metrics) -> None:
-        wanted = Headers(scope=scope).get("x-request-id", "")
+    def __init__(self, scope: Scope, headers: Headers, send: Send, metrics: Metrics) -> None:
+        wanted = headers.get("x-request-id", "")
         self.id = wanted if _SANE_ID.fullmatch(wanted) else os.urandom(16).hex()
         # In a mounted application the path begins with the mount point.
         self.path = scope["path"].removeprefix(scope.get("root_path", "")) or "/"

@@ -109,8 +109,7 @@ class _ModelRoute:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         service: Service = scope["app"].state.service
-        request, limits = Request(scope, receive), service.settings.limits
-        body = await read_body(request, self._request_model, limits, service.bodies)
+        body = await read_body(scope, receive, self._request_model, service.settings.limits, service.bodies)
         service.check_model(body.model)
         service.lifecycle.check()  # again, as the body may have taken its time
         await service.lifecycle.run(receive, self._work(service, body, scope, receive, send))

@@ -9,9 +9,10 @@ import asyncio
 from typing import Any
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from gpt2fast.serving.event_stream import ABORT
+from gpt2fast.serving.lingering import LingeringTransport
 
 #: The most bytes of a request's line and headers.
 MAX_HEADER_BYTES = 64 << 10
@@ -42,6 +43,10 @@ class LimitedHttp(HttpToolsProtocol):
         self._in_body = False
         self._body_timer: asyncio.TimerHandle | None = None
         self._unsent = 0
+        self._lingering: LingeringTransport
+        #: The requests that have no whole answer yet, in their order.
+        self._unanswered: list[RequestResponseCycle] = []
+        self._is_deaf = False
 
     @property
     def in_body(self) -> bool:
@@ -51,6 +56,7 @@ class LimitedHttp(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client connected."""
         super().connection_made(transport)
+        self.transport = self._lingering = LingeringTransport(transport, self.loop, self._may_get_more)
         if len(self.connections) > MAX_CONNECTIONS:
             self._refuse(
                 "503 Service Unavailable", "The server has too many connections.", '"too_many_connections"'
@@ -62,11 +68,14 @@ class LimitedHttp(HttpToolsProtocol):
         """A client is gone."""
         self._header_arrived()
         self._body_arrived()
+        self._lingering.lost()
+        self._end_unanswered()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Bytes arrived."""
-        if self.transport.is_closing():
+        if self._is_deaf or self.transport.is_closing():
+            self._lingering.discard(len(data))
             return
         self._unset_keepalive_if_required()
         self._ended_one = False
@@ -108,6 +117,7 @@ class LimitedHttp(HttpToolsProtocol):
             return
         self._in_body = True
         super().on_headers_complete()
+        self._unanswered.append(self.cycle)
 
     def on_message_complete(self) -> None:
         """A request is all there."""
@@ -118,9 +128,10 @@ class LimitedHttp(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """An answer is on its way."""
+        self._unanswered = [one for one in self._unanswered if not one.response_complete]
         super().on_response_complete()
         self._watch_unsent()
-        if self._in_body and self.cycle.response_complete:
+        if self._in_body and self.cycle.response_complete and not self.transport.is_closing():
             self._body_timer = self.loop.call_later(UNREAD_SECONDS, self.transport.abort)
 
     def timeout_keep_alive_handler(self) -> None:
@@ -163,13 +174,34 @@ class LimitedHttp(HttpToolsProtocol):
         self._refuse("408 Request Timeout", message, "null")
 
     def _refuse(self, status: str, message: str, code: str) -> None:
-        """Answer an error without the application, and close the connection."""
-        if self.transport.is_closing():
+        """Answer an error without the application, in its turn, and close the connection."""
+        if self._is_deaf or self.transport.is_closing():
             return
-        body = _BODY.format(message=message, code=code)
-        self.transport.write(_ANSWER.format(status=status, length=len(body), body=body).encode())
-        self.transport.close()
+        before = [one for one in self._unanswered if not one.more_body]
+        if before:  # nothing may come between their answers; the connection ends after them
+            before[-1].keep_alive = False
+            self._is_deaf = True
+            return
+        begun = any(one.response_started for one in self._unanswered)
+        if not begun and not self._is_answered():
+            body = _BODY.format(message=message, code=code)
+            self.transport.write(_ANSWER.format(status=status, length=len(body), body=body).encode())
+        self._lingering.linger()
         self._watch_unsent()
+        self._end_unanswered()
+
+    def _is_answered(self) -> bool:
+        """Whether the request whose body arrives has its answer already."""
+        return self._in_body and self.cycle.response_complete
+
+    def _end_unanswered(self) -> None:
+        """Let the application see that no more of its requests will come, and nothing is sent any more."""
+        for cycle in self._unanswered:
+            cycle.disconnected = True
+            cycle.message_event.set()
+
+    def _may_get_more(self) -> bool:
+        return self._in_body or self._is_deaf
 
     def _watch_unsent(self) -> None:
         """Let a closing connection wait for unsent bytes only as long as the client takes some of them."""

@@ -52,8 +52,9 @@ class Lifecycle:
         ApiError
             The service shut down before the work was finished.
         """
-        task: asyncio.Task[_Result] = asyncio.ensure_future(work)
-        watch = asyncio.ensure_future(_disconnect(receive))
+        loop = asyncio.get_running_loop()
+        task: asyncio.Task[_Result] = loop.create_task(work)
+        watch = loop.create_task(_disconnect(receive))
         self._add(task)
         try:
             await asyncio.wait((task, watch), return_when=asyncio.FIRST_COMPLETED)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, contextmanager
 from contextvars import ContextVar
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 # What has so many characters, ids and words is read while the event loop waits: a thread would take longer.
 _SHORT = 20_000
+# The types of values in JSON and of checked options that have a length.
+_SIZED = frozenset((str, dict, list, tuple))
 # Constraints that are compiled at the same time: nothing ends one that has begun, and it may take seconds.
 _COMPILING = 2
 
@@ -71,7 +73,7 @@ class ModelCalls:
 
     async def options(self, values: dict[str, Any]) -> GenerationOptions:
         """Options of a request, with the model's own defaults for those that it leaves out."""
-        if _size(values) > _SHORT:
+        if _size(values.values()) > _SHORT:
             return await asyncio.to_thread(choose_options, self._loaded, None, values)
         return choose_options(self._loaded, None, values)
 
@@ -214,7 +216,7 @@ class ModelCalls:
         if any(getattr(options, name) is not None for name in CONSTRAINTS):
             return await self._in_time(self._compile(read))
         texts = len(prompts) * (options.best_of or options.num_return_sequences or 1)
-        if texts + sum(map(len, prompts)) + _size(options.given_values()) > _SHORT:
+        if texts + sum(map(len, prompts)) + _size(vars(options).values()) > _SHORT:
             return await asyncio.to_thread(read)
         return read()
 
@@ -249,11 +251,12 @@ class ModelCalls:
             self._requests -= 1
 
 
-def _size(values: Mapping[str, Any]) -> int:
-    """How much there is to check in options: characters, ids and words."""
+def _size(values: Iterable[Any]) -> int:
+    """How much there is to check in the values of options: characters, ids and words."""
     size = 0
-    for value in values.values():
-        size += len(value) if isinstance(value, Collection) else 0
-        if isinstance(value, (list, tuple)):
-            size += sum(len(one) for one in value if isinstance(one, (str, list, tuple)))
+    for value in values:
+        if type(value) in _SIZED:
+            size += len(value)
+            if type(value) in (list, tuple):
+                size += sum(len(one) for one in value if type(one) in _SIZED)
     return size

@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
-from starlette.requests import ClientDisconnect, Request
+from starlette.datastructures import Headers
+from starlette.types import Receive, Scope
 
 from gpt2fast.serving.errors import REQUEST_NAMES, ApiError, ClientGone, bad_request, param_of
 from gpt2fast.serving.openai import RequestModel
@@ -76,18 +77,24 @@ class Budget:
             self._left += taken
 
 
-async def read_body(request: Request, model: type[_Model], limits: Limits, budget: Budget) -> _Model:
+async def read_body(
+    scope: Scope, receive: Receive, model: type[_Model], limits: Limits, budget: Budget
+) -> _Model:
     """The request's body as ``model``.
 
     Raises
     ------
     ApiError
         It isn't JSON, too large, too slow, or holds what it may not.
+    ClientGone
+        The client left before all of it was there.
     """
-    _check_content(request)
+    headers = Headers(scope=scope)
+    _check_content(headers)
+    _check_length(headers, limits.body_bytes)
     with budget.share() as take:
         try:
-            body = await in_time(_read(request, limits.body_bytes, take), limits.body_seconds)
+            body = await in_time(_read(receive, limits.body_bytes, take), limits.body_seconds)
         except asyncio.TimeoutError:
             raise ApiError(
                 408,
@@ -110,32 +117,37 @@ def _checked(body: bytes, model: type[_Model]) -> _Model:
     return found
 
 
-def _check_content(request: Request) -> None:
+def _check_content(headers: Headers) -> None:
     # Pages of other origins may send forms and plain text without asking, along with stored passwords.
-    content_type = request.headers.get("content-type", "")
+    content_type = headers.get("content-type", "")
     if content_type.partition(";")[0].strip().lower() != "application/json":
         raise ApiError(415, f"The header Content-Type must be application/json, got {content_type[:100]!r}.")
-    coding = request.headers.get("content-encoding", "identity")
+    coding = headers.get("content-encoding", "identity")
     if coding.strip().lower() != "identity":
         raise ApiError(
             415, f"Bodies are taken as they are: leave out Content-Encoding, got {coding[:100]!r}."
         )
 
 
-async def _read(request: Request, limit: int, take: Callable[[int], None]) -> bytes:
-    length = request.headers.get("content-length", "")
+def _check_length(headers: Headers, limit: int) -> None:
+    length = headers.get("content-length", "")
     if length.isdecimal() and int(length[:20]) > limit:
         raise _too_large(limit)
+
+
+async def _read(receive: Receive, limit: int, take: Callable[[int], None]) -> bytes:
     body = bytearray()
-    try:
-        async for chunk in request.stream():
-            take(len(chunk))
-            body += chunk
-            if len(body) > limit:
-                raise _too_large(limit)
-    except ClientDisconnect:
-        raise ClientGone from None
-    return bytes(body)
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        chunk = message.get("body", b"")
+        if len(body) + len(chunk) > limit:
+            raise _too_large(limit)
+        take(len(chunk))
+        body += chunk
+        if not message.get("more_body", False):
+            return bytes(body)
 
 
 def _check_keys(body: bytes, model: type[BaseModel]) -> None:

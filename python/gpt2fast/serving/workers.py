@@ -183,16 +183,14 @@ class Supervisor:
 
     def _end(self) -> None:
         """Let the workers finish; those that don't are killed."""
-        for worker in self._workers:
-            worker.process.terminate()
-        signals, end = self._signals, time.monotonic() + self._grace + _LAST_SECONDS
+        passed, end = 0, time.monotonic() + self._grace + _LAST_SECONDS
         alive = [worker.process for worker in self._workers]
         while alive and (left := end - time.monotonic()) > 0:
-            wait([*(process.sentinel for process in alive), self._wake_reader], left)
-            if self._signals > signals:  # again: at once
-                signals = self._signals
+            while passed < max(self._signals, 1):
+                passed += 1
                 for process in alive:
-                    process.terminate()
+                    _pass_on(process, again=passed > 1)
+            wait([*(process.sentinel for process in alive), self._wake_reader], left)
             _drain(self._wake_reader)
             alive = [process for process in alive if process.is_alive()]
         for process in alive:
@@ -214,6 +212,15 @@ def _says_ready(worker: _Worker) -> bool:
     return True
 
 
+def _pass_on(process: SpawnProcess, *, again: bool) -> None:
+    """Tell a worker to end; ``again``: at once."""
+    if again and sys.platform != "win32" and process.is_alive():
+        # Another signal than before: of two that are alike, one is lost while the first is not yet handled.
+        os.kill(process.pid or 0, signal.SIGINT)
+    else:
+        process.terminate()
+
+
 def _drain(reader: socket.socket) -> None:
     reader.setblocking(False)
     with contextlib.suppress(BlockingIOError):
@@ -228,6 +235,8 @@ def _forget_metrics(pid: int) -> None:
 
 def _serve(work: Work, listener: socket.socket, pipe: Connection) -> None:
     """A worker's main function."""
+    if sys.platform != "win32":
+        os.setpgrp()  # Ctrl-C is for the parent, which passes it on
     threading.Thread(target=_end_with_parent, args=(pipe,), daemon=True).start()
     try:
         work(listener, lambda: pipe.send(b"ready"))

@@ -13,6 +13,8 @@ from gpt2fast.text.clean_up import IncrementalCleanUp
 if TYPE_CHECKING:
     from gpt2fast.text.tokenizer import Tokenizer
 
+_Utf8Decoder = codecs.getincrementaldecoder("utf-8")
+
 
 class IncrementalDecoder:
     """Text from tokens as they arrive; never a part of a character.
@@ -118,7 +120,7 @@ class _TextOfBytes:
     """Joined bytes as UTF-8."""
 
     def __init__(self) -> None:
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._decoder = _Utf8Decoder("replace")
 
     def feed(self, data: bytes, token: int, *, whole: bool) -> str:
         return self._decoder.decode(data)
@@ -187,7 +189,7 @@ class _TextOfPieces:
 def _may_go_on(data: bytes) -> bool:
     """Whether bytes are the beginning of valid UTF-8."""
     try:
-        codecs.getincrementaldecoder("utf-8")().decode(data)
+        _Utf8Decoder().decode(data)
     except UnicodeDecodeError:
         return False
     return True

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from support.processes import run_python
+from support.service_packages import APPLICATION, SERVER, need
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's /proc and signals")
 
@@ -118,7 +119,7 @@ def test_answers_under_load_are_those_of_a_request_alone() -> None:
 
 @pytest.mark.timeout(900)
 def test_a_service_outlives_hostile_clients() -> None:
-    pytest.importorskip("uvicorn")
+    need((*APPLICATION, *SERVER))
     (part,) = campaign("service", "--count", "20")["parts"].values()
     assert part["requests"] == 200
     assert part["statuses"]["200"] > 0

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gpt2fast import GPT2
+from support.service_packages import APPLICATION, SERVER
 
 if TYPE_CHECKING:
     import httpx
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 Post = Callable[..., Any]
 
-_ABSENT = [name for name in ("httptools", "httpx", "orjson", "starlette") if find_spec(name) is None]
+_ABSENT = [name for name in (*APPLICATION, *SERVER, "httpx") if find_spec(name) is None]
 collect_ignore_glob = ["test_*.py"] if _ABSENT else []
 
 

@@ -274,13 +274,17 @@ class TestWorkers:
         served.get("/health")
         return self.pids(served)
 
-    def test_streams_finish_when_the_parent_is_told_to_end(self) -> None:
+    @pytest.mark.parametrize("ctrl_c", [False, True])
+    def test_streams_finish_when_the_parent_is_told_to_end(self, ctrl_c: bool) -> None:
         body = {"prompt": "Once", "max_tokens": 2000, "overflow": "slide", "eos_token_id": [], "stream": True}
         with command("--workers", "2", "--grace", str(DEADLINE)) as served:
             with httpx.stream("POST", served.url + PATH, json=body, timeout=DEADLINE) as response:
                 chunks = events(response.iter_lines())
                 next(chunks)
-                served.process.send_signal(signal.SIGTERM)
+                if ctrl_c:  # the terminal signals a whole group of processes
+                    os.killpg(served.process.pid, signal.SIGINT)
+                else:
+                    served.process.send_signal(signal.SIGTERM)
                 *_, last = chunks
             assert last["choices"][0]["finish_reason"] == "length"
             assert served.process.wait(DEADLINE) == 0
@@ -293,6 +297,19 @@ class TestWorkers:
             # Their ends of the log close when they have ended.
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", port))
+
+    def test_a_second_signal_reaches_them_however_soon_it_comes(self) -> None:
+        listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+
+        def signal_twice() -> None:
+            for _ in range(2):
+                supervisor._signalled(signal.SIGTERM, None)
+
+        supervisor = Supervisor(_wait_for_two_signals, listeners, DEADLINE, signal_twice)
+        supervisor.run()
+        for listener in listeners:
+            listener.close()
+        assert [worker.process.exitcode for worker in supervisor._workers] == [0, 0]
 
     def test_one_whose_pipe_closes_before_it_is_gone(self) -> None:
         listener = socket.create_server(("127.0.0.1", 0))
@@ -371,6 +388,19 @@ def _greet(broken: int, listener: socket.socket, ready: Any) -> None:
     while True:
         with listener.accept()[0] as client:
             client.send(b"!")
+
+
+def _wait_for_two_signals(listener: socket.socket, ready: Any) -> None:
+    """A worker that does not end before."""
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    signal.set_wakeup_fd(writer.fileno())  # whichever thread the system gives a signal to
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, frame: None)
+    ready()
+    seen = b""
+    while len(seen) < 2:
+        seen += reader.recv(2)
 
 
 def _broken(listener: socket.socket, ready: Any) -> None:

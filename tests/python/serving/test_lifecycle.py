@@ -9,8 +9,7 @@ import random
 import re
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
 from pathlib import Path
@@ -24,41 +23,15 @@ from gpt2fast import GPT2
 from gpt2fast.serving import Limits, Settings, http_protocol, server
 from gpt2fast.serving.lifecycle import Lifecycle
 from gpt2fast.serving.short_turns import ShortTurns
-from support.live_server import DEADLINE, LiveServer, events, live_server
+from support.live_server import DEADLINE, ENDLESS, LiveServer, Watch, events, idle, live_server
 
 PATH = "/v1/completions"
-#: Goes on until it is ended.
-ENDLESS: dict[str, Any] = {
-    "prompt": "Once",
-    "max_tokens": 80_000,
-    "overflow": "slide",
-    "eos_token_id": [],
-    "seed": 1,
-}
 
 
 @pytest.fixture
 def live(model: GPT2) -> Iterator[LiveServer]:
     with live_server(model, grace=DEADLINE) as found:  # a busy machine takes long
         yield found
-
-
-class Watch:
-    """Lets a test wait for what a model's work comes to."""
-
-    def __init__(self, live: LiveServer) -> None:
-        self._calls = live.service.calls
-
-    def wait_for(self, condition: Callable[[Any], bool]) -> None:
-        end = time.monotonic() + DEADLINE
-        turn = threading.Event()
-        while not condition(stats := self._calls.stats()):
-            assert time.monotonic() < end, stats
-            turn.wait(0.005)  # the server's thread goes on
-
-
-def idle(stats: Any) -> bool:
-    return (stats.running, stats.waiting) == (0, 0)
 
 
 def raw_request(live: LiveServer, body: dict[str, Any], path: str = PATH) -> socket.socket:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -25,6 +26,14 @@ if TYPE_CHECKING:
 
 # Long enough for a machine with other work; nothing waits for it where all is well.
 DEADLINE = 120
+#: Goes on until it is ended.
+ENDLESS: dict[str, Any] = {
+    "prompt": "Once",
+    "max_tokens": 80_000,
+    "overflow": "slide",
+    "eos_token_id": [],
+    "seed": 1,
+}
 
 
 @dataclass
@@ -59,6 +68,24 @@ class LiveServer(_Server):
     def end(self) -> None:
         """What SIGTERM does."""
         self.server.handle_exit(signal.SIGTERM, None)
+
+
+class Watch:
+    """Lets a test wait for what a model's work comes to."""
+
+    def __init__(self, live: LiveServer) -> None:
+        self._calls = live.service.calls
+
+    def wait_for(self, condition: Callable[[Any], bool]) -> None:
+        end = time.monotonic() + DEADLINE
+        turn = threading.Event()
+        while not condition(stats := self._calls.stats()):
+            assert time.monotonic() < end, stats
+            turn.wait(0.005)  # the server's thread goes on
+
+
+def idle(stats: Any) -> bool:
+    return (stats.running, stats.waiting) == (0, 0)
 
 
 @contextmanager
@@ -126,6 +153,7 @@ def command(*arguments: str, **environment: str) -> Iterator[Command]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,  # a group of processes of its own
     )
     assert process.stdout is not None
     served = Command("", process, [])
