@@ -73,18 +73,21 @@ void PipeQueue::open_pipe_locked() {
 }
 
 void PipeQueue::put(uint64_t key) {
+  int woken = -1;
   {
     const std::lock_guard lock(mutex_);
-    if (keys_.empty() && write_end_ >= 0) put_byte(write_end_);
+    if (keys_.empty()) woken = write_end_;
     if (std::ranges::find(keys_, key) == keys_.end()) keys_.push_back(key);
   }
+  if (woken >= 0) put_byte(woken);  // without the lock, which its reader takes at once
   changed_.notify_all();
 }
 
 std::vector<uint64_t> PipeQueue::take() {
   const std::lock_guard lock(mutex_);
   std::vector<uint64_t> taken = keys_;
-  if (!keys_.empty() && read_end_ >= 0) take_byte(read_end_);
+  // Even without keys: they may have been taken before their byte came.
+  if (read_end_ >= 0) take_byte(read_end_);
   keys_.clear();
   return taken;
 }
