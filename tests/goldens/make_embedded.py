@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import peft
 import torch
-import train_tiny
 import transformers
 from tokenizers import Tokenizer
 
+import train_tiny
 from gpt2fast.loading.sources import embedded_model
 from support.adapter_samples import CLASSIFIER_KINDS, KINDS, write_adapter
 
