@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from gpt2fast import GPT2
+from support.goldens import EMBEDDED
 
-GOLDENS = json.loads((Path(__file__).parents[1] / "goldens" / "tiny.json").read_text("utf-8"))
 
-
-@pytest.mark.parametrize("case", GOLDENS["greedy"], ids=lambda case: case["prompt"][:20])
+@pytest.mark.parametrize("case", EMBEDDED["greedy"], ids=lambda case: case["prompt"][:20])
 def test_greedy_tokens_equal_the_reference(case: dict[str, object]) -> None:
     model = GPT2.from_pretrained(precision="fp32")
     out = model.generate(case["prompt"], max_new_tokens=200, eos_token_id=[])
     assert list(out.token_ids) == case["token_ids"]
 
 
-@pytest.mark.parametrize("case", GOLDENS["logits"], ids=lambda case: str(len(case["token_ids"])))
+@pytest.mark.parametrize("case", EMBEDDED["logits"], ids=lambda case: str(len(case["token_ids"])))
 def test_logits_equal_the_reference(case: dict[str, list[float]]) -> None:
     model = GPT2.from_pretrained(precision="fp32")
     logits = model.logits(np.array(case["token_ids"], np.int32), rows=-1)[0, 0]

@@ -18,31 +18,12 @@ from gpt2fast.export import convert
 from gpt2fast.loading.sources import embedded_model
 from support.adapter_samples import CLASSIFIER_KINDS, KINDS, write_adapter
 from support.classifier_samples import write_classifier
+from support.goldens import EMBEDDED
 from support.huggingface_samples import edit_config, write_directory, write_vocabulary
 
-IDS = [5, 6, 7]
+IDS, SOME = EMBEDDED["short"]["token_ids"], EMBEDDED["short"]["ids"]
 BASE = str(embedded_model())
-# PEFT 0.21.2, transformers 5.24, for each kind of support.adapter_samples.write_adapter:
-# base = GPT2LMHeadModel.from_pretrained(BASE, dtype=torch.float32);
-# model = PeftModel.from_pretrained(base, adapter).eval();
-# model(torch.tensor([[5, 6, 7]])).logits[0, -1, [0, 1, 14, 4081]]
-LOGITS = {
-    "attention": [0.724150538444519, 0.41132497787475586, 4.349621772766113, -3.8821463584899902],
-    "all": [0.41688963770866394, 0.9292067289352417, 4.495487213134766, -2.736144781112671],
-    "tables": [0.6368079781532288, 0.05988171696662903, 4.170718193054199, -3.918377637863159],
-    "whole_head": [-0.7225989699363708, 0.3691025972366333, 0.9610649347305298, 0.639039933681488],
-    "whole_table": [-6.889835357666016, 2.0517477989196777, 4.1324968338012695, -1.9600403308868408],
-}
-# The same with base = AutoModelForSequenceClassification or AutoModelForTokenClassification.from_pretrained(
-# BASE, num_labels=3, dtype=torch.float32), and model(torch.tensor([[5, 6, 7]])).logits[0].
-HEAD_LOGITS: dict[str, Any] = {
-    "whole_text_head": [-0.41029495000839233, 3.33258056640625, -1.7136259078979492],
-    "whole_token_head": [
-        [-0.41042083501815796, 0.3524909019470215, -1.2578535079956055],
-        [1.7571909427642822, 2.040590524673462, 0.106007419526577],
-        [0.8548713326454163, 0.8502971529960632, 0.032007478177547455],
-    ],
-}
+LOGITS = EMBEDDED["adapters"]
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +33,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def logits(source: Path | str | None, **options: Any) -> list[float]:
     with GPT2.from_pretrained(source, precision="fp32", **options) as model:
-        found: list[float] = model.logits(IDS)[0, -1][[0, 1, 14, 4081]].tolist()
+        found: list[float] = model.logits(IDS)[0, -1][SOME].tolist()
     return found
 
 
@@ -218,7 +199,7 @@ def classification(source: Path | str | None, ids: list[int] = IDS, **options: A
 def test_a_head_for_classification_comes_with_the_adapter(tmp_path: Path, kind: str) -> None:
     adapter = write_adapter(tmp_path / "adapter", kind, BASE)
     for found in (classification(adapter), classification(None, adapter=adapter)):
-        np.testing.assert_allclose(found.logits, HEAD_LOGITS[kind], rtol=0, atol=2e-5)
+        np.testing.assert_allclose(found.logits, LOGITS[kind], rtol=0, atol=2e-5)
         assert found.labels == ("LABEL_0", "LABEL_1", "LABEL_2")
 
 
@@ -231,7 +212,7 @@ def test_names_of_modules_that_are_saved_whole(tmp_path: Path, form: str) -> Non
     tensors[f"base_model.model.{form}"] = tensors.pop("base_model.model.score.weight")
     tensors["base_model.model.score.original_module.weight"] = np.ones((3, 256), np.float32)
     save_file(tensors, adapter / "adapter_model.safetensors")
-    np.testing.assert_allclose(classification(adapter).logits, HEAD_LOGITS["whole_text_head"], atol=2e-5)
+    np.testing.assert_allclose(classification(adapter).logits, LOGITS["whole_text_head"], atol=2e-5)
 
 
 @pytest.mark.parametrize("labels", [["bad", "fair", "good"], ["bad", "good"]])
@@ -240,7 +221,7 @@ def test_labels_and_padding_are_those_of_the_base(tmp_path: Path, labels: list[s
     edit_config(base, id2label=dict(enumerate(labels)), pad_token_id=9)
     adapter = write_adapter(tmp_path / "adapter", "whole_text_head", str(base))
     found = classification(adapter, [*IDS, 9, 9])
-    np.testing.assert_allclose(found.logits, HEAD_LOGITS["whole_text_head"], rtol=0, atol=2e-5)
+    np.testing.assert_allclose(found.logits, LOGITS["whole_text_head"], rtol=0, atol=2e-5)
     # transformers numbers the labels where the configuration has another count of them.
     expected = tuple(labels) if len(labels) == 3 else ("LABEL_0", "LABEL_1", "LABEL_2")
     assert found.labels == expected

@@ -17,14 +17,9 @@ from gpt2fast.errors import ModelError
 from gpt2fast.export.standard import export_onnx
 from gpt2fast.loading.sources import embedded_model
 from support.checkpoint_samples import Tensors, random_tensors, small_config, torch_state
+from support.goldens import EMBEDDED
 from support.huggingface_samples import assert_tensors, write_directory
 from support.tensorflow_samples import write_tensorflow
-
-# transformers 5.24: the embedded model with `lm_head.weight = transformer.wte.weight.flip(0)` added to its
-# model.safetensors; model = GPT2LMHeadModel.from_pretrained(path, dtype=torch.float32);
-# model(torch.tensor([[5, 6, 7]])).logits
-ARGMAX = [4081, 3718, 4081]
-LOGITS = {0: -4.295322418212891, 1: -6.390341758728027, 14: -3.805419921875, 4081: 4.2289910316467285}
 
 
 def test_scores_come_from_the_head_that_is_there(tmp_path: Path) -> None:
@@ -34,9 +29,10 @@ def test_scores_come_from_the_head_that_is_there(tmp_path: Path) -> None:
     tensors["lm_head.weight"] = np.ascontiguousarray(tensors["transformer.wte.weight"][::-1])
     save_file(tensors, source / "model.safetensors")
     with GPT2.from_pretrained(source, precision="fp32") as model:
-        logits = model.logits([5, 6, 7])[0]
-    assert logits.argmax(-1).tolist() == ARGMAX
-    np.testing.assert_allclose(logits[-1][list(LOGITS)], list(LOGITS.values()), rtol=0, atol=1e-5)
+        logits = model.logits(EMBEDDED["short"]["token_ids"])[0]
+    expected = EMBEDDED["own_head"]
+    assert logits.argmax(-1).tolist() == expected["argmax"]
+    np.testing.assert_allclose(logits[-1][expected["ids"]], expected["values"], rtol=0, atol=1e-5)
 
 
 def tied_with(head: np.ndarray[Any, Any]) -> tuple[Tensors, Tensors]:

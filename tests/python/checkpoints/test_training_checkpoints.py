@@ -22,14 +22,11 @@ from support.checkpoint_samples import (
     small_config,
     torch_state,
 )
+from support.goldens import EMBEDDED
 from support.huggingface_samples import assert_tensors, write_directory
 
 NANOGPT = small_config(activation_function="gelu")
 LINEAR = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
-
-# transformers 5.24: model = GPT2LMHeadModel.from_pretrained(embedded model, activation_function="gelu",
-# dtype=torch.float32); model(torch.tensor([[5, 6, 7]])).logits[0, -1, [0, 1, 14, 4081]]
-GELU_LOGITS = [0.4929234981536865, 0.25138455629348755, 4.230746746063232, -3.805751323699951]
 
 
 def nanogpt_tensors(tensors: Tensors, prefix: str = "_orig_mod.transformer.") -> Tensors:
@@ -85,8 +82,9 @@ def test_nanogpt_computes_what_transformers_does(tmp_path: Path) -> None:
     file = nanogpt_tensors(tensors)
     path = write(tmp_path / "ckpt.pt", file, within="model", beside=model_args(**sizes))
     with GPT2.from_pretrained(path, precision="fp32") as model:
-        logits = model.logits([5, 6, 7])[0, -1]
-    np.testing.assert_allclose(logits[[0, 1, 14, 4081]], GELU_LOGITS, rtol=0, atol=1e-5)
+        logits = model.logits(EMBEDDED["short"]["token_ids"])[0, -1]
+    found = logits[EMBEDDED["short"]["ids"]]
+    np.testing.assert_allclose(found, EMBEDDED["exact_gelu"], rtol=0, atol=1e-5)
 
 
 def test_sizes_of_nanogpt_are_checked(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 
+from gpt2fast import GPT2
 from gpt2fast.checkpoints import open_checkpoint
 from gpt2fast.cli import main
 from support.huggingface_samples import write_directory
@@ -139,9 +141,10 @@ def test_evaluation_resumes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 
 def test_lambada_and_choice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     passages, questions = tmp_path / "passages.jsonl", tmp_path / "questions.jsonl"
-    lines = ['{"text": "Once upon a little"}', '{"text": "Once upon a zebra"}', '{"text": "one two"}']
-    passages.write_text("\n".join(lines), "utf-8")
-    question = {"prompt": "Once upon a", "choices": ["zebra", "little"], "answer": 1}
+    likeliest = re.findall(r"\w+", GPT2.from_pretrained().generate("Once upon a", max_new_tokens=8).text)[0]
+    texts = [f"Once upon a {likeliest}", "Once upon a zebra", "one two"]
+    passages.write_text("\n".join(json.dumps({"text": text}) for text in texts), "utf-8")
+    question = {"prompt": "Once upon a", "choices": ["zebra", likeliest], "answer": 1}
     questions.write_text(json.dumps(question), "utf-8")
     result = _json(capsys, "eval", "lambada", passages, "--limit", 2)["results"][0]
     assert (result["examples"], result["accuracy"]) == (2, 0.5)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+import gpt2fast
 from gpt2fast import GPT2
 from gpt2fast.cli.generate import command
 from gpt2fast.cli.info import command as info
@@ -98,6 +99,14 @@ def drawn(*arguments: str) -> tuple[str, str]:
     return result.stdout, result.stderr
 
 
+def own_values() -> dict[str, Any]:
+    """The options in the embedded model's own file."""
+    file = Path(gpt2fast.__file__).parent / "data" / "tiny" / "generation_config.json"
+    values: dict[str, Any] = json.loads(file.read_text("utf-8"))
+    others = ("bos_token_id", "eos_token_id", "transformers_version")
+    return {name: value for name, value in values.items() if name not in others}
+
+
 @pytest.mark.parametrize("options", [[], ["--num-return-sequences", "2"], ["--best-of", "2"]])
 def test_the_seed_that_is_reported_repeats_the_text(own_defaults: None, options: list[str]) -> None:
     text, said = drawn(*options)
@@ -110,8 +119,9 @@ def test_the_seed_that_is_reported_repeats_the_text(own_defaults: None, options:
 
 def test_the_embedded_model_draws_by_its_own_defaults(own_defaults: None, model: GPT2) -> None:
     own = GPT2.from_pretrained()
-    values = {"do_sample": True, "temperature": 0.7, "top_k": 50, "top_p": 0.9, "max_new_tokens": 200}
+    values = own_values()
     assert own.generation_config == values
+    assert values["do_sample"] is True
     out = own.generate("Once upon a time", seed=3)
     assert out.token_ids == model.generate("Once upon a time", **values, seed=3).token_ids
     best = own.generate("Once upon a time", do_sample=False, max_new_tokens=20)
@@ -142,4 +152,6 @@ def test_a_terminal_shows_the_speed(options: list[str]) -> None:
         shown = terminal.wait_for(" tokens per second")
         assert terminal.end() == 0
     assert re.search(r"\n(\x1b\[2m)?[\d,]+ tokens per second$", shown)
-    assert run("--seed", "3", "--top-p", "0.9", "--temperature", "0.7", *options) in shown
+    for name in ("temperature", "top_k", "top_p"):
+        options = [*options, f"--{name.replace('_', '-')}", str(own_values()[name])]
+    assert run("--seed", "3", *options) in shown

@@ -108,11 +108,13 @@ def test_a_stop_string_ends_a_beam(model: GPT2, include: bool) -> None:
         include_stop_string=include,
     )
     assert {one.finish_reason for one in found} >= {"stop"}
-    for one in found:
-        whole = model.tokenizer.decode(one.token_ids)
-        ends = [whole.index(text) + len(text) * include for text in stop if text in whole]
+    for number, one in enumerate(found):
+        prompt = PROMPTS[number // 4]
+        whole = prompt + model.tokenizer.decode(one.token_ids)
+        starts = {text: whole.find(text, len(prompt) - len(text) + 1) for text in stop}
+        ends = [start + len(text) * include for text, start in starts.items() if start >= 0]
         assert (one.finish_reason == "stop") == bool(ends)
-        assert one.text == whole[: min(ends, default=None)]
+        assert one.text == whole[len(prompt) : max(len(prompt), min(ends, default=len(whole)))]
 
 
 def test_more_beams_than_sequences_are_refused() -> None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from gpt2fast import GPT2, ForwardOutput
+from support.goldens import EMBEDDED
 
-GOLDEN = json.loads((Path(__file__).parents[2] / "goldens" / "hidden_states.json").read_text("utf-8"))
+GOLDEN = EMBEDDED["hidden_states"]
 IDS = np.array(GOLDEN["token_ids"], np.int32)
 # Of random tokens, hidden states are in the tens: relative to the largest value.
 TOLERANCES = {"fp32": 1e-5, "bf16": 2e-2, "int8": 5e-2, "int4": 2e-1}
