@@ -155,9 +155,11 @@ def test_quantized_blocks_are_near_the_weights(bits: int) -> None:
 def test_gguf_holds_the_same_model(tmp_path: Path, embedded_dir: Path, format: str, tolerance: float) -> None:
     pytest.importorskip("gguf")
     write_gguf(embedded_dir, tmp_path / "model.gguf", format)
-    ids = np.arange(20, 60)
+    model = GPT2.from_pretrained(precision="fp32")
+    # A text of the model's kind: 4 bits change much more of what it makes of arbitrary tokens.
+    ids = model.tokenizer.encode("Once upon a time, there was a little girl who loved to play in the garden.")
     found = GPT2.from_pretrained(tmp_path / "model.gguf", precision="fp32").logits(ids, rows=-1)[0, 0]
-    expected = GPT2.from_pretrained(precision="fp32").logits(ids, rows=-1)[0, 0]
+    expected = model.logits(ids, rows=-1)[0, 0]
     assert np.linalg.norm(found - expected) <= tolerance * np.linalg.norm(expected)
 
 

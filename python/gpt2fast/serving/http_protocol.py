@@ -115,8 +115,8 @@ class LimitedHttp(HttpToolsProtocol):
         self._in_header = False
         if self._is_upgrade():
             return
+        super().on_headers_complete()  # which may find that the request is none
         self._in_body = True
-        super().on_headers_complete()
         self._unanswered.append(self.cycle)
 
     def on_message_complete(self) -> None:

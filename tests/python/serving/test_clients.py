@@ -131,14 +131,16 @@ def test_langchains_completion_class(keyed: LiveServer, model: GPT2) -> None:
     llm = package.OpenAI(
         base_url=f"{keyed.url}/v1", api_key=KEY, model="tiny", temperature=0, max_tokens=20, max_retries=0
     )
-    expected = model.generate(PROMPT, max_new_tokens=20).text
-    assert llm.invoke(PROMPT) == expected
-    assert "".join(llm.stream(PROMPT)) == expected
-    assert llm.batch([PROMPT, "The"]) == [expected, model.generate("The", max_new_tokens=20).text]
-    stop = expected[8:12]
-    assert llm.invoke(PROMPT, stop=[stop]) == expected[: expected.index(stop)]
+    expected = model.generate(PROMPT, max_new_tokens=20)
+    assert llm.invoke(PROMPT) == expected.text
+    assert "".join(llm.stream(PROMPT)) == expected.text
+    other = model.generate("The", max_new_tokens=20)
+    assert llm.batch([PROMPT, "The"]) == [expected.text, other.text]
+    stop = expected.text[8:12]
+    assert llm.invoke(PROMPT, stop=[stop]) == expected.text[: expected.text.index(stop)]
     result = llm.generate([PROMPT, "The"])
-    assert result.llm_output["token_usage"]["completion_tokens"] == 40
+    tokens = len(expected.token_ids) + len(other.token_ids)
+    assert result.llm_output["token_usage"]["completion_tokens"] == tokens
     llm.client._client.close()
 
 

@@ -98,6 +98,17 @@ def test_one_connection_too_many_gets_its_answer(live: LiveServer, monkeypatch: 
         assert (found + answer(connection)).startswith(b"HTTP/1.1 503")
 
 
+@pytest.mark.parametrize("before", [b"", b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n"])
+@pytest.mark.parametrize("target", [b"/" + b"a" * 70_000, b"http://[::1"])
+def test_an_address_that_is_none_is_refused(live: LiveServer, before: bytes, target: bytes) -> None:
+    with closing(connect(live)) as connection:
+        if before:
+            connection.sendall(before)
+            assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200")
+        connection.sendall(b"GET " + target + b" HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert answer(connection).startswith(b"HTTP/1.1 4")
+
+
 def test_what_follows_the_last_answer_is_no_request(live: LiveServer) -> None:
     with closing(connect(live)) as connection:
         connection.sendall(POST + b"Connection: close\r\n" + b"Content-Length: 10\r\n\r\n")
