@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -47,7 +47,8 @@ def generate_many(
             f"prompts must be an iterable of texts or of lists of token ids, got {shown(prompts)}; put a "
             f"single one in a list"
         )
-    return _outcomes(_RunningPrompts(model, all_prompts, options), ordered)
+    running = _RunningPrompts(model, all_prompts, options, at_hand=isinstance(prompts, Sequence))
+    return _outcomes(running, ordered)
 
 
 def _outcomes(running: _RunningPrompts, ordered: bool) -> Iterator[tuple[int, Outcome]]:
@@ -68,12 +69,18 @@ def _outcomes(running: _RunningPrompts, ordered: bool) -> Iterator[tuple[int, Ou
 
 
 class _RunningPrompts:
-    """Prompts that have been started and not finished."""
+    """Prompts that have been started and not finished.
 
-    def __init__(self, model: LoadedModel, prompts: Iterator[Prompt], options: GenerationOptions) -> None:
+    Those that are ``at_hand`` begin together. The next of others may keep the engine waiting.
+    """
+
+    def __init__(
+        self, model: LoadedModel, prompts: Iterator[Prompt], options: GenerationOptions, *, at_hand: bool
+    ) -> None:
         self._model = model
         self._prompts = prompts
         self._options = options
+        self._at_hand = at_hand
         texts = max(1, options.num_beams, options.best_of or 1, options.num_return_sequences or 1)
         self._most = max(1, _TEXTS_PER_SLOT * model.engine.max_sequences // texts)
         self._next = 0
@@ -83,7 +90,7 @@ class _RunningPrompts:
         self._calls: dict[int, tuple[int, Work[Outcome], core.Call, ExitStack]] = {}
         # Calls that the engine has not accepted yet, because too many were waiting.
         self._unstarted: deque[tuple[int, Work[Outcome], Start]] = deque()
-        # Calls that have been made since the last wait. They begin together.
+        # Calls that have been made and are to begin together.
         self._held: list[core.Call] = []
         self._finished: list[tuple[int, Outcome]] = []
 
@@ -106,13 +113,12 @@ class _RunningPrompts:
                 break
             self._advance(self._next, generation(self._model, self._read(prompt)), None)
             self._next += 1
+        self._begin_held()
         return bool(self._calls or self._finished)
 
     def take(self) -> list[tuple[int, Outcome]]:
         """Wait until a prompt has finished; what has finished since the last call."""
         while not self._finished:
-            while self._held:
-                self._held.pop().begin()
             self._queue.wait()
             for key in self._queue.take():
                 if key not in self._calls:  # it has been done for longer than the queue knows
@@ -122,6 +128,7 @@ class _RunningPrompts:
                     watch.close()
                     del self._calls[key]
                     self._advance(index, work, call)
+            self._begin_held()
         finished, self._finished = self._finished, []
         return finished
 
@@ -165,3 +172,10 @@ class _RunningPrompts:
             watch.enter_context(watched(call, self._options.cancel))
             self._calls[key] = index, work, call, watch
             self._held.append(call)
+            if not self._at_hand:
+                self._begin_held()
+
+    def _begin_held(self) -> None:
+        held, self._held = self._held, []
+        for call in held:
+            call.begin()

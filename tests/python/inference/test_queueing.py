@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
+import threading
+import time
 from collections.abc import Coroutine, Iterator
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 
 from gpt2fast import GPT2, BusyError, CancelToken
 from support.event_loops import ENDLESS, run_in
+from support.processes import SECONDS
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
@@ -167,3 +170,20 @@ def test_generate_many_takes_no_single_prompt(prompts: Any) -> None:
             model.generate_many(prompts)
         with pytest.raises(TypeError, match="ordered must be True or False, got 'no'"):
             model.generate_many(["Once"], ordered=no_flag)
+
+
+def test_prompts_that_come_one_by_one_begin_as_they_come() -> None:
+    model = GPT2.from_pretrained()
+    limit, turn = time.monotonic() + SECONDS, threading.Event()
+
+    def prompts() -> Iterator[str]:
+        yield "The wolf"
+        while model.stats().finished == 0:
+            assert time.monotonic() < limit, "the first prompt waits for the second"
+            turn.wait(0.005)  # the engine's thread goes on
+        yield "The king"
+
+    expected = [model.generate(prompt, max_new_tokens=3, seed=1).text for prompt in ("The wolf", "The king")]
+    model = GPT2.from_pretrained()
+    found = model.generate_many(prompts(), max_new_tokens=3, seed=1)
+    assert [one.text for one in found] == expected
