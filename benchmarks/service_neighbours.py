@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.comparison import Comparison, Log, Results
-from benchmarks.systems import OURS, all_systems, convert_all
+from benchmarks.systems import OURS, of_bits
 from benchmarks.targets import Target
 from gpt2fast.config import ModelConfig
 from gpt2fast.evaluation.speed import Case, Timing
@@ -45,8 +45,7 @@ def beside_neighbours(
     str
         A line for each number of neighbours and program: medians in milliseconds a prompt and a token.
     """
-    systems = [one for one in all_systems(threads, _RUNNERS) if one.bits == _BITS]
-    directories, _ = convert_all(systems, checkpoint, work)
+    directories = of_bits(_BITS, _RUNNERS, threads, checkpoint, work)
     config = ModelConfig.from_dict(json.loads((checkpoint / "config.json").read_text("utf-8")))
     targets: list[Target] = []
     lines: list[str] = []

@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.processes import Worker
 from benchmarks.runners import Request
-from benchmarks.systems import OURS, System, all_systems, convert_all
+from benchmarks.systems import OURS, System, of_bits
 from benchmarks.targets import Target
 from gpt2fast.config import ModelConfig
 
@@ -36,8 +36,7 @@ def beside_peers(checkpoint: Path, work: Path, threads: int, repeats: int) -> li
     repeats : int
         Turns that count, after one that does not.
     """
-    systems = [one for one in all_systems(threads, _RUNNERS) if one.bits == _BITS]
-    directories, _ = convert_all(systems, checkpoint, work)
+    directories = of_bits(_BITS, _RUNNERS, threads, checkpoint, work)
     config = ModelConfig.from_dict(json.loads((checkpoint / "config.json").read_text("utf-8")))
     rates: dict[str, list[float]] = {one.name: [] for one in directories}
     gaps: dict[str, list[float]] = {one.name: [] for one in directories}

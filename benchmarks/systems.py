@@ -96,6 +96,14 @@ def converted_directory(system: System, checkpoint: Path, work: Path) -> Path:
     return directory
 
 
+def of_bits(
+    bits: int, runners: Sequence[str], threads: int, checkpoint: Path, work: Path
+) -> dict[System, Path]:
+    """Directories of the formats with so many bits, of those runners that are installed and convert."""
+    systems = [one for one in all_systems(threads, runners) if one.bits == bits]
+    return convert_all(systems, checkpoint, work)[0]
+
+
 def convert_all(
     systems: Sequence[System], checkpoint: Path, work: Path
 ) -> tuple[dict[System, Path], dict[str, str]]:

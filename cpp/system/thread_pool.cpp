@@ -34,8 +34,7 @@ constexpr int kSpinsForOthers = 20000;  // longer than a running thread keeps th
 constexpr auto kLongYield = std::chrono::microseconds(500);
 // For so long after it, cores are taken to be crowded.
 constexpr auto kCrowdedTime = std::chrono::milliseconds(50);
-// Threads sleep on crowded cores if the caller's part of a run takes longer; for less, waking them costs
-// more.
+// Threads sleep on crowded cores if the caller's part of a run takes longer: they wake up more slowly.
 constexpr auto kLongPart = std::chrono::microseconds(200);
 // Threads that have slept for less wake up on the core where they were.
 constexpr auto kLongSleep = std::chrono::milliseconds(1);

@@ -1,5 +1,5 @@
 // The threads of an engine. They spin for the length of a step and a moment after it, so that they begin at
-// once, and then sleep. Where other programs keep the cores busy, they sleep whenever they wait.
+// once, and then sleep. Where other programs keep the cores busy, they sleep between long runs, too.
 #pragma once
 
 #include <chrono>
