@@ -18,7 +18,8 @@ class Muon(torch.optim.Optimizer):  # type: ignore[misc]
     Muon does one by one in bfloat16.
     """
 
-    def __init__(self, groups: list[dict[str, Any]], lr: float) -> None:
+    def __init__(self, groups: list[dict[str, Any]], lr: float, dtype: torch.dtype) -> None:
+        self._dtype = dtype
         super().__init__(groups, {"lr": lr, "momentum": 0.95, "weight_decay": 0.1, "parts": 1})
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
@@ -32,20 +33,24 @@ class Muon(torch.optim.Optimizer):  # type: ignore[misc]
             state = self.state[weights[0]]
             average = state.setdefault("average", torch.zeros_like(gradient))
             average.lerp_(gradient, 1 - group["momentum"])
-            updates = orthogonal(gradient.lerp(average, group["momentum"]))
+            updates = orthogonal(gradient.lerp(average, group["momentum"]), self._dtype)
             inputs, outputs = updates.shape[1:]
             scale = group["lr"] * math.sqrt(max(1.0, outputs / inputs))
             for part, update in zip(parts, updates, strict=True):
                 part.mul_(1 - group["lr"] * group["weight_decay"]).sub_(update, alpha=scale)
 
 
-def orthogonal(matrices: torch.Tensor) -> torch.Tensor:
-    """Matrices [n, rows, columns] with about the same singular vectors and singular values near 1."""
+def orthogonal(matrices: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Matrices [n, rows, columns] with about the same singular vectors and singular values near 1.
+
+    The products are made in ``dtype``; the values near 1 differ by more than what bfloat16 rounds away.
+    """
     a, b, c = NEWTON_SCHULZ
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
-    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    x = (x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)).to(dtype)
     for _ in range(5):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
+    x = x.to(matrices.dtype)
     return x.mT if tall else x

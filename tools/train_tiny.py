@@ -173,13 +173,19 @@ def new_optimizers(model: Any, arguments: Arguments) -> list[torch.optim.Optimiz
     vectors = [weight for weight in model.parameters() if weight.ndim < 2]
     groups = [{"params": embeddings, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
     adamw = torch.optim.AdamW(groups, lr=arguments.lr, betas=(0.9, 0.95), fused=True)
-    return [Muon(matrices, arguments.matrix_lr), adamw]
+    return [Muon(matrices, arguments.matrix_lr, product_dtype(model.device)), adamw]
+
+
+def product_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where the device multiplies it in hardware; elsewhere single precision is faster."""
+    cpu = torch.cpu.get_capabilities()
+    fast = device.type != "cpu" or bool(cpu.get("avx512_bf16") or cpu.get("amx_bf16"))
+    return torch.bfloat16 if fast else torch.float32
 
 
 def autocast(device: torch.device) -> AbstractContextManager[Any]:
-    """Multiply in bfloat16 where the device does so in hardware; elsewhere single precision is faster."""
-    cpu = torch.cpu.get_capabilities()
-    fast = device.type != "cpu" or bool(cpu.get("avx512_bf16") or cpu.get("amx_bf16"))
+    """Products of matrices in the device's fastest type."""
+    fast = product_dtype(device) == torch.bfloat16
     context: AbstractContextManager[Any] = torch.autocast(device.type, torch.bfloat16, enabled=fast)
     return context
 
