@@ -23,6 +23,8 @@ UNREAD_SECONDS = 30.0
 #: Seconds within which a client must take some of what is left to send to it.
 UNSENT_SECONDS = 30.0
 MAX_CONNECTIONS = 4096
+#: Requests of a connection that are read while one before them has no answer yet.
+MAX_PIPELINED = 16
 
 _ANSWER = (
     "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n"
@@ -116,6 +118,8 @@ class LimitedHttp(HttpToolsProtocol):
         if self._is_upgrade():
             return
         super().on_headers_complete()  # which may find that the request is none
+        if len(self.pipeline) < MAX_PIPELINED:
+            self.flow.resume_reading()  # or it would not be seen that the client leaves
         self._in_body = True
         self._unanswered.append(self.cycle)
 

@@ -202,7 +202,7 @@ class TestTheEnd:
         head = b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
         head += b"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n" % len(body)
         with live_server(model) as live:
-            with socket.create_connection(("127.0.0.1", live.port), DEADLINE) as connection:
+            with live.connect() as connection:
                 connection.sendall(head)
                 answer = connection.makefile("rb")
                 assert answer.readline() == b"HTTP/1.1 100 Continue\r\n"  # it waits for the body
@@ -249,7 +249,7 @@ class TestSlowAndStrange:
     def talk(self, live: LiveServer, *parts: bytes) -> bytes:
         """What is answered until the connection is closed."""
         answer = b""
-        with socket.create_connection(("127.0.0.1", live.port), timeout=DEADLINE) as connection:
+        with live.connect() as connection:
             with suppress(ConnectionError):  # it may be closed before it has taken all
                 for part in parts:
                     connection.sendall(part)
@@ -275,7 +275,7 @@ class TestSlowAndStrange:
         with live_server(model, Settings(limits=limits)) as live:
             head = b"POST /tokenize HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
             begun = head + b"Content-Length: 1000\r\n\r\n" + b" " * 990
-            connections = [socket.create_connection(("127.0.0.1", live.port)) for _ in range(64)]
+            connections = [live.connect() for _ in range(64)]
             for connection in connections:
                 connection.sendall(begun)
             body = {"prompt": "a" * 900}
@@ -323,7 +323,7 @@ class TestSlowAndStrange:
         head = b"POST /tokenize HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
         body = b'{"prompt": ""%s}' % (b" " * (http_protocol.MAX_HEADER_BYTES + 1))
         data = head + b"Content-Length: %d\r\n\r\n" % len(body) + body
-        with socket.create_connection(("127.0.0.1", live.port), DEADLINE) as connection:
+        with live.connect() as connection:
             connection.sendall(data + b"GET /health HTTP/1.1\r\nHost: a\r\n")
             answer = connection.makefile("rb")
             assert answer.readline() == b"HTTP/1.1 200 OK\r\n"

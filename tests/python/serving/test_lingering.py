@@ -10,7 +10,7 @@ import pytest
 
 from gpt2fast import GPT2
 from gpt2fast.serving import Limits, Settings, http_protocol, lingering
-from support.live_server import DEADLINE, LiveServer, live_server
+from support.live_server import LiveServer, live_server
 
 PART = b" " * (1 << 20)
 #: More than the buffers of both ends of a connection hold.
@@ -25,10 +25,6 @@ def live(model: GPT2) -> Iterator[LiveServer]:
     settings = Settings(api_keys=("key",), limits=Limits(body_bytes=1000))
     with live_server(model, settings) as found:
         yield found
-
-
-def connect(live: LiveServer) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", live.port), DEADLINE)
 
 
 def send_all(connection: socket.socket, head: bytes) -> None:
@@ -64,7 +60,7 @@ def answer(connection: socket.socket) -> bytes:
 def test_a_client_that_sends_all_before_it_reads_gets_its_answer(
     live: LiveServer, head: bytes, status: int
 ) -> None:
-    with connect(live) as connection:
+    with live.connect() as connection:
         send_all(connection, head)
         found = answer(connection)
     assert found.startswith(b"HTTP/1.1 %d " % status)
@@ -74,7 +70,7 @@ def test_a_client_that_sends_all_before_it_reads_gets_its_answer(
 
 def test_a_client_that_does_not_stop_is_dropped(live: LiveServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lingering, "LINGER_BYTES", len(PART))
-    with connect(live) as connection, pytest.raises(ConnectionError):
+    with live.connect() as connection, pytest.raises(ConnectionError):
         send_all(connection, POST + b"Connection: close\r\n" + LENGTH)
 
 
@@ -83,7 +79,7 @@ def test_a_client_that_does_not_leave_is_dropped(
     live: LiveServer, monkeypatch: pytest.MonkeyPatch, head: bytes
 ) -> None:
     monkeypatch.setattr(lingering, "LINGER_SECONDS", 0.1)
-    with connect(live) as connection:
+    with live.connect() as connection:
         connection.sendall(head)
         assert answer(connection).startswith(b"HTTP/1.1 40")
         with pytest.raises(ConnectionError):
@@ -92,7 +88,7 @@ def test_a_client_that_does_not_leave_is_dropped(
 
 def test_one_connection_too_many_gets_its_answer(live: LiveServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_protocol, "MAX_CONNECTIONS", 0)
-    with connect(live) as connection:
+    with live.connect() as connection:
         found = connection.recv(1 << 16)
         send_all(connection, POST + LENGTH)
         assert (found + answer(connection)).startswith(b"HTTP/1.1 503")
@@ -101,7 +97,7 @@ def test_one_connection_too_many_gets_its_answer(live: LiveServer, monkeypatch: 
 @pytest.mark.parametrize("before", [b"", b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n"])
 @pytest.mark.parametrize("target", [b"/" + b"a" * 70_000, b"http://[::1"])
 def test_an_address_that_is_none_is_refused(live: LiveServer, before: bytes, target: bytes) -> None:
-    with closing(connect(live)) as connection:
+    with closing(live.connect()) as connection:
         if before:
             connection.sendall(before)
             assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200")
@@ -110,7 +106,7 @@ def test_an_address_that_is_none_is_refused(live: LiveServer, before: bytes, tar
 
 
 def test_what_follows_the_last_answer_is_no_request(live: LiveServer) -> None:
-    with closing(connect(live)) as connection:
+    with closing(live.connect()) as connection:
         connection.sendall(POST + b"Connection: close\r\n" + b"Content-Length: 10\r\n\r\n")
         assert answer(connection).startswith(b"HTTP/1.1 401")
         connection.sendall(b" " * 10 + b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")

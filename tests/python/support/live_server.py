@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -64,6 +65,10 @@ class LiveServer(_Server):
     @property
     def port(self) -> int:
         return int(self.url.rpartition(":")[2])
+
+    def connect(self) -> socket.socket:
+        """A connection to it."""
+        return socket.create_connection(("127.0.0.1", self.port), DEADLINE)
 
     def end(self) -> None:
         """What SIGTERM does."""
