@@ -166,7 +166,7 @@ def _build_requests(
     score_hooks = _score_hooks(options)
     requests = []
     for prompt in prompts:
-        first_seed = int.from_bytes(os.urandom(8), "little") if options.seed is None else options.seed
+        first_seed = _new_seed() if options.seed is None else options.seed
         for copy in range(_copies_per_prompt(options)):
             request = core.Request(prompt, (first_seed + copy) % 2**64)
             hooks = dict(score_hooks)
@@ -177,6 +177,11 @@ def _build_requests(
                 request.set_hooks(**hooks)
             requests.append(request)
     return requests
+
+
+def _new_seed() -> int:
+    """A seed of 52 bits: programs whose numbers are doubles, as JavaScript's, can read and repeat it."""
+    return int.from_bytes(os.urandom(8), "little") >> 12
 
 
 def _copies_per_prompt(options: GenerationOptions) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,12 @@ def test_one_prompt_of_ids(model: GPT2, prompt: Any) -> None:
     result = model.generate(prompt, **GREEDY)
     assert result.prompt_token_ids == IDS
     assert len(result.token_ids) == 4
+
+
+def test_a_new_seed_can_be_read_as_a_double(model: GPT2, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "urandom", lambda count: b"\xff" * count)
+    results = model.generate(IDS, do_sample=True, num_return_sequences=2, **GREEDY)
+    assert [result.seed for result in results] == [2**52 - 1, 2**52]
 
 
 @pytest.mark.parametrize("prompts", [[IDS, IDS], np.array([IDS, IDS]), [np.array(IDS), tuple(IDS)]])
