@@ -24,7 +24,7 @@ def machine() -> dict[str, Any]:
     values = {name.strip(): value.strip() for name, value in reversed(fields)}
     facts["processor"] = values.get("model name", platform.processor())
     facts["instructions"] = sorted(
-        {"avx2", "avx512_vnni", "avx_vnni", "amx_int8"} & set(values.get("flags", "").split())
+        {"avx2", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8"} & set(values.get("flags", "").split())
     )
     facts["load_average"] = os.getloadavg()[0]
     return facts

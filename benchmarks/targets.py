@@ -12,6 +12,9 @@ from gpt2fast.evaluation.speed import Timing
 
 _INT8, _INT4 = f"{OURS} int8", f"{OURS} int4"
 _TOGETHER = (8, 32)
+# Each format with its bits, and how many times faster than the best peer with as many bits its prompts and
+# its texts together should be.
+_FORMATS = (("fp32", 32, 1.3, 1.3), ("bf16", 16, 1.7, 2.2), ("int8", 8, 1.7, 2.2), ("int4", 4, 1.7, 2.2))
 
 
 @dataclass(frozen=True)
@@ -73,19 +76,22 @@ class _Targets:
         self._together = {count: f"{count} x {usual}" for count in _TOGETHER}
 
     def rows(self) -> Iterator[Target]:
-        for name, bits in ((_INT8, 8), (_INT4, 4)):
-            yield self._against_peers(
-                f"{name}: decode, {self._usual}", 2.0, self._usual, _step, bits=bits, name=name
-            )
-            yield self._against_limit(name)
+        for name, bits, bound in ((_INT8, 8, 1.35), (_INT4, 4, 1.25)):
+            what = f"{name}: decode, {self._usual}"
+            yield self._against_peers(what, 2.0, self._usual, _step, bits=bits, name=name)
+            yield self._against_limit(what, bound, name)
         for name in (_INT8, _INT4):
             yield self._within(f"{name}: decode at {self._long} to 1 x 10", name, self._long, "1 x 10", 1.25)
-        for case in (self._usual, self._middle):
-            yield self._against_peers(f"{_INT8}: time to first token, {case}", 1.7, case, _first)
+        for format, bits, bound, _ in _FORMATS:
+            for case in (self._usual, self._middle):
+                what, name = f"{OURS} {format}: time to first token, {case}", f"{OURS} {format}"
+                yield self._against_peers(what, bound, case, _first, bits=bits, name=name)
         few = self._together[_TOGETHER[0]]
         yield self._within(f"{_INT8}: a step of {few} to one of {self._usual}", _INT8, few, self._usual, 2.0)
-        for case in self._together.values():
-            yield self._against_peers(f"{_INT8}: tokens per second, {case}", 2.2, case, _rate, more=True)
+        for format, bits, _, bound in _FORMATS:
+            for case in self._together.values():
+                what, name = f"{OURS} {format}: tokens per second, {case}", f"{OURS} {format}"
+                yield self._against_peers(what, bound, case, _rate, bits=bits, name=name, more=True)
         for drafts, bound in ((4, 1.3), (8, 1.7)):
             yield self._drafts(drafts, bound)
         for peer, bound in (("ctranslate2 int8", 1.4), ("transformers fp32", 3.0)):
@@ -102,8 +108,8 @@ class _Targets:
         case: str,
         value: Callable[[Timing], float],
         *,
-        bits: int = 8,
-        name: str = _INT8,
+        bits: int,
+        name: str,
         more: bool = False,
     ) -> Target:
         """How many times better than the best peer of the same bits (or more bits)."""
@@ -121,14 +127,13 @@ class _Targets:
         ratio = ours / peers[best] if more else peers[best] / ours
         return Target(what, best, ratio, bound, at_least=True)
 
-    def _against_limit(self, name: str) -> Target:
+    def _against_limit(self, what: str, bound: float, name: str) -> Target:
         ours = self._median(name, self._usual, _step)
         limits = self._results.limits
         size = self._model.streamed_bytes.get(name)
         limit = limits.read_ms.get(size) if limits is not None and size is not None else None
         ratio = ours / limit if ours is not None and limit is not None else None
-        what = f"{name}: decode, {self._usual}"
-        return Target(what, "reading the weights once", ratio, 1.35, at_least=False)
+        return Target(what, "reading the weights once", ratio, bound, at_least=False)
 
     def _within(self, what: str, name: str, case: str, base: str, bound: float) -> Target:
         taken, reference = self._median(name, case, _step), self._median(name, base, _step)

@@ -17,7 +17,8 @@ struct Avx512Ops {
   using Nibbles = Weights;  // times 16
   using NibbleSums = Sums;
   static constexpr int kTogether = 4;  // vectors in a Vecs, see vecs.h
-  static constexpr int kInt8Rows = 16, kInt4Rows = 8;
+  static constexpr int kInt8Rows = 8, kInt4Rows = 8;
+  static constexpr int kInt8Panels = 2;
   static constexpr int kFloatRows = 12, kFloatPanels = 4, kFloatSums = 24;
   static constexpr int kAttentionRows = 6, kAttentionSums = 24;
 
@@ -45,6 +46,17 @@ struct Avx512Ops {
       int8_t values[4];
     };
     asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sums.v) : "v"(w.v), "m"(*reinterpret_cast<const Four*>(a)));
+    return sums;
+  }
+
+  // For several panels, whose products share what is loaded. With a load in each, loads would be the limit.
+  static GPT2FAST_INLINE Weights spread(const int8_t* a) {
+    int32_t four;
+    memcpy(&four, a, sizeof(four));
+    return {_mm512_set1_epi32(four)};
+  }
+  static GPT2FAST_INLINE Sums dot(Sums sums, Weights w, Weights four) {
+    asm("vpdpbusd %2, %1, %0" : "+v"(sums.v) : "v"(w.v), "v"(four.v));
     return sums;
   }
 

@@ -52,6 +52,8 @@ bool runs_avx2() {
 
 bool has_avx_vnni() { return cpuid(7, 0).eax >= 1 && (cpuid(7, 1).eax >> 4 & 1) != 0; }
 
+bool has_avx512_bf16() { return cpuid(7, 0).eax >= 1 && (cpuid(7, 1).eax >> 5 & 1) != 0; }
+
 bool runs_avx512_vnni() {
   constexpr unsigned kF = 1u << 16, kDq = 1u << 17, kBw = 1u << 30, kVl = 1u << 31, kVnni = 1u << 11;
   constexpr unsigned kAvx512Registers = 0xe6;
@@ -136,6 +138,8 @@ bool isa_is_available(Isa isa) {
       return runs_avx2() && has_avx_vnni();
     case Isa::kAvx512Vnni:
       return runs_avx512_vnni();
+    case Isa::kAvx512Bf16:
+      return runs_avx512_vnni() && has_avx512_bf16();
 #endif
 #if defined(GPT2FAST_HAVE_AMX)
     case Isa::kAmxInt8:
@@ -158,6 +162,8 @@ std::string_view isa_name(Isa isa) {
       return "avx_vnni";
     case Isa::kAvx512Vnni:
       return "avx512_vnni";
+    case Isa::kAvx512Bf16:
+      return "avx512_bf16";
     case Isa::kAmxInt8:
       return "amx_int8";
   }

@@ -11,6 +11,10 @@ const KernelTable& kernels(Isa isa) {
     case Isa::kAmxInt8:
       return kernels_amx();
 #endif
+#if defined(GPT2FAST_HAVE_AVX512_BF16)
+    case Isa::kAvx512Bf16:
+      return kernels_avx512_bf16();
+#endif
 #if defined(GPT2FAST_HAVE_AVX512)
     case Isa::kAvx512Vnni:
       return kernels_avx512();

@@ -28,7 +28,7 @@ bool is_quantized(WeightFormat format) {
 
 // The bytes of a prepared row, see LinearTask.
 int64_t prepared_row_bytes(const LinearKernel& kernel, WeightFormat format, int64_t in_features) {
-  if (!is_quantized(format)) return in_features * static_cast<int64_t>(sizeof(float));
+  if (!is_quantized(format)) return divide_up(in_features, 2) * 2 * kernel.scaled_bytes;
   const int64_t blocks = format == WeightFormat::kInt8 ? kInt8RowBlocks : 1;
   return divide_up(in_features, blocks * kBlockRows) * kernel.scaled_bytes;
 }
@@ -121,7 +121,7 @@ void linear(const LinearArguments& arguments, const Parallel& parallel, const Wo
   const LinearKernel& kernel = kernel_of(table, a.format);
   const RowGroups groups =
       make_groups(a.rows, kernel.max_tile_rows, group_count(kernel, a.rows, parallel.threads()));
-  const bool ready = a.rows == 1 && a.gamma == nullptr && !is_quantized(a.format);
+  const bool ready = a.rows == 1 && a.gamma == nullptr && a.format == WeightFormat::kFloat32;
   LinearTask task = {};
   task.arguments = a;
   task.panels = divide_up(a.out_features, kPanelColumns);

@@ -120,8 +120,9 @@ struct PrefetchDistance {
 };
 
 // Tile::run<rows, panels>(task, row, panel, ahead) computes the outputs of that many rows and panels in
-// registers. A Tile says how many rows it takes at most (kMaxRows), how many sums, which are rows * panels
-// (kMaxSums), and how far ahead it prefetches (Distance).
+// registers. A Tile says how many rows it takes at most (kMaxRows), how many panels (kMaxPanels), how many
+// sums, which are rows * panels (kMaxSums), how far ahead it prefetches (Distance), and whether a single tile
+// of rows takes one panel at a time (kOneStream), which reads memory fastest.
 template <typename Tile, int rows, int panels>
 void run_tile(const LinearTask& task, int64_t row, int64_t panel, int64_t height, const WeightsAhead& ahead) {
   if constexpr (rows > 1) {
@@ -134,7 +135,8 @@ void run_tile(const LinearTask& task, int64_t row, int64_t panel, int64_t height
 template <typename Tile, int panels_at_once>
 void multiply_tiles(const LinearTask& task, Range tiles, Range panels) {
   int64_t panel = panels.begin;
-  if (task.tiles.max_height() * panels_at_once <= Tile::kMaxSums) {
+  const bool allowed = panels_at_once == 1 || !Tile::kOneStream || tiles.end - tiles.begin > 1;
+  if (allowed && task.tiles.max_height() * panels_at_once <= Tile::kMaxSums) {
     // Each of a panel's tiles prefetches a part of the next panel, so that memory is busy while all of them
     // compute. A single tile prefetches what follows in its own panel.
     const int64_t bytes = panels_at_once * task.panel_bytes;

@@ -22,7 +22,16 @@ GPT2FAST_INLINE void prefetch_line(const uint8_t* weights, const WeightsAhead& a
   }
 }
 
-// Takes one panel at a time: a single stream through memory is read fastest.
+// How many panels a tile of int8 weights takes at most, where there are several tiles.
+template <typename Ops>
+constexpr int int8_panels() {
+  if constexpr (requires { Ops::kInt8Panels; }) {
+    return Ops::kInt8Panels;
+  } else {
+    return 1;
+  }
+}
+
 template <typename Ops>
 struct Int8Tile {
   using V = Vec<typename Ops::Tag>;
@@ -31,51 +40,68 @@ struct Int8Tile {
   static constexpr int kMaxRows = Ops::kInt8Rows;
   static constexpr int64_t kScaledBytes = int8_scaled_bytes(Rows::kValueBytes);
   static constexpr int kSecondLevelRows = 1, kFirstLevelRows = 12;  // see prefetch_line()
-  static constexpr int kMaxPanels = 1;
-  static constexpr int kMaxSums = kMaxRows;
+  static constexpr bool kOneStream = true;
+  static constexpr int kMaxPanels = int8_panels<Ops>();
+  static constexpr int kMaxSums = kMaxRows * kMaxPanels;
   static constexpr int64_t kBlockBytes = kBlockValues * kLanes;
 
   template <int rows, int panels>
   static void run(const LinearTask& task, int64_t row, int64_t panel, WeightsAhead ahead) {
-    static_assert(panels == 1);
     const int64_t blocks = (task.arguments.in_features + kBlockValues - 1) / kBlockValues;
     const uint8_t* column_scales = task.arguments.weight + panel * task.panel_bytes;
     const uint8_t* values = column_scales + 4 * kLanes;
     const uint8_t* x = task.tile_rows(row);
-    V sums[rows];
-    GPT2FAST_UNROLL for (int r = 0; r < rows; ++r) sums[r] = V::zero();
+    V sums[panels][rows];
+    GPT2FAST_UNROLL for (int r = 0; r < rows; ++r) {
+      GPT2FAST_UNROLL for (int p = 0; p < panels; ++p) sums[p][r] = V::zero();
+    }
     for (int64_t left = blocks; left > 0; left -= kInt8RowBlocks) {
-      add_blocks(x, values, left < kInt8RowBlocks ? left : kInt8RowBlocks, ahead, sums);
+      const int64_t count = left < kInt8RowBlocks ? left : kInt8RowBlocks;
+      add_blocks(x, values, task.panel_bytes, count, ahead, sums);
       x += rows * kScaledBytes;
       values += kInt8RowBlocks * kBlockBytes;
     }
-    const V scale = V::load(reinterpret_cast<const float*>(column_scales));
-    GPT2FAST_UNROLL for (int r = 0; r < rows; ++r) sums[r] = sums[r] * scale;
-    finish_tile<Ops>(task.arguments, row, panel, sums);
+    GPT2FAST_UNROLL for (int p = 0; p < panels; ++p, column_scales += task.panel_bytes) {
+      const V scale = V::load(reinterpret_cast<const float*>(column_scales));
+      GPT2FAST_UNROLL for (int r = 0; r < rows; ++r) sums[p][r] = sums[p][r] * scale;
+      finish_tile<Ops>(task.arguments, row, panel + p, sums[p]);
+    }
   }
 
-  // x holds blocks of a tile that share a scale, `values` the same blocks of a panel.
-  template <int rows>
-  static GPT2FAST_INLINE void add_blocks(const uint8_t* x, const uint8_t* values, int64_t count,
-                                         WeightsAhead& ahead, V (&sums)[rows]) {
+  // x holds blocks of a tile that share a scale, `values` the same blocks of the first panel.
+  template <int rows, int panels>
+  static GPT2FAST_INLINE void add_blocks(const uint8_t* x, const uint8_t* values, int64_t panel_bytes,
+                                         int64_t count, WeightsAhead& ahead, V (&sums)[panels][rows]) {
     constexpr int64_t kValueBytes = Rows::kValueBytes;
     const float* x_scales =
         reinterpret_cast<const float*>(x + kInt8RowBlocks * kBlockValues * kValueBytes * rows);
     const int32_t* corrections = reinterpret_cast<const int32_t*>(x_scales + rows);
-    typename Ops::Sums dots[rows];
-    GPT2FAST_UNROLL for (int r = 0; r < rows; ++r) dots[r] = Rows::start(corrections[r]);
+    typename Ops::Sums dots[rows][panels];
+    GPT2FAST_UNROLL for (int r = 0; r < rows; ++r) {
+      GPT2FAST_UNROLL for (int p = 0; p < panels; ++p) dots[r][p] = Rows::start(corrections[r]);
+    }
     for (; count > 0; --count, values += kBlockBytes, x += kBlockValues * kValueBytes * rows) {
       for (int i = 0; i < kBlockValues / 4; ++i) {
         prefetch_line<Int8Tile, rows>(values + 64 * i, ahead, i);
-        const typename Rows::Weights w = Rows::load(values + 64 * i);
+        typename Rows::Weights w[panels];
+        GPT2FAST_UNROLL for (int p = 0; p < panels; ++p) w[p] = Rows::load(values + 64 * i + p * panel_bytes);
         GPT2FAST_UNROLL for (int r = 0; r < rows; ++r) {
-          dots[r] = Rows::dot(dots[r], w, x + 4 * kValueBytes * (i * rows + r));
+          const uint8_t* four = x + 4 * kValueBytes * (i * rows + r);
+          if constexpr (panels == 1) {
+            dots[r][0] = Rows::dot(dots[r][0], w[0], four);
+          } else {
+            const auto spread = Ops::spread(reinterpret_cast<const int8_t*>(four));
+            GPT2FAST_UNROLL for (int p = 0; p < panels; ++p) dots[r][p] = Ops::dot(dots[r][p], w[p], spread);
+          }
         }
       }
       ahead.advance();
     }
     GPT2FAST_UNROLL for (int r = 0; r < rows; ++r) {
-      sums[r] = fma(Ops::to_float(dots[r]), V::set1(x_scales[r]), sums[r]);
+      const V scale = V::set1(x_scales[r]);
+      GPT2FAST_UNROLL for (int p = 0; p < panels; ++p) {
+        sums[p][r] = fma(Ops::to_float(dots[r][p]), scale, sums[p][r]);
+      }
     }
   }
 };
@@ -87,6 +113,7 @@ struct Int4Tile {
   static constexpr int kMaxRows = Ops::kInt4Rows;
   static constexpr int64_t kScaledBytes = kInt4ScaledBytes;
   static constexpr int kSecondLevelRows = Distance::kInt4Rows, kFirstLevelRows = 6;
+  static constexpr bool kOneStream = true;
   static constexpr int kMaxPanels = 1;
   static constexpr int kMaxSums = kMaxRows;
   static constexpr int64_t kBlockBytes = 4 * kLanes + kBlockValues * kLanes / 2;

@@ -63,17 +63,6 @@ inline constexpr bool kRearrangesInt8 = requires { typename Ops::Int8Rows; };
 template <typename Ops>
 struct InterleavedRows {
   static GPT2FAST_INLINE void arrange(const int8_t* rows, int64_t stride, int64_t height, uint8_t* out) {
-    if constexpr (Ops::kInt8Rows == kLanes) {
-      if (height == kLanes) {
-        using V = Vec<typename Ops::Tag>;
-        V lines[kLanes];  // bytes that are only moved
-        for (int r = 0; r < kLanes; ++r)
-          lines[r] = V::load(reinterpret_cast<const float*>(rows + r * stride));
-        transpose(lines);
-        for (int i = 0; i < kLanes; ++i) lines[i].store(reinterpret_cast<float*>(out + i * kBlockValues));
-        return;
-      }
-    }
     if (height == 1) {
       memcpy(out, rows, kBlockValues);
       return;
@@ -314,11 +303,28 @@ void quantize_rows(const LinearTask& task, Range rows, float* scratch, uint8_t* 
                     });
 }
 
-template <typename Ops>
+// Rounds to the nearest bf16. What is below the smallest normal number becomes zero, as the instructions for
+// bf16 take it; a NaN stays one.
+GPT2FAST_INLINE float rounded_to_bf16(float x) {
+  uint32_t bits;
+  memcpy(&bits, &x, sizeof(bits));
+  const uint32_t sign = bits & 0x80000000u, magnitude = bits & 0x7fffffffu;
+  const uint32_t nearest = (magnitude + 0x7fffu + (magnitude >> 16 & 1u)) & 0xffff0000u;
+  const uint32_t finite = magnitude < 0x00800000u ? 0 : nearest;
+  bits = sign | (magnitude > 0x7f800000u ? magnitude : finite);
+  memcpy(&x, &bits, sizeof(x));
+  return x;
+}
+
+template <typename Ops, bool to_bf16 = false>
 void interleave_rows(const LinearTask& task, Range rows, float* scratch, uint8_t* prepared) {
   const int64_t in_features = task.arguments.in_features;
   prepare_rows<Ops>(task, rows, scratch, prepared,
                     [&](const float* x, int64_t height, int64_t row, uint8_t* out) {
+                      if constexpr (to_bf16) {
+                        for (int64_t k = 0; k < in_features; ++k) scratch[k] = rounded_to_bf16(x[k]);
+                        x = scratch;
+                      }
                       float* values = reinterpret_cast<float*>(out) + row;
                       for (int64_t k = 0; k < in_features; ++k) values[k * height] = x[k];
                     });

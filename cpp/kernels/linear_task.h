@@ -25,8 +25,9 @@ struct RowTiles {
 
 // One call of linear(). Kernels read prepared rows: x after the LayerNorm, tile after tile, laid out so that
 // a kernel reads one stream whatever the number of rows. A tile of H rows is stored as
-//   float formats: float values[in_features][H]
-//   int8 weights, for every 128 along in_features, the last of which may be 64:
+//   fp32 weights: float values[in_features][H]
+//   bf16 weights: the same, rounded to bf16; some instruction sets have bfloat16 values[in_features /
+//   2][H][2] int8 weights, for every 128 along in_features, the last of which may be 64:
 //     int8 values[32][H][4], zero beyond in_features; some instruction sets have other bytes, see Int8Rows
 //     float scales[H]
 //     int32 corrections[H], from which the sums start
@@ -69,7 +70,8 @@ struct LinearKernel {
   // Computes the outputs of some tiles of rows and some panels.
   void (*multiply)(const LinearTask& task, Range tiles, Range panels);
   int64_t max_tile_rows;
-  int64_t scaled_bytes;  // of a prepared row's values that share a scale; 0 for float formats
+  // Of a prepared row's values that share a scale; for float formats, of one value.
+  int64_t scaled_bytes;
   // From so many rows a thread on, each thread takes rows of its own and all columns. It then reads all
   // weights, but what one operator passes to the next stays in its caches. With fewer rows, reading weights
   // costs more.

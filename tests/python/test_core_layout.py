@@ -18,6 +18,7 @@ UNTESTED = {
     "kernels/isa/amx.cpp": "the kernels' tests run with every instruction set of the machine",
     "kernels/isa/avx2.cpp": "as amx.cpp",
     "kernels/isa/avx512.cpp": "as amx.cpp",
+    "kernels/isa/avx512_bf16.cpp": "as amx.cpp",
     "kernels/isa/avx_vnni.cpp": "as amx.cpp",
     "kernels/isa/neon.cpp": "as amx.cpp",
     "kernels/isa/portable.cpp": "as amx.cpp",

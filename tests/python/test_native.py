@@ -69,6 +69,7 @@ NEEDED_FLAGS = {
     "avx_vnni": {"avx2", "fma", "f16c", "avx_vnni"},
     "avx512_vnni": {"avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni"},
 }
+NEEDED_FLAGS["avx512_bf16"] = NEEDED_FLAGS["avx512_vnni"] | {"avx512_bf16"}
 
 
 @pytest.mark.skipif(

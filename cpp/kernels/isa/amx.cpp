@@ -8,7 +8,9 @@
 namespace gpt2fast {
 
 namespace {
-struct AmxOps : Avx512Ops {};
+struct AmxOps : Avx512Ops {
+  static constexpr int kInt8Rows = 16, kInt8Panels = 1;  // as high as tile registers
+};
 }  // namespace
 
 // Intel's processors with AMX have a longer latency of memory.

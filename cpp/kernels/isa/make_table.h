@@ -24,7 +24,7 @@ static void set_linear_floats(KernelTable& table) {
   table.linear[static_cast<size_t>(WeightFormat::kFloat32)] =
       linear_kernel<FloatTile<Ops, Float32Weights<Ops>>>(interleave_rows<Ops>);
   table.linear[static_cast<size_t>(WeightFormat::kBFloat16)] =
-      linear_kernel<FloatTile<Ops, BFloat16Weights<Ops>>>(interleave_rows<Ops>);
+      linear_kernel<FloatTile<Ops, BFloat16Weights<Ops>>>(interleave_rows<Ops, true>);
 }
 
 template <typename Ops>

@@ -10,6 +10,7 @@ const KernelTable& kernels_neon();
 const KernelTable& kernels_avx2();
 const KernelTable& kernels_avx_vnni();
 const KernelTable& kernels_avx512();
+const KernelTable& kernels_avx512_bf16();
 const KernelTable& kernels_amx();
 
 }  // namespace gpt2fast

@@ -23,6 +23,7 @@ TEST(names_are_those_of_the_environment_variable) {
   CHECK_EQ(isa_name(Isa::kAvx2), "avx2");
   CHECK_EQ(isa_name(Isa::kAvxVnni), "avx_vnni");
   CHECK_EQ(isa_name(Isa::kAvx512Vnni), "avx512_vnni");
+  CHECK_EQ(isa_name(Isa::kAvx512Bf16), "avx512_bf16");
   CHECK_EQ(isa_name(Isa::kAmxInt8), "amx_int8");
 }
 
@@ -33,6 +34,7 @@ TEST(sets_of_another_architecture_are_not_available) {
   CHECK(!isa_is_available(Isa::kAvx2));
   CHECK(!isa_is_available(Isa::kAvxVnni));
   CHECK(!isa_is_available(Isa::kAvx512Vnni));
+  CHECK(!isa_is_available(Isa::kAvx512Bf16));
   CHECK(!isa_is_available(Isa::kAmxInt8));
 #endif
 }
@@ -41,5 +43,7 @@ TEST(wider_sets_imply_avx2) {
   for (Isa isa : {Isa::kAvxVnni, Isa::kAvx512Vnni}) {
     if (isa_is_available(isa)) CHECK(isa_is_available(Isa::kAvx2));
   }
-  if (isa_is_available(Isa::kAmxInt8)) CHECK(isa_is_available(Isa::kAvx512Vnni));
+  for (Isa isa : {Isa::kAvx512Bf16, Isa::kAmxInt8}) {
+    if (isa_is_available(isa)) CHECK(isa_is_available(Isa::kAvx512Vnni));
+  }
 }

@@ -19,11 +19,12 @@ TEST(every_instruction_set_gives_the_same_bits) {
   }
 }
 
-// Tiles of 2 to 16 rows, one to thirty of them; pairs of blocks of 128 that lack half a block or more; single
-// panels.
+// Tiles of 2 to 16 rows, one to thirty of them; pairs of blocks of 128 that lack half a block or more; pairs
+// of bf16 values that lack one; single panels.
 TEST(every_instruction_set_gives_the_same_bits_with_tiles_of_any_height) {
   for (const auto& [format, in, out] :
-       {std::tuple<WeightFormat, int64_t, int64_t>{WeightFormat::kInt8, 64, 16},
+       {std::tuple<WeightFormat, int64_t, int64_t>{WeightFormat::kBFloat16, 129, 40},
+        {WeightFormat::kInt8, 64, 16},
         {WeightFormat::kInt8, 128, 40},
         {WeightFormat::kInt8, 321, 65},
         {WeightFormat::kInt8, 512, 48},

@@ -9,8 +9,8 @@
 #include <utility>
 #include <vector>
 
-#include "kernels/layer_norm_kernel.h"
 #include "kernels/linear.h"
+#include "kernels/linear_rows_kernel.h"
 #include "kernels/packing.h"
 #include "support/kernel_testing.h"
 #include "support/testing.h"
@@ -134,6 +134,9 @@ inline void check_against_reference(const LinearArguments& a, const std::vector<
     std::vector<float> row(a.x + r * a.in_features, a.x + (r + 1) * a.in_features);
     if (a.gamma != nullptr)
       layer_norm_row<Portable>(row.data(), a.in_features, a.gamma, a.beta, a.epsilon, row.data());
+    if (a.format == WeightFormat::kBFloat16) {
+      for (float& value : row) value = rounded_to_bf16(value);
+    }
     rows.push_back(is_quantized(a.format) ? quantized_row(row, a.format)
                                           : std::vector<double>(row.begin(), row.end()));
   }
