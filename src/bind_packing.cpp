@@ -12,8 +12,7 @@ namespace gpt2fast::bindings {
 namespace {
 
 void check_feedback(const char* name, const FloatArray& array) {
-  if (array.ndim() == 3 && array.shape(1) == kFeedbackBlockRows && array.shape(2) == kFeedbackBlockRows)
-    return;
+  if (array.ndim() == 3 && array.shape(1) == kFeedbackRows && array.shape(2) == kFeedbackRows) return;
   throw std::invalid_argument(std::string(name) + " must be of shape [blocks, 256, 256]");
 }
 
@@ -40,7 +39,7 @@ ByteArray pack_linear(const FloatArray& weight, int32_t format, bool transposed,
   const auto kind = static_cast<WeightFormat>(format);
   if (feedback) {
     check_feedback("feedback", *feedback);
-    const int64_t blocks = (in_features + kFeedbackBlockRows - 1) / kFeedbackBlockRows;
+    const int64_t blocks = (in_features + kFeedbackRows - 1) / kFeedbackRows;
     if (kind != WeightFormat::kInt4 || feedback->shape(0) != blocks) {
       throw std::invalid_argument("feedback must have a block for every 256 rows of an int4 weight");
     }

@@ -1,12 +1,9 @@
 // How rounding errors of a weight's rows are made up for by the rows that follow.
 #pragma once
 
-#include <cstdint>
+#include "gpt2fast/weights.h"
 
 namespace gpt2fast {
-
-// Rows that make up for one another's errors: blocks of this many, from the first row on.
-inline constexpr int64_t kFeedbackRows = 256;
 
 // Rounding a column w to q costs the product (q - w)' M (q - w), M [kFeedbackRows][kFeedbackRows] being the
 // second moments of the inputs. With M = U D U', U upper triangular with ones on its diagonal, the cost is

@@ -7,8 +7,6 @@
 
 namespace gpt2fast {
 
-static_assert(kFeedbackBlockRows == kFeedbackRows);
-
 void weight_feedback(const float* moments, int64_t blocks, float* feedback) {
   constexpr int64_t kBlock = kFeedbackRows * kFeedbackRows;
   for (int64_t block = 0; block < blocks; ++block) {

@@ -18,11 +18,11 @@ enum class WeightFormat : int32_t {
 // range.
 size_t packed_weight_bytes(WeightFormat format, int64_t in_features, int64_t out_features);
 
-// Rows whose rounding errors make up for one another, see kernels/error_feedback.h.
-inline constexpr int64_t kFeedbackBlockRows = 256;
+// Rows that make up for one another's rounding errors: blocks of this many, from the first row on.
+inline constexpr int64_t kFeedbackRows = 256;
 
-// From the second moments of a weight's inputs [blocks][256][256], with zeros beyond its rows, the feedback
-// for pack_weight(), of the same shape.
+// From the second moments of a weight's inputs [blocks][kFeedbackRows][kFeedbackRows], with zeros beyond its
+// rows, the feedback for pack_weight(), of the same shape.
 void weight_feedback(const float* moments, int64_t blocks, float* feedback);
 
 // Packs a matrix whose element (in, out) is w[in * stride_in + out * stride_out]. The packed bytes of

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import click
@@ -42,15 +43,15 @@ def command(
     """
     from gpt2fast.checkpoints import open_checkpoint
     from gpt2fast.errors import ModelError
-    from gpt2fast.export import convert
     from gpt2fast.export.calibration import read_calibration
-    from gpt2fast.export.writer import check_destination
+    from gpt2fast.export.writer import check_destination, write_model_directory
+    from gpt2fast.storage.model_directory import no_text
     from gpt2fast.storage.progress import progress_bar
     from gpt2fast.text.gpt2_tokenizer import with_gpt2_tokenizer
 
     check_destination(directory, overwrite=overwrite)
-    if calibrate is not None:
-        read_calibration(calibrate, precision)  # before a checkpoint is fetched
+    # Before a checkpoint is fetched.
+    calibration = None if calibrate is None else read_calibration(calibrate, precision)
     checkpoint = open_checkpoint(
         source, adapter=adapter, tokenizer=tokenizer, n_head=n_head, revision=revision
     )
@@ -59,12 +60,14 @@ def command(
     except ModelError as error:
         click.echo(f"note: {error}", err=True)
     with progress_bar(f"Converting {Path(source).name}") as progress:
-        convert(
+        fault = write_model_directory(
             checkpoint,
             directory,
             precision=precision,
-            calibrate=calibrate,
+            calibration=calibration,
             overwrite=overwrite,
             progress=progress,
         )
+    if fault is not None:
+        warnings.warn(no_text(fault), stacklevel=1)
     click.echo(f"{directory}: {precision}", err=True)

@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <fstream>
 #include <memory>
+#include <random>
 #include <string>
 #include <vector>
 
@@ -35,11 +36,11 @@ inline bool library_is_loaded(const char* test) {
 class TemporaryFolder {
  public:
   TemporaryFolder() {
-    static int count = 0;
-    path_ = std::filesystem::temp_directory_path() /
-            ("gpt2fast_test_" + std::to_string(reinterpret_cast<uintptr_t>(this)) + "_" +
-             std::to_string(++count));
-    std::filesystem::create_directories(path_);
+    // Tests run side by side: one that comes to another's name takes the next.
+    std::random_device random;
+    do {
+      path_ = std::filesystem::temp_directory_path() / ("gpt2fast_test_" + std::to_string(random()));
+    } while (!std::filesystem::create_directory(path_));
   }
   ~TemporaryFolder() {
     std::error_code ignored;

@@ -14,11 +14,13 @@ from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
+from unittest.mock import Mock
 
 import pytest
 
 from gpt2fast import GPT2
 from gpt2fast.cli import _COMMANDS, main
+from gpt2fast.storage.files import read_bytes
 from support.huggingface_samples import write_directory
 from support.processes import SECONDS
 
@@ -141,7 +143,9 @@ def test_info(run: Run, model: GPT2) -> None:
     assert str(model.runtime.path) in text
 
 
-def test_convert_by_a_calibration_text(run: Run, tmp_path: Path) -> None:
+def test_convert_by_a_calibration_text(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = Mock(wraps=read_bytes)
+    monkeypatch.setattr("gpt2fast.export.calibration.read_bytes", read)
     source, text, out = write_directory(tmp_path / "source"), tmp_path / "text", tmp_path / "out"
     text.write_text("ABCDE" * 1000, "utf-8")
     arguments = ["convert", str(source), str(out), "--calibrate", str(text)]
@@ -149,6 +153,7 @@ def test_convert_by_a_calibration_text(run: Run, tmp_path: Path) -> None:
     assert (result.code, out.exists()) == (1, False)
     assert f"error: --calibrate {text} has no effect with --precision int8: " in result.err
     assert run(*arguments, "--precision", "int4").code == 0
+    read.assert_called_once()
     digest = sha256(text.read_bytes()).hexdigest()
     assert json.loads(run("info", "--model", str(out), "--json").out)["calibration"] == {
         "sha256": digest,
