@@ -14,6 +14,7 @@ from importlib.metadata import distribution
 from pathlib import Path
 
 import gpt2fast
+from gpt2fast._native import core
 from tests.campaign import ROOT
 from tests.campaign.outcome import Outcome
 
@@ -67,10 +68,13 @@ class _Environment:
         self._python = directory / "venv" / ("Scripts" if os.name == "nt" else "bin") / "python"
         self._path = directory / "package"
         self._path.mkdir()
+        package = Path(gpt2fast.__file__).parent
+        if Path(core.__file__).parent != package:
+            raise SystemExit("versions: the package is installed in place; install it with `pip install .`")
         # Beside the package stands what it says of itself.
         files = distribution("gpt2fast").files or []
         metadata = next(Path(str(file.locate())) for file in files if file.name == "METADATA")
-        for source in (Path(gpt2fast.__file__).parent, metadata.parent):
+        for source in (package, metadata.parent):
             (self._path / source.name).symlink_to(source)
         self._cache = directory / "cache"
 
