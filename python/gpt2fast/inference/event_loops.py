@@ -2,6 +2,9 @@
 
 No call has a thread of its own. The core writes a byte to a pipe when a call becomes ready, the loop reads
 which ones did, and wakes their tasks.
+
+Tasks that wait refer to their loop, and a loop may be closed while they do. So only the loop itself keeps its
+channel, until it is closed: garbage then takes loop, channel and tasks, and their calls end.
 """
 
 from __future__ import annotations
@@ -12,10 +15,13 @@ import itertools
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from weakref import WeakKeyDictionary, finalize, ref
+from weakref import WeakKeyDictionary, WeakMethod, finalize, ref
 
 from gpt2fast._native import core
 from gpt2fast.storage.locks import ForkSafeLock
+
+# Seconds after which a loop runs what it only has to hold.
+_NEVER = 1e9
 
 
 class Channel:
@@ -65,25 +71,26 @@ class Channel:
 
     def _start_thread(self, loop: asyncio.AbstractEventLoop) -> None:
         """Let a thread wait for the calls; it ends with the loop."""
-        alive = ref(loop)
-        finalize(loop, self.queue.close).atexit = False
+        loop.call_later(_NEVER, self._wake, [])
+        queue, alive, method = self.queue, ref(loop), WeakMethod(self._wake)
+        finalize(loop, queue.close).atexit = False
 
         def work() -> None:
             while True:
-                self.queue.wait()
-                keys, loop = self.queue.take(), alive()
-                if loop is None or not keys:
+                queue.wait()
+                keys, loop, wake = queue.take(), alive(), method()
+                if loop is None or wake is None or not keys:
                     return
                 try:
-                    loop.call_soon_threadsafe(self._wake, keys)
+                    loop.call_soon_threadsafe(wake, keys)
                 except RuntimeError:  # the loop is closed
                     return
-                del loop
+                del loop, wake
 
         threading.Thread(target=work, name="gpt2fast-event-loop", daemon=True).start()
 
 
-_channels: WeakKeyDictionary[asyncio.AbstractEventLoop, Channel] = WeakKeyDictionary()
+_channels: WeakKeyDictionary[asyncio.AbstractEventLoop, ref[Channel]] = WeakKeyDictionary()
 _lock = ForkSafeLock()
 _interpreter_ends = False
 
@@ -91,11 +98,12 @@ _interpreter_ends = False
 def channel() -> Channel:
     """The channel of the running event loop."""
     loop = asyncio.get_running_loop()
-    found = _channels.get(loop)
+    known = _channels.get(loop)
+    found = None if known is None else known()
     if found is None:
         found = Channel(loop)
         with _lock:
-            _channels[loop] = found
+            _channels[loop] = ref(found)
             if _interpreter_ends:  # on a daemon thread
                 found.queue.close()
     return found
@@ -107,5 +115,6 @@ def _end_waits() -> None:
     global _interpreter_ends
     with _lock:
         _interpreter_ends = True
-        for one in list(_channels.values()):
-            one.queue.close()
+        for known in list(_channels.values()):
+            if (one := known()) is not None:
+                one.queue.close()

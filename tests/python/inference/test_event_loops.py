@@ -6,11 +6,13 @@ import asyncio
 import gc
 import json
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
+from weakref import ref
 
 import pytest
 
@@ -264,6 +266,27 @@ def test_two_loops_in_two_threads(model: GPT2, new_loop: Callable[[], asyncio.Ab
     with ThreadPoolExecutor(3) as pool:
         running = [pool.submit(lambda: run_in(new_loop(), main())) for _ in range(3)]
         assert [one.result(SECONDS) for one in running] == [expected] * 3
+
+
+def test_a_loop_that_is_closed_while_tasks_wait_leaves_nothing(
+    model: GPT2, new_loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    def leave() -> ref[asyncio.AbstractEventLoop]:
+        loop = new_loop()
+        loop.set_exception_handler(lambda _, context: None)  # asyncio's word on tasks that are destroyed
+        doomed = [model.agenerate("Once", **ENDLESS), read(model, "Twice", **ENDLESS)]
+        tasks = [loop.create_task(one) for one in doomed]
+        loop.run_until_complete(read(model, "Thrice", **STREAMED))
+        assert not any(task.done() for task in tasks)
+        loop.close()
+        return ref(loop)
+
+    closed, end = leave(), time.monotonic() + SECONDS
+    while closed() is not None and time.monotonic() < end:  # a thread may be about to let go of it
+        gc.collect()
+    assert closed() is None
+    model.generate("Twice", max_new_tokens=1)
+    assert model.stats().running == 0
 
 
 def pumps() -> list[threading.Thread]:
