@@ -1,5 +1,6 @@
 // Python's signals, checked from long calls that have released its lock.
 #include "bindings.h"
+#include "gpt2fast/process_local.h"
 
 namespace gpt2fast::bindings {
 
@@ -14,9 +15,14 @@ bool is_main_thread() {
 
 InterruptCheck interrupt_check() {
   if (!is_main_thread()) return {};
-  return [] {
+  return [process = process_generation()] {
     const py::gil_scoped_acquire acquire;
-    return PyErr_CheckSignals() != 0;
+    if (PyErr_CheckSignals() != 0) return true;
+    if (process == process_generation()) return false;
+    // A signal handler has forked, and the threads that do the work are not in the child.
+    PyErr_SetString(PyExc_RuntimeError,
+                    "the call belongs to the parent process: make a new one in this process");
+    return true;
   };
 }
 

@@ -90,6 +90,51 @@ def test_children_of_fork_generate_and_exit(threads: str) -> None:
     }
 
 
+# A signal handler forks while the main thread waits for the model; the child comes back from the handler.
+IN_A_HANDLER = """
+import os, signal, sys
+from gpt2fast import GPT2, CancelToken
+from support.event_loops import ENDLESS
+
+model = GPT2.from_pretrained(threads=2, generation_config=None)
+TEXT = model.generate("Once", max_new_tokens=20).text
+cancel, parent, child = CancelToken(), os.getpid(), None
+
+def fork(*_):
+    global child
+    child = os.fork()
+    if child > 0:
+        cancel.cancel()
+    elif sys.argv[2] == "exits":
+        sys.exit(0)
+
+ways = {
+    "generate": lambda: model.generate("Once", cancel=cancel, **ENDLESS),
+    "stream": lambda: list(model.stream("Once", cancel=cancel, **ENDLESS)),
+    "generate_many": lambda: list(model.generate_many(["Once"], cancel=cancel, **ENDLESS)),
+}
+signal.signal(signal.SIGALRM, fork)
+signal.setitimer(signal.ITIMER_REAL, 0.02)
+try:
+    ways[sys.argv[1]]()
+except RuntimeError as error:
+    assert os.getpid() != parent and "belongs to the parent process" in str(error), error
+    assert model.generate("Once", max_new_tokens=20).text == TEXT
+else:
+    assert os.getpid() == parent
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@needs_fork
+@pytest.mark.parametrize("child", ["goes on", "exits"])
+@pytest.mark.parametrize("way", ["generate", "stream", "generate_many"])
+def test_a_child_forked_by_a_signal_handler(way: str, child: str) -> None:
+    # Python 3.12 and later warn of the threads.
+    ended = end_of(start_python("-W", "ignore::DeprecationWarning", "-c", IN_A_HANDLER, way, child))
+    assert (ended.status, ended.stdout, ended.stderr) == (0, "0\n", "")
+
+
 # The child goes on where the parent forked, and its program ends by coming to its end.
 RETURNING = """
 import os, sys, threading
