@@ -43,6 +43,15 @@ class Call {
     const std::lock_guard lock(mutex_);
     return error_;
   }
+  // For the caller: throws what the finished call failed with, if it did, and forgets it. What a hook of the
+  // host program raised may refer to whoever holds the call, and both would stay for ever.
+  void rethrow() {
+    {
+      const std::lock_guard lock(mutex_);
+      error_ = nullptr;
+    }
+    mailbox.rethrow();
+  }
   // Whether the thread that should run its hooks is not waiting. Its texts then need no slot.
   bool is_left_alone() const { return has_hooks && attended && !awaited; }
   // Why its texts must end now; kNone: they go on.

@@ -66,14 +66,14 @@ class Handle {
       close();
       throw;
     }
-    if (call_->mailbox.finished()) call_->mailbox.rethrow();
+    if (call_->mailbox.finished()) call_->rethrow();
   }
   void begin() noexcept {
     if (!in_other_process()) scheduler().wake();
   }
   bool done() {
     if (!call().mailbox.finished()) return false;
-    call_->mailbox.rethrow();
+    call_->rethrow();
     return true;
   }
   void cancel() noexcept {

@@ -2,6 +2,7 @@
 #include "engine/mailbox.h"
 
 #include <algorithm>
+#include <stdexcept>
 #include <utility>
 
 #include "engine/ready_queue.h"
@@ -124,11 +125,14 @@ bool Mailbox::finished() const {
   return finished_;
 }
 
-void Mailbox::rethrow() const {
+void Mailbox::rethrow() {
   std::exception_ptr error;
   {
     const std::lock_guard lock(mutex_);
-    error = error_;
+    if (error_) {
+      error = std::exchange(
+          error_, std::make_exception_ptr(std::runtime_error("the call has failed, and has told its error")));
+    }
   }
   if (error) std::rethrow_exception(error);
 }

@@ -64,8 +64,8 @@ class Mailbox {
   std::vector<HookWork*> take_hooks();
   bool has_hooks() const;
   bool finished() const;
-  // Rethrows the call's error, if it failed.
-  void rethrow() const;
+  // Throws the call's error, if it failed; after the first time, that it did.
+  void rethrow();
   bool has_progress() const;
   // Blocks until there is a hook to run, everything is done or, with `or_progress`, there is something to
   // take; or until nudge() has been called since `seen`, or the time (kNever: any) is over.

@@ -2,6 +2,7 @@
 #include "engine/call.h"
 
 #include <chrono>
+#include <memory>
 #include <stdexcept>
 
 #include "support/testing.h"
@@ -67,6 +68,16 @@ TEST(the_first_error_ends_the_call) {
   call.fail(std::make_exception_ptr(std::logic_error("second")));
   CHECK(call.end_reason(Clock::now()) == FinishReason::kCancelled);
   CHECK_THROWS(std::rethrow_exception(call.error()), std::out_of_range);
+}
+
+TEST(an_error_that_was_told_is_not_kept) {
+  const auto token = std::make_shared<int>();
+  Call call({}, {}, true);
+  call.fail(std::make_exception_ptr(token));
+  call.mailbox.finish(call.error());
+  CHECK_THROWS(call.rethrow(), std::shared_ptr<int>);
+  CHECK(token.use_count() == 1);
+  CHECK_THROWS(call.rethrow(), std::runtime_error);
 }
 
 }  // namespace

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable, Coroutine
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any
+from weakref import ref
 
 import pytest
 
@@ -246,6 +248,37 @@ def test_errors_arrive_at_the_caller(model: GPT2) -> None:
         run(model.agenerate("Once", logits_processor=fail))
     with pytest.raises(KeyError, match="mine"):
         run(read(logits_processor=fail))
+
+
+@pytest.mark.parametrize("how", ["generate", "stream", "generate_many", "agenerate", "astream"])
+def test_an_error_of_a_hook_is_not_kept(model: GPT2, how: str) -> None:
+    """It refers to the frames of the call that raised it, and these to the call."""
+
+    class MyError(Exception):
+        pass
+
+    raised: list[ref[MyError]] = []
+
+    def fail(prompt: Any, output: Any, scores: Any) -> None:
+        error = MyError()
+        raised.append(ref(error))
+        raise error
+
+    async def read() -> None:
+        async for _ in model.astream("Once", logits_processor=fail):
+            pass
+
+    calls: dict[str, Callable[[], Any]] = {
+        "generate": lambda: model.generate("Once", logits_processor=fail),
+        "stream": lambda: list(model.stream("Once", logits_processor=fail)),
+        "generate_many": lambda: list(model.generate_many(["Once"], logits_processor=fail)),
+        "agenerate": lambda: run(model.agenerate("Once", logits_processor=fail)),
+        "astream": lambda: run(read()),
+    }
+    with suppress(MyError):
+        calls[how]()
+    gc.collect()
+    assert [one() for one in raised] == [None]
 
 
 def test_a_cancel_token_of_the_caller_works_too(model: GPT2) -> None:
