@@ -193,9 +193,8 @@ def autocast(device: torch.device) -> AbstractContextManager[Any]:
 def next_token_loss(model: Any, windows: NDArray[np.int64]) -> torch.Tensor:
     """Mean loss, in nats, of the tokens of windows [rows, length] but the first of each."""
     ids = torch.from_numpy(windows).to(model.device)
-    with autocast(model.device):
-        hidden = model.transformer(ids, use_cache=False).last_hidden_state[:, :-1]
-        logits = hidden.flatten(0, 1) @ model.transformer.wte.weight.T
+    hidden = model.transformer(ids, use_cache=False).last_hidden_state[:, :-1]
+    logits = hidden.flatten(0, 1) @ model.transformer.wte.weight.T
     return functional.cross_entropy(logits.float(), ids[:, 1:].flatten())
 
 
@@ -264,7 +263,8 @@ class Run:
         for optimizer, largest in ((muon, self.arguments.matrix_lr), (adamw, self.arguments.lr)):
             for group in optimizer.param_groups:
                 group["lr"] = largest * rate
-        loss = next_token_loss(self.model, windows)
+        with autocast(self.model.device):
+            loss = next_token_loss(self.model, windows)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer in self.optimizers:

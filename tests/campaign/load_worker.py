@@ -19,6 +19,7 @@ from gpt2fast import GPT2, CancelToken
 from gpt2fast.export import convert
 from support.processes import resident_bytes
 from support.random_models import write_shape
+from tests.campaign.fault_operations import texts_left
 
 _THREADS = 8
 _KINDS_OF_EACH = 8
@@ -158,9 +159,8 @@ def main(count: int, seed: int, directory: Path) -> dict[str, Any]:
     start = time.monotonic()
     _run_threads(work)
     gc.collect()
-    stats = model.stats()
-    if (stats.running, stats.waiting) != (0, 0):
-        findings.append(f"{stats.running} texts run and {stats.waiting} wait when all is done")
+    if left := texts_left(model):
+        findings.append(f"{left} when all is done")
     growth = _growth(memory)
     if growth > _GROWTH_ALLOWED:
         findings.append(f"memory grew by {growth} bytes in the last part")

@@ -92,7 +92,7 @@ def test_kv_caches_stay_within_their_precision() -> None:
         assert one.kv_cache == kind
         errors[kind] = np.linalg.norm(one.logits(ids) - exact) / np.linalg.norm(exact)
     assert errors["fp32"] == 0
-    assert 0 < errors["fp16"] < 2e-4
+    assert 0 < errors["fp16"] < 2**-11  # half a unit in the last place of fp16
     assert errors["fp16"] < errors["int8"] < 5e-3
     sizes = {kind: one.cache_bytes_per_sequence for kind, one in models.items()}
     head_dim = models["fp32"].config.head_dim
