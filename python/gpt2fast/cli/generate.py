@@ -29,6 +29,12 @@ if TYPE_CHECKING:
 _BETWEEN_TEXTS = "---"
 
 
+def _no_stream(_context: click.Context, _option: click.Parameter, path: Path | None) -> Path | None:
+    if path == Path("-"):
+        raise click.BadParameter("give the name of a file: an interrupted run goes on from what is in files")
+    return path
+
+
 @click.command()
 @click.argument("prompt", required=False)
 @model_options
@@ -41,6 +47,7 @@ _BETWEEN_TEXTS = "---"
     "prompts_file",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
+    callback=_no_stream,
     help='Continue the prompts of FILE instead: lines of JSON, {"prompt": TEXT or token ids, "id": ...}.',
 )
 @click.option(
@@ -48,6 +55,7 @@ _BETWEEN_TEXTS = "---"
     "results_file",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
+    callback=_no_stream,
     help="Where their results go, a line of JSON each. What an interrupted run has written is kept.",
 )
 @click.option(

@@ -276,6 +276,14 @@ def test_an_empty_file_is_taken(prompts: Path, results: Path, expected: list[dic
     assert finish(prompts, results) == expected
 
 
+def test_streams_are_no_files(prompts: Path, results: Path) -> None:
+    for option, paths in (("--input", (Path("-"), results)), ("--output", (prompts, Path("-")))):
+        done = run(*paths)
+        assert done.exit_code == 2
+        assert f"Invalid value for '{option}': give the name of a file: an interrupted run" in done.output
+    assert not Path("-").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "difference"),
     [
