@@ -27,22 +27,30 @@ void StepBudget::observe(int64_t decoded, int64_t prompt_tokens, double seconds)
     if (decoded > 0) update(decode_seconds_[static_cast<size_t>(std::min(decoded, max_tokens_))], seconds);
     return;
   }
-  const double alone = decoded > 0 ? decode_seconds(decoded) : 0;
-  if (decoded > 0 && alone == 0) return;
-  update(seconds_per_prompt_token_, std::max(0.0, seconds - alone) / static_cast<double>(prompt_tokens));
+  const Measured alone = decoded > 0 ? nearest(decoded) : Measured();
+  if (decoded > 0 && alone.seconds == 0) return;
+  const int64_t more = prompt_tokens + std::max<int64_t>(0, decoded - alone.decoded);
+  update(seconds_per_prompt_token_, std::max(0.0, seconds - alone.seconds) / static_cast<double>(more));
 }
 
-// The time for the nearest number of tokens that was measured.
+// Tokens more than were ever decoded at once take as long as tokens of prompts. While prompts keep arriving,
+// no step without them tells, and counted as nothing they would make prompt tokens seem ever slower.
 double StepBudget::decode_seconds(int64_t decoded) const {
+  const Measured measured = nearest(decoded);
+  if (measured.seconds == 0) return 0;
+  return measured.seconds + prompt_seconds(std::max<int64_t>(0, decoded - measured.decoded));
+}
+
+StepBudget::Measured StepBudget::nearest(int64_t decoded) const {
   const int64_t wanted = std::min(decoded, max_tokens_);
   for (int64_t distance = 0; distance <= max_tokens_; ++distance) {
     for (const int64_t near : {wanted - distance, wanted + distance}) {
       if (near < 1 || near > max_tokens_) continue;
       const double seconds = decode_seconds_[static_cast<size_t>(near)];
-      if (seconds > 0) return seconds;
+      if (seconds > 0) return {near, seconds};
     }
   }
-  return 0;
+  return {};
 }
 
 int64_t StepBudget::prompt_tokens(int64_t decoded, int64_t prompts) const {

@@ -25,6 +25,13 @@ class StepBudget {
   }
 
  private:
+  // A number of tokens that were decoded in one step, and the time of such steps; 0: none is known.
+  struct Measured {
+    int64_t decoded = 0;
+    double seconds = 0;
+  };
+
+  Measured nearest(int64_t decoded) const;
   double decode_seconds(int64_t decoded) const;
 
   const int64_t max_tokens_;

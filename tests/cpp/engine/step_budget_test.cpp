@@ -56,9 +56,18 @@ TEST(the_nearest_number_of_texts_counts) {
   budget.observe(2, 0, 0.5);
   budget.observe(10, 0, 2.0);
   CHECK_EQ(budget.prompt_tokens(1), 8);
-  CHECK_EQ(budget.prompt_tokens(5), 8);
+  CHECK_EQ(budget.prompt_tokens(5), 8 + 3);
   CHECK_EQ(budget.prompt_tokens(7), 32);
-  CHECK_EQ(budget.prompt_tokens(500), 32);
+  CHECK_EQ(budget.prompt_tokens(50), 32 + 40);
+  CHECK_EQ(budget.prompt_tokens(500), 128);
+}
+
+TEST(more_texts_than_were_ever_decoded_alone_do_not_make_prompts_seem_slow) {
+  StepBudget budget(128, 2.0);
+  budget.observe(0, 32, 2.0);
+  budget.observe(1, 0, 1.0);
+  for (int i = 0; i < 100; ++i) budget.observe(17, 16, 3.0);  // 32 tokens more than the one, 1 / 16 s each
+  CHECK_EQ(budget.prompt_tokens(17), 32);
 }
 
 TEST(a_crowd_of_prompts_counts_as_decoded_but_for_one) {
