@@ -173,6 +173,11 @@ MappedFile::MappedFile(const std::string& path) : state_(std::make_unique<State>
   }
   state.data = data;
   state.range = watch(data, state.bytes);
+#ifdef MADV_HUGEPAGE
+  // What is not in memory yet is read in pieces that can be large pages, which are fewer to look up. Where
+  // that is refused, pages stay small.
+  madvise(data, state.bytes, MADV_HUGEPAGE);
+#endif
 }
 
 bool MappedFile::changed() const noexcept {
