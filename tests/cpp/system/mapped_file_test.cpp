@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
 #include <string>
 #include <utility>
 #include <vector>
@@ -70,6 +71,27 @@ TEST(a_file_that_is_replaced_or_removed_has_not_changed) {
   std::filesystem::remove(path);
   CHECK(!file.changed());
   CHECK_EQ(text_of(file), std::string("content"));
+}
+#endif
+
+#ifdef __linux__
+// What the system notes of the map of a file, by abbreviations that end with spaces.
+std::string flags_of_map(const std::string& path) {
+  std::ifstream maps("/proc/self/smaps");
+  bool is_ours = false;
+  for (std::string line; std::getline(maps, line);) {
+    is_ours = is_ours || line.ends_with(path);
+    if (is_ours && line.starts_with("VmFlags:")) return line + " ";
+  }
+  return "";
+}
+
+TEST(a_file_is_read_in_large_pages_where_the_system_has_them) {
+  if (!std::filesystem::exists("/sys/kernel/mm/transparent_hugepage")) return;
+  const TemporaryFolder folder;
+  const std::string path = folder.write("x", "content");
+  const MappedFile file(path);
+  CHECK(contains(flags_of_map(path), " hg "));
 }
 #endif
 
