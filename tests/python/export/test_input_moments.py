@@ -13,8 +13,9 @@ from gpt2fast.checkpoints import open_checkpoint
 from gpt2fast.checkpoints.base import Checkpoint, LazyTensor
 from gpt2fast.checkpoints.reference import linear_inputs
 from gpt2fast.export import input_moments
-from gpt2fast.export.input_moments import feedback_of_layers, random_tokens, second_moments
+from gpt2fast.export.input_moments import feedback_of_layers, second_moments
 from gpt2fast.export.quantize import layout
+from gpt2fast.export.written_tokens import written_tokens
 from support.checkpoint_samples import random_tensors, small_config
 
 
@@ -67,7 +68,7 @@ def test_inputs_that_are_not_finite_have_no_moments(bad: float) -> None:
 
 def test_every_int4_layer_has_its_feedback() -> None:
     checkpoint = small_checkpoint(n_embd=51, n_head=3)
-    layers = list(feedback_of_layers(checkpoint, random_tokens(checkpoint.config)))
+    layers = list(feedback_of_layers(checkpoint, written_tokens(checkpoint)))
     int4 = [one.name for one in layout(checkpoint.config, "int4") if one.format == core.FORMAT_INT4]
     assert [name for name, _ in layers] == int4
     assert all(feedback is not None and feedback.shape == (1, 256, 256) for _, feedback in layers)
@@ -75,7 +76,7 @@ def test_every_int4_layer_has_its_feedback() -> None:
 
 def test_the_model_runs_over_some_sequences_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = small_checkpoint()
-    tokens = random_tokens(checkpoint.config)[:8]
+    tokens = written_tokens(checkpoint)[:8]
     whole = dict(feedback_of_layers(checkpoint, tokens))
     monkeypatch.setattr(input_moments, "_RUN", 3 * tokens.shape[1])
     lengths = []
@@ -90,17 +91,11 @@ def test_the_model_runs_over_some_sequences_at_a_time(monkeypatch: pytest.Monkey
     assert lengths == [3, 3, 2]
 
 
-def test_random_tokens_fit_the_model() -> None:
-    ids = random_tokens(small_config(n_positions=24, vocab_size=101))
-    assert ids.shape == (85, 24)
-    assert (ids.min(), ids.max()) == (0, 100)
-
-
 def test_layers_of_the_embedded_model_come_closer(embedded_dir: Path) -> None:
     checkpoint = open_checkpoint(embedded_dir)
     # Other tokens than those that the feedback was made from.
     inputs = dict(islice(linear_inputs(checkpoint, np.arange(1, 257).reshape(4, 64)), 4))
-    for name, feedback in islice(feedback_of_layers(checkpoint, random_tokens(checkpoint.config)), 4):
+    for name, feedback in islice(feedback_of_layers(checkpoint, written_tokens(checkpoint)), 4):
         weight = checkpoint.tensors[name].read()[:, :64].copy()
         errors = []
         for given in (None, feedback):
