@@ -175,7 +175,7 @@ def _attention(qkv: Array, past: Array | None, heads: int, scale: float) -> tupl
 
 
 def _gelu_tanh(x: Array) -> Array:
-    result: Array = 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    result: Array = 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * (x * x * x))))
     return result
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from gpt2fast.checkpoints.base import Checkpoint
 
 _RUN = 2048  # tokens of a run; temporary arrays, but for a layer's inputs, are only that long
-_BLOCK = 256  # features whose errors make up for one another
+_BLOCK = 1024  # features whose errors make up for one another
 # An input is rounded to so many bits, beside its sign, before it is multiplied: sums of so many products are
 # then exact in float32, in any order, and last bits that differ from machine to machine are gone.
 _BITS = 7
@@ -47,7 +47,7 @@ def feedback_of_layers(
 
 
 def second_moments(runs: Sequence[NDArray[np.float64]]) -> NDArray[np.float32] | None:
-    """Sums of products within blocks of features, [blocks, 256, 256], up to a factor; None if not finite.
+    """Sums of products within blocks of features, [blocks, 1024, 1024], up to a factor; None if not finite.
 
     Each of ``runs`` is [tokens, features].
     """

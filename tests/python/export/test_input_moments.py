@@ -31,20 +31,20 @@ def small_checkpoint(**changes: object) -> Checkpoint:
 
 
 def test_moments_are_those_of_the_inputs_in_blocks() -> None:
-    inputs = random_inputs(2048, 300)
+    inputs = random_inputs(2048, 1100)
     moments = second_moments([inputs])
     assert moments is not None
-    assert moments.shape == (2, 256, 256)
+    assert moments.shape == (2, 1024, 1024)
     exact = inputs.T @ inputs
     factor = moments[0, 0, 0] / exact[0, 0]
     root = np.sqrt(np.diag(exact))
-    for block, features in ((0, slice(0, 256)), (1, slice(256, 300))):
+    for block, features in ((0, slice(0, 1024)), (1, slice(1024, 1100))):
         size = features.stop - features.start
         scaled = exact[features, features] / np.outer(root[features], root[features])
         found = moments[block, :size, :size] / factor / np.outer(root[features], root[features])
         np.testing.assert_allclose(found, scaled, atol=0.01)  # the inputs are rounded to seven bits
-    assert not moments[1, 44:].any()
-    assert not moments[1, :, 44:].any()
+    assert not moments[1, 76:].any()
+    assert not moments[1, :, 76:].any()
 
 
 def test_the_order_of_tokens_does_not_change_a_bit() -> None:
@@ -71,7 +71,7 @@ def test_every_int4_layer_has_its_feedback() -> None:
     layers = list(feedback_of_layers(checkpoint, written_tokens(checkpoint)))
     int4 = [one.name for one in layout(checkpoint.config, "int4") if one.format == core.FORMAT_INT4]
     assert [name for name, _ in layers] == int4
-    assert all(feedback is not None and feedback.shape == (1, 256, 256) for _, feedback in layers)
+    assert all(feedback is not None and feedback.shape == (1, 1024, 1024) for _, feedback in layers)
 
 
 def test_the_model_runs_over_some_sequences_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,9 +106,9 @@ def test_layers_of_the_embedded_model_come_closer(embedded_dir: Path) -> None:
 
 
 def test_feedback_of_another_size_is_refused() -> None:
-    weight = np.zeros((300, 16), np.float32)
-    for feedback in (np.zeros((1, 256, 256), np.float32), np.zeros((2, 256, 64), np.float32)):
+    weight = np.zeros((1100, 16), np.float32)
+    for feedback in (np.zeros((1, 1024, 1024), np.float32), np.zeros((2, 1024, 64), np.float32)):
         with pytest.raises(ValueError, match="feedback must"):
             core.pack_linear(weight, core.FORMAT_INT4, feedback=feedback)
     with pytest.raises(ValueError, match="int4"):
-        core.pack_linear(weight, core.FORMAT_INT8, feedback=np.zeros((2, 256, 256), np.float32))
+        core.pack_linear(weight, core.FORMAT_INT8, feedback=np.zeros((2, 1024, 1024), np.float32))
