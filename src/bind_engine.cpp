@@ -80,21 +80,21 @@ std::shared_ptr<Engine> make_engine(const py::bytes& graph, const std::string& n
   return {pointer, [engine = std::move(engine)](Engine*) mutable { reset_unlocked(engine); }};
 }
 
-std::unique_ptr<PythonGeneration> generate(Engine& engine,
-                                           const std::vector<std::shared_ptr<Request>>& requests,
-                                           const std::shared_ptr<GenerationOptions>& options,
-                                           int32_t priority, double max_seconds, bool cancelled,
-                                           bool streamed, Queue queue, uint64_t key) {
+py::object generate(Engine& engine, const py::sequence& requests,
+                    const std::shared_ptr<GenerationOptions>& options, int32_t priority, double max_seconds,
+                    bool cancelled, bool streamed, Queue queue, uint64_t key) {
   std::vector<Request> copies;
   copies.reserve(requests.size());
-  for (const auto& request : requests) copies.push_back(*request);
+  for (const py::handle request : requests) copies.push_back(py::cast<const Request&>(request));
   CallOptions call = call_options(std::move(queue), key);
   call.priority = priority;
   call.max_seconds = max_seconds;
   call.cancelled = cancelled;
   call.streamed = streamed;
-  return std::make_unique<PythonGeneration>(
-      unlocked([&] { return engine.generate(std::move(copies), options, call); }));
+  py::object generation = py::cast(std::make_unique<PythonGeneration>(
+      unlocked([&] { return engine.generate(std::move(copies), options, call); })));
+  generation.attr("requests") = py::tuple(requests);  // the core refers to their hooks weakly
+  return generation;
 }
 
 Past as_past(const Engine& engine, const PastArrays& arrays, int64_t batch) {
