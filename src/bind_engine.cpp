@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "calls.h"
+#include "choice_hook.h"
 
 namespace gpt2fast::bindings {
 
@@ -70,10 +71,7 @@ std::shared_ptr<Engine> make_engine(const py::bytes& graph, const std::string& n
                               .max_waiting = max_waiting,
                               .read_ahead = read_ahead,
                               .decode_slowdown = decode_slowdown,
-                              .with_host_lock = [](const std::function<void()>& function) {
-                                const LockedForHook lock;
-                                function();
-                              }};
+                              .with_host_lock = &with_lock_for_hooks};
   std::shared_ptr<Engine> engine = unlocked([&] { return Engine::create(options); });
   // The last reference may be dropped while Python's lock is held, which the engine's threads may wait for.
   Engine* const pointer = engine.get();

@@ -1,12 +1,15 @@
 // A caller's Python functions in the choice of a token.
 #include "choice_hook.h"
 
+#include <exception>
 #include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "gil.h"
 #include "gpt2fast/errors.h"
+#include "gpt2fast/process_local.h"
 
 namespace gpt2fast::bindings {
 
@@ -59,6 +62,7 @@ class PythonChoiceHook final : public ChoiceHook {
   template <typename Use>
   void call(const char* name, const Use& use) {
     const py::gil_scoped_acquire acquire;
+    const uint64_t process = process_generation();
     const py::object hooks = owner_->get();
     if (hooks.is_none()) throw ClosedError("the call was given up: its hooks are gone");
     try {
@@ -69,13 +73,41 @@ class PythonChoiceHook final : public ChoiceHook {
       hooks.attr("error") = error.value();
       throw HookError(owner_);
     }
+    if (process != process_generation()) {
+      throw ClosedError("the call belongs to the parent process: make a new one in this process");
+    }
   }
 
   std::shared_ptr<const HookOwner> owner_;
   std::vector<uint32_t> mask_;  // the last one, while the core reads it
 };
 
+// Ends a child process that a hook has forked on a thread without a caller, as Python ends a program with
+// this exception.
+[[noreturn]] void end_child(const std::exception_ptr& error) {
+  try {
+    std::rethrow_exception(error);
+  } catch (const HookError& raised) {
+    raised.restore();
+  } catch (const std::exception& other) {
+    PyErr_SetString(PyExc_RuntimeError, other.what());
+  }
+  PyErr_Print();  // which ends the process itself if the exception is SystemExit
+  Py_Exit(1);
+}
+
 }  // namespace
+
+void with_lock_for_hooks(const std::function<void()>& hooks) {
+  const uint64_t process = process_generation();
+  const LockedForHook lock;
+  try {
+    hooks();
+  } catch (...) {
+    if (process != process_generation() && PyEval_GetFrame() == nullptr) end_child(std::current_exception());
+    throw;
+  }
+}
 
 HookOwner::~HookOwner() {
   const py::gil_scoped_acquire acquire;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <exception>
+#include <functional>
 #include <memory>
 
 #include "bindings.h"
@@ -42,5 +43,8 @@ class HookError final : public std::exception {
 // scores)`, which changes the float32 array `scores` [vocab_size] in place, and `is_complete(output) ->
 // bool`. Any may be None. All are called with Python's lock held. What they raise is stored as `error`.
 std::shared_ptr<ChoiceHook> make_choice_hook(const py::object& hooks);
+
+// EngineOptions::with_host_lock.
+void with_lock_for_hooks(const std::function<void()>& hooks);
 
 }  // namespace gpt2fast::bindings
