@@ -81,15 +81,9 @@ class Handle {
     call_->cancel();
     scheduler().wake();
   }
-  void keep(std::shared_ptr<const void> memory) noexcept { call_->memory = std::move(memory); }
   void close() noexcept {
     if (in_other_process()) return;
-    // The loop may be waiting for the signal handler or hook that closes the call, or in which Python's
-    // garbage collector does. It then has another call, so it has a thread of its own, which ends this one.
-    const bool may_wait = !HostCode::is_run_by(&scheduler());
-    if (!may_wait) call_->attended = false;
     cancel();
-    if (!may_wait) return;
     bool settled = false;
     while (!settled) settled = try_settle();  // the loop must not refer to the call any more before it goes
   }
@@ -122,7 +116,7 @@ class BasicCall : public Interface {
   void begin() noexcept override { handle_.begin(); }
   bool done() override { return handle_.done(); }
   void cancel() noexcept override { handle_.cancel(); }
-  void keep(std::shared_ptr<const void> memory) noexcept override { handle_.keep(std::move(memory)); }
+  void keep(std::shared_ptr<const void> data) noexcept override { handle_.call().memory = std::move(data); }
   void close() noexcept override { handle_.close(); }
 
  protected:

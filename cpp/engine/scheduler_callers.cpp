@@ -136,7 +136,16 @@ void Scheduler::wait(Call& call, bool or_progress, const InterruptCheck& interru
   }
 }
 
-void Scheduler::settle(Call& call) { wait(call, false, {}); }
+void Scheduler::settle(Call& call) {
+  if (!HostCode::is_run_by(this)) {
+    wait(call, false, {});
+    return;
+  }
+  // The loop may be waiting for the signal handler or hook that gives the call up, or in which Python's
+  // garbage collector does. It then has another call, so it has a thread of its own, which ends this one.
+  call.attended = false;
+  wake();
+}
 
 void Scheduler::wake() {
   look_at_waiting_ = true;
