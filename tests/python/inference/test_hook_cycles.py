@@ -108,7 +108,8 @@ HELD: dict[str, Callable[[GPT2, Owner], None]] = {
 def test_an_unfinished_call_whose_hook_refers_to_its_holder_is_collected(model: GPT2, how: str) -> None:
     owner = Owner()
     HELD[how](model, owner)
-    assert model.stats().running > 0
+    if how != "generate_many":  # whose texts may have ended since the first one did
+        assert model.stats().running > 0
     known = ref(owner)
     del owner
     for _ in range(1000):  # the engine's thread may be inside the hook
