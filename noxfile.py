@@ -38,6 +38,7 @@ THREADED = (
 NOT_SANITIZED = (
     "tests/python/hostile/test_campaign.py",
     "tests/python/hostile/test_changed_files.py::test_other_bus_errors_still_reach_their_handler",
+    "tests/python/hostile/test_changed_files.py::test_out_of_memory_inside_a_step_is_a_memory_error",
     "tests/python/hostile/test_proportions.py",
     "tests/python/inference/test_engine.py::test_finished_texts_leave_no_memory_behind",
     "tests/python/inference/test_processes.py::test_children_of_fork_generate_and_exit",

@@ -73,7 +73,7 @@ void register_calls(py::module_& module) {
       .def("cancel", &PythonCall::cancel)
       .def("close", &PythonCall::close)
       .def("results", &PythonCall::results);
-  py::class_<PythonGeneration, PythonCall>(module, "GenerationCall")
+  py::class_<PythonGeneration, PythonCall>(module, "GenerationCall", py::dynamic_attr())
       .def("take", &PythonGeneration::take)
       .def("next", &PythonGeneration::next);
 }

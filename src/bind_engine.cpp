@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "calls.h"
+#include "choice_hook.h"
 
 namespace gpt2fast::bindings {
 
@@ -70,31 +71,28 @@ std::shared_ptr<Engine> make_engine(const py::bytes& graph, const std::string& n
                               .max_waiting = max_waiting,
                               .read_ahead = read_ahead,
                               .decode_slowdown = decode_slowdown,
-                              .with_host_lock = [](const std::function<void()>& function) {
-                                const LockedForHook lock;
-                                function();
-                              }};
+                              .with_host_lock = &with_lock_for_hooks};
   std::shared_ptr<Engine> engine = unlocked([&] { return Engine::create(options); });
   // The last reference may be dropped while Python's lock is held, which the engine's threads may wait for.
   Engine* const pointer = engine.get();
   return {pointer, [engine = std::move(engine)](Engine*) mutable { reset_unlocked(engine); }};
 }
 
-std::unique_ptr<PythonGeneration> generate(Engine& engine,
-                                           const std::vector<std::shared_ptr<Request>>& requests,
-                                           const std::shared_ptr<GenerationOptions>& options,
-                                           int32_t priority, double max_seconds, bool cancelled,
-                                           bool streamed, Queue queue, uint64_t key) {
+py::object generate(Engine& engine, const py::sequence& requests,
+                    const std::shared_ptr<GenerationOptions>& options, int32_t priority, double max_seconds,
+                    bool cancelled, bool streamed, Queue queue, uint64_t key) {
   std::vector<Request> copies;
   copies.reserve(requests.size());
-  for (const auto& request : requests) copies.push_back(*request);
+  for (const py::handle request : requests) copies.push_back(py::cast<const Request&>(request));
   CallOptions call = call_options(std::move(queue), key);
   call.priority = priority;
   call.max_seconds = max_seconds;
   call.cancelled = cancelled;
   call.streamed = streamed;
-  return std::make_unique<PythonGeneration>(
-      unlocked([&] { return engine.generate(std::move(copies), options, call); }));
+  py::object generation = py::cast(std::make_unique<PythonGeneration>(
+      unlocked([&] { return engine.generate(std::move(copies), options, call); })));
+  generation.attr("requests") = py::tuple(requests);  // the core refers to their hooks weakly
+  return generation;
 }
 
 Past as_past(const Engine& engine, const PastArrays& arrays, int64_t batch) {

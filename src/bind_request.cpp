@@ -128,7 +128,7 @@ void register_request(py::module_& module) {
            }),
            py::arg("data"), py::arg("offsets"), py::arg("silent"));
   register_options(module);
-  py::class_<Request, std::shared_ptr<Request>>(module, "Request")
+  py::class_<Request, std::shared_ptr<Request>>(module, "Request", py::dynamic_attr())
       .def(py::init([](std::vector<int32_t> prompt, uint64_t seed) {
              return Request{.prompt = std::move(prompt), .seed = seed, .hook = nullptr};
            }),
@@ -137,12 +137,11 @@ void register_request(py::module_& module) {
       .def_readonly("seed", &Request::seed)
       .def(
           "set_hooks",
-          [](Request& self, const py::object& allowed_tokens, const py::object& process_scores,
-             const py::object& is_complete) {
-            self.hook = make_choice_hook(allowed_tokens, process_scores, is_complete);
+          [](const py::object& self, const py::object& hooks) {
+            self.attr("hooks") = hooks;  // which the core refers to weakly
+            py::cast<Request&>(self).hook = make_choice_hook(hooks);
           },
-          py::kw_only(), py::arg("allowed_tokens") = py::none(), py::arg("process_scores") = py::none(),
-          py::arg("is_complete") = py::none());
+          py::arg("hooks"));
   module.def(
       "next_token_distribution",
       [](const Request& request, const GenerationOptions& options, const Int32Array& output,

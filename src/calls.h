@@ -14,14 +14,16 @@ namespace gpt2fast::bindings {
 class PythonCall {
  public:
   // `keep`: Python objects whose memory the call uses. `results` is called when the call is done.
-  PythonCall(std::unique_ptr<CallHandle> call, std::function<py::object()> results,
-             py::object keep = py::none())
-      : call_(std::move(call)), results_(std::move(results)), keep_(std::move(keep)) {}
-  virtual ~PythonCall() {
-    // The engine must be done with the objects before they are released.
-    if (!keep_.is_none()) close();
-    reset_unlocked(call_);
+  PythonCall(std::unique_ptr<CallHandle> call, std::function<py::object()> results)
+      : call_(std::move(call)), results_(std::move(results)) {}
+  PythonCall(std::unique_ptr<CallHandle> call, std::function<py::object()> results, const py::object& keep)
+      : PythonCall(std::move(call), std::move(results)) {
+    call_->keep(std::shared_ptr<const void>(new py::object(keep), [](const void* object) {
+      const py::gil_scoped_acquire acquire;  // the engine's thread may be the last to let go
+      delete static_cast<const py::object*>(object);
+    }));
   }
+  virtual ~PythonCall() { reset_unlocked(call_); }
   PythonCall(const PythonCall&) = delete;
   PythonCall& operator=(const PythonCall&) = delete;
 
@@ -49,7 +51,6 @@ class PythonCall {
 
  private:
   std::function<py::object()> results_;
-  py::object keep_;
 };
 
 class PythonGeneration final : public PythonCall {

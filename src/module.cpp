@@ -2,6 +2,7 @@
 #include <stdexcept>
 
 #include "bindings.h"
+#include "choice_hook.h"
 #include "gpt2fast/errors.h"
 
 namespace gpt2fast::bindings {
@@ -18,6 +19,8 @@ void translate(std::exception_ptr pointer) {  // NOLINT(performance-unnecessary-
     if (pointer) std::rethrow_exception(pointer);
   } catch (const LibraryError& error) {
     PyErr_SetString(PyExc_ImportError, error.what());
+  } catch (const HookError& error) {
+    error.restore();
   } catch (const ModelError& error) {
     set_error("gpt2fast.errors", "ModelError", error.what());
   } catch (const ClosedError& error) {

@@ -18,7 +18,7 @@ namespace gpt2fast {
 
 class Call {
  public:
-  // attended: a thread is going to wait for the call, and can run steps itself.
+  // attended: a thread is going to wait for the call, and can run steps itself, until it gives the call up.
   Call(std::vector<std::unique_ptr<Participant>> participants, const CallOptions& options, bool attended)
       : streamed(options.streamed),
         held(options.held),
@@ -62,13 +62,16 @@ class Call {
 
   const bool streamed;
   const bool held;
-  const bool attended;
+  std::atomic<bool> attended;
   // Calls get slots in this order. Each level of priority is worth a second of waiting, so that none starves.
   const Clock::time_point turn;
   const Clock::time_point deadline;
   Mailbox mailbox;
   // Whether a thread is waiting for it at this moment.
   std::atomic<bool> awaited = false;
+
+  // What the participants point to; it outlives them. Set by the caller's thread.
+  std::shared_ptr<const void> memory;
 
   // Used by the loop alone until the mailbox is finished.
   std::vector<std::unique_ptr<Participant>> participants;

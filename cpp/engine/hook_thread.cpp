@@ -5,17 +5,19 @@
 
 #include "engine/engine_thread.h"
 #include "engine/host_code.h"
+#include "gpt2fast/process_local.h"
 
 namespace gpt2fast {
 
 bool run_hooks(Call& call, const WithHostLock& with_host_lock, const void* engine) {
   if (!call.mailbox.has_hooks()) return false;
   const HostCode scope(engine);
-  const auto run_all = [&call] {
+  const auto run_all = [&call, process = process_generation()] {
     for (HookWork* work : call.mailbox.take_hooks()) {
       try {
         work->run_hook();
       } catch (...) {
+        if (process != process_generation()) throw;
         call.fail(std::current_exception());
       }
     }

@@ -13,7 +13,8 @@
 namespace gpt2fast {
 
 // Runs the hooks in a call's mailbox: takes the host's lock once, and marks the thread as running host code
-// for `engine`. An error ends the call. Returns whether there were any.
+// for `engine`. An error ends the call. Returns whether there were any. In a child process that a hook has
+// forked, throws what the hook throws: the call is the parent's, and its locks may be held for ever.
 bool run_hooks(Call& call, const WithHostLock& with_host_lock, const void* engine);
 
 // A thread that is started when the first hook arrives.

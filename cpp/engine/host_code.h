@@ -12,16 +12,18 @@ class HostCode {
   HostCode(const HostCode&) = delete;
   HostCode& operator=(const HostCode&) = delete;
 
+  // Whether this thread is running such code for the engine.
+  static bool is_run_by(const void* engine) {
+    const HostCode* scope = innermost();
+    while (scope != nullptr && scope->engine_ != engine) scope = scope->outer_;
+    return scope != nullptr;
+  }
   // Throws if such code uses the engine that waits for it, which would be a deadlock.
   static void refuse(const void* engine) {
-    for (const HostCode* scope = innermost(); scope != nullptr; scope = scope->outer_) {
-      if (scope->engine_ == engine) {
-        throw std::runtime_error(
-            "a logits processor, constraint or signal handler must not use the model that is running it; "
-            "load "
-            "the model a second time for that");
-      }
-    }
+    if (!is_run_by(engine)) return;
+    throw std::runtime_error(
+        "a logits processor, constraint or signal handler must not use the model that is running it; load "
+        "the model a second time for that");
   }
 
  private:

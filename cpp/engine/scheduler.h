@@ -40,7 +40,8 @@ class Scheduler {
   // Returns when the call is finished or, with `or_progress`, has something to report; runs its hooks. Throws
   // Interrupted when `interrupted` says so.
   void wait(Call& call, bool or_progress, const InterruptCheck& interrupted);
-  // After Call::cancel(): returns when nothing in the loop refers to the call.
+  // After Call::cancel(): returns when nothing in the loop refers to the call. In a hook or signal handler,
+  // at once.
   void settle(Call& call);
 
   // Tells the loop that something has changed: a reader has taken tokens, or a draft is ready.

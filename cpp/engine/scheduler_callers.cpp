@@ -10,6 +10,7 @@
 #include "engine/room.h"
 #include "engine/scheduler.h"
 #include "gpt2fast/errors.h"
+#include "gpt2fast/process_local.h"
 
 namespace gpt2fast {
 
@@ -98,7 +99,9 @@ void Scheduler::wait(Call& call, bool or_progress, const InterruptCheck& interru
   struct Awaited {
     Scheduler& scheduler;
     Call& call;
+    const uint64_t process = process_generation();
     ~Awaited() {
+      if (process != process_generation()) return;  // a hook has forked, and the call is the parent's
       call.awaited = false;
       // No thread runs these hooks now, and others may wait for their texts' slots.
       if (call.mailbox.has_hooks()) scheduler.wake();
@@ -133,7 +136,16 @@ void Scheduler::wait(Call& call, bool or_progress, const InterruptCheck& interru
   }
 }
 
-void Scheduler::settle(Call& call) { wait(call, false, {}); }
+void Scheduler::settle(Call& call) {
+  if (!HostCode::is_run_by(this)) {
+    wait(call, false, {});
+    return;
+  }
+  // The loop may be waiting for the signal handler or hook that gives the call up, or in which Python's
+  // garbage collector does. It then has another call, so it has a thread of its own, which ends this one.
+  call.attended = false;
+  wake();
+}
 
 void Scheduler::wake() {
   look_at_waiting_ = true;

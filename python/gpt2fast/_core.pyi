@@ -1,7 +1,7 @@
 """The C++ core (see src/): numbers in, numbers out; every long call releases the GIL."""
 
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
@@ -141,17 +141,12 @@ class Request:
     def prompt(self) -> list[int]: ...
     @property
     def seed(self) -> int: ...
-    def set_hooks(
-        self,
-        *,
-        allowed_tokens: Callable[[NDArray[np.int32]], NDArray[np.uint32] | None] | None = None,
-        process_scores: Callable[[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]], None]
-        | None = None,
-        is_complete: Callable[[NDArray[np.int32]], bool] | None = None,
-    ) -> None:
-        """Called for every token: `allowed_tokens(output)` returns a bit set of (vocab_size + 31) // 32 words
-        or None; `process_scores(prompt, output, scores)` changes the scores [vocab_size] in place;
-        `is_complete(output)`, called after each token, ends the text with STOP when it is true."""
+    def set_hooks(self, hooks: Any) -> None:
+        """The functions that `hooks` has as attributes, or None, are called for every token:
+        `allowed_tokens(output)` returns a bit set of (vocab_size + 31) // 32 words or None;
+        `process_scores(prompt, output, scores)` changes the scores [vocab_size] in place;
+        `is_complete(output)`, called after each token, ends the text with STOP when it is true.
+        What they raise becomes the attribute `error` until the caller has it."""
 
 def next_token_distribution(
     request: Request, options: GenerationOptions, output: NDArray[np.int32], logits: NDArray[np.float32]

@@ -9,7 +9,8 @@
 namespace gpt2fast {
 
 // Changes which tokens may be chosen. The thread that waits for the call runs it or, if none waits, a thread
-// of the engine; EngineOptions::with_host_lock is held. One thread at a time.
+// of the engine; EngineOptions::with_host_lock is held. One thread at a time. A hook that forks throws in the
+// child, where with_host_lock ends the process unless the thread has a caller to return to.
 class ChoiceHook {
  public:
   virtual ~ChoiceHook() = default;

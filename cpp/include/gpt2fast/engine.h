@@ -135,7 +135,10 @@ class CallHandle {
   virtual bool done() = 0;
   // May be called from any thread. Unfinished texts end with kCancelled within a step.
   virtual void cancel() noexcept = 0;
-  // Cancels, and returns when the engine no longer uses anything that the call refers to.
+  // Hands over what the request points to, for as long as the engine uses it.
+  virtual void keep(std::shared_ptr<const void> memory) noexcept = 0;
+  // Cancels, and returns when the engine no longer uses anything that the call refers to; in a hook or signal
+  // handler that the engine may be waiting for, at once.
   virtual void close() noexcept = 0;
 };
 
@@ -157,7 +160,7 @@ struct Past {
   std::vector<const float*> layers;
 };
 
-// Memory that the request points to must live until the call is done or closed.
+// Memory that the request points to must live until the call is done or closed, or be given to keep().
 struct ForwardRequest {
   std::vector<std::span<const int32_t>> sequences;  // each at least one token
   std::optional<Past> past;

@@ -16,6 +16,7 @@ from gpt2fast.errors import ModelError
 from gpt2fast.storage.atomic import atomic_file
 from gpt2fast.storage.files import errors_of, open_regular, parse_json_object, read_json_object
 from gpt2fast.storage.locks import lock_for_writing
+from gpt2fast.storage.run_settings import first_difference
 
 #: The longest line that is read back.
 MAX_LINE_BYTES = 1 << 30
@@ -110,14 +111,13 @@ class ResultFile:
             return 0
         if not found:
             raise FileExistsError(
-                errno.EEXIST, f"exists and is not of this command ({path.name} is missing)", str(self._path)
+                errno.EEXIST,
+                f"exists and was not made by this command ({path.name} is missing)",
+                str(self._path),
             )
-        for name in sorted({*found, *self._settings}):
-            if found.get(name) != self._settings.get(name):
-                raise ModelError(
-                    f"{self._path}: results of another run: its {name} is {found.get(name)!r}, not "
-                    f"{self._settings.get(name)!r}; name another file"
-                )
+        difference = first_difference(found, self._settings)
+        if difference is not None:
+            raise ModelError(f"{self._path}: results of another run, where {difference}; name another file")
         return self._read()
 
     def _read(self) -> int:

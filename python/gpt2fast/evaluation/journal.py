@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 from gpt2fast.errors import ModelError
 from gpt2fast.storage.files import errors_of, parse_json_object
 from gpt2fast.storage.locks import lock_for_writing
+from gpt2fast.storage.run_settings import first_difference
 
 if TYPE_CHECKING:
     from typing import TypeGuard
@@ -139,12 +140,11 @@ class Journal:
         raise ModelError(f"{self._path}: line {number} is not a journal's; name another file")
 
     def _check_settings(self, found: dict[str, Any]) -> None:
-        for name in sorted({*found, *self._settings}):
-            if found.get(name) != self._settings.get(name):
-                raise ModelError(
-                    f"{self._path}: a journal of another measurement: its {name} is {found.get(name)!r}, "
-                    f"not {self._settings.get(name)!r}; name another file"
-                )
+        difference = first_difference(found, self._settings)
+        if difference is not None:
+            raise ModelError(
+                f"{self._path}: a journal of another measurement, where {difference}; name another file"
+            )
 
 
 def _encoded(line: Mapping[str, Any]) -> bytes:

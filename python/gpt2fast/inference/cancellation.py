@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 
 class Cancellable(Protocol):
@@ -34,6 +34,12 @@ class CancelToken:
         self._lock = threading.RLock()
         self._cancelled = False
         self._running: list[Cancellable] = []
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a CancelToken can't be pickled or copied: it ends the calls that have this very object, in this "
+            "process; make a new one, and tell another process by a message to cancel its own"
+        )
 
     @property
     def cancelled(self) -> bool:

@@ -89,6 +89,9 @@ class Prefix:
         self._layers = [np.ascontiguousarray(layer, dtype=cache_format.dtype) for layer in layers]
         self._core = core.Prefix(token_ids, [layer.astype(np.float32) for layer in self._layers])
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Prefix, (self._format, self._token_ids, self._layers)
+
     def __repr__(self) -> str:
         return f"Prefix(length={self.length})"
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from gpt2fast._native import core
 from gpt2fast._validation import MAX_PROMPTS, Integer
+from gpt2fast.inference.hooks import Hooks
 from gpt2fast.inference.model_defaults import join_defaults, limit_by_defaults
 from gpt2fast.inference.options import CONSTRAINTS, GenerationOptions
 from gpt2fast.inference.other_names import is_harmless
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from gpt2fast.inference.constraints import Constraint
+    from gpt2fast.inference.hooks import ProcessScores
     from gpt2fast.text.prompts import Prompt
 
 
@@ -163,18 +165,23 @@ def _build_requests(
     shared: core.GenerationOptions,
 ) -> list[core.Request]:
     constraint = _constraint(model, options, shared)
-    score_hooks = _score_hooks(options)
+    process_scores = _score_hook(options)
     requests = []
     for prompt in prompts:
         first_seed = _new_seed() if options.seed is None else options.seed
         for copy in range(_copies_per_prompt(options)):
             request = core.Request(prompt, (first_seed + copy) % 2**64)
-            hooks = dict(score_hooks)
             if constraint is not None:
                 state = constraint.new_state()
-                hooks |= {"allowed_tokens": state.allowed_tokens, "is_complete": state.is_complete}
-            if hooks:
-                request.set_hooks(**hooks)
+                request.set_hooks(
+                    Hooks(
+                        process_scores=process_scores,
+                        allowed_tokens=state.allowed_tokens,
+                        is_complete=state.is_complete,
+                    )
+                )
+            elif process_scores is not None:
+                request.set_hooks(Hooks(process_scores=process_scores))
             requests.append(request)
     return requests
 
@@ -191,11 +198,11 @@ def _copies_per_prompt(options: GenerationOptions) -> int:
     return options.best_of or options.num_return_sequences or 1
 
 
-def _score_hooks(options: GenerationOptions) -> dict[str, Any]:
-    """The caller's processors as a single hook of the core."""
+def _score_hook(options: GenerationOptions) -> ProcessScores | None:
+    """The caller's processors as a single hook of the core; None if there are none."""
     processors = cast("tuple[Callable[..., None], ...]", options.logits_processor)
     if not processors:
-        return {}
+        return None
 
     def process_scores(
         prompt: NDArray[np.int32], output: NDArray[np.int32], scores: NDArray[np.float32]
@@ -207,7 +214,7 @@ def _score_hooks(options: GenerationOptions) -> dict[str, Any]:
                 raise TypeError("logits_processor must change the scores in place and return None")
         scores[:] = own
 
-    return {"process_scores": process_scores}
+    return process_scores
 
 
 def _assistant(model: LoadedModel, options: GenerationOptions) -> LoadedModel | None:

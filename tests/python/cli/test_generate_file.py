@@ -260,10 +260,10 @@ def test_prompts_that_change_meanwhile_are_noticed(
 
 def test_other_files_are_not_touched(prompts: Path, results: Path) -> None:
     results.write_text('{"line": 1}\n')
-    assert "exists and is not of this command (results.jsonl.settings.json is missing)" in refusal(
+    assert "exists and was not made by this command (results.jsonl.settings.json is missing)" in refusal(
         prompts, results
     )
-    assert "exists and is not of this command" in refusal(prompts, prompts)
+    assert "exists and was not made by this command" in refusal(prompts, prompts)
     results.unlink()
     settings = results.with_name("results.jsonl.settings.json")
     settings.write_text('{"mine": 1}')
@@ -287,10 +287,10 @@ def test_streams_are_no_files(prompts: Path, results: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "difference"),
     [
-        (("--seed", "4", "--max-new-tokens", "6"), "its options is {'max_new_tokens': 6, 'seed': 3}, not"),
-        ((*ARGUMENTS, "--precision", "int4"), "its precision is 'int8', not 'int4'"),
-        ((*ARGUMENTS, "--kv-cache", "fp32"), "its kv_cache is 'int8', not 'fp32'"),
-        ((*ARGUMENTS, "--unordered"), "its ordered is True, not False"),
+        (("--seed", "4", "--max-new-tokens", "6"), "another run, where options.seed is 3, not 4;"),
+        ((*ARGUMENTS, "--precision", "int4"), "where precision is 'int8', not 'int4';"),
+        ((*ARGUMENTS, "--kv-cache", "fp32"), "where kv_cache is 'int8', not 'fp32';"),
+        ((*ARGUMENTS, "--unordered"), "where ordered is True, not False;"),
     ],
 )
 def test_results_of_other_settings_are_refused(
@@ -307,11 +307,11 @@ def test_the_models_own_defaults_are_settings(
     (directory / "generation_config.json").write_text('{"repetition_penalty": 1.9}')
     arguments = ("--model", str(directory), *ARGUMENTS)
     finish(prompts, results, *arguments)
-    assert "its generation_config is {'repetition_penalty': 1.9}, not {}" in refusal(
+    assert "where generation_config.repetition_penalty is 1.9, not unset;" in refusal(
         prompts, results, *arguments, "--no-generation-config"
     )
     # The library's own default, but not the model's.
-    assert "not {'max_new_tokens': 6, 'repetition_penalty': 1.0, 'seed': 3}" in refusal(
+    assert "where options.repetition_penalty is unset, not 1.0;" in refusal(
         prompts, results, *arguments, "--repetition-penalty", "1.0"
     )
 
@@ -326,7 +326,7 @@ def test_a_run_with_a_token_ruled_out_is_resumed(prompts: Path, results: Path) -
 def test_results_of_other_prompts_are_refused(tmp_path: Path, prompts: Path, results: Path) -> None:
     finish(prompts, results)
     other = write_lines(tmp_path / "other.jsonl", [*PROMPTS[1:], PROMPTS[0]])
-    assert "its prompts_sha256 is" in refusal(other, results)
+    assert "where prompts_sha256 is" in refusal(other, results)
 
 
 @pytest.mark.parametrize("order", ["--ordered", "--unordered"])

@@ -236,7 +236,9 @@ def test_journal_of_other_settings_is_refused_and_kept(tmp_path: Path) -> None:
     with Journal(path, {"window": 64, "text": "a"}) as journal:
         journal.record("int8", {0: [1.5, 2.0]})
     before = path.read_bytes()
-    with pytest.raises(ModelError, match="its window is 64, not 32"):
+    with pytest.raises(
+        ModelError, match="another measurement, where window is 64, not 32; name another file"
+    ):
         Journal(path, {"window": 32, "text": "a"})
     assert path.read_bytes() == before
     with Journal(path, {"window": 64, "text": "a"}) as journal:

@@ -104,6 +104,44 @@ def test_a_signal_handler_that_uses_the_model_it_interrupts_gets_an_error() -> N
     assert run_python(_PROGRAM + _SIGNAL + _END) == "True"
 
 
+# The handler closes streams of the model that its thread makes steps of, as the garbage collector may.
+_CLOSE_IN_A_HANDLER = """
+import os, signal, threading
+from gpt2fast import GPT2
+from support.event_loops import ENDLESS
+
+model = GPT2.from_pretrained(max_sequences=2, generation_config=None)
+streams, closed, done = [], threading.Event(), threading.Event()
+
+def close(*_):
+    streams.pop().close()
+    closed.set()
+
+def stream():
+    for _ in range(20):
+        streams.append(model.stream("Once", **ENDLESS))
+        next(streams[-1])
+        os.kill(os.getpid(), signal.SIGUSR1)
+        closed.wait()
+        closed.clear()
+    done.set()
+
+signal.signal(signal.SIGUSR1, close)
+thread = threading.Thread(target=stream, daemon=True)
+thread.start()
+while not done.is_set():
+    model.score([5] * 400)
+thread.join()
+model.generate("Once", max_new_tokens=1)
+print(model.stats().running, model.stats().slots_used)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGUSR1")
+def test_a_signal_handler_closes_a_stream_of_the_model_it_interrupts() -> None:
+    assert run_python(_CLOSE_IN_A_HANDLER) == "0 0"
+
+
 @pytest.mark.skipif(sys.version_info >= (3, 13), reason="the module has another name there")
 def test_subinterpreters_are_refused() -> None:
     code = """
