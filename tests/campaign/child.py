@@ -10,11 +10,21 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import gpt2fast
+from gpt2fast._native import core
 from tests.campaign import ROOT
 from tests.campaign.outcome import Outcome
 
 #: Threads of others, which a fork would lose.
 _SINGLE = {"OPENBLAS_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+
+def real_package(campaign: str) -> Path:
+    """Where the package is installed; where it is installed in place, some attacks would test nothing."""
+    package = Path(gpt2fast.__file__).parent
+    if Path(core.__file__).parent != package:
+        raise SystemExit(f"{campaign}: the package is installed in place; install it with `pip install .`")
+    return package
 
 
 def run_lines(

@@ -12,7 +12,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from jinja2 import Environment, TemplateError, nodes
@@ -30,6 +30,9 @@ _MOST_BITS = 1 << 12
 _MOST_GENERATED = 1 << 17
 _LONGEST_FORMAT = 1 << 16
 _DEEPEST_INDENT = 16
+# What may make as much as the length of what it is given times its argument.
+_MULTIPLYING_METHODS = {"center", "expandtabs", "join", "ljust", "replace", "rjust", "translate", "zfill"}
+_MULTIPLYING_FILTERS = {"batch", "center", "indent", "join", "replace", "slice", "urlize", "wordwrap"}
 # Widths of four digits, and widths that are arguments.
 _WIDE_FORMAT = re.compile(r"%[^a-zA-Z%]*(\d{4}|\*)|\{[^{}]*(\d{4}|\{)")
 
@@ -91,7 +94,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         super().__init__(finalize=self.shown, **options)
         del self.globals["lipsum"]
         self.filters["tojson"] = _to_json
-        self.filters = {name: self._bounded_filter(one) for name, one in self.filters.items()}
+        self.filters = {name: self._bounded_filter(name, one) for name, one in self.filters.items()}
         self.tests = {name: self._counted(one) for name, one in self.tests.items()}
 
     def begin(self) -> None:
@@ -129,7 +132,8 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         if isinstance(text, str):
             if method.__name__.startswith("format"):
                 _expect_format(text, "{", (args, kwargs))
-            _expect(text, *args, *kwargs.values())
+            if method.__name__ in _MULTIPLYING_METHODS:
+                _expect(text, *args, *kwargs.values())
         return __self.made(super().call(__context, __obj, *args, **kwargs))
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
@@ -144,7 +148,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
             _expect_format(left, "%", right)
         return self.made(super().call_binop(context, operator, left, right))
 
-    def _bounded_filter(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def _bounded_filter(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
         def bounded(*args: Any, **kwargs: Any) -> Any:
             self.spend()
@@ -152,9 +156,10 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
             given = [*own, *kwargs.values()]
             if any(isinstance(one, Namespace) for one in given):
                 raise TemplateLimitError  # its text has that of all it holds
-            if function.__name__ == "do_format":
+            if name == "format":
                 _expect_format(str(given[0]), "%", given[1:])
-            _expect(*given)
+            elif name in _MULTIPLYING_FILTERS:
+                _expect(*given)
             return self.made(function(*args, **kwargs))
 
         return bounded
@@ -196,14 +201,19 @@ def _weight(value: Any) -> int:
 
 def _expect(subject: Any, *arguments: Any) -> None:
     """Refuse what may make as much as the subject's length times the largest argument."""
-    length = len(subject) if isinstance(subject, Collection) else _MOST_GENERATED
-    sizes = [
-        len(one) if isinstance(one, str) else abs(one)
-        for one in arguments
-        if isinstance(one, (str, int)) and one is not True
-    ]
-    if (length + 1) * max(sizes, default=1) > _MOST_OF_ALL:
+    if (_size(subject) + 1) * max(map(_size, arguments), default=1) > _MOST_OF_ALL:
         raise TemplateLimitError
+
+
+def _size(value: Any) -> int:
+    """What counts of a subject or an argument: a number itself, a length, all that a table has."""
+    if isinstance(value, int):
+        return abs(value)
+    if isinstance(value, Mapping):
+        return _weight(value)
+    if isinstance(value, Collection):
+        return len(value)
+    return _MOST_GENERATED if isinstance(value, Iterator) else 1
 
 
 def _expect_product(left: Any, right: Any) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.campaign import child
 
 from support.processes import run_python
 from support.service_packages import APPLICATION, SERVER, need
@@ -39,6 +40,15 @@ def test_damaged_files_are_refused_or_read() -> None:
         assert part["loaded"] + part["refused"] == result["count"], name
         # Most damage must be noticed; otherwise it hits nothing that matters.
         assert part["refused"] > result["count"] // 10, name
+
+
+@pytest.mark.parametrize("name", ["guided", "versions"])
+def test_a_package_in_place_is_refused_where_nothing_would_be_tested(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(child.core, "__file__", str(tmp_path / "_core.so"))
+    with pytest.raises(SystemExit, match=f"{name}: the package is installed in place"):
+        child.real_package(name)
 
 
 def test_damage_follows_from_the_seed() -> None:

@@ -45,6 +45,9 @@ HOSTILE = {
     "replaced nothing": LARGE + "{{ x.replace('', x)|length }}",
     "a filter that replaces": LARGE + "{{ x|replace('x', x)|length }}",
     "a long separator": LARGE + "{{ range(99999)|join(x)|length }}",
+    "a method that joins": LARGE + "{{ x.join(['a'] * 99999)|length }}",
+    "a method that joins what is generated": LARGE + "{{ x.join(range(99999)|map('string'))|length }}",
+    "a method that translates": LARGE + "{{ x.translate({120: x})|length }}",
     "many long items": LARGE + "{{ range(99999)|map('replace', '1', x)|join|length }}",
     "text doubled": DOUBLED.format("'x'", "ns.x ~ ns.x", "{{ ns.x|length }}"),
     "text added": DOUBLED.format("'x'", "ns.x + ns.x", "{{ ns.x|length }}"),
@@ -66,7 +69,8 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("source", HOSTILE.values(), ids=HOSTILE)
-def test_it_is_refused_soon(source: str) -> None:
+def test_it_is_refused_soon(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpt2fast.text.bounded_jinja._SECONDS", 1.0)  # to be quick
     template = CompiledTemplate(source, {})
     start = time.process_time()
     with pytest.raises(ValueError, match=r"The chat template refuses these messages: .*(too much|undefined)"):
@@ -149,6 +153,16 @@ k(1, 2) b</s>
     template = CompiledTemplate(source, {"eos_token": "</s>"})
     for _ in range(2):
         assert template.render(CONVERSATION, add_generation_prompt=True) == wanted
+
+
+def test_long_texts_are_rendered() -> None:
+    source = """{% set x = messages[0].content %}{{ x.startswith('a' * 999) }}
+{{- x.split('y' * 999, 1)|length }}
+{{- (x|default('d' * 999))|length }}{{ x.replace('<image>', '<|a name of a token|>')|length }}"""
+    text = CompiledTemplate(source, {}).render(
+        [{"role": "user", "content": "x" * 999_999}], add_generation_prompt=True
+    )
+    assert text == "False1999999999999"
 
 
 def test_long_conversations_are_rendered() -> None:
