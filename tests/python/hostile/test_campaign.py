@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
+import random
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.campaign import child
+from tests.campaign import container_mutations as containers
 
 from support.processes import run_python
 from support.service_packages import APPLICATION, SERVER, need
@@ -49,6 +53,19 @@ def test_a_package_in_place_is_refused_where_nothing_would_be_tested(
     monkeypatch.setattr(child.core, "__file__", str(tmp_path / "_core.so"))
     with pytest.raises(SystemExit, match=f"{name}: the package is installed in place"):
         child.real_package(name)
+
+
+def test_what_is_damaged_twice_is_damaged() -> None:
+    """Guided by coverage, damage is damaged again: here a member whose compressed data is broken."""
+    target = io.BytesIO()
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("data.pkl", bytes(range(256)) * 9)
+    data = target.getvalue()
+    start = data.index(b"data.pkl") + len(b"data.pkl")
+    broken = data[:start] + b"\xff" * 9 + data[start + 9 :]
+    damaged = containers.either(containers.mutate_zip)
+    for seed in range(20):
+        assert damaged(random.Random(seed), broken) is not None
 
 
 def test_damage_follows_from_the_seed() -> None:
