@@ -26,6 +26,7 @@ THREADED = (
     "scheduler_callers_test",
     "scheduler_faults_test",
     "scheduler_order_test",
+    "scheduler_promises_test",
     "scheduler_random_test",
     "scheduler_test",
     "shards_test",

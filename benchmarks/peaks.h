@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <string_view>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -52,6 +53,16 @@ __attribute__((target("avx2"))) inline void bytes_avx2(int64_t iterations) {
   }
 }
 
+__attribute__((target("avx2,avxvnni"))) inline void bytes_avx_vnni(int64_t iterations) {
+  asm volatile("vzeroall" : : : GPT2FAST_VECTORS);
+  for (int64_t i = 0; i < iterations; ++i) {
+    asm volatile(GPT2FAST_SUMS "%{vex%} vpdpbusd %%ymm12, %%ymm13, %%ymm\\sum\n\t.endr"
+                 :
+                 :
+                 : GPT2FAST_VECTORS);
+  }
+}
+
 __attribute__((target("avx2,fma"))) inline void floats_avx2(int64_t iterations) {
   asm volatile("vzeroall" : : : GPT2FAST_VECTORS);
   for (int64_t i = 0; i < iterations; ++i) {
@@ -79,9 +90,23 @@ inline Peak of_floats() {
   if (__builtin_cpu_supports("fma")) return {"AVX2's fma", kSums * 16.0, floats_avx2};
   return {};
 }
+
+// Of one instruction set's vectors.
+inline Peak of_bytes(std::string_view isa) {
+  if (isa == "avx_vnni") return {"AVX-VNNI", kSums * 64.0, bytes_avx_vnni};
+  if (isa == "avx2") return {"AVX2's byte products", kSums * 64.0, bytes_avx2};
+  return of_bytes();
+}
+
+inline Peak of_floats(std::string_view isa) {
+  if (isa == "avx_vnni" || isa == "avx2") return {"AVX2's fma", kSums * 16.0, floats_avx2};
+  return of_floats();
+}
 #else
 inline Peak of_bytes() { return {}; }
 inline Peak of_floats() { return {}; }
+inline Peak of_bytes(std::string_view) { return {}; }
+inline Peak of_floats(std::string_view) { return {}; }
 #endif
 
 }  // namespace peaks

@@ -13,7 +13,7 @@ namespace {
 
 void check_feedback(const char* name, const FloatArray& array) {
   if (array.ndim() == 3 && array.shape(1) == kFeedbackRows && array.shape(2) == kFeedbackRows) return;
-  throw std::invalid_argument(std::string(name) + " must be of shape [blocks, 256, 256]");
+  throw std::invalid_argument(std::string(name) + " must be of shape [blocks, 1024, 1024]");
 }
 
 FloatArray error_feedback(const FloatArray& moments) {
@@ -41,7 +41,7 @@ ByteArray pack_linear(const FloatArray& weight, int32_t format, bool transposed,
     check_feedback("feedback", *feedback);
     const int64_t blocks = (in_features + kFeedbackRows - 1) / kFeedbackRows;
     if (kind != WeightFormat::kInt4 || feedback->shape(0) != blocks) {
-      throw std::invalid_argument("feedback must have a block for every 256 rows of an int4 weight");
+      throw std::invalid_argument("feedback must have a block for every 1024 rows of an int4 weight");
     }
   }
   const float* shares = feedback ? feedback->data() : nullptr;

@@ -154,16 +154,17 @@ int main(int argc, char** argv) {
   Sizes sizes{768, 3072};
   if (argc >= 3) sizes = {std::atoll(argv[1]), std::atoll(argv[2])};
   const int repeats = argc >= 4 ? std::atoi(argv[3]) : 15;
+  const std::string isa(isa_name(active_isa()));
   std::printf("[%lld x %lld], %s\n", static_cast<long long>(sizes.in_features),
-              static_cast<long long>(sizes.out_features), std::string(isa_name(active_isa())).c_str());
+              static_cast<long long>(sizes.out_features), isa.c_str());
   const int most_threads = argc >= 5 ? std::atoi(argv[4]) : 2;
   std::vector<Peaks> peaks;
   for (int threads = 1; threads <= most_threads; ++threads) {
     ThreadPool parallel(threads);
     const StepThreads awake(parallel);
     probe_bandwidth(parallel, repeats);
-    peaks.push_back({probe_peak("bytes", peaks::of_bytes(), parallel, repeats),
-                     probe_peak("floats", peaks::of_floats(), parallel, repeats)});
+    peaks.push_back({probe_peak("bytes", peaks::of_bytes(isa), parallel, repeats),
+                     probe_peak("floats", peaks::of_floats(isa), parallel, repeats)});
   }
   bench_format("int8", WeightFormat::kInt8, sizes, peaks, repeats);
   bench_format("int4", WeightFormat::kInt4, sizes, peaks, repeats);

@@ -37,6 +37,7 @@ void error_feedback(const float* moments, float* feedback) {
     for (int64_t i = 0; i < j; ++i) column[static_cast<size_t>(i)] = last[i] / last[j];
     for (int64_t i = 0; i < j; ++i) {
       const double factor = column[static_cast<size_t>(i)];
+      if (factor == 0) continue;  // as of all rows beyond the weight's
       feedback[i * n + j] = static_cast<float>(factor);
       double* row = left.data() + i * n;
       for (int64_t k = 0; k <= i; ++k) row[k] -= factor * last[k];

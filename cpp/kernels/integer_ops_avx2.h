@@ -122,7 +122,9 @@ struct Avx2Ops : Avx2CommonOps {
     memcpy(&bits, &correction, sizeof(bits));
     return bits;
   }
-  static GPT2FAST_INLINE NibbleSums start_int4() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+  static GPT2FAST_INLINE NibbleSums start_int4_half(Sums, int32_t) {
+    return {_mm256_setzero_si256(), _mm256_setzero_si256()};
+  }
   static GPT2FAST_INLINE Nibbles load_int4_half(const uint8_t* p, int half) {
     const auto nibbles = [half](__m256i both) {
       return _mm256_and_si256(half == 0 ? both : _mm256_srli_epi16(both, 4), _mm256_set1_epi8(15));
@@ -143,9 +145,13 @@ struct Avx2Ops : Avx2CommonOps {
         : [sums_lo] "+x"(sums.lo), [sums_hi] "+x"(sums.hi), [lo] "=&x"(lo), [hi] "=&x"(hi)
         : [w_lo] "x"(w.lo), [w_hi] "x"(w.hi), [four] "m"(*reinterpret_cast<const Four*>(a)));
   }
-  static GPT2FAST_INLINE Sums times_16(const NibbleSums& sums) {
+  // 16 times the products, and the zero point's part: whole numbers below 2^24, which floats hold.
+  static GPT2FAST_INLINE Vec<Tag> finish_int4_half(const NibbleSums& sums, Sums zero, int32_t correction) {
     const __m256i sixteen = _mm256_set1_epi16(16);
-    return {_mm256_madd_epi16(sums.lo, sixteen), _mm256_madd_epi16(sums.hi, sixteen)};
+    const Sums products = {_mm256_madd_epi16(sums.lo, sixteen), _mm256_madd_epi16(sums.hi, sixteen)};
+    float times;
+    memcpy(&times, &correction, sizeof(times));
+    return fma(to_float(zero), Vec<Tag>::set1(times), to_float(products));
   }
 };
 

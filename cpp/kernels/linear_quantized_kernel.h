@@ -179,28 +179,29 @@ struct Int4Tile {
     GPT2FAST_UNROLL for (int r = 0; r < rows; ++r) sums[r] = fma(halves[1][r], V::set1(x_scales[r]), sums[r]);
   }
 
-  // The same, with the sums of one half at a time: few registers then serve twice as many rows. A half's
-  // products and its zero point's part are whole numbers below 2^24, which floats hold.
+  // The same, with the sums of one half at a time: few registers then serve twice as many rows.
   template <int rows>
   static GPT2FAST_INLINE void add_halves_in_turn(const uint8_t* x, const uint8_t* block_data,
                                                  const WeightsAhead& ahead, V (&sums)[rows]) {
     const int8_t* x_values = reinterpret_cast<const int8_t*>(x);
     const float* x_scales = reinterpret_cast<const float*>(x + kBlockValues * rows);
-    const float* corrections = x_scales + rows;
+    const int32_t* corrections = reinterpret_cast<const int32_t*>(x_scales + rows);
     const uint8_t* values = block_data + 4 * kLanes;
     V halves[2][rows];
     GPT2FAST_UNROLL for (int h = 0; h < 2; ++h) {
+      const typename Ops::Sums zero = Ops::load_bytes(block_data + (2 + h) * kLanes);
       typename Ops::NibbleSums dots[rows];
-      GPT2FAST_UNROLL for (int r = 0; r < rows; ++r) dots[r] = Ops::start_int4();
+      GPT2FAST_UNROLL for (int r = 0; r < rows; ++r) {
+        dots[r] = Ops::start_int4_half(zero, corrections[h * rows + r]);
+      }
       for (int i = 0; i < kBlockValues / 8; ++i, x_values += 4 * rows) {
         if (h == 0) prefetch_line<Int4Tile, rows>(values + 64 * i, ahead, i);
         const typename Ops::Nibbles w = Ops::load_int4_half(values + 64 * i, h);
         GPT2FAST_UNROLL for (int r = 0; r < rows; ++r) Ops::add_int4(dots[r], w, x_values + 4 * r);
       }
       const V scale = Ops::scales_over_16(block_data + h * kLanes);
-      const V zero = Ops::to_float(Ops::load_bytes(block_data + (2 + h) * kLanes));
       GPT2FAST_UNROLL for (int r = 0; r < rows; ++r) {
-        const V dot = fma(zero, V::set1(corrections[h * rows + r]), Ops::to_float(Ops::times_16(dots[r])));
+        const V dot = Ops::finish_int4_half(dots[r], zero, corrections[h * rows + r]);
         halves[h][r] = h == 0 ? dot * scale : fma(dot, scale, halves[0][r]);
       }
     }

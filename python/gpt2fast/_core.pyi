@@ -72,7 +72,7 @@ def pack_linear(
     """
 
 def error_feedback(moments: NDArray[np.float32]) -> NDArray[np.float32]:
-    """How errors of rows are made up for by later rows, from second moments; both [blocks, 256, 256]."""
+    """How errors of rows are made up for by later rows, from second moments; both [blocks, 1024, 1024]."""
 
 def unpack_linear(
     packed: NDArray[np.uint8], format: int, in_features: int, first_column: int, columns: int

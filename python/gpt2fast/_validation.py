@@ -129,7 +129,8 @@ class Callables:
     limit: int
 
     def __call__(self, name: str, value: Any) -> tuple[Callable[..., Any], ...]:
-        values = (value,) if callable(value) else _sequence(name, value, "a function or a list of functions")
+        single = callable(value) and not isinstance(value, list)  # a LogitsProcessorList is both
+        values = (value,) if single else _sequence(name, value, "a function or a list of functions")
         _check_count(name, values, self.limit)
         for position, one in enumerate(values):
             if not callable(one):

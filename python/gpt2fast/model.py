@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, overload
 from gpt2fast.inference import outputs
 from gpt2fast.inference.model_defaults import model_defaults
 from gpt2fast.inference.options import GenerationOptions
-from gpt2fast.inference.other_names import refuse_settings
+from gpt2fast.inference.other_names import NotOfModels, refuse_settings
 from gpt2fast.inference.requests import choose_options, read_call
 from gpt2fast.inference.results import AnyClassification, Generation, RankedChoice, StreamChunk, TextScore
 from gpt2fast.inference.work import arun, run
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from gpt2fast.text.tokenizer import Tokenizer
 
 
-class GPT2:
+class GPT2(NotOfModels):
     """A loaded GPT-2 model; make one with :meth:`from_pretrained`.
 
     The model is immutable and may be used from many threads at once. A text depends only on its prompt,

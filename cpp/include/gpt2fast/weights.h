@@ -19,7 +19,7 @@ enum class WeightFormat : int32_t {
 size_t packed_weight_bytes(WeightFormat format, int64_t in_features, int64_t out_features);
 
 // Rows that make up for one another's rounding errors: blocks of this many, from the first row on.
-inline constexpr int64_t kFeedbackRows = 256;
+inline constexpr int64_t kFeedbackRows = 1024;
 
 // From the second moments of a weight's inputs [blocks][kFeedbackRows][kFeedbackRows], with zeros beyond its
 // rows, the feedback for pack_weight(), of the same shape.

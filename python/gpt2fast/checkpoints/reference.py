@@ -47,13 +47,12 @@ def forward(
         One per layer.
     """
     present: list[Array] = []
-    run = _run(checkpoint, input_ids, past, dtype, present)
-    while True:
-        try:
-            next(run)
-        except StopIteration as end:
-            hidden: Array = end.value
-            return hidden, present
+    return _last(_run(checkpoint, input_ids, past, dtype, present)), present
+
+
+def hidden_states(checkpoint: Checkpoint, input_ids: NDArray[np.integer[Any]]) -> Array:
+    """As :func:`forward`, in float64, without keeping keys and values of layers that are done."""
+    return _last(_run(checkpoint, input_ids, None, np.float64, None))
 
 
 def linear_inputs(
@@ -64,6 +63,15 @@ def linear_inputs(
     The model runs as the items are asked for. Memory holds one layer's weights and activations.
     """
     yield from _run(checkpoint, input_ids, None, dtype, None)
+
+
+def _last(run: Generator[tuple[str, Array], None, Array]) -> Array:
+    while True:
+        try:
+            next(run)
+        except StopIteration as end:
+            hidden: Array = end.value
+            return hidden
 
 
 def _run(
@@ -102,9 +110,19 @@ def _run(
 
 def logits(checkpoint: Checkpoint, hidden: Array) -> Array:
     """The scores of the whole vocabulary, of shape (..., vocab_size), from :func:`forward`'s hidden."""
+    return np.concatenate([scores for _, scores in score_parts(checkpoint, hidden)], axis=-1)
+
+
+def score_parts(checkpoint: Checkpoint, hidden: Array) -> Iterator[tuple[int, Array]]:
+    """:func:`logits` of some tokens after others: the first of them, and their scores.
+
+    Memory holds a part of the table.
+    """
     name = "wte.weight" if checkpoint.config.tie_word_embeddings else "lm_head.weight"
-    result: Array = hidden @ _Weights(checkpoint, hidden.dtype)[name].T
-    return result
+    tensor = checkpoint.tensors[name]
+    for first in range(0, tensor.shape[0], _TABLE_ROWS):
+        rows = tensor.read_rows(first, min(first + _TABLE_ROWS, tensor.shape[0]))
+        yield first, hidden @ rows.astype(hidden.dtype, copy=False).T
 
 
 class _Weights:
@@ -157,7 +175,7 @@ def _attention(qkv: Array, past: Array | None, heads: int, scale: float) -> tupl
 
 
 def _gelu_tanh(x: Array) -> Array:
-    result: Array = 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    result: Array = 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * (x * x * x))))
     return result
 
 

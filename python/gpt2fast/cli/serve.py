@@ -27,7 +27,7 @@ _DEFAULTS = Limits()
 
 
 def _number(name: str, default: int, text: str, **limits: Any) -> Any:
-    kind = click.IntRange(**limits)
+    kind = click.IntRange(**limits) if limits else click.INT
     return click.option(name, type=kind, default=default, metavar="N", show_default=True, help=text)
 
 

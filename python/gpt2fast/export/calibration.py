@@ -1,4 +1,4 @@
-"""A calibration text: what a user gives for int4 weights to be rounded by, in place of random tokens."""
+"""A calibration text: what a user gives for int4 weights to be rounded by, not the model's own tokens."""
 
 from __future__ import annotations
 

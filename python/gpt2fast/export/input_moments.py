@@ -1,7 +1,7 @@
-"""Second moments of what each linear layer multiplies, from a run over tokens of a text or at random.
+"""Second moments of what each linear layer multiplies, from a run over tokens of a text or of the model.
 
 Rounding weights to four bits costs least where the errors of a column cancel for the inputs that occur.
-Tokens drawn at random show much of that: no text is needed. The model runs in NumPy, in float64.
+The model runs in NumPy, in float64.
 """
 
 from __future__ import annotations
@@ -18,12 +18,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from gpt2fast.checkpoints.base import Checkpoint
-    from gpt2fast.config import ModelConfig
 
-_TOKENS = 2048
-_SEQUENCE = 128
 _RUN = 2048  # tokens of a run; temporary arrays, but for a layer's inputs, are only that long
-_BLOCK = 256  # features whose errors make up for one another
+_BLOCK = 1024  # features whose errors make up for one another
 # An input is rounded to so many bits, beside its sign, before it is multiplied: sums of so many products are
 # then exact in float32, in any order, and last bits that differ from machine to machine are gone.
 _BITS = 7
@@ -49,21 +46,8 @@ def feedback_of_layers(
             yield layer[0][0], None if moments is None else core.error_feedback(moments)
 
 
-def sequence_length(config: ModelConfig) -> int:
-    """Tokens of each sequence that a model reads."""
-    return min(_SEQUENCE, config.n_positions)
-
-
-def random_tokens(config: ModelConfig) -> NDArray[np.int64]:
-    """The same ids for every model with as many tokens and positions, [sequences, tokens]."""
-    length = sequence_length(config)
-    # The stream of RandomState is frozen; that of newer generators may change with NumPy.
-    shape = (_TOKENS // length, length)
-    return np.random.RandomState(0).randint(0, config.vocab_size, shape, dtype=np.int64)
-
-
 def second_moments(runs: Sequence[NDArray[np.float64]]) -> NDArray[np.float32] | None:
-    """Sums of products within blocks of features, [blocks, 256, 256], up to a factor; None if not finite.
+    """Sums of products within blocks of features, [blocks, 1024, 1024], up to a factor; None if not finite.
 
     Each of ``runs`` is [tokens, features].
     """

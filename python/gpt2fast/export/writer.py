@@ -16,8 +16,9 @@ from gpt2fast.export.block_writer import BlockWriter
 from gpt2fast.export.fitting_tokenizer import fitting_tokenizer
 from gpt2fast.export.graph import build_graph
 from gpt2fast.export.huggingface_writer import write_safetensors
-from gpt2fast.export.input_moments import feedback_of_layers, random_tokens, sequence_length
+from gpt2fast.export.input_moments import feedback_of_layers
 from gpt2fast.export.quantize import PackedTensor, layout, packed_chunks
+from gpt2fast.export.written_tokens import sequence_length, written_tokens
 from gpt2fast.storage.atomic import atomic_directory, check_room, write_new
 from gpt2fast.storage.graph_check import WEIGHTS_NAME
 from gpt2fast.storage.model_directory import (
@@ -143,7 +144,7 @@ def _tokens(
         )
     text, settings = tokenizer
     reader = Tokenizer(text, vocab_size=checkpoint.config.vocab_size, settings=settings)
-    return calibration.tokens(reader, sequence_length(checkpoint.config))
+    return calibration.tokens(reader, sequence_length(checkpoint.config.n_positions))
 
 
 def _write_small_files(
@@ -174,7 +175,7 @@ def _write_weights(
     total = tensors[-1].offset + tensors[-1].length
     rounded = core.FORMAT_INT4 in (packed.format for packed in tensors)
     if rounded and tokens is None:
-        tokens = random_tokens(checkpoint.config)
+        tokens = written_tokens(checkpoint)
     layers = iter(()) if tokens is None else feedback_of_layers(checkpoint, tokens)
     with path.open("xb") as file:
         blocks = BlockWriter(file)

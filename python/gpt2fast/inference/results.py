@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, TypeVar, cast
 
+from gpt2fast.inference.other_names import missing_of_result, no_index
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -171,6 +173,14 @@ class Generation(Result):
 
     def __str__(self) -> str:
         return self.text
+
+    if not TYPE_CHECKING:  # a type checker knows what is there
+
+        def __getattr__(self, name: str) -> Any:
+            raise missing_of_result(name)
+
+        def __getitem__(self, index: Any) -> Any:
+            raise no_index()
 
 
 @_with_lazy_text

@@ -29,7 +29,7 @@ from gpt2fast.storage.graph_check import WEIGHTS_NAME, StoredTensor, check_graph
 from gpt2fast.storage.set_aside import restore_set_aside
 
 #: Incremented whenever a change to the graph, the packed layouts or a reader changes a conversion's result.
-FORMAT_VERSION = 9
+FORMAT_VERSION = 10
 PRECISIONS = ("fp32", "bf16", "int8", "int4")
 
 MODEL_NAME = "model.onnx"

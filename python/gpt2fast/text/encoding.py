@@ -15,6 +15,26 @@ if TYPE_CHECKING:
 
 _PADDING = (False, True, "longest", "max_length", "do_not_pad")
 _TRUNCATION = (None, False, True, "longest_first", "only_first", "do_not_truncate")
+_OPTIONS = (
+    *("add_special_tokens", "padding", "truncation", "max_length", "padding_side", "return_tensors"),
+    "return_attention_mask",
+)
+_WINDOWS = "model.score and model.perplexity cut long texts into windows themselves"
+_PAIRS = "a text has no pair in GPT-2: join the two"
+# Options of transformers -> what to write.
+_OTHERS = {
+    "is_split_into_words": "join the words with spaces",
+    "pad_to_multiple_of": "write padding='max_length' with max_length",
+    "return_length": "len(ids) tells",
+    "return_offsets_mapping": "tokenizer.decode_bytes([id]) has the bytes of each token",
+    "return_overflowing_tokens": _WINDOWS,
+    "return_special_tokens_mask": "compare the ids with tokenizer.all_special_ids",
+    "return_token_type_ids": "leave it out: GPT-2 has none",
+    "stride": _WINDOWS,
+    "text_pair": _PAIRS,
+    "text_target": "write text alone",
+    "verbose": "leave it out",
+}
 _MAX_LENGTH = Integer(1, 1 << 31)
 
 
@@ -70,6 +90,7 @@ def encode_texts(
     padding_side: str | None = None,
     return_tensors: str | None = None,
     return_attention_mask: bool = True,
+    **other: Any,
 ) -> EncodedTexts:
     """Token ids of a text, or of each of several, and masks that are 1 where there is no padding.
 
@@ -93,6 +114,8 @@ def encode_texts(
         Lists, or arrays int64 [texts, tokens].
     return_attention_mask : bool
         Whether the masks are made.
+    **other
+        Options of ``transformers`` that there are not; None and False are let through.
 
     Returns
     -------
@@ -101,10 +124,13 @@ def encode_texts(
 
     Raises
     ------
+    TypeError
+        An option isn't one of these; the message says what to write.
     ValueError
         An option has another value than these, padding lacks a token, truncation a length, or rows of
         different lengths can't be an array.
     """
+    _refuse_others(other)
     single = isinstance(text, str)
     texts = [text] if isinstance(text, str) else list(text)
     _check_options(padding, truncation, return_tensors)
@@ -176,6 +202,14 @@ def apply_chat_template(
         return prompt
     encoded = tokenizer(prompt, add_special_tokens=False, **options)
     return encoded if return_dict else encoded["input_ids"]
+
+
+def _refuse_others(other: Mapping[str, Any]) -> None:
+    for name, value in other.items():
+        if name not in _OTHERS:
+            raise TypeError(f"a tokenizer has no option {name!r}; it takes {', '.join(_OPTIONS)}")
+        if value is not None and value is not False:
+            raise TypeError(f"a tokenizer has no option {name!r}; {_OTHERS[name]}")
 
 
 def _check_options(padding: Any, truncation: Any, return_tensors: Any) -> None:

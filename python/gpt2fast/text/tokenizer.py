@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from functools import cached_property
 from itertools import pairwise
 from operator import index
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from gpt2fast.errors import ModelError
 from gpt2fast.text.assembly import assemble
@@ -114,7 +114,8 @@ class Tokenizer(TransformersNames):
                 f"{where}: the post_processor adds the token id {max(around)}, and the vocabulary ends at "
                 f"{self._model_size - 1}"
             )
-        self._cleans_up = settings.clean_up_tokenization_spaces and type(backend.model).__name__ != "BPE"
+        self._is_bpe = type(backend.model).__name__ == "BPE"
+        self._cleans_up = settings.clean_up_tokenization_spaces and not self._is_bpe
 
     @classmethod
     def from_source(
@@ -206,11 +207,12 @@ class Tokenizer(TransformersNames):
         """Ids that stand for no text."""
         return self._special
 
-    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+    def encode(self, text: str, *, add_special_tokens: bool = True, **options: Any) -> list[int]:
         """The token ids of a text.
 
         With ``add_special_tokens``, those that the tokenizer's template puts around a text are among them
-        (GPT-2's own has none).
+        (GPT-2's own has none). Other options are those of calling the tokenizer: ``max_length``, ``padding``,
+        ``return_tensors``, ...
 
         Raises
         ------
@@ -219,6 +221,9 @@ class Tokenizer(TransformersNames):
             lacks, as it lacks a token for unknown words.
         """
         check_text(text)
+        if options:
+            encoded = self(text, add_special_tokens=add_special_tokens, **options)
+            return cast("list[int]", encoded["input_ids"])
         with explained("text can't be encoded", ValueError):
             if len(text) < _LONG_TEXT:
                 return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
@@ -283,8 +288,23 @@ class Tokenizer(TransformersNames):
             if token < self._size and token not in special
         )
 
-    def decode(self, ids: Iterable[int] | int, *, skip_special_tokens: bool = True) -> str:
-        """The text of token ids, with U+FFFD for invalid UTF-8; raises the errors of :meth:`decode_bytes`."""
+    def decode(
+        self,
+        ids: Iterable[int] | int,
+        *,
+        skip_special_tokens: bool = True,
+        clean_up_tokenization_spaces: bool | None = None,
+    ) -> str:
+        """The text of token ids, with U+FFFD for invalid UTF-8; raises the errors of :meth:`decode_bytes`.
+
+        Whether spaces before punctuation go is the tokenizer's own setting; ``clean_up_tokenization_spaces``
+        may only repeat it. For BPE it has no effect, as in ``transformers``.
+        """
+        if clean_up_tokenization_spaces not in (None, self._cleans_up) and not self._is_bpe:
+            raise ValueError(
+                f"clean_up_tokenization_spaces={clean_up_tokenization_spaces} contradicts the tokenizer's "
+                f"own setting; leave it out"
+            )
         ids = [ids] if isinstance(ids, int) else ids
         if self._decoding.by_bytes:
             return self.decode_bytes(ids, skip_special_tokens=skip_special_tokens).decode("utf-8", "replace")
@@ -299,7 +319,11 @@ class Tokenizer(TransformersNames):
         """:meth:`decode` of each sequence of ids."""
         return [self.decode(ids, skip_special_tokens=skip_special_tokens) for ids in batch]
 
-    batch_decode = decode_batch
+    def batch_decode(self, sequences: Any, *, skip_special_tokens: bool = True) -> list[str]:
+        """:meth:`decode_batch`; a single sequence of ids is one text, as in ``transformers`` 5."""
+        rows = list(sequences)
+        is_single = bool(rows) and all(isinstance(one, int) for one in rows)
+        return self.decode_batch([rows] if is_single else rows, skip_special_tokens=skip_special_tokens)
 
     def token_bytes(self, *, skip_special_tokens: bool = True) -> list[bytes]:
         """The bytes of each id of the vocabulary, ``vocab_size`` entries; ``b""`` where there are none.

@@ -16,6 +16,31 @@ if TYPE_CHECKING:
     from gpt2fast.text.tokenizer_settings import TokenizerSettings
 
 _CAN_BE_SET = ("pad_token", "pad_token_id", "padding_side")
+_FIXED = "a tokenizer doesn't change: a new token has no row in the model's table"
+_CALL = "write tokenizer(text)"
+_WRITE = "write tokenizer.to_json() to a file tokenizer.json"
+# Attributes of transformers' tokenizers -> what to write.
+_OTHERS = {
+    **dict.fromkeys(("add_tokens", "add_special_tokens", "train_new_from_iterator"), _FIXED),
+    **dict.fromkeys(("encode_plus", "batch_encode_plus", "prepare_for_model"), _CALL),
+    **dict.fromkeys(("save_pretrained", "push_to_hub", "save_vocabulary"), _WRITE),
+    "additional_special_tokens": "write tokenizer.all_special_tokens",
+    "backend_tokenizer": "write tokenizers.Tokenizer.from_str(tokenizer.to_json())",
+    "build_inputs_with_special_tokens": "write tokenizer.encode(text)",
+    "convert_tokens_to_string": "write tokenizer.decode(tokenizer.convert_tokens_to_ids(tokens))",
+    "from_pretrained": "write Tokenizer.from_source(...)",
+    "get_special_tokens_mask": "compare the ids with tokenizer.all_special_ids",
+    "id_to_token": "write tokenizer.convert_ids_to_tokens(id)",
+    "pad": "write tokenizer(texts, padding=True)",
+    "special_tokens_map": "write tokenizer.roles()",
+    "token_to_id": "write tokenizer.convert_tokens_to_ids(token)",
+    "vocab": "write tokenizer.get_vocab()",
+}
+_HINTS_OF_SETTING = {
+    "chat_template": "write apply_chat_template(..., chat_template=...)",
+    "model_max_length": "write tokenizer(text, max_length=...)",
+    "truncation_side": "generate(..., overflow='truncate') cuts prompts from the left",
+}
 
 
 class TransformersNames:
@@ -31,8 +56,17 @@ class TransformersNames:
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not name.startswith("_") and name not in _CAN_BE_SET:
-            raise AttributeError(f"{name} can't be set; of a tokenizer, only {', '.join(_CAN_BE_SET)} can")
+            hint = f": {_HINTS_OF_SETTING[name]}" if name in _HINTS_OF_SETTING else ""
+            raise AttributeError(
+                f"{name} can't be set; of a tokenizer, only {', '.join(_CAN_BE_SET)} can{hint}"
+            )
         super().__setattr__(name, value)
+
+    if not TYPE_CHECKING:  # a type checker knows what is there
+
+        def __getattr__(self, name: str) -> Any:
+            hint = f"; {_OTHERS[name]}" if name in _OTHERS else ""
+            raise AttributeError(f"'Tokenizer' object has no attribute {name!r}{hint}")
 
     def __len__(self) -> int:
         """The number of the tokenizer's tokens, added ones included; the model's table may be larger."""

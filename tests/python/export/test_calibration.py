@@ -15,7 +15,8 @@ from gpt2fast.checkpoints import open_checkpoint
 from gpt2fast.checkpoints.reference import linear_inputs
 from gpt2fast.export import convert
 from gpt2fast.export.calibration import MAX_TOKENS, MIN_TOKENS, CalibrationText, read_calibration
-from gpt2fast.export.input_moments import feedback_of_layers, random_tokens
+from gpt2fast.export.input_moments import feedback_of_layers
+from gpt2fast.export.written_tokens import written_tokens
 from gpt2fast.storage.model_directory import Calibration, open_model_directory
 from gpt2fast.text.tokenizer import Tokenizer
 from support.huggingface_samples import write_directory
@@ -165,7 +166,7 @@ def test_without_a_tokenizer_a_text_is_refused(tmp_path: Path, text: Path) -> No
     assert not (tmp_path / "out").exists()
 
 
-def test_layers_come_closer_by_a_text_than_by_random_tokens(embedded_dir: Path) -> None:
+def test_layers_come_closer_by_a_text_than_by_the_models_own_tokens(embedded_dir: Path) -> None:
     checkpoint = open_checkpoint(embedded_dir)
     tokenizer = Tokenizer((embedded_dir / "tokenizer.json").read_text("utf-8"))
     text = "\n".join(path.read_text("utf-8") for path in sorted((_ROOT / "docs").glob("*.md")))
@@ -173,7 +174,7 @@ def test_layers_come_closer_by_a_text_than_by_random_tokens(embedded_dir: Path) 
     inputs = dict(islice(linear_inputs(checkpoint, np.array(other).reshape(8, 128)), 3))
     by_tokens = [
         dict(islice(feedback_of_layers(checkpoint, tokens), 3))
-        for tokens in (random_tokens(checkpoint.config), made_of(text).tokens(tokenizer, 128)[:16])
+        for tokens in (written_tokens(checkpoint), made_of(text).tokens(tokenizer, 128)[:16])
     ]
     for name, layer_inputs in inputs.items():
         weight = checkpoint.tensors[name].read()[:, :64].copy()

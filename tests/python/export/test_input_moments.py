@@ -13,8 +13,9 @@ from gpt2fast.checkpoints import open_checkpoint
 from gpt2fast.checkpoints.base import Checkpoint, LazyTensor
 from gpt2fast.checkpoints.reference import linear_inputs
 from gpt2fast.export import input_moments
-from gpt2fast.export.input_moments import feedback_of_layers, random_tokens, second_moments
+from gpt2fast.export.input_moments import feedback_of_layers, second_moments
 from gpt2fast.export.quantize import layout
+from gpt2fast.export.written_tokens import written_tokens
 from support.checkpoint_samples import random_tensors, small_config
 
 
@@ -30,20 +31,20 @@ def small_checkpoint(**changes: object) -> Checkpoint:
 
 
 def test_moments_are_those_of_the_inputs_in_blocks() -> None:
-    inputs = random_inputs(2048, 300)
+    inputs = random_inputs(2048, 1100)
     moments = second_moments([inputs])
     assert moments is not None
-    assert moments.shape == (2, 256, 256)
+    assert moments.shape == (2, 1024, 1024)
     exact = inputs.T @ inputs
     factor = moments[0, 0, 0] / exact[0, 0]
     root = np.sqrt(np.diag(exact))
-    for block, features in ((0, slice(0, 256)), (1, slice(256, 300))):
+    for block, features in ((0, slice(0, 1024)), (1, slice(1024, 1100))):
         size = features.stop - features.start
         scaled = exact[features, features] / np.outer(root[features], root[features])
         found = moments[block, :size, :size] / factor / np.outer(root[features], root[features])
         np.testing.assert_allclose(found, scaled, atol=0.01)  # the inputs are rounded to seven bits
-    assert not moments[1, 44:].any()
-    assert not moments[1, :, 44:].any()
+    assert not moments[1, 76:].any()
+    assert not moments[1, :, 76:].any()
 
 
 def test_the_order_of_tokens_does_not_change_a_bit() -> None:
@@ -67,15 +68,15 @@ def test_inputs_that_are_not_finite_have_no_moments(bad: float) -> None:
 
 def test_every_int4_layer_has_its_feedback() -> None:
     checkpoint = small_checkpoint(n_embd=51, n_head=3)
-    layers = list(feedback_of_layers(checkpoint, random_tokens(checkpoint.config)))
+    layers = list(feedback_of_layers(checkpoint, written_tokens(checkpoint)))
     int4 = [one.name for one in layout(checkpoint.config, "int4") if one.format == core.FORMAT_INT4]
     assert [name for name, _ in layers] == int4
-    assert all(feedback is not None and feedback.shape == (1, 256, 256) for _, feedback in layers)
+    assert all(feedback is not None and feedback.shape == (1, 1024, 1024) for _, feedback in layers)
 
 
 def test_the_model_runs_over_some_sequences_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = small_checkpoint()
-    tokens = random_tokens(checkpoint.config)[:8]
+    tokens = written_tokens(checkpoint)[:8]
     whole = dict(feedback_of_layers(checkpoint, tokens))
     monkeypatch.setattr(input_moments, "_RUN", 3 * tokens.shape[1])
     lengths = []
@@ -90,17 +91,11 @@ def test_the_model_runs_over_some_sequences_at_a_time(monkeypatch: pytest.Monkey
     assert lengths == [3, 3, 2]
 
 
-def test_random_tokens_fit_the_model() -> None:
-    ids = random_tokens(small_config(n_positions=24, vocab_size=101))
-    assert ids.shape == (85, 24)
-    assert (ids.min(), ids.max()) == (0, 100)
-
-
 def test_layers_of_the_embedded_model_come_closer(embedded_dir: Path) -> None:
     checkpoint = open_checkpoint(embedded_dir)
     # Other tokens than those that the feedback was made from.
     inputs = dict(islice(linear_inputs(checkpoint, np.arange(1, 257).reshape(4, 64)), 4))
-    for name, feedback in islice(feedback_of_layers(checkpoint, random_tokens(checkpoint.config)), 4):
+    for name, feedback in islice(feedback_of_layers(checkpoint, written_tokens(checkpoint)), 4):
         weight = checkpoint.tensors[name].read()[:, :64].copy()
         errors = []
         for given in (None, feedback):
@@ -111,9 +106,9 @@ def test_layers_of_the_embedded_model_come_closer(embedded_dir: Path) -> None:
 
 
 def test_feedback_of_another_size_is_refused() -> None:
-    weight = np.zeros((300, 16), np.float32)
-    for feedback in (np.zeros((1, 256, 256), np.float32), np.zeros((2, 256, 64), np.float32)):
+    weight = np.zeros((1100, 16), np.float32)
+    for feedback in (np.zeros((1, 1024, 1024), np.float32), np.zeros((2, 1024, 64), np.float32)):
         with pytest.raises(ValueError, match="feedback must"):
             core.pack_linear(weight, core.FORMAT_INT4, feedback=feedback)
     with pytest.raises(ValueError, match="int4"):
-        core.pack_linear(weight, core.FORMAT_INT8, feedback=np.zeros((2, 256, 256), np.float32))
+        core.pack_linear(weight, core.FORMAT_INT8, feedback=np.zeros((2, 1024, 1024), np.float32))

@@ -55,7 +55,7 @@ def test_a_model_directory(source: Path, tmp_path: Path, precision: str) -> None
     assert model.config == checkpoint.config
     assert model.precision == precision
     assert model.metadata == {
-        "format_version": 9,
+        "format_version": 10,
         "precision": precision,
         "source": str(source),
         "fingerprint": checkpoint.fingerprint,

@@ -6,6 +6,7 @@ import asyncio
 import gc
 from collections.abc import Callable, Coroutine
 from contextlib import aclosing, suppress
+from pathlib import Path
 from typing import Any
 from weakref import ref
 
@@ -71,6 +72,19 @@ def test_tasks_that_start_together_share_all_steps() -> None:
     alone = steps(lambda model: model.generate(PROMPTS, **options))
     assert steps(lambda model: run(gathered(model))) == alone
     assert steps(lambda model: list(model.generate_many(PROMPTS, **options))) == alone
+
+
+def test_tasks_that_ask_the_same_read_its_prompt_once(embedded_dir: Path) -> None:
+    with GPT2.from_pretrained(embedded_dir) as model:
+        prompt = model.tokenizer.encode("Once upon a time there was a king who had " * 9)
+
+        async def ask() -> None:
+            await asyncio.gather(*(model.agenerate(prompt, max_new_tokens=4, seed=seed) for seed in range(6)))
+
+        asyncio.run(ask())
+        stats = model.stats()
+    assert len(prompt) <= stats.prompt_tokens < len(prompt) + 6
+    assert stats.prefix_hits == 5 * (len(prompt) - 1)
 
 
 def test_a_batch_is_a_list(model: GPT2) -> None:

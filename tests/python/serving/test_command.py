@@ -176,6 +176,13 @@ def test_keys_that_can_t_be_are_refused(tmp_path: Path) -> None:
         assert "printable" in text
 
 
+def test_the_help_names_no_limit_where_there_is_none() -> None:
+    code = "from gpt2fast.cli import main; main(['serve', '--help'])"
+    shown = run_python(code)
+    assert "[default: 256; x>=0]" in shown
+    assert "None" not in shown
+
+
 def test_a_start_is_without_garbage_collection() -> None:
     code = (
         "import gc\nfrom gpt2fast.serving.start import without_garbage_collection as start\n"

@@ -85,8 +85,8 @@ def test_no_directory(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format_version": 8}, "format_version is 8; this gpt2fast reads 9; convert the model again"),
-        ({"format_version": 10}, "format_version is 10; this gpt2fast reads 9; convert the model again"),
+        ({"format_version": 9}, "format_version is 9; this gpt2fast reads 10; convert the model again"),
+        ({"format_version": 11}, "format_version is 11; this gpt2fast reads 10; convert the model again"),
         ({"format_version": None}, "format_version is None"),
         ({"precision": "int3"}, r"precision must be one of .*, got 'int3'"),
         ({"precision": ["int8"]}, "precision must be one of"),
