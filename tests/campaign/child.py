@@ -10,11 +10,21 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import gpt2fast
+from gpt2fast._native import core
 from tests.campaign import ROOT
 from tests.campaign.outcome import Outcome
 
 #: Threads of others, which a fork would lose.
 _SINGLE = {"OPENBLAS_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+
+def real_package(campaign: str) -> Path:
+    """Where the package is installed; where it is installed in place, some attacks would test nothing."""
+    package = Path(gpt2fast.__file__).parent
+    if Path(core.__file__).parent != package:
+        raise SystemExit(f"{campaign}: the package is installed in place; install it with `pip install .`")
+    return package
 
 
 def run_lines(
@@ -24,17 +34,22 @@ def run_lines(
     outcome = Outcome()
     with tempfile.TemporaryDirectory(prefix="gpt2fast-campaign-") as directory:
         cache = str(Path(directory) / "cache")
-        run = subprocess.run(
-            [*before, sys.executable, "-m", f"tests.campaign.{module}", *arguments, directory, *parts],
-            cwd=ROOT,
-            env={**os.environ, **_SINGLE, "GPT2FAST_CACHE": cache, **environment},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    for line in run.stdout.splitlines():
-        summary = json.loads(line)
-        outcome.add(summary.pop("part"), **summary)
-    if run.returncode != 0:
-        outcome.add("worker", findings=[f"ended with {run.returncode}: {run.stderr[-1500:]}"])
+        with (
+            tempfile.TemporaryFile("w+", errors="backslashreplace") as said,
+            subprocess.Popen(
+                [*before, sys.executable, "-m", f"tests.campaign.{module}", *arguments, directory, *parts],
+                cwd=ROOT,
+                env={**os.environ, **_SINGLE, "GPT2FAST_CACHE": cache, **environment},
+                stdout=subprocess.PIPE,
+                stderr=said,
+                text=True,
+            ) as run,
+        ):
+            assert run.stdout is not None
+            for line in run.stdout:
+                summary = json.loads(line)
+                outcome.add(summary.pop("part"), **summary)
+            if run.wait() != 0:
+                said.seek(0)
+                outcome.add("worker", findings=[f"ended with {run.returncode}: {said.read()[-1500:]}"])
     return outcome

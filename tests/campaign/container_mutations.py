@@ -9,6 +9,7 @@ import pickletools
 import random
 import struct
 import zipfile
+import zlib
 from collections.abc import Callable
 
 from support.tensorflow_samples import crc32c
@@ -159,7 +160,7 @@ def mutate_zip(generator: random.Random, data: bytes) -> bytes:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = [(name, archive.read(name)) for name in archive.namelist()]
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError) as error:
         raise ValueError(str(error)) from None
     at = generator.randrange(len(members))
     choice = generator.randrange(8)
@@ -213,7 +214,7 @@ def mutate_tar(generator: random.Random, data: bytes) -> bytes:
     """Blocks of a compressed archive changed, gone, twice or elsewhere; a changed header has its checksum."""
     try:
         whole = gzip.decompress(data)
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise ValueError(str(error)) from None
     blocks = [bytearray(whole[at : at + 512]) for at in range(0, len(whole), 512)]
     headers = [i for i, block in enumerate(blocks) if block[257:262] == b"ustar"] or [0]

@@ -74,7 +74,8 @@ class Watch:
         if event == "open" and not isinstance(arguments[0], int):
             path = os.path.realpath(os.fsdecode(arguments[0]))
             is_module = path.endswith(MODULE_SUFFIXES) and path.startswith(self._libraries)
-            if not path.startswith((self._home + os.sep, "/proc/", "/sys/")) and not is_module:
+            is_own = path == self._home or path.startswith((self._home + os.sep, "/proc/", "/sys/"))
+            if not is_own and not is_module:
                 self.offences.append(f"opened {path}")
         elif event.startswith(self._forbidden):
             self.offences.append(f"{event} {arguments!r}"[:200])

@@ -1,4 +1,7 @@
-"""Fuzzing guided by coverage, one child process for each reader; needs ``pip install atheris``."""
+"""Fuzzing guided by coverage, one child process for each reader; needs ``pip install atheris``.
+
+The package must be installed, not in place.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 from tests.campaign import ROOT
+from tests.campaign.child import real_package
 from tests.campaign.outcome import Outcome
 
 _COVERAGE = re.compile(r"cov: (\d+)")
@@ -20,6 +24,7 @@ def guided(count: int, seed: int, only: list[str]) -> Outcome:
     """Let libFuzzer make ``count`` inputs for each reader."""
     from tests.campaign.readers import READERS
 
+    real_package("guided")  # atheris instruments nothing of one that is installed in place
     outcome = Outcome()
     for name in only or READERS:
         with tempfile.TemporaryDirectory(prefix="gpt2fast-guided-") as directory:
@@ -44,6 +49,8 @@ def guided(count: int, seed: int, only: list[str]) -> Outcome:
             if run.returncode != 0:
                 found["findings"].append(f"ended with {run.returncode}: {run.stderr[-800:]}")
             covered = [int(number) for number in _COVERAGE.findall(run.stderr)]
+            if not covered:
+                found["findings"].append("nothing was instrumented: coverage guides nothing")
             growth = {"covered_at_first": covered[0], "covered": covered[-1]} if covered else {}
             outcome.add(name, **growth, **found)
     return outcome

@@ -13,7 +13,7 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["gpt2fast"]):
-    from tests.campaign.fuzz_worker import limited_address_space, prepared
+    from tests.campaign.fuzz_worker import HANGING_SECONDS, limited_address_space, prepared
     from tests.campaign.readers import READERS
 
 _LARGEST = 1 << 16
@@ -21,7 +21,8 @@ _LARGEST = 1 << 16
 
 def main(name: str, seed: int, count: int, directory: Path) -> None:
     """Run ``count`` inputs; libFuzzer ends the process."""
-    whole, attempts = prepared(name, directory / "files")
+    with atheris.instrument_imports(include=["gpt2fast"]):  # readers import what they need when they are made
+        whole, attempts = prepared(name, directory / "files")
     corpus = directory / "corpus"
     corpus.mkdir()
     for number, (_, data) in enumerate(whole):
@@ -47,8 +48,15 @@ def main(name: str, seed: int, count: int, directory: Path) -> None:
         return data[:1] + READERS[name].mutate(path.name, data[1:], seed)[: largest - 1]
 
     limit = max(_LARGEST, *(2 * len(data) for _, data in whole))
-    arguments = [f"-runs={count}", f"-seed={seed + 1}", f"-max_len={limit}", "-timeout=60", "-rss_limit_mb=0"]
-    atheris.Setup(["guided", *arguments, "-verbosity=1", str(corpus)], one, custom_mutator=mutated)
+    arguments = [
+        f"-runs={count}",
+        f"-seed={seed + 1}",
+        f"-max_len={limit}",
+        f"-timeout={HANGING_SECONDS}",
+        "-rss_limit_mb=0",
+    ]
+    arguments += ["-verbosity=1", f"-artifact_prefix={directory}/"]
+    atheris.Setup(["guided", *arguments, str(corpus)], one, custom_mutator=mutated)
     with limited_address_space():
         atheris.Fuzz()
 

@@ -1,8 +1,10 @@
-"""What a campaign found, as one JSON line."""
+"""What a campaign found, as one JSON line; each part is said on stderr as it ends, for runs of hours."""
 
 from __future__ import annotations
 
+import json
 import subprocess
+import sys
 from typing import Any
 
 from tests.campaign import ROOT
@@ -21,6 +23,7 @@ class Outcome:
         """The counts of one part."""
         self.parts[part] = counts
         self.findings += [f"{part}: {finding}" for finding in findings]
+        print(json.dumps({"part": part, **counts, "findings": findings}), file=sys.stderr, flush=True)
 
     def to_dict(self) -> dict[str, Any]:
         """For the line."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gpt2fast.errors import ModelError
 from tests.campaign import container_mutations as containers
@@ -19,6 +19,9 @@ from tests.campaign.protobuf_mutations import mutate_protobuf
 from tests.campaign.samples import CONFIG, SAMPLES
 
 TEXT = "Once upon a time<|sep|> there was  a fox.\n 中文 \U0001f999"
+if TYPE_CHECKING:
+    from gpt2fast.text.tokenizer import Tokenizer
+
 #: What a reader is given: the path of the damaged file.
 Read = Callable[[Path], None]
 Mutation = Callable[[random.Random, bytes], bytes]
@@ -96,22 +99,70 @@ def _tokenizers(directory: Path, *names: str) -> tuple[list[Path], Read]:
         files += [directory / sample / name for name in names if (directory / sample / name).exists()]
 
     def read(path: Path) -> None:
-        tokenizer = Tokenizer.from_source(path.parent, vocab_size=400)
-        attempts: tuple[Callable[[], Any], ...] = (
-            lambda: tokenizer.decode(tokenizer.encode(TEXT)),
-            lambda: tokenizer.decode(range(400)),
-            lambda: tokenizer.encode_bytes(b"\xff fox"),
-            lambda: tokenizer.byte_table(),
-            lambda: tokenizer([TEXT, "a"], padding=True),
-        )
-        for attempt in attempts:
-            try:
-                attempt()
-            except ValueError as error:  # documented for texts that a vocabulary can't express
-                if not str(error):
-                    raise AssertionError("an empty message") from None
+        _use_tokenizer(Tokenizer.from_source(path.parent, vocab_size=400))
 
     return files, read
+
+
+def _use_tokenizer(tokenizer: Tokenizer) -> None:
+    attempts: tuple[Callable[[], Any], ...] = (
+        lambda: tokenizer.decode(tokenizer.encode(TEXT)),
+        lambda: tokenizer.decode(range(min(400, tokenizer.vocab_size))),
+        lambda: tokenizer.encode_bytes(b"\xff fox"),
+        lambda: tokenizer.byte_table(),
+        lambda: tokenizer([TEXT, "a"], padding=True),
+    )
+    for attempt in attempts:
+        try:
+            attempt()
+        except ValueError as error:  # documented for texts that a vocabulary can't express
+            if not str(error):
+                raise AssertionError("an empty message") from None
+
+
+def _sentencepiece(directory: Path) -> tuple[list[Path], Read]:
+    from gpt2fast.text.tokenizer import Tokenizer
+    from tests.campaign import ROOT
+
+    for name in ("plain", "bytes"):
+        shutil.copy(ROOT / f"tests/goldens/sentencepiece/{name}.model", directory)
+
+    def read(path: Path) -> None:
+        _use_tokenizer(Tokenizer.from_source(path))
+
+    return sorted(directory.glob("*.model")), read
+
+
+def _trained(directory: Path) -> tuple[list[Path], Read]:
+    """A training program's checkpoint without a configuration beside it."""
+    from gpt2fast.checkpoints import open_checkpoint
+    from support.checkpoint_samples import pickled_dict, pickled_int, random_tensors, torch_state
+
+    sizes = {"n_layer": 1, "n_head": 2, "n_embd": 8, "block_size": 6, "vocab_size": 24}
+    arguments = {"model_args": pickled_dict({name: pickled_int(size) for name, size in sizes.items()})}
+    tensors = {f"_orig_mod.transformer.{name}": values for name, values in random_tensors(CONFIG).items()}
+    path = directory / "ckpt.pt"
+    path.write_bytes(torch_state(tensors, within="model", beside=arguments))
+
+    def read(path: Path) -> None:
+        for tensor in open_checkpoint(path).tensors.values():
+            tensor.read()
+
+    return [path], read
+
+
+def _chat_template(directory: Path) -> tuple[list[Path], Read]:
+    from gpt2fast.text.chat_template import CompiledTemplate
+    from support.tokenizer_samples import CHAT, CHAT_TEMPLATE
+
+    path = directory / "chat_template.jinja"
+    path.write_text(CHAT_TEMPLATE)
+
+    def read(path: Path) -> None:
+        template = CompiledTemplate(path.read_text("utf-8", "replace"), {"eos_token": "</s>"})
+        template.render(CHAT, add_generation_prompt=True)
+
+    return [path], read
 
 
 def _converted(directory: Path, precision: str) -> Path:
@@ -283,6 +334,9 @@ READERS: dict[str, Reader] = {
         ),
         {**_JSON, **_TEXT},
     ),
+    "sentencepiece": Reader(_sentencepiece, {".model": mutate_protobuf}),
+    "trained": Reader(_trained, {".pt": containers.mutate_zip}),
+    "chat-template": Reader(_chat_template, {".jinja": containers.mutate_text}, (ValueError,)),
     "model-directory": Reader(_model_directory, {**_JSON, **_ONNX}, (ModelError, ValueError)),
     "prefix": Reader(_prefix, {".prefix": containers.mutate_checksummed}),
     "journal": Reader(_journal, _LINES, writes=True),

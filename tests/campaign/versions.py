@@ -13,9 +13,8 @@ import venv
 from importlib.metadata import distribution
 from pathlib import Path
 
-import gpt2fast
-from gpt2fast._native import core
 from tests.campaign import ROOT
+from tests.campaign.child import real_package
 from tests.campaign.outcome import Outcome
 
 _FEW_TESTS = ("tests/python/test_smoke.py", "tests/python/inference/test_stream_text.py")
@@ -68,9 +67,7 @@ class _Environment:
         self._python = directory / "venv" / ("Scripts" if os.name == "nt" else "bin") / "python"
         self._path = directory / "package"
         self._path.mkdir()
-        package = Path(gpt2fast.__file__).parent
-        if Path(core.__file__).parent != package:
-            raise SystemExit("versions: the package is installed in place; install it with `pip install .`")
+        package = real_package("versions")
         # Beside the package stands what it says of itself.
         files = distribution("gpt2fast").files or []
         metadata = next(Path(str(file.locate())) for file in files if file.name == "METADATA")

@@ -132,7 +132,9 @@ def _zip_members(file: BinaryFile) -> dict[str, tuple[int, int]]:
     except ModelError:
         raise
     except _ZIP_ERRORS as error:
-        raise ModelError(f"{file.path}: is not a whole ZIP archive: {error}") from error
+        # zipfile says of a disk's errors only that the file is no archive.
+        cause = error.__context__ if isinstance(error.__context__, OSError) else error
+        raise ModelError(f"{file.path}: is not a whole ZIP archive: {cause}") from error
     members = {}
     for info in infos:
         if (

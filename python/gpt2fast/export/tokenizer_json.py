@@ -21,16 +21,16 @@ def tokenizer_json(checkpoint: Checkpoint) -> tuple[str, TokenizerSettings] | No
         The files are broken or contradict each other, or their vocabulary is larger than the model's.
     """
     from gpt2fast.text.assembly import assemble
-    from gpt2fast.text.backend import read_backend
+    from gpt2fast.text.backend import read_backend, written
     from gpt2fast.text.tokenizer import Tokenizer
 
     if not checkpoint.tokenizer:
         return None
     where, vocab_size = checkpoint.source, checkpoint.config.vocab_size
     backend, settings = assemble(checkpoint.tokenizer, where=where, vocab_size=vocab_size)
-    text = str(backend.to_str())
+    text = written(backend)
     given = checkpoint.tokenizer.tokenizer_json
-    if given is not None and read_backend(given, where).to_str() == text:
+    if given is not None and written(read_backend(given, where)) == text:
         text = given
     Tokenizer(text, vocab_size=vocab_size, settings=settings, where=f"{where}: tokenizer.json")
     return text, settings

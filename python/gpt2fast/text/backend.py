@@ -19,6 +19,8 @@ from gpt2fast.storage.files import parse_json_object
 Backend = tokenizers.Tokenizer
 AddedToken = tokenizers.AddedToken
 
+#: What a panic says when Python had no memory for an object.
+_NO_MEMORY = "PyObject pointer is null"
 #: Ids without a token that a vocabulary may have among its others.
 MAX_UNUSED_IDS = 1 << 20
 
@@ -35,6 +37,8 @@ def explained(what: str, kind: type[Exception] = ModelError) -> Iterator[None]:
     except BaseException as error:
         # A panic of Rust: no Exception, and its class can't be imported.
         if type(error).__module__ == "pyo3_runtime":
+            if _NO_MEMORY in str(error):
+                raise MemoryError(f"{what}: {error}") from None
             raise kind(f"{what}: {error}") from None
         raise
 
@@ -60,6 +64,12 @@ def read_backend(tokenizer_json: str, where: str) -> Backend:
     if getattr(backend.model, "dropout", None) is not None:
         backend.model.dropout = None
     return backend
+
+
+def written(backend: Backend) -> str:
+    """The ``tokenizer.json`` of a tokenizer."""
+    with explained("the tokenizer can't be written", ValueError):
+        return str(backend.to_str())
 
 
 def gpt2_backend(vocabulary: dict[str, Any], merges_txt: str, where: str) -> Backend:
@@ -137,7 +147,8 @@ def add_tokens(backend: Backend, tokens: Iterable[AddedToken]) -> None:
 
 def checked_vocabulary(backend: Backend, where: str) -> dict[str, int]:
     """Every token and its id; ModelError if there are none, or two tokens have one id."""
-    vocabulary: dict[str, int] = backend.get_vocab()
+    with explained(f"{where}: not a tokenizer"):
+        vocabulary: dict[str, int] = backend.get_vocab()
     if not vocabulary:
         raise ModelError(f"{where}: the vocabulary is empty")
     if len(set(vocabulary.values())) != len(vocabulary):

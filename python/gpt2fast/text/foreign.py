@@ -23,6 +23,8 @@ def foreign_tokenizer(tokenizer: Any) -> tuple[str, TokenizerSettings, str | Non
     """
     if not is_foreign(tokenizer):
         raise TypeError(f"tokenizer must be a tokenizer, a path or the id of a model, got {tokenizer!r:.80}")
+    from gpt2fast.text.backend import written  # late: it imports a package that not every model needs
+
     backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
     if not hasattr(backend, "to_str"):
         raise TypeError(
@@ -40,4 +42,4 @@ def foreign_tokenizer(tokenizer: Any) -> tuple[str, TokenizerSettings, str | Non
         truncation_side=getattr(tokenizer, "truncation_side", "right"),
     )
     template = getattr(tokenizer, "chat_template", None)
-    return str(backend.to_str()), settings, template if isinstance(template, str) else None
+    return written(backend), settings, template if isinstance(template, str) else None

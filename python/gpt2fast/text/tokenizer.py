@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from gpt2fast.errors import ModelError
 from gpt2fast.text.assembly import assemble
-from gpt2fast.text.backend import Backend, checked_vocabulary, explained, read_backend
+from gpt2fast.text.backend import Backend, checked_vocabulary, explained, read_backend, written
 from gpt2fast.text.byte_level import (
     BYTE_ALPHABET,
     ESCAPED_BYTES,
@@ -169,7 +169,7 @@ class Tokenizer(TransformersNames):
 
     def to_json(self) -> str:
         """The text of a ``tokenizer.json`` for this tokenizer."""
-        return str(self._backend.to_str())
+        return written(self._backend)
 
     @property
     def vocab_size(self) -> int:

@@ -7,6 +7,7 @@ from operator import index
 from typing import TYPE_CHECKING, Any
 
 from gpt2fast._validation import Choice
+from gpt2fast.text.backend import explained
 from gpt2fast.text.unicode_text import check_text
 
 if TYPE_CHECKING:
@@ -192,7 +193,9 @@ class TransformersNames:
 
     def tokenize(self, text: str) -> list[str]:
         """The tokens of a text, as the vocabulary writes them, without those that a template adds."""
-        return list(self._backend.encode(check_text(text), add_special_tokens=False).tokens)
+        checked = check_text(text)
+        with explained("text can't be encoded", ValueError):
+            return list(self._backend.encode(checked, add_special_tokens=False).tokens)
 
     def __call__(self, text: str | Sequence[str], **options: Any) -> EncodedTexts:
         """Token ids and attention masks, as from a tokenizer of ``transformers``.

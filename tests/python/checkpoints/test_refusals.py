@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
 import pickle
 import struct
 import zipfile
@@ -92,6 +94,21 @@ def test_archives_without_a_pickle_or_with_a_corrupt_header(tmp_path: Path) -> N
     whole = torch_zip(pickled_state({"x": _MATRIX}), {"0": _NUMBERS})
     path.write_bytes(whole[:4] + whole[4:].replace(b"PK\x03\x04", b"PK\x03\x05", 1))
     with pytest.raises(ModelError, match="header of the member 'archive/byteorder' is corrupt"):
+        open_torch_file(path)
+
+
+def test_a_disk_that_fails_in_an_archive_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "pytorch_model.bin"
+    path.write_bytes(torch_zip(pickled_state({"x": _MATRIX}), {"0": _NUMBERS}))
+
+    def fail(*_: object) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    read = BinaryFile.read
+    monkeypatch.setattr(
+        BinaryFile, "read", lambda file, *where: (fail if where[0] > 4 else read)(file, *where)
+    )
+    with pytest.raises(ModelError, match=rf"pytorch_model\.bin: .*{os.strerror(errno.EIO)}"):
         open_torch_file(path)
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
+import random
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.campaign import child
+from tests.campaign import container_mutations as containers
 
 from support.processes import run_python
 from support.service_packages import APPLICATION, SERVER, need
@@ -34,11 +39,33 @@ def campaign(*arguments: str) -> dict[str, Any]:
 def test_damaged_files_are_refused_or_read() -> None:
     pytest.importorskip("gguf")
     result = campaign("fuzz")
-    assert len(result["parts"]) == 22
+    assert len(result["parts"]) == 25
     for name, part in result["parts"].items():
         assert part["loaded"] + part["refused"] == result["count"], name
         # Most damage must be noticed; otherwise it hits nothing that matters.
         assert part["refused"] > result["count"] // 10, name
+
+
+@pytest.mark.parametrize("name", ["guided", "versions"])
+def test_a_package_in_place_is_refused_where_nothing_would_be_tested(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(child.core, "__file__", str(tmp_path / "_core.so"))
+    with pytest.raises(SystemExit, match=f"{name}: the package is installed in place"):
+        child.real_package(name)
+
+
+def test_what_is_damaged_twice_is_damaged() -> None:
+    """Guided by coverage, damage is damaged again: here a member whose compressed data is broken."""
+    target = io.BytesIO()
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("data.pkl", bytes(range(256)) * 9)
+    data = target.getvalue()
+    start = data.index(b"data.pkl") + len(b"data.pkl")
+    broken = data[:start] + b"\xff" * 9 + data[start + 9 :]
+    damaged = containers.either(containers.mutate_zip)
+    for seed in range(20):
+        assert damaged(random.Random(seed), broken) is not None
 
 
 def test_damage_follows_from_the_seed() -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from gpt2fast import ModelError, Tokenizer
 from gpt2fast.checkpoints.base import TokenizerFiles
 from gpt2fast.loading.sources import embedded_model
+from gpt2fast.text.backend import explained, written
 from gpt2fast.text.clean_up import IncrementalCleanUp, clean_up
 from support.tokenizer_samples import write_sample
 
@@ -81,9 +82,28 @@ def test_a_text_that_it_cannot_encode(model: dict[str, Any], parts: dict[str, An
     """The package's errors, one of them a panic; without an unknown token a word may have no id."""
     model = {"continuing_subword_prefix": "##", **model} if model else FILE["model"]
     tokenizer = Tokenizer(json.dumps({**FILE, **parts, "model": model}))
-    for encode in (tokenizer.encode, lambda text: tokenizer.encode_batch([text]), tokenizer):
+    for encode in (
+        tokenizer.encode,
+        lambda text: tokenizer.encode_batch([text]),
+        tokenizer,
+        tokenizer.tokenize,
+    ):
         with pytest.raises(ValueError, match="can't be encoded"):
             encode("Once ☃")
+
+
+def test_a_panic_for_want_of_memory_is_a_memory_error() -> None:
+    """Of the package's own classes, as it raises them when Python has no memory for a text."""
+    panic = type("PanicException", (BaseException,), {"__module__": "pyo3_runtime"})
+
+    class Failing:
+        def to_str(self) -> str:
+            raise panic("PyObject pointer is null")
+
+    with pytest.raises(MemoryError, match="the tokenizer can't be written: PyObject pointer is null"):
+        written(Failing())  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="it can't: index out of range"), explained("it can't", ValueError):
+        raise panic("index out of range")
 
 
 def test_dropout_of_training_is_not_applied() -> None:
