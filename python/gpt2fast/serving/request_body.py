@@ -177,7 +177,10 @@ def _too_large(limit: int) -> ApiError:
 
 
 def _refusal(error: ValidationError, model: type[BaseModel]) -> ApiError:
-    first: ErrorDetails = error.errors(include_url=False, include_input=False)[0]
+    errors = error.errors(include_url=False, include_input=False)
+    # A name that is wrong explains a field that is missing.
+    unknown = (one for one in errors if one["type"] == "extra_forbidden")
+    first: ErrorDetails = next(unknown, errors[0])
     param = _shown(first["loc"])
     kind = first["type"]
     if kind == "json_invalid":

@@ -97,6 +97,27 @@ def test_an_unknown_field_is_named_with_the_nearest(post: Post, given: str, mean
 
 
 @pytest.mark.parametrize(
+    ("path", "fields", "given", "meant"),
+    [
+        ("/v1/score", {"inputs": ["a"]}, "inputs", "input"),
+        ("/v1/embeddings", {"text": "a", "model": 3}, "text", None),
+        ("/v1/rank", {"prompt": "a", "choice": ["b"]}, "choice", "choices"),
+        ("/v1/chat/completions", {"message": []}, "message", "messages"),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "contents": "a"}]}, "contents", "content"),
+        ("/v1/completions", {"prompt": 7, "temperatur": 1}, "temperatur", "temperature"),
+    ],
+)
+def test_an_unknown_field_is_named_before_what_is_missing_or_wrong(
+    post: Post, path: str, fields: dict[str, Any], given: str, meant: str | None
+) -> None:
+    error = post(path, 400, **fields)["error"]
+    assert error["code"] == "unknown_parameter"
+    assert error["param"].endswith(given)
+    advice = f"did you mean {meant!r}?" if meant else "the fields are model, "
+    assert f"unknown field {error['param']!r}; {advice}" in error["message"]
+
+
+@pytest.mark.parametrize(
     ("advice", "left"),
     [
         ("; give do_sample=False, or generation_config=None ignores that", "; give do_sample=False"),
