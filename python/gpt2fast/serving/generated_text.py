@@ -42,7 +42,7 @@ class Usage:
     prompt, completion : int
         Tokens read, and tokens generated.
     cached : int or None
-        Tokens of the prompt that were taken from the cache; None if that is not known.
+        Tokens of the prompt that were taken from the cache; None while that is not known.
     """
 
     prompt: int
@@ -123,7 +123,7 @@ class TextStream:
         tokens = [0] * (len(plan.prompts) * plan.n)
         with self._finished_or_aborted(tokens) as unfinished:
             last = [plan.started] * len(tokens)
-            async with aclosing(service.calls.stream(plan.prompts, plan.options)) as chunks:
+            async with aclosing(service.calls.stream(plan.prompts, plan.options, self._ended)) as chunks:
                 async for chunk in chunks:
                     index, count = chunk.index, len(chunk.token_ids)
                     self._clock(count, tokens, last, index)
@@ -131,6 +131,9 @@ class TextStream:
                         unfinished.discard(index)
                         service.metrics.text(tokens[index], FINISH_REASONS[chunk.finish_reason] or "")
                     yield chunk
+
+    def _ended(self, results: list[Generation]) -> None:
+        self.usage.cached = sum(first.cached_tokens for first in results[:: self._plan.n])
 
     def _clock(self, count: int, tokens: list[int], last: list[float], index: int) -> None:
         now = time.perf_counter()
