@@ -18,8 +18,8 @@ py::object as_tuples(const std::vector<std::vector<TextResult>>& results) {
     py::list texts;
     for (const TextResult& one : of_request) {
       texts.append(py::make_tuple(one.tokens, one.finish_reason, one.kept_bytes, one.cached_tokens,
-                                  arrays_or_none(one.logprobs), one.score, one.first_token_seconds,
-                                  one.last_token_seconds));
+                                  arrays_or_none(one.logprobs), one.score, one.started_seconds,
+                                  one.first_token_seconds, one.last_token_seconds));
     }
     all.append(std::move(texts));
   }

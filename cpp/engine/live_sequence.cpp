@@ -108,7 +108,10 @@ Admitted LiveSequence::admit(Admission& admission) {
   if (grant.admitted != Admitted::kYes) return grant.admitted;
   slot_ = grant.slot;
   cached_length_ = grant.cached_length;
-  if (reused_tokens_ < 0) reused_tokens_ = grant.cached_length;
+  if (reused_tokens_ < 0) {
+    reused_tokens_ = grant.cached_length;
+    started_ = Clock::now();
+  }
   prepare();
   return Admitted::kYes;
 }
@@ -329,14 +332,18 @@ std::optional<int64_t> LiveSequence::safe_bytes() const {
 
 TextResult LiveSequence::result() const {
   const std::span<const int32_t> tokens = output();
+  const auto seconds = [this](Clock::time_point time) {
+    return std::chrono::duration<double>(time - begun_).count();
+  };
   return {.tokens = {tokens.begin(), tokens.end()},
           .finish_reason = finish_reason_,
           .kept_bytes = safe_bytes(),
           .cached_tokens = std::max<int64_t>(0, reused_tokens_),
           .logprobs = logprobs_,
           .score = 0,
-          .first_token_seconds = std::chrono::duration<double>(first_token_ - begun_).count(),
-          .last_token_seconds = std::chrono::duration<double>(last_token_ - begun_).count()};
+          .started_seconds = seconds(started_),
+          .first_token_seconds = seconds(first_token_),
+          .last_token_seconds = seconds(last_token_)};
 }
 
 }  // namespace gpt2fast

@@ -108,6 +108,7 @@ class LiveSequence final : public Participant, public HookWork {
   std::vector<int32_t> drafts_;  // in the step that is planned or running
   TokenGains gains_;
   const Clock::time_point begun_ = Clock::now();
+  Clock::time_point started_ = begun_;  // with its first slot
   Clock::time_point first_token_ = begun_;
   Clock::time_point last_token_ = begun_;
 

@@ -39,7 +39,9 @@ LogprobArrays: TypeAlias = tuple[NDArray[np.float32], NDArray[np.int32], NDArray
 Progress: TypeAlias = tuple[int, list[int], FinishReason, int | None, LogprobArrays | None]
 #: A whole text: its tokens, finish reason, bytes to keep (None: all), prompt tokens that were at hand,
 #: log-probabilities if wanted, and the score of a search over beams.
-Text: TypeAlias = tuple[list[int], FinishReason, int | None, int, LogprobArrays | None, float, float, float]
+Text: TypeAlias = tuple[
+    list[int], FinishReason, int | None, int, LogprobArrays | None, float, float, float, float
+]
 
 # WeightFormat
 FORMAT_FLOAT32: int

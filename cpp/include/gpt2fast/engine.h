@@ -82,7 +82,9 @@ struct TextResult {
   int64_t cached_tokens = 0;  // prompt tokens whose keys and values were in the cache
   Logprobs logprobs;          // empty unless requested
   float score = 0;            // for beams: log-probability / length^length_penalty
-  // Seconds from the call until its first and its last token was chosen; 0 without tokens, and for beams.
+  // Seconds from the call until the text got its slot, which 0 says it never did, and until its first and its
+  // last token was chosen; 0 without tokens. For beams all are 0.
+  double started_seconds = 0;
   double first_token_seconds = 0;
   double last_token_seconds = 0;
 };

@@ -188,7 +188,7 @@ def _launch(model: str | None, values: dict[str, Any]) -> Launch:
     return Launch(
         prepare=partial(find_model_directory, model, values["precision"]),
         load=load,
-        settings=_settings(model, values),
+        settings=_checked_settings(model, values),
         host=values["host"],
         port=values["port"],
         workers=workers,
@@ -203,6 +203,14 @@ def _threads_each(workers: int) -> int:
     from gpt2fast._native import core
 
     return max(1, core.usable_cores() // workers)
+
+
+def _checked_settings(model: str | None, values: dict[str, Any]) -> Settings:
+    try:
+        return _settings(model, values)
+    except ValueError as error:
+        message = str(error).replace("cors_origins", "--cors-origin").replace("root_path", "--root-path")
+        raise click.UsageError(message) from None
 
 
 def _settings(model: str | None, values: dict[str, Any]) -> Settings:

@@ -31,16 +31,21 @@ _FINISH_REASONS: dict[core.FinishReason, FinishReason] = {
 def generation(model: LoadedModel, call: Call) -> Work[Generation | list[Generation]]:
     """Generate everything: one result, or a list with the results of each prompt one after another."""
     running = yield partial(_start, model, call)
-    results = [
-        _result(model, call, request, *values)
-        for request, texts in zip(call.requests, running.results(), strict=True)
-        for values in texts
-    ]
+    results = results_of(model, call, running)
     if call.options.best_of is not None:
         results = _best(results, call.options, call.options.best_of)
     if call.options.echo and call.options.logprobs is not None:
         results = yield from _with_prompts(model, results, call.options)
     return results[0] if call.single else results
+
+
+def results_of(model: LoadedModel, call: Call, running: core.GenerationCall) -> list[Generation]:
+    """The texts of a call that is done, those of each prompt one after another."""
+    return [
+        _result(model, call, request, *values)
+        for request, texts in zip(call.requests, running.results(), strict=True)
+        for values in texts
+    ]
 
 
 def stream(model: LoadedModel, call: Call) -> Generator[StreamChunk, None, None]:
@@ -131,6 +136,7 @@ def _result(
     cached_tokens: int,
     logprobs: core.LogprobArrays | None,
     score: float,
+    started_seconds: float,
     first_token_seconds: float,
     last_token_seconds: float,
 ) -> Generation:
@@ -146,6 +152,7 @@ def _result(
         cached_tokens=cached_tokens,
         logprobs=_token_logprobs(call, token_ids, logprobs),
         score=score if beams else None,
+        started_seconds=started_seconds or None,
         first_token_seconds=first_token_seconds or None,
         last_token_seconds=last_token_seconds or None,
     )

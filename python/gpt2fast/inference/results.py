@@ -152,6 +152,9 @@ class Generation(Result):
     score : float or None
         The score that it was chosen by: with ``num_beams`` the log-probability divided by a power of the
         length, with ``best_of`` the mean log-probability.
+    started_seconds : float or None
+        From the call until the text got its slot and began to be computed: its time of waiting. None if it
+        never did, and for ``num_beams``.
     first_token_seconds, last_token_seconds : float or None
         From the call until the first and the last token was chosen, waiting included; None without tokens,
         and for ``num_beams``.
@@ -165,6 +168,7 @@ class Generation(Result):
     cached_tokens: int = 0
     logprobs: TokenLogprobs | None = field(default=None, compare=False)
     score: float | None = None
+    started_seconds: float | None = field(default=None, compare=False)
     first_token_seconds: float | None = field(default=None, compare=False)
     last_token_seconds: float | None = field(default=None, compare=False)
 

@@ -24,6 +24,14 @@ OPENAI_OPTIONS = (
     "best_of",
     "logit_bias",
 )
+# Options with a limit of the server's own: its name in ``Limits``.
+_LIMITED = {
+    "num_return_sequences": "texts_per_prompt",
+    "best_of": "texts_per_prompt",
+    "num_beams": "texts_per_prompt",
+    "logprobs": "logprobs",
+    "priority": "priority",
+}
 # Options that are objects of Python, which a request can't hold, or have no effect without one.
 _OF_PYTHON = (checks.Callables, checks.Instance)
 _OF_AN_ASSISTANT = ("num_assistant_tokens",)
@@ -34,15 +42,23 @@ Schema = dict[str, Any]
 
 
 def checked(
-    check: Callable[[str, Any], Any], schema: Mapping[str, Any], text: str, default: Any = None
+    check: Callable[[str, Any], Any],
+    schema: Mapping[str, Any],
+    text: str,
+    default: Any = None,
+    limit: str | None = None,
 ) -> Any:
-    """A field that takes null and what passes ``check``; ``text`` documents it."""
+    """A field that takes null and what passes ``check``; ``text`` documents it.
+
+    An integer may also have a ``limit`` among the server's limits, the context of the validation.
+    """
 
     def validate(value: Any, info: ValidationInfo) -> Any:
         if value is None:
             return default
         try:
-            return check(info.field_name or "", value)
+            own = check if limit is None else _at_most(check, getattr(info.context, limit))
+            return own(info.field_name or "", value)
         except TypeError as error:  # which pydantic would let through
             raise ValueError(str(error)) from None
 
@@ -54,7 +70,7 @@ def option_field(name: str) -> Any:
     """The field for an option of ``GenerationOptions``."""
     option = GenerationOptions.__dataclass_fields__[name]
     check, text = option.metadata["check"], option.metadata["help"]
-    return checked(_from_json(check), schema_of(check), text)
+    return checked(_from_json(check), schema_of(check), text, limit=_LIMITED.get(name))
 
 
 def own_options() -> dict[str, Any]:
@@ -80,6 +96,10 @@ def token_weights(value: Any) -> Any:
         if isinstance(weight, float) and not math.isfinite(weight):  # JSON has no such number
             raise ValueError(f"logit_bias[{key}] must be a finite number, got {weight}")
     return weights
+
+
+def _at_most(check: Any, highest: int) -> checks.Integer:
+    return checks.Integer(check.low, min(check.high, highest))
 
 
 def _from_json(check: checks.Check) -> Callable[[str, Any], Any]:

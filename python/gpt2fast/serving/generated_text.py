@@ -42,7 +42,7 @@ class Usage:
     prompt, completion : int
         Tokens read, and tokens generated.
     cached : int or None
-        Tokens of the prompt that were taken from the cache; None if that is not known.
+        Tokens of the prompt that were taken from the cache; None while that is not known.
     """
 
     prompt: int
@@ -81,6 +81,7 @@ async def complete(service: Service, plan: Plan) -> tuple[list[tuple[int, Genera
             if result.first_token_seconds is not None and result.last_token_seconds is not None:
                 rest = result.last_token_seconds - result.first_token_seconds
                 service.metrics.next_tokens(rest, len(result.token_ids) - 1)
+            _count_stages(service, before, result)
             found.append((position * plan.n + number, result))
     longest = max(len(result.token_ids) for _, result in found)
     _count_request(service, plan, longest)
@@ -116,14 +117,16 @@ class TextStream:
         for prompt in plan.prompts:
             service.metrics.prompt(len(prompt))
         self.usage = Usage(prompt=sum(map(len, plan.prompts)))
+        self._before = 0.0
 
     async def chunks(self) -> AsyncGenerator[StreamChunk, None]:
         """All chunks, counted."""
         plan, service = self._plan, self._service
+        self._before = time.perf_counter() - plan.started
         tokens = [0] * (len(plan.prompts) * plan.n)
         with self._finished_or_aborted(tokens) as unfinished:
             last = [plan.started] * len(tokens)
-            async with aclosing(service.calls.stream(plan.prompts, plan.options)) as chunks:
+            async with aclosing(service.calls.stream(plan.prompts, plan.options, self._ended)) as chunks:
                 async for chunk in chunks:
                     index, count = chunk.index, len(chunk.token_ids)
                     self._clock(count, tokens, last, index)
@@ -131,6 +134,11 @@ class TextStream:
                         unfinished.discard(index)
                         service.metrics.text(tokens[index], FINISH_REASONS[chunk.finish_reason] or "")
                     yield chunk
+
+    def _ended(self, results: list[Generation]) -> None:
+        self.usage.cached = sum(first.cached_tokens for first in results[:: self._plan.n])
+        for result in results:
+            _count_stages(self._service, self._before, result)
 
     def _clock(self, count: int, tokens: list[int], last: list[float], index: int) -> None:
         now = time.perf_counter()
@@ -151,6 +159,13 @@ class TextStream:
             for index in unfinished:
                 self._service.metrics.text(tokens[index], "abort")
             _count_request(self._service, self._plan, max(tokens))
+
+
+def _count_stages(service: Service, before: float, result: Generation) -> None:
+    """Count how long a text took to begin, to its first token and to its last; a search has none of these."""
+    started, first, last = result.started_seconds, result.first_token_seconds, result.last_token_seconds
+    if started is not None and first is not None and last is not None:
+        service.metrics.stages(before + started, first - started, last - first)
 
 
 def _count_request(service: Service, plan: Plan, tokens: int) -> None:

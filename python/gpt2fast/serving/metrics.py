@@ -95,6 +95,18 @@ class Metrics:
         self._whole = self._histogram(
             "vllm:e2e_request_latency_seconds", "Seconds of a request for generated text.", _REQUEST_SECONDS
         )
+        self._longest = self._histogram(
+            "vllm:request_max_num_generation_tokens", "Tokens of a request's longest text.", lengths
+        )
+        self._queue, self._prefill, self._decode, self._inference = (
+            self._histogram(f"vllm:request_{stage}_time_seconds", text, _REQUEST_SECONDS)
+            for stage, text in (
+                ("queue", "Seconds until a text got its slot."),
+                ("prefill", "Seconds from a text's slot to its first token."),
+                ("decode", "Seconds from a text's first token to its last."),
+                ("inference", "Seconds from a text's slot to its last token."),
+            )
+        )
         self._http = Counter(
             "http_requests", "Answers.", ("method", "handler", "status"), registry=self._registry
         )
@@ -127,6 +139,13 @@ class Metrics:
         for _ in range(count):
             self._between.observe(seconds / count)
 
+    def stages(self, queue: float, prefill: float, decode: float) -> None:
+        """Record how long a text waited for its slot, for its first token and then for its last."""
+        self._queue.observe(queue)
+        self._prefill.observe(prefill)
+        self._decode.observe(decode)
+        self._inference.observe(prefill + decode)
+
     def text(self, tokens: int, reason: str) -> None:
         """Record that a text was finished, by ``"stop"``, ``"length"`` or ``"abort"``."""
         self._output_tokens.inc(tokens)
@@ -138,6 +157,7 @@ class Metrics:
         self._whole.observe(seconds)
         self._n.observe(n)
         self._max_tokens.observe(max_tokens)
+        self._longest.observe(tokens)
         if tokens:
             self._per_token.observe(seconds / tokens)
 

@@ -139,12 +139,18 @@ class ModelCalls:
             return [results[start : start + count] for start in range(0, len(results), count)]
 
     async def stream(
-        self, prompts: Sequence[list[int]], options: GenerationOptions
+        self,
+        prompts: Sequence[list[int]],
+        options: GenerationOptions,
+        ended: Callable[[list[Generation]], None],
     ) -> AsyncGenerator[StreamChunk, None]:
-        """The texts of all prompts as they are made; closing the generator ends them."""
+        """The texts of all prompts as they are made; closing the generator ends them.
+
+        ``ended`` gets the whole texts after their last chunk.
+        """
         with self._admitted():
             call = await self._read(prompts, options)
-            async with aclosing(astream(self._loaded, call)) as chunks:
+            async with aclosing(astream(self._loaded, call, ended)) as chunks:
                 async for chunk in chunks:
                     yield chunk
 

@@ -102,13 +102,13 @@ async def read_body(
                 headers={"connection": "close"},
             ) from None
         if len(body) > _LONG_BODY:
-            return await asyncio.to_thread(_checked, body, model)
-        return _checked(body, model)
+            return await asyncio.to_thread(_checked, body, model, limits)
+        return _checked(body, model, limits)
 
 
-def _checked(body: bytes, model: type[_Model]) -> _Model:
+def _checked(body: bytes, model: type[_Model], limits: Limits) -> _Model:
     try:
-        found = model.model_validate_json(body)
+        found = model.model_validate_json(body, context=limits)
     except ValidationError as error:
         raise _refusal(error, model) from None
     # Each key has a colon: if there are no more of these than fields, none is given twice.
@@ -177,7 +177,10 @@ def _too_large(limit: int) -> ApiError:
 
 
 def _refusal(error: ValidationError, model: type[BaseModel]) -> ApiError:
-    first: ErrorDetails = error.errors(include_url=False, include_input=False)[0]
+    errors = error.errors(include_url=False, include_input=False)
+    # A name that is wrong explains a field that is missing.
+    unknown = (one for one in errors if one["type"] == "extra_forbidden")
+    first: ErrorDetails = next(unknown, errors[0])
     param = _shown(first["loc"])
     kind = first["type"]
     if kind == "json_invalid":

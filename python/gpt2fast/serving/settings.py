@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -9,6 +10,12 @@ from typing import Literal
 #: Environment variable with an API key.
 KEY_VARIABLE = "GPT2FAST_API_KEY"
 _EMBEDDED_NAME = "gpt2fast-tiny"
+
+# Origins as browsers send them: a scheme and a host in small letters, a port unless it is the scheme's own.
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
+_OWN_PORT = re.compile(r"http://.*:80|https://.*:443")
+# What no path of a request holds: the query, the fragment, spaces, ...
+_NOT_IN_PATHS = re.compile(r"[?#%\\\s\x00-\x1f\x7f]|//")
 
 #: Whether requests share what they computed: all of them, or only those with the same key.
 PrefixCacheScope = Literal["all", "key"]
@@ -68,7 +75,8 @@ class Settings:
     api_keys : tuple of str
         Keys of which a request must carry one; without any, requests need none.
     cors_origins : tuple of str
-        Origins whose pages may call the service from a browser; ``"*"`` for all.
+        Origins whose pages may call the service from a browser, such as ``https://app.example.com``; ``"*"``
+        for all.
     allowed_hosts : tuple of str
         Values of the header ``Host`` that are answered; ``"*"`` for all.
     root_path : str
@@ -100,8 +108,24 @@ class Settings:
             raise ValueError("api_keys must not hold an empty one")
         if self.root_path and (self.root_path[0] != "/" or self.root_path[-1] == "/"):
             raise ValueError(f"root_path must begin with / and not end with it, got {self.root_path!r}")
+        if found := _NOT_IN_PATHS.search(self.root_path):
+            raise ValueError(
+                f"root_path must be the path of a URL, decoded, got {found[0]!r} in {self.root_path!r}"
+            )
+        for origin in self.cors_origins:
+            _check_origin(origin)
         if self.prefix_cache_scope == "key" and not self.api_keys:
             raise ValueError("prefix_cache_scope must be 'all' without api_keys, got 'key'")
+
+
+def _check_origin(origin: str) -> None:
+    """Refuse what no browser sends: it would never match."""
+    known = origin in ("*", "null") or (_ORIGIN.fullmatch(origin) and not _OWN_PORT.fullmatch(origin))
+    if not known:
+        raise ValueError(
+            f"cors_origins must hold origins as browsers send them, such as 'https://app.example.com' or "
+            f"'http://localhost:3000' (small letters, no path, no default port), or '*', got {origin!r}"
+        )
 
 
 def default_model_name(source: str | None) -> str:

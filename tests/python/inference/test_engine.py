@@ -141,13 +141,21 @@ def test_results_say_when_their_tokens_were_chosen() -> None:
     first, *_, last = model.generate(["Once", "Twice", "The"], max_new_tokens=30, eos_token_id=[])
     seconds = time.perf_counter() - begin
     for one in (first, last):
-        assert 0 < one.first_token_seconds < one.last_token_seconds < seconds
+        assert 0 < one.started_seconds < one.first_token_seconds < one.last_token_seconds < seconds
     single = model.generate("Once", max_new_tokens=1)
     assert single.first_token_seconds == single.last_token_seconds
     for options in ({"max_new_tokens": 0}, {"max_new_tokens": 3, "num_beams": 2}):
         other = model.generate("Once", **options)
-        assert other.first_token_seconds is other.last_token_seconds is None
+        assert other.started_seconds is other.first_token_seconds is other.last_token_seconds is None
     assert single == model.generate("Once", max_new_tokens=1)  # when is no part of what
+
+
+def test_results_say_when_their_text_got_its_slot() -> None:
+    model = GPT2.from_pretrained(max_sequences=1)
+    first, second = model.generate(["Once", "Twice"], max_new_tokens=30, eos_token_id=[])
+    assert first.started_seconds < first.first_token_seconds
+    # It waits for the other's last token.
+    assert first.first_token_seconds < second.started_seconds < second.first_token_seconds
 
 
 def test_a_paused_stream_leaves_its_slot_and_goes_on_with_the_same_text() -> None:

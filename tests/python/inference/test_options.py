@@ -321,6 +321,7 @@ def test_results_become_json() -> None:
         "cached_tokens": 0,
         "logprobs": {"chosen": [None, -1.5], "top_ids": [[-1], [7]], "top": [[None], [-0.5]]},
         "score": None,
+        "started_seconds": None,
         "first_token_seconds": None,
         "last_token_seconds": None,
     }

@@ -59,6 +59,12 @@ def test_nothing_else_does(keyed: TestClient, authorization: str) -> None:
     assert response.status_code == 401
 
 
+_AS_SENT = (
+    "as browsers send them, such as 'https://app.example.com' or 'http://localhost:3000' (small letters, no "
+    "path, no default port), or '*', got "
+)
+
+
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
@@ -68,6 +74,35 @@ def test_nothing_else_does(keyed: TestClient, authorization: str) -> None:
         ({"allowed_hosts": "localhost"}, TypeError, "allowed_hosts must be a list or tuple of strings"),
         ({"root_path": "llm"}, ValueError, "root_path must begin with / and not end with it, got 'llm'"),
         ({"root_path": "/llm/"}, ValueError, "root_path must begin with / and not end with it, got '/llm/'"),
+        (
+            {"root_path": "/x?y"},
+            ValueError,
+            "root_path must be the path of a URL, decoded, got '?' in '/x?y'",
+        ),
+        ({"root_path": "/x#y"}, ValueError, "got '#' in '/x#y'"),
+        ({"root_path": "/a b"}, ValueError, "got ' ' in '/a b'"),
+        ({"root_path": "/a%20b"}, ValueError, "got '%' in '/a%20b'"),
+        ({"root_path": "//a"}, ValueError, "got '//' in '//a'"),
+        *(
+            (
+                {"cors_origins": ("*", origin)},
+                ValueError,
+                f"cors_origins must hold origins {_AS_SENT}{origin!r}",
+            )
+            for origin in (
+                "foo",
+                "",
+                "a.example:8000",
+                "https://a.example/",
+                "https://a.example/app",
+                "https://A.example",
+                "HTTPS://a.example",
+                "https://a.example:443",
+                "http://a.example:80",
+                "https://*.example",
+                "https://a.example,https://b.example",
+            )
+        ),
     ],
 )
 def test_settings_that_would_let_others_in_or_nobody(
@@ -75,6 +110,13 @@ def test_settings_that_would_let_others_in_or_nobody(
 ) -> None:
     with pytest.raises(error, match=re.escape(message)):
         Settings(**settings)
+
+
+@pytest.mark.parametrize(
+    "origin", ["*", "null", "http://localhost:3000", "http://[::1]:8080", "app://x-y", "http://a.example:443"]
+)
+def test_origins_that_browsers_send(origin: str) -> None:
+    assert Settings(cors_origins=(origin,), root_path="/a-b/c.d~é").cors_origins == (origin,)
 
 
 def test_hosts_that_are_not_named_are_refused(model: GPT2) -> None:

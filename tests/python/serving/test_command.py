@@ -90,7 +90,7 @@ def test_options_reach_the_service(tmp_path: Path) -> None:
         message = {"messages": [{"role": "user", "content": "Once"}], "max_tokens": 3}
         assert served.post("/v1/chat/completions", message, headers=headers).is_success
         refused = served.post(PATH, {"n": 3}, headers=headers)
-        assert "at most 2" in refused.json()["error"]["message"]
+        assert "n must be from 1 to 2, got 3" in refused.json()["error"]["message"]
         # On an address of this machine alone, only its own names are answered.
         assert served.get("/health", headers={"host": "rebound.example"}).status_code == 400
         # A proxy's name is answered too; a redirect and the schema lead to where the proxy shows them.
@@ -174,6 +174,20 @@ def test_keys_that_can_t_be_are_refused(tmp_path: Path) -> None:
         status, text = run("--api-key", key)
         assert status == 2
         assert "printable" in text
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--cors-origin", "foo", "--cors-origin must hold origins as browsers send them"),
+        ("--root-path", "x?y", "--root-path must be the path of a URL"),
+    ],
+)
+def test_addresses_that_match_nothing_are_refused(option: str, value: str, message: str) -> None:
+    status, text = run(option, value)
+    assert status == 2
+    assert message in text
+    assert "Traceback" not in text
 
 
 def test_the_help_names_no_limit_where_there_is_none() -> None:

@@ -162,14 +162,22 @@ def test_usage_comes_last_in_a_stream_that_asks_for_it(client: httpx.Client) -> 
     fields = {"prompt": PROMPT, "max_tokens": 5, "temperature": 0}
     *chunks, last = stream(client, **fields, stream_options={"include_usage": True})
     assert last["choices"] == []
-    assert last["usage"] == {
-        "prompt_tokens": 8,
-        "completion_tokens": 5,
-        "total_tokens": 13,
-    }
+    usage = {"prompt_tokens": 8, "completion_tokens": 5, "total_tokens": 13}
+    cached = last["usage"].pop("prompt_tokens_details")["cached_tokens"]
+    assert last["usage"] == usage
+    assert cached in (0, 7)
     assert all(chunk["usage"] is None for chunk in chunks)
     with client.stream("POST", PATH, json={**fields, "stream": True}) as response:
         assert list(response.iter_lines())[-2:] == ["data: [DONE]", ""]
+
+
+def test_streams_count_what_the_cache_had_as_whole_answers_do(client: httpx.Client, post: Post) -> None:
+    fields = {"prompt": [[11, 12, 13, 14], [15, 16, 17]], "n": 2, "max_tokens": 2, "seed": 1}
+    post(PATH, **fields)
+    whole = post(PATH, **fields)["usage"]
+    assert whole["prompt_tokens_details"] == {"cached_tokens": 5}
+    *_, last = stream(client, **fields, stream_options={"include_usage": True})
+    assert last["usage"] == whole
 
 
 class TestLogprobs:

@@ -30,7 +30,7 @@ BOTH = ["/v1/completions", "/v1/chat/completions", "/v1/embeddings", "/v1/score"
         ({"max_tokens": -1}, "max_tokens", "max_tokens must be from 0 to 2147483647, got -1"),
         ({"max_tokens": True}, "max_tokens", "max_tokens must be an integer, got True (bool)"),
         ({"max_tokens": 2.5}, "max_tokens", "max_tokens must be an integer, got 2.5 (float)"),
-        ({"n": 0}, "n", "n must be from 1 to 4096, got 0"),
+        ({"n": 0}, "n", "n must be from 1 to 128, got 0"),
         ({"n": 2, "temperature": 0}, "n", "n=2 needs sampling"),
         ({"n": 3, "best_of": 2}, "best_of", "best_of (2) must be at least n (3)"),
         ({"best_of": 2, "stream": True}, "best_of", "can't stream"),
@@ -53,20 +53,20 @@ BOTH = ["/v1/completions", "/v1/chat/completions", "/v1/embeddings", "/v1/score"
         ({"prompt": ["a", [-1]]}, "prompt[1][0]", "prompt[1][0] must be from 0 to 4095, got -1"),
         ({"suffix": "end"}, "suffix", "suffix is not supported"),
         ({"stream_options": {}}, "stream_options", "stream_options is for streams only"),
-        ({"logprobs": 101}, "logprobs", "logprobs must be at most 100 on this server, got 101"),
-        ({"n": 129, "temperature": 1}, "n", "n must be at most 128 on this server, got 129"),
-        (
-            {"best_of": 129, "temperature": 1},
-            "best_of",
-            "best_of must be at most 128 on this server, got 129",
-        ),
-        ({"num_beams": 129}, "num_beams", "num_beams must be at most 128 on this server, got 129"),
+        ({"logprobs": -1}, "logprobs", "logprobs must be from 0 to 100, got -1"),
+        ({"logprobs": 101}, "logprobs", "logprobs must be from 0 to 100, got 101"),
+        ({"n": 129, "temperature": 1}, "n", "n must be from 1 to 128, got 129"),
+        ({"n": 5000}, "n", "n must be from 1 to 128, got 5000"),
+        ({"best_of": 0}, "best_of", "best_of must be from 1 to 128, got 0"),
+        ({"best_of": 129, "temperature": 1}, "best_of", "best_of must be from 1 to 128, got 129"),
+        ({"num_beams": 0}, "num_beams", "num_beams must be from 1 to 128, got 0"),
+        ({"num_beams": 129}, "num_beams", "num_beams must be from 1 to 128, got 129"),
         ({"response_format": {"type": "xml"}}, "response_format.type", "response_format.type: "),
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "is missing"),
         ({"response_format": {"type": "json_object"}, "regex": "a"}, "response_format", "contradicts regex"),
         ({"regex": "a", "choices": ["b"]}, "regex", "regex contradicts choices"),
         ({"overflow": "slide", "max_tokens": 1 << 21}, "max_tokens", "262144 tokens together"),
-        ({"priority": 1}, "priority", "priority must be at most 0 on this server, got 1"),
+        ({"priority": 1}, "priority", "priority must be from -1000 to 0, got 1"),
         ({"echo": "yes"}, "echo", "echo: input should be a valid boolean"),
     ],
 )
@@ -75,6 +75,13 @@ def test_a_bad_field_is_named(post: Post, fields: dict[str, Any], param: str, me
     assert error["param"] == param
     assert message in error["message"]
     assert error["type"] == "invalid_request_error"
+
+
+def test_each_name_of_an_option_has_its_limit(post: Post) -> None:
+    messages = [{"role": "user", "content": "a"}]
+    error = post("/v1/chat/completions", 400, messages=messages, logprobs=True, top_logprobs=101)["error"]
+    assert error["message"] == "top_logprobs must be from 0 to 100, got 101"
+    assert error["param"] == "top_logprobs"
 
 
 @pytest.mark.parametrize(
@@ -94,6 +101,27 @@ def test_an_unknown_field_is_named_with_the_nearest(post: Post, given: str, mean
     assert error["param"] == given
     assert error["code"] == "unknown_parameter"
     assert error["message"] == f"unknown field {given!r}; did you mean {meant!r}?"
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "given", "meant"),
+    [
+        ("/v1/score", {"inputs": ["a"]}, "inputs", "input"),
+        ("/v1/embeddings", {"text": "a", "model": 3}, "text", None),
+        ("/v1/rank", {"prompt": "a", "choice": ["b"]}, "choice", "choices"),
+        ("/v1/chat/completions", {"message": []}, "message", "messages"),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "contents": "a"}]}, "contents", "content"),
+        ("/v1/completions", {"prompt": 7, "temperatur": 1}, "temperatur", "temperature"),
+    ],
+)
+def test_an_unknown_field_is_named_before_what_is_missing_or_wrong(
+    post: Post, path: str, fields: dict[str, Any], given: str, meant: str | None
+) -> None:
+    error = post(path, 400, **fields)["error"]
+    assert error["code"] == "unknown_parameter"
+    assert error["param"].endswith(given)
+    advice = f"did you mean {meant!r}?" if meant else "the fields are model, "
+    assert f"unknown field {error['param']!r}; {advice}" in error["message"]
 
 
 @pytest.mark.parametrize(
@@ -159,7 +187,7 @@ def test_an_unknown_model_is_404(post: Post, path: str) -> None:
         ),
         (b'{"logit_bias": {"5": -Infinity}}', "logit_bias[5] must be a finite number, got -inf"),
         (b'{"logit_bias": {"5": -1e999}}', "logit_bias[5] must be a finite number, got -inf"),
-        (b'{"n": ' + b"9" * 400 + b"}", "n must be from 1 to 4096, got an integer of 1329 bits"),
+        (b'{"n": ' + b"9" * 400 + b"}", "n must be from 1 to 128, got an integer of 1329 bits"),
     ],
 )
 def test_what_is_no_json(client: httpx.Client, body: bytes, message: str) -> None:

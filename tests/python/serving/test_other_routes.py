@@ -159,6 +159,38 @@ def test_metrics_have_vllms_names_and_count(client: httpx.Client, post: Post) ->
     assert any('le="0.0001"' in key for key in buckets)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_stages_of_texts_add_up(client: httpx.Client, stream: bool) -> None:
+    def sums(values: dict[str, float], part: str) -> dict[str, float]:
+        found = (re.match(rf"vllm:(?:e2e_)?request_(\w+?)(?:_time)?_seconds_{part}", key) for key in values)
+        return {one[1]: values[one.string] for one in found if one}
+
+    before = numbers(client)
+    fields = {"prompt": "Once upon a time", "temperature": 0, "eos_token_id": [], "stream": stream}
+    for max_tokens in (1, 6, 12):
+        assert client.post("/v1/completions", json={**fields, "max_tokens": max_tokens}).is_success
+    client.post("/v1/completions", json={"prompt": "Once", "max_tokens": 2, "num_beams": 2})
+    client.post("/v1/completions", json={"prompt": "Once", "max_tokens": 0, "echo": True})
+    after = numbers(client)
+    counts, seconds = (
+        {name: value - sums(before, part)[name] for name, value in sums(after, part).items()}
+        for part in ("count", "sum")
+    )
+    assert counts == {
+        "queue": 3,
+        "prefill": 3,
+        "decode": 3,
+        "inference": 3,
+        "latency": 5,
+        "time_per_output_token": 4,
+    }
+    # All are differences of the same clock's readings of the same texts.
+    assert seconds["inference"] == pytest.approx(seconds["prefill"] + seconds["decode"], rel=1e-9)
+    assert 0 < seconds["queue"] + seconds["inference"] < seconds["latency"]
+    longest = 'vllm:request_max_num_generation_tokens_sum{engine="0",model_name="gpt2fast"}'
+    assert after[longest] - before[longest] == 1 + 6 + 12 + 2
+
+
 def test_the_dashboard_shows_metrics_that_exist(client: httpx.Client, post: Post) -> None:
     post("/v1/completions", prompt="a", max_tokens=1)
     exposed = {name.partition("{")[0] for name in numbers(client)}
