@@ -22,6 +22,7 @@ from gpt2fast import (
     TokenLogprobs,
 )
 from gpt2fast.inference import other_names
+from support.processes import allocated_bytes, run_python
 
 NAMES = [option.name for option in fields(GenerationOptions)]
 
@@ -342,6 +343,38 @@ def test_results_become_json() -> None:
         "total": -2.0,
         "mean": -2.0,
     }
+
+
+# In a process of its own, away from the memory of other tests.
+ALLOCATED_BY_TEXTS = """
+from gpt2fast import GPT2
+from support.processes import allocated_bytes
+
+model = GPT2.from_pretrained(max_sequences=32)
+
+def allocated(texts, tokens):
+    lists = dict(suppress_tokens=tokens, bad_words=[tokens])
+    stream = model.stream([[1]] * texts, max_new_tokens=100, eos_token_id=[], **lists)
+    begun = set()
+    while len(begun) < texts:
+        begun.add(next(stream).index)
+    held = allocated_bytes()
+    stream.close()
+    return held
+
+def by_others(tokens):
+    allocated(32, tokens)
+    return allocated(32, tokens) - allocated(1, tokens)
+
+print(by_others([7] * 200_000) - by_others([7]))
+"""
+
+
+@pytest.mark.skipif(allocated_bytes() == 0, reason="the C library does not tell what is allocated")
+def test_texts_share_long_options() -> None:
+    # A fixed threshold: long vectors are counted, whichever thread allocates them.
+    copied = run_python(ALLOCATED_BY_TEXTS, MALLOC_MMAP_THRESHOLD_="131072")
+    assert abs(int(copied)) < 2 << 20  # 31 copies of one list are 25 MB
 
 
 class LogitsProcessor:
