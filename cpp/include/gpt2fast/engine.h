@@ -138,7 +138,7 @@ class CallHandle {
   // May be called from any thread. Unfinished texts end with kCancelled within a step.
   virtual void cancel() noexcept = 0;
   // Hands over what the request points to, for as long as the engine uses it.
-  virtual void keep(std::shared_ptr<const void> memory) noexcept = 0;
+  virtual void keep(std::shared_ptr<const void> memory) = 0;
   // Cancels, and returns when the engine no longer uses anything that the call refers to; in a hook or signal
   // handler that the engine may be waiting for, at once.
   virtual void close() noexcept = 0;
