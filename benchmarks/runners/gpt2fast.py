@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.runners import Received, Request, Runner, serve_in_threads
+from benchmarks.runners import Request, Runner
 from gpt2fast import GPT2
 
 if TYPE_CHECKING:
@@ -25,9 +26,9 @@ def convert(checkpoint: Path, directory: Path, format: str) -> None:
 
 
 def load(directory: Path, format: str, threads: int, texts: int) -> Runner:
-    return _Runner(
-        GPT2.from_pretrained(directory, threads=threads, max_sequences=texts, prefix_cache_bytes=0)
-    )
+    # With prefix_cache_bytes=0 every text's keys and values would get memory from the system anew. Requests
+    # ask that no prompt be reused.
+    return _Runner(GPT2.from_pretrained(directory, threads=threads, max_sequences=texts))
 
 
 class _Runner:
@@ -50,13 +51,22 @@ class _Runner:
         return time.perf_counter() - start
 
     def serve(self, requests: list[Request]) -> Arrivals:
-        def complete(prompt: list[int], new_tokens: int, received: Received) -> None:
-            options = {"max_new_tokens": new_tokens, "eos_token_id": [], "use_prefix_cache": False}
-            for chunk in self._model.stream(prompt, **options):
-                for _ in chunk.token_ids:
-                    received()
+        # Tasks, as a service has them. A thread for each stream would wake up for each token.
+        arrivals: Arrivals = [[] for _ in requests]
+        options = {"eos_token_id": [], "use_prefix_cache": False}
+        start = time.perf_counter()
 
-        return serve_in_threads(requests, complete)
+        async def complete(request: Request, times: list[float]) -> None:
+            seconds, prompt, new_tokens = request
+            await asyncio.sleep(max(0.0, start + seconds - time.perf_counter()))
+            async for chunk in self._model.astream(prompt, max_new_tokens=new_tokens, **options):
+                times += [time.perf_counter() - start] * len(chunk.token_ids)
+
+        async def complete_all() -> None:
+            await asyncio.gather(*map(complete, requests, arrivals))
+
+        asyncio.run(complete_all())
+        return arrivals
 
     def draft_step_ms(self, context: int, drafts: int, steps: int, first_token: int) -> float:
         from gpt2fast.evaluation.speed import draft_step_ms
