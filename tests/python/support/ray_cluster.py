@@ -107,6 +107,8 @@ def serve_while_a_node_dies(cluster: Any) -> dict[str, Any]:
     requests.join()
     after = [requests.ask(1000 + index, stream=index % 2 == 0) for index in range(4)]
     serve.shutdown()
+    # Ray gives actors to the dead node until it knows of its death; it does not start them again elsewhere.
+    cluster.wait_for_nodes(timeout=120)
     return {"during": requests.outcomes, "after": after}
 
 
