@@ -13,7 +13,9 @@ def first_difference(found: Mapping[str, Any], wanted: Mapping[str, Any], within
         if theirs == ours:
             continue
         if isinstance(theirs, dict) and isinstance(ours, dict):
-            return first_difference(theirs, ours, f"{name}.")
+            difference = first_difference(theirs, ours, f"{within}{name}.")
+            if difference is not None:  # else one of them says of a setting that it is unset
+                return difference
         return f"{within}{name} is {_shown(theirs)}, not {_shown(ours)}"
     return None
 

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import json
 from hashlib import sha256
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from gpt2fast._native import core
 from gpt2fast.checkpoints import open_checkpoint
-from gpt2fast.checkpoints.reference import linear_inputs
 from gpt2fast.export import convert
 from gpt2fast.export.calibration import MAX_TOKENS, MIN_TOKENS, CalibrationText, read_calibration
-from gpt2fast.export.input_moments import feedback_of_layers
 from gpt2fast.export.written_tokens import written_tokens
 from gpt2fast.storage.model_directory import Calibration, open_model_directory
 from gpt2fast.text.tokenizer import Tokenizer
 from support.huggingface_samples import write_directory
+from support.rounding_errors import rounding_errors
 
 _ROOT = Path(__file__).resolve().parents[3]
 
@@ -171,16 +168,6 @@ def test_layers_come_closer_by_a_text_than_by_the_models_own_tokens(embedded_dir
     tokenizer = Tokenizer((embedded_dir / "tokenizer.json").read_text("utf-8"))
     text = "\n".join(path.read_text("utf-8") for path in sorted((_ROOT / "docs").glob("*.md")))
     other = tokenizer.encode((_ROOT / "README.md").read_text("utf-8"))[:1024]
-    inputs = dict(islice(linear_inputs(checkpoint, np.array(other).reshape(8, 128)), 3))
-    by_tokens = [
-        dict(islice(feedback_of_layers(checkpoint, tokens), 3))
-        for tokens in (written_tokens(checkpoint), made_of(text).tokens(tokenizer, 128)[:16])
-    ]
-    for name, layer_inputs in inputs.items():
-        weight = checkpoint.tensors[name].read()[:, :64].copy()
-        errors = []
-        for feedback in by_tokens:
-            packed = core.pack_linear(weight, core.FORMAT_INT4, feedback=feedback[name])
-            rounded = core.unpack_linear(packed, core.FORMAT_INT4, weight.shape[0], 0, 64).T
-            errors.append(np.linalg.norm(layer_inputs @ (rounded - weight)))
+    rounded_by = (written_tokens(checkpoint), made_of(text).tokens(tokenizer, 128)[:16])
+    for name, errors in rounding_errors(checkpoint, other, rounded_by, layers=3):
         assert errors[1] < errors[0], name

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from hashlib import sha256
-from itertools import islice, pairwise
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from gpt2fast._native import core
 from gpt2fast.checkpoints import open_checkpoint, reference
 from gpt2fast.checkpoints.base import Checkpoint, LazyTensor
-from gpt2fast.checkpoints.reference import linear_inputs
-from gpt2fast.export.input_moments import feedback_of_layers
 from gpt2fast.export.written_tokens import written_tokens
 from gpt2fast.text.tokenizer import Tokenizer
 from support.checkpoint_samples import random_tensors, small_config
+from support.rounding_errors import rounding_errors
 
 _STORIES = Path(__file__).resolve().parents[2] / "goldens" / "stories.txt"
 
@@ -106,15 +104,7 @@ def test_layers_come_closer_than_by_tokens_at_random(embedded_dir: Path) -> None
     checkpoint = open_checkpoint(embedded_dir)
     tokenizer = Tokenizer((embedded_dir / "tokenizer.json").read_text("utf-8"))
     stories = tokenizer.encode(_STORIES.read_text("utf-8"))[:384]
-    inputs = dict(islice(linear_inputs(checkpoint, np.array(stories).reshape(-1, 128)), 4))
     written = written_tokens(checkpoint)
     random = np.random.RandomState(0).randint(0, checkpoint.config.vocab_size, written.shape)
-    feedback = [dict(islice(feedback_of_layers(checkpoint, tokens), 4)) for tokens in (random, written)]
-    for name, layer_inputs in inputs.items():
-        weight = checkpoint.tensors[name].read()[:, :64].copy()
-        errors = []
-        for given in feedback:
-            packed = core.pack_linear(weight, core.FORMAT_INT4, feedback=given[name])
-            rounded = core.unpack_linear(packed, core.FORMAT_INT4, weight.shape[0], 0, 64).T
-            errors.append(np.linalg.norm(layer_inputs @ (rounded - weight)))
+    for name, errors in rounding_errors(checkpoint, stories, (random, written), layers=4):
         assert errors[1] < 0.95 * errors[0], (name, errors)
