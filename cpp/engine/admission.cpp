@@ -14,7 +14,8 @@ constexpr int64_t kMinSharedPrefix = 16;
 
 }  // namespace
 
-Admission::Grant Admission::acquire(std::span<const int32_t> tokens, Sharing sharing, const Prefix* prefix) {
+Admission::Grant Admission::acquire(std::span<const int32_t> tokens, Sharing sharing, const Prefix* prefix,
+                                    int64_t length) {
   if (slots_.free() == 0) return {};
   const auto most = static_cast<int64_t>(tokens.size()) - 1;
   SlotContents donor;
@@ -33,7 +34,7 @@ Admission::Grant Admission::acquire(std::span<const int32_t> tokens, Sharing sha
       donated = std::min(shared, held.cached_length);
     }
   }
-  const SlotPool::Grant idle = slots_.acquire(tokens, sharing);
+  const SlotPool::Grant idle = slots_.acquire(tokens, sharing, length);
   Grant grant{Admitted::kYes, idle.slot, idle.cached_length};
   if (donated > grant.cached_length) {
     cache_.copy(donor.slot, grant.slot, donated);

@@ -24,13 +24,14 @@ class Admission {
     int64_t cached_length = 0;  // tokens of the text that the slot holds, at most all but one
   };
 
-  // A slot for a text. If the text shares (Sharing::reuses), the slot gets the longest beginning of it that
-  // idle slots or live texts of its scope hold, or kLater is returned because a live text is about to compute
-  // much of it. Where `prefix` (null: none) has a longer beginning, that is used.
-  Grant acquire(std::span<const int32_t> tokens, Sharing sharing, const Prefix* prefix);
+  // A slot for a text that may grow to `length` tokens. If the text shares (Sharing::reuses), the slot gets
+  // the longest beginning of it that idle slots or live texts of its scope hold, or kLater is returned
+  // because a live text is about to compute much of it. Where `prefix` (null: none) has a longer beginning,
+  // that is used.
+  Grant acquire(std::span<const int32_t> tokens, Sharing sharing, const Prefix* prefix, int64_t length);
 
-  // An empty slot; -1: none is free.
-  int64_t acquire_empty() { return slots_.acquire({}, {.reuses = false}).slot; }
+  // An empty slot for as many tokens; -1: none is free.
+  int64_t acquire_empty(int64_t length) { return slots_.acquire({}, {.reuses = false}, length).slot; }
   int64_t free_slots() const { return slots_.free(); }
 
   int64_t prefix_queries() const { return queries_; }

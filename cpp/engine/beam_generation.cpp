@@ -50,7 +50,10 @@ BeamGeneration::BeamGeneration(Request request, std::shared_ptr<const Generation
 Admitted BeamGeneration::admit(Admission& admission) {
   if (admission.free_slots() < slots_needed()) return Admitted::kNoSlot;
   cache_ = &admission.cache();
-  while (static_cast<int64_t>(slots_.size()) < slots_needed()) slots_.push_back(admission.acquire_empty());
+  const int64_t length = static_cast<int64_t>(request_.prompt.size()) + generation_->stop.max_new_tokens;
+  while (static_cast<int64_t>(slots_.size()) < slots_needed()) {
+    slots_.push_back(admission.acquire_empty(length));
+  }
   if (generation_->logprobs > 0)
     top_logprobs_.emplace(static_cast<int64_t>(vocabulary_), generation_->logprobs);
   return Admitted::kYes;

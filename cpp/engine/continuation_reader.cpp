@@ -21,6 +21,12 @@ int64_t ContinuationWork::take_next() {
   return taken;
 }
 
+int64_t ContinuationWork::length() const {
+  size_t longest = 0;
+  for (const std::vector<int32_t>& tokens : request.continuations) longest = std::max(longest, tokens.size());
+  return static_cast<int64_t>(request.prompt.size() + longest);
+}
+
 // What follows a continuation's last token is not wanted: a single one need not be read.
 void ContinuationWork::skip_single_tokens() {
   while (next < request.continuations.size() && request.continuations[next].size() == 1) ++next;
@@ -32,7 +38,7 @@ ContinuationReader::ContinuationReader(std::shared_ptr<ContinuationWork> work, b
 Admitted ContinuationReader::admit(Admission& admission) {
   if (!first_) {
     if (work_->prompt_slot < 0) return Admitted::kLater;
-    slot_ = admission.acquire_empty();
+    slot_ = admission.acquire_empty(work_->length());
     if (slot_ < 0) return Admitted::kNoSlot;
     admission.cache().copy(work_->prompt_slot, slot_, prompt_length());
     cached_length_ = prompt_length();
@@ -40,7 +46,7 @@ Admitted ContinuationReader::admit(Admission& admission) {
   }
   const ContinuationsRequest& request = work_->request;
   const Admission::Grant grant =
-      admission.acquire(request.prompt, {true, request.prefix_scope}, request.prefix.get());
+      admission.acquire(request.prompt, {true, request.prefix_scope}, request.prefix.get(), work_->length());
   if (grant.admitted != Admitted::kYes) return grant.admitted;
   slot_ = grant.slot;
   cached_length_ = grant.cached_length;

@@ -15,6 +15,8 @@ namespace gpt2fast {
 struct ContinuationWork {
   explicit ContinuationWork(ContinuationsRequest wanted);
 
+  // Tokens of the prompt and its longest continuation.
+  int64_t length() const;
   // The next continuation that has anything to read; -1: none.
   int64_t take_next();
 

@@ -84,7 +84,8 @@ void DraftWriter::take_request() {
 Admitted DraftWriter::admit(Admission& admission) {
   take_request();
   if (wanted_ <= 0) return Admitted::kLater;
-  const Admission::Grant grant = admission.acquire(text_, {true, prefix_scope_}, nullptr);
+  const Admission::Grant grant =
+      admission.acquire(text_, {true, prefix_scope_}, nullptr, engine_.n_positions);
   if (grant.admitted != Admitted::kYes) return grant.admitted;
   slot_ = grant.slot;
   cached_.assign(text_.begin(), text_.begin() + grant.cached_length);

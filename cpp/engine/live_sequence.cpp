@@ -103,8 +103,9 @@ void LiveSequence::prepare() {
 
 Admitted LiveSequence::admit(Admission& admission) {
   pending_tokens();  // moves the window if it is full
-  const Admission::Grant grant = admission.acquire(
-      window(), {generation_->use_prefix_cache, generation_->prefix_scope}, generation_->prefix.get());
+  const Admission::Grant grant =
+      admission.acquire(window(), {generation_->use_prefix_cache, generation_->prefix_scope},
+                        generation_->prefix.get(), max_length(request_, *generation_));
   if (grant.admitted != Admitted::kYes) return grant.admitted;
   slot_ = grant.slot;
   cached_length_ = grant.cached_length;

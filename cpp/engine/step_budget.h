@@ -8,7 +8,8 @@ namespace gpt2fast {
 
 class StepBudget {
  public:
-  // max_tokens: the most tokens of a step. slowdown (>= 1): the factor by which prompts may lengthen a step.
+  // max_tokens: the most tokens of a step. slowdown (>= 1): the factor by which prompts may lengthen a step,
+  // but for one in twenty.
   StepBudget(int64_t max_tokens, double slowdown);
 
   // Records how long a step of this many decoded tokens and prompt tokens took.
@@ -39,6 +40,8 @@ class StepBudget {
   // Seconds of a step by its number of decoded tokens, without prompts; 0: not known. Index 0 is not used.
   std::vector<double> decode_seconds_;
   double seconds_per_prompt_token_ = 0;  // 0: not known
+  // By what part steps with decoded tokens and prompts differ from what was expected, in the mean.
+  double deviation_ = 0;
 };
 
 }  // namespace gpt2fast

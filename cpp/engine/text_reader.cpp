@@ -21,7 +21,7 @@ void check_text(std::span<const int32_t> tokens, int64_t past, const EngineOptio
 }
 
 Admitted TextReader::admit(Admission& admission) {
-  const int64_t slot = admission.acquire_empty();
+  const int64_t slot = admission.acquire_empty(past_ + left());
   if (slot < 0) return Admitted::kNoSlot;
   slot_ = slot;
   cache_ = &admission.cache();

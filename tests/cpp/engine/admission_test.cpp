@@ -16,7 +16,7 @@ class Holder final : public Participant {
  public:
   Holder(ByHand& engine, Tokens tokens, int64_t cached_length, uint64_t scope = 0)
       : tokens_(std::move(tokens)), cached_length_(cached_length), scope_(scope) {
-    slot_ = engine.slots.acquire({}, {.reuses = false}).slot;
+    slot_ = engine.slots.acquire({}, {.reuses = false}, 0).slot;
     const std::vector<float> keys(tokens_.begin(), tokens_.begin() + cached_length);
     engine.model.cache().write(0, slot_, 0, cached_length, keys.data(), keys.data());
     engine.holders.push_back(this);
@@ -48,7 +48,7 @@ class Holder final : public Participant {
 
 Admission::Grant acquire(ByHand& engine, const Tokens& tokens, Sharing sharing = {},
                          const Prefix* prefix = nullptr) {
-  return Admission(engine.model.cache(), engine.slots, engine.holders).acquire(tokens, sharing, prefix);
+  return Admission(engine.model.cache(), engine.slots, engine.holders).acquire(tokens, sharing, prefix, 0);
 }
 
 Tokens held(ByHand& engine, int64_t slot, int64_t length) {
@@ -64,7 +64,7 @@ TEST(without_a_free_slot_there_is_none) {
   CHECK(acquire(engine, range(0, 20)).admitted == Admitted::kNoSlot);
   Admission admission(engine.model.cache(), engine.slots, engine.holders);
   CHECK_EQ(admission.free_slots(), 0);
-  CHECK_EQ(admission.acquire_empty(), -1);
+  CHECK_EQ(admission.acquire_empty(0), -1);
 }
 
 TEST(a_live_text_lends_what_it_has_of_the_beginning) {
@@ -86,7 +86,7 @@ TEST(the_last_token_is_left_to_compute) {
 TEST(the_one_that_has_most_lends) {
   ByHand engine(4);
   const Tokens idle_text = range(0, 8);
-  const int64_t idle = engine.slots.acquire({}, {.reuses = false}).slot;
+  const int64_t idle = engine.slots.acquire({}, {.reuses = false}, 0).slot;
   engine.slots.release(idle, idle_text);
   const Holder little(engine, joined(range(0, 6), {20}), 7);
   const Admission::Grant from_idle = acquire(engine, range(0, 14));
@@ -149,9 +149,9 @@ TEST(queries_and_hits_are_counted_in_tokens) {
   ByHand engine(4);
   const Holder holder(engine, range(0, 12), 12);
   Admission admission(engine.model.cache(), engine.slots, engine.holders);
-  admission.acquire(range(0, 10), {}, nullptr);
-  admission.acquire(range(5, 3), {}, nullptr);
-  admission.acquire(range(0, 10), {.reuses = false}, nullptr);
+  admission.acquire(range(0, 10), {}, nullptr, 0);
+  admission.acquire(range(5, 3), {}, nullptr, 0);
+  admission.acquire(range(0, 10), {.reuses = false}, nullptr, 0);
   CHECK_EQ(admission.prefix_queries(), 13);
   CHECK_EQ(admission.prefix_hits(), 9);
 }

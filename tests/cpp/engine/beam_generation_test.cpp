@@ -160,7 +160,7 @@ TEST(the_prompt_is_read_once_and_cut_to_the_room) {
 
 TEST(all_slots_are_had_at_once) {
   ByHand engine;
-  const int64_t taken = engine.slots.acquire({}, {.reuses = false}).slot;
+  const int64_t taken = engine.slots.acquire({}, {.reuses = false}, 0).slot;
   BeamGeneration search = made(engine, range(0, 3), beams(4, 5));
   CHECK(engine.admit(search) == Admitted::kNoSlot);
   CHECK(!search.has_slot());

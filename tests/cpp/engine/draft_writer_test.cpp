@@ -131,7 +131,7 @@ TEST(drafts_have_the_texts_own_options_and_seed) {
 
 TEST(without_a_slot_there_is_no_draft) {
   Desk desk(1);
-  desk.engine.slots.acquire({}, {.reuses = false});
+  desk.engine.slots.acquire({}, {.reuses = false}, 0);
   desk.request(range(0, 5), {}, 4);
   CHECK(desk.engine.admit(desk.writer) == Admitted::kNoSlot);
   CHECK(desk.exchange->is_drafting());

@@ -112,7 +112,7 @@ class Holding final : public Participant {
  public:
   explicit Holding(std::function<void()> asked) : asked_(std::move(asked)) {}
   Admitted admit(Admission& admission) override {
-    slot_ = admission.acquire_empty();
+    slot_ = admission.acquire_empty(0);
     return has_slot() ? Admitted::kYes : Admitted::kNoSlot;
   }
   bool has_slot() const override { return slot_ >= 0; }

@@ -32,7 +32,7 @@ class Faulty final : public Participant {
   explicit Faulty(Place place) : place_(place) {}
 
   Admitted admit(Admission& admission) override {
-    slot_ = admission.acquire_empty();
+    slot_ = admission.acquire_empty(0);
     return slot_ < 0 ? Admitted::kNoSlot : Admitted::kYes;
   }
   bool has_slot() const override { return slot_ >= 0; }

@@ -44,32 +44,12 @@ TEST(grants_each_slot_once) {
   KvCache cache = small_cache(2);
   SlotPool pool(cache, 0);
   const auto prompt = range(0, 4);
-  const auto first = pool.acquire(prompt, {});
-  const auto second = pool.acquire(prompt, {});
+  const auto first = pool.acquire(prompt, {}, 0);
+  const auto second = pool.acquire(prompt, {}, 0);
   CHECK(first.slot >= 0 && second.slot >= 0 && first.slot != second.slot);
-  CHECK_EQ(pool.acquire(prompt, {}).slot, -1);
+  CHECK_EQ(pool.acquire(prompt, {}, 0).slot, -1);
   pool.release(first.slot, {});
-  CHECK_EQ(pool.acquire(prompt, {}).slot, first.slot);
-}
-
-TEST(of_empty_slots_the_one_that_was_emptied_last_keeps_its_memory) {
-  KvCache cache = small_cache(4);
-  SlotPool pool(cache, 4 * cache.bytes_per_position());
-  const auto acquired = [&] { return pool.acquire({}, {.reuses = false}).slot; };
-  const int64_t first = acquired();
-  pool.release(first, range(0, 5));  // more than is remembered, so it is emptied
-  CHECK_EQ(acquired(), first);
-  const int64_t second = acquired();
-  pool.release(second, range(0, 5));
-  CHECK_EQ(acquired(), second);  // as the first is in use
-  pool.release(second, range(0, 1));
-  const int64_t third = acquired();
-  pool.release(third, range(10, 3));
-  pool.release(first, range(20, 1));  // the second is forgotten, which was used longest ago
-  CHECK_EQ(acquired(), second);
-  pool.release(second, range(30, 4));  // and now both others are
-  CHECK_EQ(pool.acquire(range(30, 4), {}).slot, second);
-  CHECK_EQ(acquired(), first);
+  CHECK_EQ(pool.acquire(prompt, {}, 0).slot, first.slot);
 }
 
 TEST(slots_are_counted) {
@@ -77,7 +57,7 @@ TEST(slots_are_counted) {
   SlotPool pool(cache, 0);
   CHECK_EQ(pool.size(), 2);
   CHECK_EQ(pool.free(), 2);
-  const int64_t slot = pool.acquire({}, {.reuses = false}).slot;
+  const int64_t slot = pool.acquire({}, {.reuses = false}, 0).slot;
   CHECK_EQ(pool.free(), 1);
   pool.release(slot, {});
   CHECK_EQ(pool.free(), 2);
@@ -86,7 +66,7 @@ TEST(slots_are_counted) {
 TEST(a_slot_is_given_back_once) {
   KvCache cache = small_cache(1);
   SlotPool pool(cache, 0);
-  const int64_t slot = pool.acquire({}, {.reuses = false}).slot;
+  const int64_t slot = pool.acquire({}, {.reuses = false}, 0).slot;
   pool.release(slot, {});
   CHECK_THROWS(pool.release(slot, {}), std::logic_error);
   CHECK_EQ(pool.free(), 1);
@@ -96,53 +76,53 @@ TEST(a_common_prefix_is_taken_over) {
   KvCache cache = small_cache(1);
   SlotPool pool(cache, 1 << 20);
   const auto tokens = range(0, 10);
-  const auto first = pool.acquire(tokens, {});
+  const auto first = pool.acquire(tokens, {}, 0);
   CHECK_EQ(first.cached_length, 0);
   pool.release(first.slot, tokens);
   auto longer = range(0, 20);
-  const auto second = pool.acquire(longer, {});
+  const auto second = pool.acquire(longer, {}, 0);
   CHECK_EQ(second.cached_length, 10);
   pool.release(second.slot, tokens);
-  CHECK_EQ(pool.acquire(longer, {.reuses = false}).cached_length, 0);
+  CHECK_EQ(pool.acquire(longer, {.reuses = false}, 0).cached_length, 0);
 }
 
 TEST(a_prefix_of_another_scope_is_not_taken_over) {
   KvCache cache = small_cache(2);
   SlotPool pool(cache, 1 << 20);
   const auto tokens = range(0, 10);
-  pool.release(pool.acquire(tokens, {.scope = 1}).slot, tokens, 1);
-  const auto other = pool.acquire(tokens, {.scope = 2});
+  pool.release(pool.acquire(tokens, {.scope = 1}, 0).slot, tokens, 1);
+  const auto other = pool.acquire(tokens, {.scope = 2}, 0);
   CHECK_EQ(other.cached_length, 0);
   pool.release(other.slot, tokens, 2);
-  CHECK_EQ(pool.acquire(tokens, {.scope = 1}).cached_length, 9);
-  CHECK_EQ(pool.acquire(tokens, {.scope = 2}).cached_length, 9);
+  CHECK_EQ(pool.acquire(tokens, {.scope = 1}, 0).cached_length, 9);
+  CHECK_EQ(pool.acquire(tokens, {.scope = 2}, 0).cached_length, 9);
 }
 
 TEST(the_last_prompt_token_is_always_left_to_compute) {
   KvCache cache = small_cache(1);
   SlotPool pool(cache, 1 << 20);
   const auto tokens = range(0, 10);
-  pool.release(pool.acquire(tokens, {}).slot, tokens);
-  CHECK_EQ(pool.acquire(tokens, {}).cached_length, 9);
+  pool.release(pool.acquire(tokens, {}, 0).slot, tokens);
+  CHECK_EQ(pool.acquire(tokens, {}, 0).cached_length, 9);
 }
 
 TEST(a_long_sequence_keeps_its_slot_and_lends_a_copy) {
   KvCache cache = small_cache(2);
   SlotPool pool(cache, 1 << 20);
   const auto tokens = range(0, 40);
-  const auto first = pool.acquire(tokens, {});
+  const auto first = pool.acquire(tokens, {}, 0);
   fill(cache, first.slot, 40, 7.0f);
   pool.release(first.slot, tokens);
   auto branch = range(0, 10);
   branch.push_back(99);
-  const auto second = pool.acquire(branch, {});
+  const auto second = pool.acquire(branch, {}, 0);
   CHECK(second.slot != first.slot);
   CHECK_EQ(second.cached_length, 10);
   for (int64_t layer = 0; layer < 2; ++layer) {
     CHECK(keys_of(cache, layer, second.slot, 10) == keys_of(cache, layer, first.slot, 10));
   }
   pool.release(second.slot, {});
-  CHECK_EQ(pool.acquire(tokens, {}).cached_length, 39);
+  CHECK_EQ(pool.acquire(tokens, {}, 0).cached_length, 39);
 }
 
 TEST(the_budget_forgets_the_least_recently_used) {
@@ -150,12 +130,12 @@ TEST(the_budget_forgets_the_least_recently_used) {
   SlotPool pool(cache, 15 * cache.bytes_per_position());
   const auto a = range(0, 10);
   const auto b = range(100, 10);
-  const auto slot_a = pool.acquire(a, {}).slot;
-  const auto slot_b = pool.acquire(b, {}).slot;
+  const auto slot_a = pool.acquire(a, {}, 0).slot;
+  const auto slot_b = pool.acquire(b, {}, 0).slot;
   pool.release(slot_a, a);
   pool.release(slot_b, b);
-  CHECK_EQ(pool.acquire(b, {}).cached_length, 9);
-  CHECK_EQ(pool.acquire(a, {}).cached_length, 0);
+  CHECK_EQ(pool.acquire(b, {}, 0).cached_length, 9);
+  CHECK_EQ(pool.acquire(a, {}, 0).cached_length, 0);
 }
 
 // Whether a slot's memory still holds what was written there: memory that was given back reads as zeros.
@@ -164,59 +144,110 @@ bool holds_something(const KvCache& cache, int64_t slot) {
   return std::any_of(bytes, bytes + cache.shape().slot_bytes(), [](char byte) { return byte != 0; });
 }
 
-TEST(one_empty_slot_keeps_its_memory) {
-  KvCache cache({.heads = 2, .head_dim = 64, .positions = 64, .format = CacheFormat::kFloat32}, 3);
-  SlotPool pool(cache, 0);
-  const auto prompt = range(0, 64);
-  const std::vector<float> ones(2 * 64 * 64, 1.0f);
-  const auto used = [&](int64_t slot) {
-    cache.write(0, slot, 0, 64, ones.data(), ones.data());
-    pool.release(slot, prompt);
-  };
-  const int64_t first = pool.acquire(prompt, {}).slot;
-  const int64_t second = pool.acquire(prompt, {}).slot;
-  used(first);
-  CHECK(holds_something(cache, first));
-  used(second);
-  CHECK(!holds_something(cache, first));
-  CHECK(holds_something(cache, second));
-  CHECK_EQ(pool.acquire(prompt, {}).slot, second);  // rather than one without memory
-  used(second);
-  CHECK(holds_something(cache, second));
-  pool.clear_idle();
-  CHECK(!holds_something(cache, second));
+// A pool whose texts write what they hold, so that it shows where memory was given back.
+struct Pages {
+  explicit Pages(int64_t slots, int64_t budget_tokens)
+      : cache({.heads = 2, .head_dim = 64, .positions = 1024, .format = CacheFormat::kFloat32}, slots),
+        pool(cache, budget_tokens * cache.bytes_per_position()) {}
+
+  int64_t begin(int64_t length) {
+    const int64_t slot = pool.acquire({}, {.reuses = false}, length).slot;
+    const std::vector<float> ones(static_cast<size_t>(2 * length * 64), 1.0f);
+    cache.write(0, slot, 0, length, ones.data(), ones.data());
+    return slot;
+  }
+  void end(int64_t slot, int32_t length) { pool.release(slot, range(0, length)); }
+  bool hold(int64_t slot) const { return holds_something(cache, slot); }
+
+  KvCache cache;
+  SlotPool pool;
+};
+
+TEST(as_many_empty_slots_keep_their_memory_as_texts_ran_at_once) {
+  Pages pages(4, 0);
+  const int64_t first = pages.begin(64), second = pages.begin(64), third = pages.begin(64);
+  for (const int64_t slot : {first, second, third}) pages.end(slot, 64);
+  CHECK(pages.hold(first) && pages.hold(second) && pages.hold(third));
+  std::vector<int64_t> again{pages.begin(64), pages.begin(64), pages.begin(64)};
+  std::ranges::sort(again);
+  CHECK(again == (std::vector<int64_t>{first, second, third}));  // and not the fourth
 }
 
-TEST(the_slot_with_most_memory_keeps_it) {
-  KvCache cache({.heads = 2, .head_dim = 64, .positions = 128, .format = CacheFormat::kFloat32}, 2);
-  SlotPool pool(cache, 0);
-  const auto long_text = range(0, 128), short_text = range(0, 64);
-  const std::vector<float> ones(2 * 128 * 64, 1.0f);
-  const int64_t first = pool.acquire(long_text, {}).slot;
-  const int64_t second = pool.acquire(short_text, {}).slot;
-  cache.write(0, first, 0, 128, ones.data(), ones.data());
-  cache.write(0, second, 0, 64, ones.data(), ones.data());
-  pool.release(first, long_text);
-  pool.release(second, short_text);
-  CHECK(holds_something(cache, first));
-  CHECK(!holds_something(cache, second));
-  // A short text in the slot does not make it forget how much memory it has.
-  CHECK_EQ(pool.acquire(short_text, {}).slot, first);
-  CHECK_EQ(pool.acquire(short_text, {}).slot, second);
-  cache.write(0, second, 0, 64, ones.data(), ones.data());
-  pool.release(first, short_text);
-  pool.release(second, short_text);
-  CHECK(holds_something(cache, first));
-  CHECK(!holds_something(cache, second));
+TEST(memory_of_many_texts_goes_when_few_have_run_for_a_while) {
+  Pages pages(4, 0);
+  std::vector<int64_t> slots;
+  for (int i = 0; i < 4; ++i) slots.push_back(pages.begin(1024));
+  for (const int64_t slot : slots) pages.end(slot, 1024);
+  for (int i = 0; i < 8; ++i) pages.end(pages.begin(1024), 1024);  // twice as many texts as there are slots
+  CHECK_EQ(std::ranges::count_if(slots, [&](int64_t slot) { return pages.hold(slot); }), 1);
+}
+
+TEST(clearing_gives_all_memory_back) {
+  Pages pages(2, 100);
+  const int64_t first = pages.begin(64), second = pages.begin(100);
+  pages.end(first, 64);   // remembered
+  pages.end(second, 90);  // the first is forgotten
+  CHECK(pages.hold(first) && pages.hold(second));
+  pages.pool.clear_idle();
+  CHECK(!pages.hold(first) && !pages.hold(second));
+}
+
+TEST(a_text_gets_the_least_memory_that_suffices) {
+  Pages pages(3, 0);
+  const int64_t large = pages.begin(1000), small = pages.begin(100), medium = pages.begin(300);
+  pages.end(large, 1000);
+  pages.end(small, 100);
+  pages.end(medium, 300);
+  CHECK_EQ(pages.begin(200), medium);
+  CHECK_EQ(pages.begin(200), large);
+  CHECK_EQ(pages.begin(200), small);  // as no other is left: it gets more
+}
+
+TEST(where_none_suffices_a_text_gets_the_most_memory) {
+  Pages pages(3, 0);
+  const int64_t small = pages.begin(100), medium = pages.begin(300);
+  pages.end(medium, 300);
+  pages.end(small, 100);
+  CHECK_EQ(pages.begin(500), medium);
+}
+
+TEST(what_has_to_be_forgotten_for_a_text_leaves_its_memory_to_it) {
+  Pages pages(4, 1000);
+  const int64_t old = pages.begin(600);
+  pages.end(old, 600);
+  const int64_t fresh = pages.begin(300);
+  CHECK(fresh != old);  // the budget has room for both
+  pages.end(fresh, 300);
+  CHECK_EQ(pages.begin(500), old);  // not for this, too, so that the oldest one goes
+}
+
+TEST(texts_of_which_nothing_is_remembered_take_memory_too) {
+  Pages pages(2, 0);
+  const int64_t slot = pages.begin(200);
+  pages.pool.release(slot, {});
+  CHECK(pages.hold(slot));
+  CHECK_EQ(pages.begin(200), slot);
+  pages.pool.release(slot, {});
+  pages.pool.clear_idle();
+  CHECK(!pages.hold(slot));
+}
+
+TEST(a_short_text_does_not_hide_how_much_memory_a_slot_has) {
+  Pages pages(2, 0);
+  const int64_t slot = pages.begin(1000);
+  pages.end(slot, 1000);
+  CHECK_EQ(pages.begin(10), slot);
+  pages.end(slot, 10);
+  CHECK_EQ(pages.begin(1000), slot);
 }
 
 TEST(clearing_forgets_everything_idle) {
   KvCache cache = small_cache(1);
   SlotPool pool(cache, 1 << 20);
   const auto tokens = range(0, 10);
-  pool.release(pool.acquire(tokens, {}).slot, tokens);
+  pool.release(pool.acquire(tokens, {}, 0).slot, tokens);
   pool.clear_idle();
-  CHECK_EQ(pool.acquire(tokens, {}).cached_length, 0);
+  CHECK_EQ(pool.acquire(tokens, {}, 0).cached_length, 0);
 }
 
 }  // namespace

@@ -46,8 +46,46 @@ TEST(a_mixed_step_tells_what_its_prompt_tokens_took) {
   CHECK_EQ(budget.prompt_tokens(4), 16);
   budget.observe(4, 8, 1.5);  // half a second for 8 tokens
   CHECK_EQ(budget.prompt_tokens(4), 16);
-  budget.observe(4, 8, 1.0);  // as fast as without: one of about ten measurements
-  CHECK_EQ(budget.prompt_tokens(4), 17);
+  budget.observe(4, 8, 1.0);              // as fast as without: one of about ten measurements
+  CHECK_EQ(budget.prompt_tokens(4), 15);  // 17 if the step had not come as a surprise
+}
+
+TEST(one_step_that_is_held_up_changes_little) {
+  StepBudget budget(128, 2.0);
+  budget.observe(4, 0, 1.0);
+  budget.observe(0, 32, 2.0);
+  budget.observe(4, 0, 100.0);  // counts as 1.5 s
+  CHECK_EQ(budget.prompt_tokens(4), 16);
+  budget.observe(0, 32, 100.0);  // as 3 s
+  CHECK_EQ(budget.prompt_tokens(4), 16);
+  budget.observe(4, 16, 100.0);
+  CHECK_EQ(budget.prompt_tokens(4), 11);
+}
+
+TEST(steps_of_uncertain_length_get_less) {
+  StepBudget budget(128, 2.0);
+  budget.observe(4, 0, 1.0);
+  budget.observe(4, 16, 2.0);
+  CHECK_EQ(budget.prompt_tokens(4), 16);
+  for (int i = 0; i < 100; ++i) {
+    budget.observe(4, 16, 2.0 * 1.25);
+    budget.observe(4, 16, 2.0 * 0.75);
+  }
+  // A quarter longer or shorter: aims at 2 / (1 + 2 / 4) times a step without prompts instead of twice.
+  CHECK(budget.prompt_tokens(4) >= 5 && budget.prompt_tokens(4) <= 6);
+  for (int i = 0; i < 100; ++i) budget.observe(4, 16, 2.0);
+  CHECK(budget.prompt_tokens(4) >= 15);
+}
+
+TEST(a_machine_that_has_become_slower_is_followed) {
+  StepBudget budget(128, 2.0);
+  budget.observe(0, 32, 2.0);
+  budget.observe(4, 0, 0.5);
+  CHECK_EQ(budget.prompt_tokens(4), 8);
+  for (int i = 0; i < 60; ++i) budget.observe(4, 0, 2.0);
+  CHECK_EQ(budget.prompt_tokens(4), 31);
+  for (int i = 0; i < 60; ++i) budget.observe(4, 32, 18.0);  // half a second a token
+  CHECK_EQ(budget.prompt_tokens(4), 3);  // 2 s at most, a little less as steps still surprise
 }
 
 TEST(the_nearest_number_of_texts_counts) {
@@ -89,8 +127,9 @@ TEST(times_are_running_means) {
   budget.observe(0, 1, 0.0625);
   budget.observe(1, 0, 1.0);
   CHECK_EQ(budget.prompt_tokens(1), 16);
-  budget.observe(1, 0, 11.0);  // 1 + (11 - 1) / 10
-  CHECK_EQ(budget.prompt_tokens(1), 32);
+  budget.observe(1, 0, 1.25);  // 1 + (1.25 - 1) / 10
+  budget.observe(0, 1, 0.03125);
+  CHECK_EQ(budget.prompt_tokens(1), 17);  // 1.025 / (0.0625 - 0.003125)
 }
 
 }  // namespace
