@@ -696,5 +696,5 @@ class GPT2(NotOfModels):
         return EngineStats(**self._loaded.engine.stats())
 
     def clear_prefix_cache(self) -> None:
-        """Forget the keys and values of finished texts, and give the memory of idle texts back to the system."""
+        """Forget keys and values of finished texts, and give the memory of idle ones back to the system."""
         self._loaded.engine.clear_prefix_cache()
