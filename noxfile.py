@@ -118,6 +118,13 @@ def systems(session: nox.Session) -> None:
 
 
 @nox.session
+def windows(session: nox.Session) -> None:
+    """Run the C++ tests as programs for Windows under Wine, which must be there; arguments go to ctest."""
+    session.install("cmake", "ninja", "ziglang>=0.15")
+    session.run("bash", "tools/windows_tests.sh", "build/windows-tests", *session.posargs, external=True)
+
+
+@nox.session
 def docs(session: nox.Session) -> None:
     """Run the documentation's Python blocks and check the files that it names."""
     session.install(".[server,test]", "celery", "fastapi", "httpx")

@@ -4,7 +4,7 @@ include(CheckCXXCompilerFlag)
 
 function(gpt2fast_set_instruction_sets target)
   string(TOLOWER "${CMAKE_SYSTEM_PROCESSOR}" processor)
-  if(processor MATCHES "^(x86_64|amd64)$" AND NOT MSVC)
+  if(processor MATCHES "^(x86_64|amd64)$")
     set(flags_avx2 -mavx2 -mfma -mf16c)
     set(flags_avx_vnni ${flags_avx2} -mavxvnni)
     set(flags_avx512 ${flags_avx2} -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mpopcnt)

@@ -5,11 +5,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#if defined(_MSC_VER)
-#define GPT2FAST_INLINE __forceinline
-#else
 #define GPT2FAST_INLINE inline __attribute__((always_inline))
-#endif
 
 // Unrolls a loop over a register tile completely, so that the tile's arrays become registers.
 #define GPT2FAST_UNROLL _Pragma("GCC unroll 32")

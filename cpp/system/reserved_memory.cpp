@@ -2,12 +2,11 @@
 #include "system/reserved_memory.h"
 
 #include <cstdint>
-#include <cstring>
 #include <new>
 #include <utility>
 
 #ifdef _WIN32
-#include <cstdlib>
+#include <windows.h>
 #else
 #include <sys/mman.h>
 #include <unistd.h>
@@ -17,20 +16,34 @@ namespace gpt2fast {
 
 #ifdef _WIN32
 
-ReservedMemory::ReservedMemory(size_t bytes, PageSize) : bytes_(bytes) {
-  if (bytes == 0) return;
-  data_ = _aligned_malloc(bytes, 4096);
-  if (data_ == nullptr) throw std::bad_alloc();
-  std::memset(data_, 0, bytes);
+namespace {
+
+size_t page_bytes() {
+  SYSTEM_INFO info;
+  GetSystemInfo(&info);
+  return info.dwPageSize;
 }
 
-ReservedMemory::~ReservedMemory() { _aligned_free(data_); }
+}  // namespace
 
-void ReservedMemory::discard(size_t offset, size_t bytes) noexcept {
-  std::memset(static_cast<char*>(data_) + offset, 0, bytes);
+// Pages come when they are touched, but count against the system's limit from the beginning.
+ReservedMemory::ReservedMemory(size_t bytes, PageSize) : bytes_(bytes) {
+  if (bytes == 0) return;
+  data_ = VirtualAlloc(nullptr, bytes, MEM_RESERVE | MEM_COMMIT, PAGE_READWRITE);
+  if (data_ == nullptr) throw std::bad_alloc();
+}
+
+ReservedMemory::~ReservedMemory() {
+  if (data_ != nullptr) VirtualFree(data_, 0, MEM_RELEASE);
 }
 
 #else
+
+namespace {
+
+size_t page_bytes() { return static_cast<size_t>(sysconf(_SC_PAGESIZE)); }
+
+}  // namespace
 
 ReservedMemory::ReservedMemory(size_t bytes, [[maybe_unused]] PageSize pages) : bytes_(bytes) {
   if (bytes == 0) return;
@@ -50,14 +63,22 @@ ReservedMemory::~ReservedMemory() {
   if (data_ != nullptr) munmap(data_, bytes_);
 }
 
+#endif
+
 void ReservedMemory::discard(size_t offset, size_t bytes) noexcept {
-  const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));  // data_ begins with one
+  const size_t page = page_bytes();  // data_ begins with one
   const size_t first = (offset + page - 1) / page * page;
   const size_t last = (offset + bytes) / page * page;
-  if (first < last) madvise(static_cast<char*>(data_) + first, last - first, MADV_DONTNEED);
-}
-
+  if (first >= last) return;
+#ifdef _WIN32
+  // Decommitted pages might not be to be had again. To unlock what is not locked takes it out of the working
+  // set.
+  VirtualAlloc(as<char>() + first, last - first, MEM_RESET, PAGE_READWRITE);
+  VirtualUnlock(as<char>() + first, last - first);
+#else
+  madvise(as<char>() + first, last - first, MADV_DONTNEED);
 #endif
+}
 
 ReservedMemory::ReservedMemory(ReservedMemory&& other) noexcept
     : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}

@@ -11,7 +11,8 @@ enum class PageSize {
 };
 
 // Owns a page-aligned range of address space. The first write to a page commits it, so a buffer can be as
-// large as the largest step or the fullest cache and cost only what is used.
+// large as the largest step or the fullest cache and cost only what is used. (On Windows, all of it counts
+// against the system's limit of committed memory.)
 class ReservedMemory {
  public:
   ReservedMemory() = default;
@@ -30,7 +31,8 @@ class ReservedMemory {
     return static_cast<T*>(data_);
   }
 
-  // Gives the whole pages inside [offset, offset + bytes) back to the system; they read as zeros afterwards.
+  // Gives the whole pages inside [offset, offset + bytes) back to the system. They read as zeros afterwards,
+  // but on Windows, where they may also hold what they held.
   void discard(size_t offset, size_t bytes) noexcept;
 
  private:

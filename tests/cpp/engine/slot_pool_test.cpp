@@ -173,6 +173,7 @@ TEST(as_many_empty_slots_keep_their_memory_as_texts_ran_at_once) {
   CHECK(again == (std::vector<int64_t>{first, second, third}));  // and not the fourth
 }
 
+#ifndef _WIN32  // where memory may still hold what it held when it was given back
 TEST(memory_of_many_texts_goes_when_few_have_run_for_a_while) {
   Pages pages(4, 0);
   std::vector<int64_t> slots;
@@ -191,6 +192,18 @@ TEST(clearing_gives_all_memory_back) {
   pages.pool.clear_idle();
   CHECK(!pages.hold(first) && !pages.hold(second));
 }
+
+TEST(texts_of_which_nothing_is_remembered_take_memory_too) {
+  Pages pages(2, 0);
+  const int64_t slot = pages.begin(200);
+  pages.pool.release(slot, {});
+  CHECK(pages.hold(slot));
+  CHECK_EQ(pages.begin(200), slot);
+  pages.pool.release(slot, {});
+  pages.pool.clear_idle();
+  CHECK(!pages.hold(slot));
+}
+#endif
 
 TEST(a_text_gets_the_least_memory_that_suffices) {
   Pages pages(3, 0);
@@ -219,17 +232,6 @@ TEST(what_has_to_be_forgotten_for_a_text_leaves_its_memory_to_it) {
   CHECK(fresh != old);  // the budget has room for both
   pages.end(fresh, 300);
   CHECK_EQ(pages.begin(500), old);  // not for this, too, so that the oldest one goes
-}
-
-TEST(texts_of_which_nothing_is_remembered_take_memory_too) {
-  Pages pages(2, 0);
-  const int64_t slot = pages.begin(200);
-  pages.pool.release(slot, {});
-  CHECK(pages.hold(slot));
-  CHECK_EQ(pages.begin(200), slot);
-  pages.pool.release(slot, {});
-  pages.pool.clear_idle();
-  CHECK(!pages.hold(slot));
 }
 
 TEST(a_short_text_does_not_hide_how_much_memory_a_slot_has) {

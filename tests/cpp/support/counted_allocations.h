@@ -33,7 +33,19 @@ inline void count_allocation([[maybe_unused]] const void* caller) {
 
 inline void* aligned_allocation(size_t size, std::align_val_t alignment) {
   const auto unit = static_cast<size_t>(alignment);
+#ifdef _WIN32
+  return _aligned_malloc(size, unit);
+#else
   return size > SIZE_MAX - unit ? nullptr : std::aligned_alloc(unit, (size + unit) / unit * unit);
+#endif
+}
+
+inline void aligned_free(void* memory) {
+#ifdef _WIN32
+  _aligned_free(memory);
+#else
+  std::free(memory);
+#endif
 }
 
 }  // namespace gpt2fast::testing
@@ -55,7 +67,9 @@ __attribute__((noinline)) void* operator new(size_t size, std::align_val_t align
 }
 __attribute__((noinline)) void operator delete(void* memory) noexcept { std::free(memory); }
 __attribute__((noinline)) void operator delete(void* memory, size_t) noexcept { std::free(memory); }
-__attribute__((noinline)) void operator delete(void* memory, std::align_val_t) noexcept { std::free(memory); }
+__attribute__((noinline)) void operator delete(void* memory, std::align_val_t) noexcept {
+  gpt2fast::testing::aligned_free(memory);
+}
 __attribute__((noinline)) void operator delete(void* memory, size_t, std::align_val_t) noexcept {
-  std::free(memory);
+  gpt2fast::testing::aligned_free(memory);
 }
