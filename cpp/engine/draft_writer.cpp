@@ -93,9 +93,10 @@ Admitted DraftWriter::admit(Admission& admission) {
 }
 
 // A draft is a convenience: without a free slot there is none.
-void DraftWriter::refused() {
+bool DraftWriter::refused() {
   take_request();
   if (wanted_ > 0) deliver();
+  return false;
 }
 
 void DraftWriter::release(SlotPool& slots) {

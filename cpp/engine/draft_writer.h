@@ -55,7 +55,7 @@ class DraftWriter final : public Participant {
               const EngineOptions& engine, int64_t max_length);
 
   Admitted admit(Admission& admission) override;
-  void refused() override;
+  bool refused() override;
   bool has_slot() const override { return slot_ >= 0; }
   void release(SlotPool& slots) override;
   Readiness readiness() override;

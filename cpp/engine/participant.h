@@ -55,8 +55,9 @@ class Participant {
   // Slots that it needs at once.
   virtual int64_t slots_needed() const { return 1; }
   virtual Admitted admit(Admission& admission) = 0;
-  // There was no slot for it; it keeps waiting for one.
-  virtual void refused() {}
+  // There was no slot for it. Returns whether it keeps waiting for one, and others behind it; if not, it does
+  // without for now.
+  virtual bool refused() { return true; }
   virtual bool has_slot() const = 0;
   // Gives all slots back; admit() may follow, after which what they held is computed again.
   virtual void release(SlotPool& slots) = 0;

@@ -192,12 +192,9 @@ void Scheduler::admit() {
         continue;
       }
     }
-    if (admitted == Admitted::kNoSlot) {
-      entry.participant->refused();
-      break;
-    }
-    if (admitted == Admitted::kLater) {
-      ++deferred;
+    if (admitted == Admitted::kNoSlot && entry.participant->refused()) break;
+    if (admitted != Admitted::kYes) {
+      if (admitted == Admitted::kLater) ++deferred;
       ++i;
       continue;
     }

@@ -135,7 +135,7 @@ TEST(without_a_slot_there_is_no_draft) {
   desk.request(range(0, 5), {}, 4);
   CHECK(desk.engine.admit(desk.writer) == Admitted::kNoSlot);
   CHECK(desk.exchange->is_drafting());
-  desk.writer.refused();
+  CHECK(!desk.writer.refused());
   CHECK(!desk.exchange->is_drafting());
   CHECK(desk.taken().empty());
   CHECK_EQ(desk.deliveries, 1);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <functional>
+#include <latch>
 #include <map>
 #include <memory>
 #include <thread>
@@ -10,6 +11,7 @@
 #include <vector>
 
 #include "engine/beam_generation.h"
+#include "engine/draft_writer.h"
 #include "engine/scheduler.h"
 #include "support/fake_loop.h"
 #include "support/testing.h"
@@ -340,6 +342,59 @@ TEST(a_level_of_priority_is_worth_one_second) {
   loop.finish(*next);
   CHECK(waited >= std::chrono::seconds(1));
   CHECK(rounds > 1);
+}
+
+// Blocks until the test lets it go on.
+class Blocking final : public ChoiceHook {
+ public:
+  const uint32_t* allowed_tokens(const TokenHistory&, int64_t) override {
+    entered.count_down();
+    left.wait();
+    return nullptr;
+  }
+  void process_scores(const TokenHistory&, std::span<float>) override {}
+  bool is_complete(const TokenHistory&) override { return false; }
+
+  std::latch entered{1};
+  std::latch left{1};
+};
+
+// Without a slot there is no draft, for anyone: who gets none and asks again at once is not refused alone.
+TEST(every_writer_of_drafts_hears_that_there_is_no_slot) {
+  constexpr int kMostRequests = 1000;
+  Loop loop(1, 8);
+  const auto hook = std::make_shared<Blocking>();
+  const auto holder = loop.submit(loop.text(prompt(1, 3), length(1), false, hook), false);
+  hook->entered.wait();
+  const Tokens text = range(0, 5);
+  int asked = 0;
+  int asked_before = 0;  // by the first writer's text, when the second one heard
+  std::latch heard(1);
+  std::shared_ptr<DraftExchange> first, second;
+  first = std::make_shared<DraftExchange>(std::make_shared<Waker>([&] {
+    if (++asked < kMostRequests) first->request({text, {}}, 3);
+    loop.scheduler.wake();
+  }));
+  second = std::make_shared<DraftExchange>(std::make_shared<Waker>([&] {
+    if (asked_before == 0) {
+      asked_before = asked;
+      heard.count_down();
+    }
+  }));
+  Texts writers;
+  for (const auto& exchange : {first, second}) {
+    exchange->request({text, {}}, 3);
+    writers.push_back(std::make_unique<DraftWriter>(exchange, *length(20), 0, loop.options, 100));
+  }
+  const auto drafting = loop.submit(std::move(writers), false);
+  heard.wait();
+  hook->left.count_down();
+  loop.finish(*holder);
+  drafting->cancel();
+  loop.scheduler.wake();
+  loop.scheduler.settle(*drafting);
+  CHECK_EQ(asked_before, 1);
+  CHECK(result_of(*holder).tokens == FakeModel::greedy(prompt(1, 3), 1));
 }
 
 }  // namespace
