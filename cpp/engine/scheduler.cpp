@@ -127,7 +127,11 @@ bool Scheduler::retire_entry(const Entry& entry, bool live) {
   }
   if (!participant.done() && reason != FinishReason::kNone) {
     participant.end(reason);
-    (reason == FinishReason::kTime ? counters_.timed_out : counters_.cancelled).add(1);
+    if (reason == FinishReason::kTime) {
+      counters_.timed_out.add(1);
+    } else if (!entry.call->error()) {  // which its call counts
+      counters_.cancelled.add(1);
+    }
   }
   const bool done = participant.done();
   if (live || done) report(entry);

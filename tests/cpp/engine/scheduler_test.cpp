@@ -172,6 +172,8 @@ TEST(an_error_of_a_hook_ends_its_call_alone) {
     CHECK_THROWS(call->mailbox.rethrow(), std::out_of_range);
     other->mailbox.rethrow();
     CHECK(result_of(*other).tokens == FakeModel::greedy(range(5, 3), 20));
+    CHECK_EQ(loop.scheduler.stats().failed, 1);
+    CHECK_EQ(loop.scheduler.stats().cancelled, 0);
   }
 }
 
