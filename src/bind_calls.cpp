@@ -17,7 +17,7 @@ py::object as_tuples(const std::vector<std::vector<TextResult>>& results) {
   for (const std::vector<TextResult>& of_request : results) {
     py::list texts;
     for (const TextResult& one : of_request) {
-      texts.append(py::make_tuple(one.tokens, one.finish_reason, one.kept_bytes, one.cached_tokens,
+      texts.append(py::make_tuple(one.tokens, as_object(one.finish_reason), one.kept_bytes, one.cached_tokens,
                                   arrays_or_none(one.logprobs), one.score, one.started_seconds,
                                   one.first_token_seconds, one.last_token_seconds));
     }
@@ -30,7 +30,7 @@ py::list as_tuples(const std::vector<Progress>& progress) {
   py::list all(progress.size());
   for (size_t i = 0; i < progress.size(); ++i) {
     const Progress& one = progress[i];
-    all[i] = py::make_tuple(one.index, one.new_tokens, one.finish_reason, one.safe_bytes,
+    all[i] = py::make_tuple(one.index, one.new_tokens, as_object(one.finish_reason), one.safe_bytes,
                             arrays_or_none(one.logprobs));
   }
   return all;

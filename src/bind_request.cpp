@@ -1,4 +1,5 @@
 // The arguments of a call: options that its texts share, requests, and what both refer to.
+#include <array>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -29,6 +30,9 @@ void set_stop_strings(GenerationOptions& options, const std::vector<py::bytes>& 
   options.stop.stop_strings.assign(strings.begin(), strings.end());
 }
 
+// Never released: results may be read until the very end.
+std::array<py::handle, static_cast<size_t>(FinishReason::kConstraint) + 1> finish_reasons;
+
 void register_enumerations(py::module_& module) {
   py::enum_<FinishReason>(module, "FinishReason")
       .value("NONE", FinishReason::kNone)
@@ -38,6 +42,9 @@ void register_enumerations(py::module_& module) {
       .value("TIME", FinishReason::kTime)
       .value("CANCELLED", FinishReason::kCancelled)
       .value("CONSTRAINT", FinishReason::kConstraint);
+  for (size_t i = 0; i < finish_reasons.size(); ++i) {
+    finish_reasons[i] = py::cast(static_cast<FinishReason>(i)).release();
+  }
   py::enum_<EarlyStopping>(module, "EarlyStopping")
       .value("FALSE", EarlyStopping::kFalse)
       .value("TRUE", EarlyStopping::kTrue)
@@ -117,6 +124,10 @@ void register_options(py::module_& module) {
 }
 
 }  // namespace
+
+py::object as_object(FinishReason reason) {
+  return py::reinterpret_borrow<py::object>(finish_reasons[static_cast<size_t>(reason)]);
+}
 
 void register_request(py::module_& module) {
   register_enumerations(module);

@@ -6,6 +6,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -27,10 +28,21 @@ std::span<const T> as_span(const py::array_t<T, py::array::c_style>& array) {
   return {array.data(), static_cast<size_t>(array.size())};
 }
 
+// A copy. pybind11, when it copies itself and there is no memory, gives an object that is none.
+template <typename T>
+py::array_t<T> to_array(std::span<const T> values) {
+  py::array_t<T> array(static_cast<py::ssize_t>(values.size()));
+  std::ranges::copy(values, array.mutable_data());
+  return array;
+}
 template <typename T>
 py::array_t<T> to_array(const std::vector<T>& values) {
-  return py::array_t<T>(static_cast<py::ssize_t>(values.size()), values.data());
+  return to_array(std::span<const T>(values));
 }
+
+// The member of the enumeration that Python has, not a new one: pybind11 crashes where it has no memory for
+// it.
+py::object as_object(FinishReason reason);
 
 // Returns true when a Python signal handler has raised an exception. Empty on threads other than the main
 // one, where Python runs no signal handlers.

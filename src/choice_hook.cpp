@@ -17,10 +17,6 @@ namespace {
 
 using MaskArray = py::array_t<uint32_t, py::array::c_style>;
 
-py::array_t<int32_t> view(std::span<const int32_t> tokens) {
-  return py::array_t<int32_t>(static_cast<py::ssize_t>(tokens.size()), tokens.data());
-}
-
 class PythonChoiceHook final : public ChoiceHook {
  public:
   explicit PythonChoiceHook(const py::object& hooks) : owner_(std::make_shared<HookOwner>(hooks)) {}
@@ -28,7 +24,7 @@ class PythonChoiceHook final : public ChoiceHook {
   const uint32_t* allowed_tokens(const TokenHistory& history, int64_t vocab_size) override {
     bool all = true;
     call("allowed_tokens", [&](const py::object& function) {
-      const py::object mask = function(view(history.output));
+      const py::object mask = function(to_array(history.output));
       if (mask.is_none()) return;
       const auto array = py::cast<MaskArray>(mask);
       const int64_t words = (vocab_size + 31) / 32;
@@ -46,14 +42,14 @@ class PythonChoiceHook final : public ChoiceHook {
     call("process_scores", [&](const py::object& function) {
       // A base object keeps pybind11 from copying; the array is only good during the call, as documented.
       const py::array_t<float> array(static_cast<py::ssize_t>(scores.size()), scores.data(), py::none());
-      function(view(history.prompt), view(history.output), array);
+      function(to_array(history.prompt), to_array(history.output), array);
     });
   }
 
   bool is_complete(const TokenHistory& history) override {
     bool complete = false;
     call("is_complete",
-         [&](const py::object& function) { complete = py::cast<bool>(function(view(history.output))); });
+         [&](const py::object& function) { complete = py::cast<bool>(function(to_array(history.output))); });
     return complete;
   }
 
