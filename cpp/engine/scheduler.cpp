@@ -127,11 +127,8 @@ bool Scheduler::retire_entry(const Entry& entry, bool live) {
   }
   if (!participant.done() && reason != FinishReason::kNone) {
     participant.end(reason);
-    if (reason == FinishReason::kTime) {
-      counters_.timed_out.add(1);
-    } else if (!entry.call->error()) {  // which its call counts
-      counters_.cancelled.add(1);
-    }
+    if (reason == FinishReason::kTime) counters_.timed_out.add(1);
+    if (reason == FinishReason::kCancelled && !entry.call->error()) counters_.cancelled.add(1);
   }
   const bool done = participant.done();
   if (live || done) report(entry);
@@ -379,11 +376,14 @@ void Scheduler::use_entry(const Entry& entry) {
   entry.participant->use(StepResults(runner_, parts));
   HookWork* const hook = entry.participant->hook();
   if (hook == nullptr) return;
-  entry.call->mailbox.put_hook(hook);
+  try {
+    entry.call->mailbox.put_hook(hook);
+  } catch (...) {
+    entry.participant->drop_hook();  // nobody would run it
+    throw;
+  }
   add_news(*entry.call);
-  if (entry.call->attended) return;
-  const auto place = std::ranges::find(calls_, entry.call, &std::shared_ptr<Call>::get);
-  hooks_.add(*place);
+  if (!entry.call->attended) hooks_.add(*std::ranges::find(calls_, entry.call, &std::shared_ptr<Call>::get));
 }
 
 void Scheduler::report(const Entry& entry) {

@@ -1,10 +1,13 @@
 // What goes wrong inside the loop, or is withdrawn from it: the calls concerned end, and no others.
+#include <atomic>
+#include <cstdlib>
 #include <functional>
 #include <latch>
 #include <memory>
 #include <new>
 #include <stdexcept>
 #include <thread>
+#include <utility>
 
 #include "engine/admission.h"
 #include "engine/scheduler.h"
@@ -19,6 +22,21 @@
 
 #include <cerrno>
 #endif
+
+namespace {
+
+// Whether the next memory that this thread asks for is refused.
+thread_local bool no_memory = false;
+
+}  // namespace
+
+void* operator new(size_t size) {
+  void* const memory = std::exchange(no_memory, false) ? nullptr : std::malloc(size == 0 ? 1 : size);
+  if (memory == nullptr) throw std::bad_alloc();
+  return memory;
+}
+void operator delete(void* memory) noexcept { std::free(memory); }
+void operator delete(void* memory, size_t) noexcept { std::free(memory); }
 
 namespace gpt2fast {
 namespace {
@@ -70,6 +88,42 @@ class Faulty final : public Participant {
   bool done_ = false;
 };
 
+// Reads one token and has a hook, for which its mailbox gets no memory.
+class WithoutHookMemory final : public Participant, public HookWork {
+ public:
+  Admitted admit(Admission& admission) override {
+    slot_ = admission.acquire_empty(0);
+    return slot_ < 0 ? Admitted::kNoSlot : Admitted::kYes;
+  }
+  bool has_slot() const override { return slot_ >= 0; }
+  void release(SlotPool& slots) override {
+    if (slot_ >= 0) slots.release(std::exchange(slot_, -1), {});
+  }
+  Readiness readiness() override { return away_ ? Readiness::kAway : Readiness::kReady; }
+  bool decodes() override { return false; }
+  int64_t pending() override { return 1; }
+  void plan(StepPlan& plan) override {
+    const int32_t token = 1;
+    if (plan.room() > 0) plan.add(slot_, 0, {&token, 1}, 0);
+  }
+  void use(const StepResults&) override { away_ = true; }
+  bool has_hooks() const override { return true; }
+  HookWork* hook() override {
+    no_memory = !std::exchange(asked_, true);
+    return this;
+  }
+  void drop_hook() override { away_ = false; }
+  void run_hook() override { away_ = false; }
+  bool done() const override { return done_; }
+  void end(FinishReason) override { done_ = true; }
+
+ private:
+  int64_t slot_ = -1;
+  std::atomic<bool> away_ = false;
+  bool asked_ = false;
+  bool done_ = false;
+};
+
 // The next text is the one that it should be.
 void check_it_goes_on(Loop& loop) {
   const auto next = loop.submit(loop.text(range(0, 3), 3), false);
@@ -92,6 +146,21 @@ TEST(a_fault_of_one_participant_ends_its_call_alone) {
     CHECK_EQ(loop.scheduler.stats().failed, 1);
     CHECK_EQ(loop.scheduler.stats().slots_used, 0);
   }
+}
+
+TEST(a_text_whose_hook_cannot_be_handed_over_ends) {
+  Loop loop(2, 8);
+  auto participant = std::make_unique<WithoutHookMemory>();
+  WithoutHookMemory& text = *participant;
+  const auto call = loop.submit(std::move(participant), false);
+  while (call->error() == nullptr) check_it_goes_on(loop);
+  check_it_goes_on(loop);
+  CHECK(call->mailbox.finished());
+  text.drop_hook();  // lest the test wait for ever where it has failed
+  loop.scheduler.wake();
+  loop.finish(*call);
+  CHECK_THROWS(call->mailbox.rethrow(), std::bad_alloc);
+  CHECK_EQ(loop.scheduler.stats().slots_used, 0);
 }
 
 TEST(a_fault_of_the_loop_itself_ends_all_calls_and_the_loop_goes_on) {
