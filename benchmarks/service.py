@@ -113,7 +113,7 @@ def _gather(work: Any) -> None:
 
 def scoring(service: Service) -> Target:
     """Texts a second: 2,000 of 30 tokens by 32 callers, one text a call, against one call."""
-    model, count = service.model, 400
+    model, count = service.model, 2000
     texts = service.prompts(count, 30)
 
     def alone() -> float:
