@@ -53,7 +53,8 @@ _VALUES: tuple[Any, ...] = (
         "Ġ",
     ),
     *([], Pairs(), [[]], [None], [1, "a"], Pairs([("a", 1)])),
-    *(Raw("NaN"), Raw("Infinity"), Raw("-Infinity"), Raw("1e999"), Raw("9" * 5000), Raw("0.1e-400")),
+    *(Raw("NaN"), Raw("Infinity"), Raw("-Infinity"), Raw("1e999"), Raw("9" * 5000), Raw("9" * 400)),
+    *(Raw("0.1e-400"), Raw("-" + "9" * 400)),
     *(Raw("[" * 500 + "]" * 500), Raw('{"a":' * 500 + "1" + "}" * 500), Raw("[" * 100_000), Raw('"\\ud800"')),
     *(Raw("01"), Raw("'a'"), Raw("[1,]"), Raw("\ufeff1"), Raw("")),
 )

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 _TABLE, _HEAD = "wte.weight", "lm_head.weight"
 # Weights that are [out, in], as torch has linear layers; GPT-2's other ones are [in, out].
 _OUT_FIRST = (_HEAD, *CLASSIFIER_TENSORS)
+# The largest float32.
+_LARGEST_ALPHA = float(np.finfo(np.float32).max)
 _LOW_RANK = re.compile(r"(.+)\.lora_(embedding_)?([AB])(\.weight)?")
 # What PEFT wraps around a model's names, and around those of modules that it saves whole.
 _WRAPPED = re.compile(r"^base_model\.model\.|(?<=\.)base_layer\.|(?<=\.)modules_to_save\.(default\.)?")
@@ -211,6 +213,7 @@ def _scale(name: str, rank: int, settings: Mapping[str, Any], where: Path) -> fl
         if f".{module}".endswith(f".{pattern.removeprefix('transformer.')}"):
             alpha = value
             break
-    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not math.isfinite(alpha):
-        raise ModelError(f"{where}: lora_alpha must be a number, got {alpha!r}")
+    # An integer may be beyond all floats, which isfinite() can't take.
+    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not abs(alpha) <= _LARGEST_ALPHA:
+        raise ModelError(f"{where}: lora_alpha must be a number, at most {_LARGEST_ALPHA:g}, got {alpha!r:.40}")
     return alpha / math.sqrt(rank) if settings.get("use_rslora") else alpha / rank

@@ -94,22 +94,24 @@ def _add_tokens(
     backend: package.Backend, settings: TokenizerSettings, where: str, vocab_size: int | None
 ) -> None:
     there = {token.content: token for token in backend.get_added_tokens_decoder().values()}
-    beyond = []
+    next_id = _next_id(backend)
+    added, beyond = [], []  # added together: the package takes as long for one token as for all
     for token in settings.tokens:
         # Flags of a list count more than those of tokenizer.json; a role's do not.
-        added = package.AddedToken(token.content, **token.flags)
-        if token.content in there and (token.token_id is None or there[token.content] == added):
+        new = package.AddedToken(token.content, **token.flags)
+        if token.content in there and (token.token_id is None or there[token.content] == new):
             continue
         known = backend.token_to_id(token.content)
         # GPT-2's own name for the end of a text is a default, which a vocabulary need not have.
         if known is None and token.content == END_OF_TEXT and token.token_id is None:
             continue
-        new = _next_id(backend) if known is None else known
-        if known is None and vocab_size is not None and max(new, token.token_id or 0) >= vocab_size:
+        if known is None and vocab_size is not None and max(next_id, token.token_id or 0) >= vocab_size:
             beyond.append(token.content)
             continue
-        _check_id(token, new, where)
-        package.add_tokens(backend, [added])
+        _check_id(token, next_id if known is None else known, where)
+        next_id += known is None
+        added.append(new)
+    package.add_tokens(backend, added)
     if beyond:
         _warn_beyond(beyond, vocab_size, where)
 
