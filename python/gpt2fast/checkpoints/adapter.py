@@ -215,5 +215,7 @@ def _scale(name: str, rank: int, settings: Mapping[str, Any], where: Path) -> fl
             break
     # An integer may be beyond all floats, which isfinite() can't take.
     if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not abs(alpha) <= _LARGEST_ALPHA:
-        raise ModelError(f"{where}: lora_alpha must be a number, at most {_LARGEST_ALPHA:g}, got {alpha!r:.40}")
+        raise ModelError(
+            f"{where}: lora_alpha must be a number, at most {_LARGEST_ALPHA:g}, got {alpha!r:.40}"
+        )
     return alpha / math.sqrt(rank) if settings.get("use_rslora") else alpha / rank

@@ -8,6 +8,7 @@ from typing import Any, TypeGuard
 
 from gpt2fast.checkpoints.base import TokenizerFiles
 from gpt2fast.errors import ModelError
+from gpt2fast.storage.files import MAX_MERGES
 
 #: Token types of GGUF that are matched as a whole: unknown and control (special), and user-defined.
 _UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4
@@ -44,7 +45,9 @@ def tokenizer_files(metadata: dict[str, Any], path: Path) -> TokenizerFiles:
     vocabulary = {token: i for i, token in enumerate(tokens) if types[i] != _UNUSED}
     if len(vocabulary) != sum(kind != _UNUSED for kind in types):
         raise ModelError(f"{path}: a token occurs twice in tokenizer.ggml.tokens")
-    pairs = [merge.split(" ") for merge in merges]
+    if len(merges) > MAX_MERGES:
+        raise ModelError(f"{path}: tokenizer.ggml.merges has {len(merges)} merges; the limit is {MAX_MERGES}")
+    pairs = [merge.split(" ", 2) for merge in merges]
     for pair in pairs:
         if (
             len(pair) != 2

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from gpt2fast.errors import ModelError
+from gpt2fast.storage.files import MAX_MERGES
 
 # SentencePiece's trainer makes pieces of at most 16 characters unless told otherwise.
 _MOST_CHARACTERS = 128
@@ -28,8 +29,11 @@ def merges_of(scores: Mapping[str, float], where: str) -> list[tuple[str, str]]:
     Raises
     ------
     ModelError
-        A piece is too long, or two have one score, so that the place in a text would decide between them.
+        A piece is too long, or two have one score, so that the place in a text would decide between them;
+        or there are more ways to split pieces than a ``tokenizer.json`` may have merges.
     """
+    whole = {piece: piece for piece in scores}
+    count = 0
     by_score: dict[float, str] = {}
     pairs: dict[str, list[tuple[str, str]]] = {}
     for piece, score in scores.items():
@@ -38,12 +42,15 @@ def merges_of(scores: Mapping[str, float], where: str) -> list[tuple[str, str]]:
                 f"{where}: the piece {piece[:40]!r} has {len(piece)} characters, more than {_MOST_CHARACTERS}"
             )
         found = [
-            (piece[:at], piece[at:])
+            (whole[piece[:at]], whole[piece[at:]])  # not the copies: there are many more pairs than pieces
             for at in _places_in_order(piece)
             if piece[:at] in scores and piece[at:] in scores
         ]
         if not found:
             continue
+        count += len(found)
+        if count > MAX_MERGES:
+            raise ModelError(f"{where}: its pieces can be split in more than {MAX_MERGES} ways")
         other = by_score.setdefault(score, piece)
         if other != piece:
             raise ModelError(

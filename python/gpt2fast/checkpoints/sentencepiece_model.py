@@ -19,7 +19,7 @@ from gpt2fast.errors import ModelError
 from gpt2fast.storage.protobuf import Schema, WireError, bytes_tag, fields, fixed32_tag, number_tag, text
 
 _MARK = "\N{LOWER ONE EIGHTH BLOCK}"  # stands for a space
-_MOST_PIECES = 1 << 20
+_MOST_PIECES = 1 << 18
 _MOST_NAMES = 1 << 16
 
 # Kinds of pieces.

@@ -21,6 +21,8 @@ MAX_INDEX_BYTES = 16 << 20
 MAX_TOKENIZER_BYTES = 64 << 20
 #: The most lists, objects and commas in JSON; a vocabulary has a comma for each token.
 MAX_JSON_ITEMS = 1 << 19
+#: The most merges of a tokenizer: in JSON each is a list of two texts and a comma.
+MAX_MERGES = MAX_JSON_ITEMS // 3
 
 _CONTENT_HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 

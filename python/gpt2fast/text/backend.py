@@ -13,7 +13,8 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from gpt2fast.errors import ModelError
-from gpt2fast.storage.files import parse_json_object
+from gpt2fast.storage.files import MAX_JSON_ITEMS, MAX_MERGES, parse_json_object
+from gpt2fast.text.growth import check_growth
 
 #: A tokenizer of the package.
 Backend = tokenizers.Tokenizer
@@ -51,13 +52,14 @@ def read_backend(tokenizer_json: str, where: str) -> Backend:
     Raises
     ------
     ModelError
-        The file is broken, an id occurs twice or lies far beyond the others, or an added token would get
-        another id than the one it has in the file.
+        The file is broken, an id occurs twice or lies far beyond the others, an added token would get another
+        id than the one it has in the file, or texts could become many times longer.
     """
     values = parse_json_object(tokenizer_json, f"{where}: not a tokenizer")
     _check_vocabulary(values.get("model"), where)
     with explained(f"{where}: not a tokenizer"):
         backend = Backend.from_str(tokenizer_json)
+        check_growth(backend, where)
     _check_added_tokens(values.get("added_tokens"), backend, where)
     backend.no_truncation()
     backend.no_padding()
@@ -81,13 +83,22 @@ def gpt2_backend(vocabulary: dict[str, Any], merges_txt: str, where: str) -> Bac
         Vocabulary or merges are broken, or they don't fit each other.
     """
     _check_vocabulary({"vocab": vocabulary}, where)
-    lines = [line for line in merges_txt.split("\n") if line.strip("\r") and not line.startswith("#version")]
+    lines = _lines(merges_txt, MAX_MERGES, where)
+    named = (line for line in lines if line.strip("\r") and not line.startswith("#version"))
     with explained(f"{where}: not a GPT-2 vocabulary with its merges"):
-        merges = [(first, second) for first, second in (line.rstrip("\r").split(" ") for line in lines)]
+        merges = [(first, second) for first, second in (line.rstrip("\r").split(" ", 2) for line in named)]
         backend = Backend(models.BPE(vocab=vocabulary, merges=merges))
         set_byte_level(backend, add_prefix_space=False)
         backend.decoder = decoders.ByteLevel()
     return backend
+
+
+def _lines(text: str, limit: int, where: str) -> list[str]:
+    """The lines of a text file; more could not be written as JSON, and would take much memory."""
+    count = text.count("\n")
+    if count > limit:
+        raise ModelError(f"{where}: {count} lines of tokens or merges; the limit is {limit}")
+    return text.split("\n")
 
 
 def set_byte_level(backend: Backend, *, add_prefix_space: bool) -> None:
@@ -160,7 +171,7 @@ def bert_backend(
     vocab_txt: str, where: str, *, lowercase: bool, strip_accents: bool | None, chinese: bool, unknown: str
 ) -> Backend:
     """BERT's tokenizer of a ``vocab.txt``: a token a line."""
-    tokens = vocab_txt.removesuffix("\n").split("\n")
+    tokens = _lines(vocab_txt.removesuffix("\n"), MAX_JSON_ITEMS, where)
     vocabulary = {token.rstrip("\r"): place for place, token in enumerate(tokens)}
     with explained(f"{where}: not a vocabulary of BERT"):
         backend = Backend(models.WordPiece(vocab=vocabulary, unk_token=unknown))

@@ -7,13 +7,19 @@ import struct
 import time
 import tracemalloc
 from collections.abc import Callable
+from functools import partial
+from itertools import product
 from pathlib import Path
 
 import pytest
 
+from gpt2fast import Tokenizer
 from gpt2fast.checkpoints import gguf_container, open_checkpoint
+from gpt2fast.checkpoints.base import TokenizerFiles
+from gpt2fast.checkpoints.gguf_tokenizer import tokenizer_files
+from gpt2fast.checkpoints.sentencepiece_merges import merges_of
 from gpt2fast.errors import ModelError
-from gpt2fast.storage.files import MAX_JSON_ITEMS, parse_json_object
+from gpt2fast.storage.files import MAX_JSON_ITEMS, MAX_MERGES, parse_json_object
 from support.checkpoint_samples import small_config
 from support.protobuf_edits import bytes_field, varint
 
@@ -169,6 +175,68 @@ def test_operators_that_may_run_for_ever_are_refused(tmp_path: Path, operator: s
         onnx.save(model, tmp_path / "model.onnx")
         with pytest.raises(ModelError, match=f"has a {operator}, which no GPT-2 needs"):
             open_checkpoint(tmp_path / "model.onnx")
+
+
+def costs_little(size: int, read: Callable[[], object], message: str) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(ModelError, match=message):
+            read()
+        assert tracemalloc.get_traced_memory()[1] < 2 * size + MEMORY_ALLOWANCE
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (
+            {"vocab_txt": "ab\n" * (1 << 20)},
+            f"1048575 lines of tokens or merges; the limit is {MAX_JSON_ITEMS}",
+        ),
+        (
+            {"vocab_json": '{"a": 0}', "merges_txt": "ab cd\n" * (1 << 20)},
+            f"1048576 lines of .*; the limit is {MAX_MERGES}",
+        ),
+        ({"vocab_json": '{"a": 0}', "merges_txt": "ab " * (6 << 20)}, "with its merges: too many values"),
+    ],
+    ids=["vocab.txt", "merges.txt", "one line"],
+)
+def test_vocabularies_in_lines(files: dict[str, str], message: str) -> None:
+    read = partial(Tokenizer.from_files, TokenizerFiles(**files))
+    costs_little(sum(map(len, files.values())), read, message)
+
+
+@pytest.mark.parametrize(
+    ("merges", "message"),
+    [
+        (["a b"] * (1 << 19), f"has 524288 merges; the limit is {MAX_MERGES}"),
+        (["ab " * 300_000] * 16, "the merge 'ab ab .*' does not join two tokens to a third"),
+    ],
+    ids=["many", "long"],
+)
+def test_merges_of_gguf(merges: list[str], message: str) -> None:
+    names = {"model": "gpt2", "tokens": ["a", "b", "ab"], "merges": merges}
+    metadata = {f"tokenizer.ggml.{name}": value for name, value in names.items()}
+    costs_little(sum(map(len, merges)), lambda: tokenizer_files(metadata, Path("x.gguf")), message)
+
+
+def test_sentencepiece_models_whose_pieces_can_all_be_split() -> None:
+    pieces = ["".join(piece) for length in range(1, 15) for piece in product("ab", repeat=length)]
+    scores = {piece: -float(place) for place, piece in enumerate(pieces)}
+    read = partial(merges_of, scores, "x.model")
+    costs_little(sum(map(len, pieces)), read, f"can be split in more than {MAX_MERGES} ways")
+
+
+def test_added_tokens_take_time_in_proportion() -> None:
+    """One by one, these would take an hour."""
+    count = 15_000
+    added = json.dumps({f"<{i}>": 2 + i for i in range(count)})
+    files = TokenizerFiles(vocab_json='{"a": 0, "b": 1}', merges_txt="", added_tokens=added)
+    start = time.process_time()
+    tokenizer = Tokenizer.from_files(files)
+    assert time.process_time() - start < SECONDS
+    assert tokenizer.encode(f"a<0><{count - 1}>b") == [0, 2, count + 1, 1]
 
 
 def test_the_largest_vocabularies_fit() -> None:

@@ -92,6 +92,52 @@ def test_a_text_that_it_cannot_encode(model: dict[str, Any], parts: dict[str, An
             encode("Once ☃")
 
 
+def replaces(pattern: dict[str, str], content: str) -> dict[str, Any]:
+    return {"type": "Replace", "pattern": pattern, "content": content}
+
+
+BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+METASPACE = {"type": "Metaspace", "replacement": "a", "prepend_scheme": "always", "split": True}
+GROWING = {
+    "twice as long": replaces({"String": "a"}, "aa"),
+    "where nothing is": replaces({"Regex": "b?"}, "a"),
+    "in front": {"type": "Prepend", "prepend": "ab"},
+    "bytes": {"type": "ByteLevel"},
+    "composed": {"type": "NFKD"},
+}
+
+
+def sequence(name: str, steps: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"type": "Sequence", name: steps}
+
+
+NESTED = sequence("normalizers", [GROWING["twice as long"]] * 2)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        *({"normalizer": sequence("normalizers", [step] * 40)} for step in GROWING.values()),
+        {"normalizer": sequence("normalizers", [NESTED] * 20)},
+        {"pre_tokenizer": sequence("pretokenizers", [BYTE_LEVEL] * 40)},
+        {"pre_tokenizer": sequence("pretokenizers", [METASPACE] * 40)},
+        {"normalizer": replaces({"String": "a"}, "a" * (1 << 14))},
+        {"decoder": sequence("decoders", [GROWING["twice as long"]] * 40)},
+    ],
+    ids=[*GROWING, "nested", "bytes of bytes", "marks", "at once", "decoder"],
+)
+def test_texts_can_not_grow_without_bound(parts: dict[str, Any]) -> None:
+    """Two kilobytes of steps that double a text would make a terabyte of a word, and end the process."""
+    with pytest.raises(ModelError, match=r"steps of its .* can make a text more than 16384 times as long"):
+        made(**parts)
+
+
+def test_steps_that_do_not_make_texts_longer_may_be_many() -> None:
+    steps = [replaces({"String": "a"}, "b"), replaces({"Regex": "c+"}, ""), {"type": "Lowercase"}]
+    tokenizer = made(normalizer=sequence("normalizers", [*steps[:2] * 40, steps[2]]))
+    assert tokenizer.encode("cacA") == made().encode("ba")
+
+
 def test_a_panic_for_want_of_memory_is_a_memory_error() -> None:
     """Of the package's own classes, as it raises them when Python has no memory for a text."""
     panic = type("PanicException", (BaseException,), {"__module__": "pyo3_runtime"})
