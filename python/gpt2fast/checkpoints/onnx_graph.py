@@ -107,7 +107,7 @@ class _Model:
                 f"{self._file.path}: the graph does not reveal the number of heads; convert it with n_head "
                 f"given (gpt2fast convert --n-head N), or put a config.json beside it"
             )
-        if self._width % heads:
+        if heads < 1 or self._width % heads:  # a file may claim fewer than none
             raise ModelError(f"{self._file.path}: the width {self._width} is not a multiple of {heads} heads")
         vocabulary = self._embeddings.tokens.shape[0]
         end_of_text = vocabulary - 1 if vocabulary == _GPT2_VOCABULARY else None

@@ -348,6 +348,20 @@ def test_heads_that_only_the_past_reveals(tmp_path: Path) -> None:
     assert open_onnx(edited(tmp_path, edit)).config.n_head == 4
 
 
+def test_a_past_of_less_than_no_heads(tmp_path: Path) -> None:
+    def edit(model: Any) -> None:
+        for node in model.graph.node:
+            if node.op_type == "Reshape":
+                node.op_type = "Elsewhere"
+        for output in model.graph.output[1:]:
+            dimensions = output.type.tensor_type.shape.dim
+            for place in (-3, -1):  # whose product is the width all the same
+                dimensions[place].dim_value = -dimensions[place].dim_value
+
+    with pytest.raises(ModelError, match="is not a multiple of -4 heads"):
+        open_onnx(edited(tmp_path, edit))
+
+
 def test_a_file_cut_short_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     export_onnx(random_checkpoint(n_layer=1), path)
