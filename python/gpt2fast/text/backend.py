@@ -14,7 +14,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from gpt2fast.errors import ModelError
 from gpt2fast.storage.files import MAX_JSON_ITEMS, MAX_MERGES, parse_json_object
-from gpt2fast.text.growth import check_growth
+from gpt2fast.text.growth import check_growth, check_lengths
 
 #: A tokenizer of the package.
 Backend = tokenizers.Tokenizer
@@ -53,13 +53,14 @@ def read_backend(tokenizer_json: str, where: str) -> Backend:
     ------
     ModelError
         The file is broken, an id occurs twice or lies far beyond the others, an added token would get another
-        id than the one it has in the file, or texts could become many times longer.
+        id than the one it has in the file, or texts could become many times longer or take very long.
     """
     values = parse_json_object(tokenizer_json, f"{where}: not a tokenizer")
     _check_vocabulary(values.get("model"), where)
     with explained(f"{where}: not a tokenizer"):
         backend = Backend.from_str(tokenizer_json)
         check_growth(backend, where)
+        check_lengths(backend, values["model"].get("vocab"), where)
     _check_added_tokens(values.get("added_tokens"), backend, where)
     backend.no_truncation()
     backend.no_padding()

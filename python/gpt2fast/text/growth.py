@@ -1,4 +1,4 @@
-"""How much longer a tokenizer's file can make a text: one from strangers may double it again and again."""
+"""Bounds what a tokenizer's file makes of texts: one from strangers may double them again and again."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ _CHARACTERS = {
     **dict.fromkeys(("Lowercase", "Metaspace"), 2),
     "BertNormalizer": 24,
 }
+#: Of a word that WordPiece cuts (100 in BERT's), and of a piece of Unigram (16 in SentencePiece's).
+_MOST_CHARACTERS = 1000
 _LISTS = ("normalizers", "pretokenizers", "decoders")
 
 
@@ -33,6 +35,21 @@ def check_growth(backend: Any, where: str) -> None:
                 f"{where}: the {len(steps)} steps of its {what} can make a text more than {_MOST_GROWTH} "
                 f"times as long"
             )
+
+
+def check_lengths(backend: Any, vocabulary: Any, where: str) -> None:
+    """Raise ModelError if WordPiece may cut words, or Unigram has pieces, that are far too long.
+
+    The time for a word grows with the cube of its length, that for a text with its longest piece.
+    """
+    longest = getattr(backend.model, "max_input_chars_per_word", 0)
+    if isinstance(vocabulary, list):
+        longest = max((len(piece) for piece, _ in vocabulary), default=0)
+    if longest > _MOST_CHARACTERS:
+        raise ModelError(
+            f"{where}: words or pieces of {longest} characters (max_input_chars_per_word, or vocab of a "
+            f"Unigram); the limit is {_MOST_CHARACTERS}"
+        )
 
 
 def _steps(part: Any) -> list[dict[str, Any]]:

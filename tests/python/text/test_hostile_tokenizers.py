@@ -138,6 +138,20 @@ def test_steps_that_do_not_make_texts_longer_may_be_many() -> None:
     assert tokenizer.encode("cacA") == made().encode("ba")
 
 
+@pytest.mark.parametrize(
+    ("model", "length"),
+    [
+        ({"type": "WordPiece", "vocab": {"a": 0}, "unk_token": "a", "max_input_chars_per_word": 5000}, 5000),
+        ({"type": "Unigram", "vocab": [["a", -1.0], ["a" * 1001, -1.0]], "unk_id": 0}, 1001),
+    ],
+)
+def test_words_and_pieces_are_not_too_long(model: dict[str, Any], length: int) -> None:
+    """A word of 40,000 characters would take WordPiece twenty minutes."""
+    model = {"continuing_subword_prefix": "##", **model}
+    with pytest.raises(ModelError, match=rf"words or pieces of {length} characters .*the limit is 1000"):
+        Tokenizer(json.dumps({**FILE, **SPACES, "model": model}))
+
+
 def test_a_panic_for_want_of_memory_is_a_memory_error() -> None:
     """Of the package's own classes, as it raises them when Python has no memory for a text."""
     panic = type("PanicException", (BaseException,), {"__module__": "pyo3_runtime"})
