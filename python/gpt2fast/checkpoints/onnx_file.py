@@ -114,8 +114,7 @@ def tensor_from_proto(tensor: Any, where: str) -> StoredTensor:
         data = np.array(getattr(tensor, _TYPED_FIELDS[dtype_name]), dtype=dtype).tobytes()
     else:
         # Numbers of up to 16 bits are stored as their bits, each in an int32.
-        bits = np.array(tensor.int32_data, dtype=np.int64) & (256**dtype.itemsize - 1)
-        data = bits.astype(f"<u{dtype.itemsize}").tobytes()
+        data = np.array(tensor.int32_data, dtype=np.int32).astype(f"<u{dtype.itemsize}").tobytes()
     if len(data) != math.prod(shape) * dtype.itemsize:
         raise ModelError(
             f"{where}: {len(data)} bytes of data do not fill the shape {list(shape)} of {dtype_name}"

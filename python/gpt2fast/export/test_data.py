@@ -21,6 +21,7 @@ from onnx import TensorProto, numpy_helper
 from gpt2fast._validation import Integer
 from gpt2fast.checkpoints import reference
 from gpt2fast.checkpoints.base import Checkpoint
+from gpt2fast.checkpoints.onnx_limits import OnnxLimits
 from gpt2fast.errors import ModelError
 from gpt2fast.storage.atomic import atomic_directory, write_new
 from gpt2fast.storage.files import find_inside, read_bytes
@@ -148,11 +149,10 @@ def read_tensor(path: Path) -> NDArray[Any]:
     ModelError
         The file is too large, not a TensorProto, or its shape and values contradict each other.
     """
-    tensor = TensorProto()
+    data = read_bytes(path, MAX_TENSOR_FILE_BYTES)
+    OnnxLimits(str(path), "a TensorProto").check(data, TensorProto)
     try:
-        tensor.ParseFromString(read_bytes(path, MAX_TENSOR_FILE_BYTES))
-    except ModelError:
-        raise
+        tensor = TensorProto.FromString(data)
     except Exception as error:  # protobuf's DecodeError derives from Exception
         raise ModelError(f"{path}: not a TensorProto, or cut short: {error}") from None
     if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:

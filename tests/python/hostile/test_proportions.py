@@ -19,6 +19,7 @@ from gpt2fast.checkpoints.base import TokenizerFiles
 from gpt2fast.checkpoints.gguf_tokenizer import tokenizer_files
 from gpt2fast.checkpoints.sentencepiece_merges import merges_of
 from gpt2fast.errors import ModelError
+from gpt2fast.export.test_data import read_tensor
 from gpt2fast.storage.files import MAX_JSON_ITEMS, MAX_MERGES, parse_json_object
 from support.checkpoint_samples import small_config
 from support.protobuf_edits import bytes_field, varint
@@ -81,6 +82,16 @@ GIGANTIC: dict[str, tuple[str, Callable[[], bytes], str]] = {
         "model.onnx",
         lambda: graph(bytes_field(1, bytes_field(5, bytes_field(9, b"") * (5 << 18)))),
         "more than",
+    ),
+    "short numbers of a weight": (
+        "model.onnx",
+        lambda: graph(bytes_field(5, bytes_field(7, bytes(9 << 20)))),
+        "more than 67108864 bytes of short numbers; store them as raw data",
+    ),
+    "short numbers of a node": (
+        "model.onnx",
+        lambda: graph(bytes_field(1, bytes_field(5, bytes_field(8, b"\x80\x01" * (9 << 20))))),
+        "more than 67108864 bytes of short numbers",
     ),
     "graphs in graphs": ("model.onnx", lambda: graph(deep(200)), "nested more than"),
     "a wide tag": ("model.onnx", lambda: graph(b"") + bytes_field(7, b"", wide=1), "wider than 32 bits"),
@@ -226,6 +237,21 @@ def test_sentencepiece_models_whose_pieces_can_all_be_split() -> None:
     scores = {piece: -float(place) for place, piece in enumerate(pieces)}
     read = partial(merges_of, scores, "x.model")
     costs_little(sum(map(len, pieces)), read, f"can be split in more than {MAX_MERGES} ways")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (bytes_field(13, b"") * (8 << 20), "more than 262144 messages"),
+        (bytes_field(6, b"") * (8 << 20), "more than 1048576 fields"),
+        (bytes_field(7, bytes(16 << 20)), "more than 67108864 bytes of short numbers"),
+    ],
+    ids=["entries", "strings", "short numbers"],
+)
+def test_tensors_of_test_data(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "input_0.pb"
+    path.write_bytes(content)
+    costs_little(len(content), partial(read_tensor, path), message)
 
 
 def test_added_tokens_take_time_in_proportion() -> None:
