@@ -20,6 +20,8 @@ _CHARACTERS = {
 }
 #: Of a word that WordPiece cuts (100 in BERT's), and of a piece of Unigram (16 in SentencePiece's).
 _MOST_CHARACTERS = 1000
+# Of UTF-8: bytes that begin a character become ones, and the others go.
+_ONES, _CONTINUING = bytes([0, *[1] * 255]), bytes(range(0x80, 0xC0))
 _LISTS = ("normalizers", "pretokenizers", "decoders")
 
 
@@ -83,6 +85,12 @@ def _growth_of_replacing(pattern: dict[str, str], new: int) -> int:
 
 
 def _longest(charsmap: bytes) -> int:
-    """Of the texts that a map has: after the length of the rest, and that, each ends with a NUL."""
+    """The characters of the longest of a map's texts: after a length, and as much, each ends with a NUL."""
     texts = charsmap[4 + int.from_bytes(charsmap[:4], "little") :]
-    return max(1, *(len(text.decode("utf-8", "ignore")) for text in texts.split(b"\0")))
+    characters = texts.translate(_ONES, _CONTINUING)
+    # They may be millions, so they are not looked at one by one.
+    low, high = 1, _MOST_GROWTH + 1
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if b"\1" * middle in characters else (low, middle - 1)
+    return low

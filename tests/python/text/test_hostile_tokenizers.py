@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from gpt2fast import ModelError, Tokenizer
 from gpt2fast.checkpoints.base import TokenizerFiles
 from gpt2fast.loading.sources import embedded_model
+from gpt2fast.text import growth
 from gpt2fast.text.backend import explained, written
 from gpt2fast.text.clean_up import IncrementalCleanUp, clean_up
 from support.tokenizer_samples import write_sample
@@ -130,6 +133,21 @@ def test_texts_can_not_grow_without_bound(parts: dict[str, Any]) -> None:
     """Two kilobytes of steps that double a text would make a terabyte of a word, and end the process."""
     with pytest.raises(ModelError, match=r"steps of its .* can make a text more than 16384 times as long"):
         made(**parts)
+
+
+@pytest.mark.parametrize(
+    ("texts", "characters"),
+    [
+        (b"", 1),
+        (b"a\0", 1),
+        (b"\0" * (8 << 20), 1),
+        ("ab\0\u0635\u0644\u0649\0c".encode(), 3),
+        (b"a" * 40_000, 16385),
+    ],
+)
+def test_the_longest_text_of_a_character_map(texts: bytes, characters: int) -> None:
+    charsmap = base64.b64encode(struct.pack("<I", 4) + b"trie" + texts).decode()
+    assert growth._growth({"type": "Precompiled", "precompiled_charsmap": charsmap}) == characters
 
 
 def test_steps_that_do_not_make_texts_longer_may_be_many() -> None:
