@@ -30,13 +30,13 @@ thread_local bool no_memory = false;
 
 }  // namespace
 
-void* operator new(size_t size) {
+__attribute__((noinline)) void* operator new(size_t size) {
   void* const memory = std::exchange(no_memory, false) ? nullptr : std::malloc(size == 0 ? 1 : size);
   if (memory == nullptr) throw std::bad_alloc();
   return memory;
 }
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, size_t) noexcept { std::free(memory); }
+__attribute__((noinline)) void operator delete(void* memory) noexcept { std::free(memory); }
+__attribute__((noinline)) void operator delete(void* memory, size_t) noexcept { std::free(memory); }
 
 namespace gpt2fast {
 namespace {
