@@ -125,6 +125,17 @@ Isa active_isa() {
   return isa;
 }
 
+bool is_zen5() {
+#if defined(__x86_64__)
+  constexpr unsigned kAmd = 0x68747541;  // "Auth" of "AuthenticAMD"
+  constexpr unsigned kFamily = 0x1a;
+  const unsigned signature = cpuid(1, 0).eax;
+  return cpuid(0, 0).ebx == kAmd && (signature >> 8 & 0xf) + (signature >> 20 & 0xff) >= kFamily;
+#else
+  return false;
+#endif
+}
+
 bool isa_is_available(Isa isa) {
   switch (isa) {
     case Isa::kPortable:

@@ -18,6 +18,9 @@ inline constexpr std::array kAllIsas = {Isa::kPortable,   Isa::kNeonDot,    Isa:
 // call.
 Isa active_isa();
 
+// Whether this is AMD's Zen 5, or what follows it.
+bool is_zen5();
+
 bool isa_is_available(Isa isa);
 std::string_view isa_name(Isa isa);
 

@@ -127,6 +127,7 @@ void linear(const LinearArguments& arguments, const Parallel& parallel, const Wo
   task.panels = divide_up(a.out_features, kPanelColumns);
   task.panel_bytes = static_cast<int64_t>(packed_panel_bytes(a.format, a.in_features));
   task.row_bytes = prepared_row_bytes(kernel, a.format, a.in_features);
+  task.ahead = kernel.ahead;
   task.tiles = {a.rows, groups.count * groups.tiles};
   const auto group_task = [&](int64_t group) {
     LinearTask own = task;

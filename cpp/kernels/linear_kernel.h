@@ -143,7 +143,8 @@ void multiply_tiles(const LinearTask& task, Range tiles, Range panels) {
     const int64_t blocks = (task.arguments.in_features + kBlockValues - 1) / kBlockValues;
     const int64_t parts = blocks * (tiles.end - tiles.begin);
     const int64_t step = (bytes + parts - 1) / parts;
-    const int64_t distance = tiles.end - tiles.begin == 1 ? Tile::Distance::kBytes : bytes;
+    const int64_t one_tile = task.tiles.max_height() == 1 ? task.ahead.one_row : task.ahead.more_rows;
+    const int64_t distance = tiles.end - tiles.begin == 1 ? one_tile : bytes;
     for (; panel + panels_at_once <= panels.end; panel += panels_at_once) {
       WeightsAhead ahead{task.arguments.weight + panel * task.panel_bytes + distance, step};
       for (int64_t tile = tiles.begin; tile < tiles.end; ++tile, ahead.window += blocks * step) {

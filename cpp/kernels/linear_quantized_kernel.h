@@ -12,13 +12,13 @@ namespace gpt2fast {
 // few rows, on some processors, without any. Taller tiles compute for longer than their weights take to
 // arrive, so these may go to the first level at once.
 template <typename Tile, int rows>
-GPT2FAST_INLINE void prefetch_line(const uint8_t* weights, const WeightsAhead& ahead, int line) {
+GPT2FAST_INLINE void prefetch_line(const WeightsAhead& ahead, int line) {
   if constexpr (rows >= Tile::kFirstLevelRows) {
     __builtin_prefetch(ahead.line(line));
   } else if constexpr (rows >= Tile::kSecondLevelRows) {
     __builtin_prefetch(ahead.line(line), 0, 2);
   } else if constexpr (rows == 1) {
-    __builtin_prefetch(weights + Tile::Distance::kInt4RowBytes, 0, Tile::Distance::kInt4RowLocality);
+    __builtin_prefetch(ahead.line(line), 0, Tile::Distance::kInt4RowLocality);
   }
 }
 
@@ -82,7 +82,7 @@ struct Int8Tile {
     }
     for (; count > 0; --count, values += kBlockBytes, x += kBlockValues * kValueBytes * rows) {
       for (int i = 0; i < kBlockValues / 4; ++i) {
-        prefetch_line<Int8Tile, rows>(values + 64 * i, ahead, i);
+        prefetch_line<Int8Tile, rows>(ahead, i);
         typename Rows::Weights w[panels];
         GPT2FAST_UNROLL for (int p = 0; p < panels; ++p) w[p] = Rows::load(values + 64 * i + p * panel_bytes);
         GPT2FAST_UNROLL for (int r = 0; r < rows; ++r) {
@@ -158,7 +158,7 @@ struct Int4Tile {
           Ops::start_int4(zero, corrections[h * rows + r]);
     }
     for (int i = 0; i < kBlockValues / 8; ++i) {
-      prefetch_line<Int4Tile, rows>(values + 64 * i, ahead, i);
+      prefetch_line<Int4Tile, rows>(ahead, i);
       typename Ops::Nibbles w[2];
       Ops::load_int4(values + 64 * i, w);
       GPT2FAST_UNROLL for (int h = 0; h < 2; ++h) {
@@ -195,7 +195,7 @@ struct Int4Tile {
         dots[r] = Ops::start_int4_half(zero, corrections[h * rows + r]);
       }
       for (int i = 0; i < kBlockValues / 8; ++i, x_values += 4 * rows) {
-        if (h == 0) prefetch_line<Int4Tile, rows>(values + 64 * i, ahead, i);
+        if (h == 0) prefetch_line<Int4Tile, rows>(ahead, i);
         const typename Ops::Nibbles w = Ops::load_int4_half(values + 64 * i, h);
         GPT2FAST_UNROLL for (int r = 0; r < rows; ++r) Ops::add_int4(dots[r], w, x_values + 4 * r);
       }

@@ -23,6 +23,12 @@ struct RowTiles {
   GPT2FAST_INLINE int64_t tile_of(int64_t row) const { return part_of(row, rows, count); }
 };
 
+// How many bytes ahead a single tile of rows prefetches its weights.
+struct PrefetchAhead {
+  int64_t one_row;
+  int64_t more_rows;
+};
+
 // One call of linear(). Kernels read prepared rows: x after the LayerNorm, tile after tile, laid out so that
 // a kernel reads one stream whatever the number of rows. A tile of H rows is stored as
 //   fp32 weights: float values[in_features][H]
@@ -41,6 +47,7 @@ struct LinearTask {
   int64_t panels;
   int64_t panel_bytes;
   int64_t row_bytes;  // a prepared row's
+  PrefetchAhead ahead;
   RowTiles tiles;
   int64_t first_row;    // the first of the rows that are prepared together
   const uint8_t* rows;  // the prepared rows, from first_row on
@@ -76,6 +83,7 @@ struct LinearKernel {
   // weights, but what one operator passes to the next stays in its caches. With fewer rows, reading weights
   // costs more.
   int64_t own_rows;
+  PrefetchAhead ahead;
 };
 
 }  // namespace gpt2fast

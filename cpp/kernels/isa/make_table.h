@@ -16,7 +16,8 @@ namespace gpt2fast {
 template <typename Tile>
 static LinearKernel linear_kernel(decltype(LinearKernel::prepare_rows) prepare_rows) {
   constexpr int64_t kOwnRows = 16;
-  return {prepare_rows, multiply<Tile>, Tile::kMaxRows, Tile::kScaledBytes, kOwnRows};
+  constexpr int64_t kAhead = Tile::Distance::kBytes;
+  return {prepare_rows, multiply<Tile>, Tile::kMaxRows, Tile::kScaledBytes, kOwnRows, {kAhead, kAhead}};
 }
 
 template <typename Ops>
@@ -31,6 +32,7 @@ template <typename Ops>
 static void set_linear_integers(KernelTable& table) {
   table.linear[static_cast<size_t>(WeightFormat::kInt8)] = linear_kernel<Int8Tile<Ops>>(quantize_rows<Ops>);
   table.linear[static_cast<size_t>(WeightFormat::kInt4)] = linear_kernel<Int4Tile<Ops>>(quantize_rows<Ops>);
+  table.linear[static_cast<size_t>(WeightFormat::kInt4)].ahead.one_row = PrefetchDistance<Ops>::kInt4RowBytes;
 }
 
 template <typename Tag>

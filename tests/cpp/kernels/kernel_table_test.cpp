@@ -25,6 +25,7 @@ TEST(every_table_is_complete) {
       CHECK(kernel.prepare_rows != nullptr && kernel.multiply != nullptr);
       CHECK(kernel.max_tile_rows >= 1 && kernel.max_tile_rows <= kMaxTileRows);
       CHECK(kernel.own_rows >= 1);
+      CHECK(kernel.ahead.one_row > 0 && kernel.ahead.more_rows > 0);
     }
     for (const AttentionKernel& kernel : table.attention) {
       CHECK(kernel.scratch_bytes != nullptr && kernel.append != nullptr && kernel.attend != nullptr);
