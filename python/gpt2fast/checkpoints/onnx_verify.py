@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from gpt2fast.checkpoints import reference
 from gpt2fast.checkpoints.base import Checkpoint
 from gpt2fast.checkpoints.onnx_file import read_onnx
 from gpt2fast.checkpoints.onnx_pattern import find_embeddings
-from gpt2fast.checkpoints.onnx_session import open_session
+from gpt2fast.checkpoints.onnx_session import Declared, Session, open_session
 from gpt2fast.checkpoints.onnx_walk import Graph
 from gpt2fast.errors import ModelError
 
@@ -71,19 +72,16 @@ def _compare(checkpoint: Checkpoint, path: Path) -> tuple[float, float]:
     source = read_onnx(path)
     names = [name for name in source.inputs if name not in source.tensors]
     token_input = find_embeddings(Graph(source), names).input
-    session = open_session(path)
+    switches = (None,) if source.use_past is None else ((source.use_past, True), (source.use_past, False))
     found = []
-    for switch in (None,) if source.use_past is None else ((source.use_past, True), (source.use_past, False)):
-        feed = _Feed(checkpoint, session, token_input, path, switch)
-        try:
-            outputs = session.run(None, feed.values)
-        except Exception as error:  # onnxruntime's own types, which have no common public base
-            raise ModelError(f"{path}: ONNX Runtime can't run it: {error}") from error
-        found.append(
-            (_largest_difference(checkpoint, feed, outputs, path), np.abs(outputs[0]).max(initial=0))
-        )
-    difference, largest = np.max(found, axis=0)
-    return float(difference), float(largest)
+    with open_session(path) as session:
+        for switch in switches:
+            feed = _Feed(checkpoint, session, token_input, path, switch)
+            outputs = session.run(feed.values, path)
+            largest = np.abs(outputs[0]).max(initial=0)
+            found.append((_largest_difference(checkpoint, feed, outputs, path), largest))
+    difference, scale = np.max(found, axis=0)
+    return float(difference), float(scale)
 
 
 class _Feed:
@@ -102,22 +100,23 @@ class _Feed:
     def __init__(
         self,
         checkpoint: Checkpoint,
-        session: Any,
+        session: Session,
         token_input: str,
         path: Path,
         switch: tuple[str, bool] | None,
     ) -> None:
-        inputs = {one.name: one for one in session.get_inputs()}
+        inputs = {one.name: one for one in session.inputs}
         self._path = path
         shape = [size if isinstance(size, int) and size > 0 else 1 for size in inputs[token_input].shape]
         declared = inputs[token_input].shape[-1]
         tokens = declared if isinstance(declared, int) else min(_TOKENS, checkpoint.config.n_positions // 2)
         shape[-1] = tokens
         generator = np.random.default_rng(0)
-        rows = int(np.prod(shape[:-1], dtype=np.int64))
+        rows, length = math.prod(shape[:-1]), self._past_length(checkpoint, inputs)
+        _check_size(checkpoint, session, path, rows, length, tokens)
         self.ids = generator.integers(0, checkpoint.config.vocab_size, (rows, tokens))
         self._switch = switch
-        past = self._past(checkpoint, inputs, generator, rows)
+        past = None if length is None else self._past(checkpoint, generator, rows, length)
         self._pieces = self._past_pieces(inputs, past)
         self.past = past if switch is None or switch[1] else None
         self.values: dict[str, NDArray[Any]] = {
@@ -125,34 +124,38 @@ class _Feed:
             for name, one in inputs.items()
         }
 
-    def _past(
-        self, checkpoint: Checkpoint, inputs: dict[str, Any], generator: np.random.Generator, rows: int
-    ) -> list[NDArray[Any]] | None:
+    def _past_length(self, checkpoint: Checkpoint, inputs: dict[str, Declared]) -> int | None:
         caches = [one.shape for one in inputs.values() if len(one.shape) > 3]
         if not caches:
             return None
         declared = caches[0][-2]
-        length = (
+        return (
             declared if isinstance(declared, int) else min(_PAST_TOKENS, checkpoint.config.n_positions // 2)
         )
+
+    def _past(
+        self, checkpoint: Checkpoint, generator: np.random.Generator, rows: int, length: int
+    ) -> list[NDArray[Any]]:
         before = generator.integers(0, checkpoint.config.vocab_size, (rows, length))
         return reference.forward(checkpoint, before, dtype=np.float32)[1]
 
-    def _past_pieces(self, inputs: dict[str, Any], past: list[NDArray[Any]] | None) -> list[NDArray[Any]]:
+    def _past_pieces(
+        self, inputs: dict[str, Declared], past: list[NDArray[Any]] | None
+    ) -> list[NDArray[Any]]:
         """The past in the form of the inputs: keys and values stacked, or apart."""
         if past is None:
             return []
         stacked = any(len(one.shape) == 5 for one in inputs.values())
         return list(past) if stacked else [half for layer in past for half in layer]
 
-    def _value(self, one: Any, token_input: str, shape: Sequence[int]) -> NDArray[Any]:
+    def _value(self, one: Declared, token_input: str, shape: Sequence[int]) -> NDArray[Any]:
         start = 0 if self.past is None else self.past[0].shape[3]
         rows, tokens = self.ids.shape
         name = one.name.lower()
         if one.name == token_input:
             return self.ids.reshape(shape)
-        if self._switch is not None and one.name == self._switch[0]:
-            return np.full([size if isinstance(size, int) else 1 for size in one.shape], self._switch[1])
+        if self._switch is not None and one.name == self._switch[0] and len(one.shape) < 2:
+            return np.full([1 for _ in one.shape], self._switch[1])
         if len(one.shape) > 3 and self._pieces:
             return self._pieces.pop(0)
         if "mask" in name:
@@ -161,6 +164,18 @@ class _Feed:
             positions = np.arange(start, start + tokens)
             return np.broadcast_to(positions, shape if len(one.shape) == len(shape) else positions.shape)
         raise ModelError(f"{self._path}: takes the input {one.name!r}, which a GPT-2 does not need")
+
+
+def _check_size(
+    checkpoint: Checkpoint, session: Session, path: Path, rows: int, length: int | None, tokens: int
+) -> None:
+    """Raise ModelError if a run of our own, of as much as the file says it takes, would give too much."""
+    config, total = checkpoint.config, tokens + (length or 0)
+    values = max(config.vocab_size, config.n_head * total, 2 * config.n_layer * config.n_embd)
+    if 4 * rows * total * values > session.max_output_bytes:
+        raise ModelError(
+            f"{path}: takes {rows} texts of {total} tokens with their past, more than its check may take"
+        )
 
 
 def _largest_difference(checkpoint: Checkpoint, feed: _Feed, outputs: Sequence[Any], path: Path) -> float:

@@ -318,8 +318,8 @@ def test_what_a_session_is_given_has_its_weights_beside_it(tmp_path: Path) -> No
         ([_outside(location="../data")], "not the name of a file"),
     ):
         onnx.save(_model(weights=weights), path)
-        with pytest.raises(ModelError, match=fault):
-            open_session(path)
+        with pytest.raises(ModelError, match=fault), open_session(path):
+            pass
     (tmp_path / "data").write_bytes(bytes(8))
     inner = helper.make_graph([], "inner", [], [], [_outside(location="absent")])
     nested = helper.make_node("If", ["w"], ["z"], then_branch=inner)
@@ -330,8 +330,8 @@ def test_what_a_session_is_given_has_its_weights_beside_it(tmp_path: Path) -> No
         else:
             model.functions.add().node.append(nested)
         path.write_bytes(model.SerializeToString())
-        with pytest.raises(ModelError, match="'absent', which is not beside it"):
-            open_session(path)
+        with pytest.raises(ModelError, match="'absent', which is not beside it"), open_session(path):
+            pass
 
 
 @pytest.mark.parametrize(
