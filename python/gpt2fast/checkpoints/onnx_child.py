@@ -172,8 +172,8 @@ def _limit_memory(more: int) -> None:
 
     with open("/proc/self/statm", encoding="ascii") as file:
         mapped = int(file.read().split()[0]) * resource.getpagesize()
-    _lower(resource.RLIMIT_AS, mapped + more)
-    _lower(resource.RLIMIT_CORE, 0)
+    _limit(resource.RLIMIT_AS, mapped + more, resource.getrlimit(resource.RLIMIT_AS))
+    _limit(resource.RLIMIT_CORE, 0, resource.getrlimit(resource.RLIMIT_CORE))
 
 
 def _limit_time(seconds: int) -> None:
@@ -183,15 +183,16 @@ def _limit_time(seconds: int) -> None:
     import resource
 
     signal.signal(signal.SIGXCPU, signal.SIG_DFL)
-    _lower(resource.RLIMIT_CPU, math.ceil(sum(os.times()[:2])) + seconds)
+    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]  # the other is of the run before
+    _limit(resource.RLIMIT_CPU, math.ceil(sum(os.times()[:2])) + seconds, (hard, hard))
 
 
-def _lower(kind: int, limit: int) -> None:
+def _limit(kind: int, limit: int, inherited: tuple[int, int]) -> None:
+    """Set a limit, unless one that was inherited is lower."""
     import resource
 
-    hard = resource.getrlimit(kind)[1]
-    limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
-    resource.setrlimit(kind, (limit, hard))
+    known = [one for one in inherited if one != resource.RLIM_INFINITY]
+    resource.setrlimit(kind, (min([limit, *known]), inherited[1]))
 
 
 def _end_with(parent: int) -> None:

@@ -175,7 +175,9 @@ def open_session(path: Path) -> Iterator[Session]:
     data, folder, external_bytes = _with_resolved_links(data, path)
     process = _start_process()
     try:
-        yield Session(process, path, data, folder, len(data) + external_bytes)
+        session = Session(process, path, data, folder, len(data) + external_bytes)
+        del data  # of up to two gigabytes
+        yield session
     finally:
         process.kill()
         for pipe in (process.stdin, process.stdout):
