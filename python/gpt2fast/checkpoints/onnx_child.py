@@ -113,24 +113,28 @@ def main() -> None:
         sys.path[:] = settings["path"]
         session = _answer(answers, partial(_session, requests, answers, settings))
         while session is not None:
-            run = partial(_run, answers, session, settings["seconds"], *read_message(requests, sys.maxsize))
-            _answer(answers, run)
+            feeds = read_message(requests, sys.maxsize)
+            _answer(answers, partial(_run, session, settings["seconds"], *feeds))
 
 
-def _answer(answers: BufferedWriter, work: Callable[[], Any]) -> Any:
-    """What ``work`` gives after it answered; None if it failed, which is the answer then."""
+def _answer(answers: BufferedWriter, work: Callable[[], tuple[Any, dict[str, Any], list[Any]]]) -> Any:
+    """Send fields and arrays that ``work`` gives, and return what else it does; None if it failed."""
     try:
-        return work()
+        result, fields, arrays = work()
     except (EOFError, BrokenPipeError):
         raise
     except Exception as error:  # ONNX Runtime's exceptions have no common base
         text = str(error) or type(error).__name__
         no_memory = isinstance(error, MemoryError) or any(word in text for word in _NO_MEMORY)
-        write_message(answers, {"error": text[: MAX_FIELDS_BYTES // 16], "no_memory": no_memory})
-        return None
+        result, arrays = None, []
+        fields = {"error": text[: MAX_FIELDS_BYTES // 16], "no_memory": no_memory}
+    write_message(answers, fields, arrays)
+    return result
 
 
-def _session(requests: BufferedReader, answers: BufferedWriter, settings: dict[str, Any]) -> Any:
+def _session(
+    requests: BufferedReader, answers: BufferedWriter, settings: dict[str, Any]
+) -> tuple[Any, dict[str, Any], list[Any]]:
     import onnxruntime
 
     onnxruntime.disable_telemetry_events()
@@ -147,13 +151,12 @@ def _session(requests: BufferedReader, answers: BufferedWriter, settings: dict[s
         read_exactly(requests, settings["model_bytes"]), options, providers=["CPUExecutionProvider"]
     )
     inputs = [[one.name, one.type, one.shape] for one in session.get_inputs()]
-    write_message(answers, {"inputs": inputs, "outputs": [one.name for one in session.get_outputs()]})
-    return session
+    return session, {"inputs": inputs, "outputs": [one.name for one in session.get_outputs()]}, []
 
 
 def _run(
-    answers: BufferedWriter, session: Any, seconds: int, names: dict[str, Any], feeds: list[NDArray[Any]]
-) -> None:
+    session: Any, seconds: int, names: dict[str, Any], feeds: list[NDArray[Any]]
+) -> tuple[None, dict[str, Any], list[Any]]:
     import numpy as np
 
     _limit_time(seconds)
@@ -161,7 +164,7 @@ def _run(
     for output in outputs:
         if not isinstance(output, np.ndarray) or output.dtype.name not in DTYPES:
             raise TypeError("an output is not an array of numbers")
-    write_message(answers, {}, outputs)
+    return None, {}, outputs
 
 
 def _limit_memory(more: int) -> None:
