@@ -31,9 +31,8 @@ def export_with_data(directory: Path, sets: int = 2, **options: Any) -> Path:
 
 
 def run(path: Path, feeds: dict[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
-    """The outputs of a model, by name, from ONNX Runtime's own Python session."""
+    """The outputs of a model, by name, from ONNX Runtime."""
     from gpt2fast.checkpoints.onnx_session import open_session
 
-    session = open_session(path)
-    names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(names, feeds), strict=True))
+    with open_session(path) as session:
+        return dict(zip(session.output_names, session.run(feeds, path), strict=True))
