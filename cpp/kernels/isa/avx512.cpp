@@ -4,12 +4,16 @@
 
 namespace gpt2fast {
 
+namespace {
+
 // A Zen 5's cores have more requests under way, and compute for less long, than a Zen 4's.
-static void prefetch_farther(KernelTable& table) {
+void prefetch_farther(KernelTable& table) {
   constexpr int64_t kBytes = 8192;
   table.linear[static_cast<size_t>(WeightFormat::kInt8)].ahead = {kBytes, kBytes};
   table.linear[static_cast<size_t>(WeightFormat::kInt4)].ahead.one_row = kBytes;
 }
+
+}  // namespace
 
 const KernelTable& kernels_avx512() {
   static const KernelTable kTable = [] {
