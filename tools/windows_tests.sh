@@ -17,5 +17,6 @@ cmake --build "$build" ${*:+--target "$@"}
 
 library="$(realpath "$build")/onnxruntime/onnxruntime/capi/onnxruntime.dll"
 export WINEPREFIX="$(realpath "$build")/wine" WINEDEBUG=-all GPT2FAST_ORT_LIBRARY="Z:$library"
+/usr/lib/wine/wine64 wineboot --init  # once, before programs that start at the same time do
 names=$(IFS='|' && echo "$*")
-ctest --test-dir "$build" --output-on-failure --timeout 300 -j2 -R "^(${names:-.*})\$"
+ctest --test-dir "$build" --output-on-failure --timeout 300 -R "^(${names:-.*})\$"
