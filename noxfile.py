@@ -119,7 +119,7 @@ def systems(session: nox.Session) -> None:
 
 @nox.session
 def windows(session: nox.Session) -> None:
-    """Run the C++ tests as programs for Windows under Wine, which must be there; arguments go to ctest."""
+    """Run the C++ tests as programs for Windows under Wine, which must be there; arguments name tests."""
     session.install("cmake", "ninja", "ziglang>=0.15")
     session.run("bash", "tools/windows_tests.sh", "build/windows-tests", *session.posargs, external=True)
 
