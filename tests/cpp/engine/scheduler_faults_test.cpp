@@ -43,12 +43,9 @@ namespace {
 
 using namespace testing;
 
-// Reads one token, and throws where the test wants it.
-class Faulty final : public Participant {
+// Reads one token.
+class OneToken : public Participant {
  public:
-  enum class Place { kNowhere, kPending, kPlan, kUse, kReport };
-  explicit Faulty(Place place) : place_(place) {}
-
   Admitted admit(Admission& admission) override {
     slot_ = admission.acquire_empty(0);
     return slot_ < 0 ? Admitted::kNoSlot : Admitted::kYes;
@@ -58,21 +55,38 @@ class Faulty final : public Participant {
     if (slot_ >= 0) slots.release(std::exchange(slot_, -1), {});
   }
   bool decodes() override { return false; }
-  int64_t pending() override {
-    throw_at(Place::kPending);
-    return 1;
-  }
+  int64_t pending() override { return 1; }
   void plan(StepPlan& plan) override {
-    throw_at(Place::kPlan);
     const int32_t token = 1;
     if (plan.room() > 0) plan.add(slot_, 0, {&token, 1}, 0);
   }
-  void use(const StepResults&) override {
-    throw_at(Place::kUse);
-    done_ = true;
-  }
+  void use(const StepResults&) override { done_ = true; }
   bool done() const override { return done_; }
   void end(FinishReason) override { done_ = true; }
+
+ private:
+  int64_t slot_ = -1;
+  bool done_ = false;
+};
+
+// Throws where the test wants it.
+class Faulty final : public OneToken {
+ public:
+  enum class Place { kNowhere, kPending, kPlan, kUse, kReport };
+  explicit Faulty(Place place) : place_(place) {}
+
+  int64_t pending() override {
+    throw_at(Place::kPending);
+    return OneToken::pending();
+  }
+  void plan(StepPlan& plan) override {
+    throw_at(Place::kPlan);
+    OneToken::plan(plan);
+  }
+  void use(const StepResults& results) override {
+    throw_at(Place::kUse);
+    OneToken::use(results);
+  }
   bool report(Mailbox&, int64_t) override {
     throw_at(Place::kReport);
     return false;
@@ -84,28 +98,12 @@ class Faulty final : public Participant {
   }
 
   const Place place_;
-  int64_t slot_ = -1;
-  bool done_ = false;
 };
 
-// Reads one token and has a hook, for which its mailbox gets no memory.
-class WithoutHookMemory final : public Participant, public HookWork {
+// Has a hook, for which its mailbox gets no memory.
+class WithoutHookMemory final : public OneToken, public HookWork {
  public:
-  Admitted admit(Admission& admission) override {
-    slot_ = admission.acquire_empty(0);
-    return slot_ < 0 ? Admitted::kNoSlot : Admitted::kYes;
-  }
-  bool has_slot() const override { return slot_ >= 0; }
-  void release(SlotPool& slots) override {
-    if (slot_ >= 0) slots.release(std::exchange(slot_, -1), {});
-  }
   Readiness readiness() override { return away_ ? Readiness::kAway : Readiness::kReady; }
-  bool decodes() override { return false; }
-  int64_t pending() override { return 1; }
-  void plan(StepPlan& plan) override {
-    const int32_t token = 1;
-    if (plan.room() > 0) plan.add(slot_, 0, {&token, 1}, 0);
-  }
   void use(const StepResults&) override { away_ = true; }
   bool has_hooks() const override { return true; }
   HookWork* hook() override {
@@ -114,14 +112,10 @@ class WithoutHookMemory final : public Participant, public HookWork {
   }
   void drop_hook() override { away_ = false; }
   void run_hook() override { away_ = false; }
-  bool done() const override { return done_; }
-  void end(FinishReason) override { done_ = true; }
 
  private:
-  int64_t slot_ = -1;
   std::atomic<bool> away_ = false;
   bool asked_ = false;
-  bool done_ = false;
 };
 
 // The next text is the one that it should be.
