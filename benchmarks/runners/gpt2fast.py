@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from gpt2fast.evaluation.speed import Arrivals
 
 PACKAGES = ("onnxruntime",)
-FORMATS = {"fp32": 32, "bf16": 16, "int8": 8, "int4": 4}
+FORMATS = {"fp32": 32, "bf16": 16, "int8": 8, "int4": 4, "int4-all": 4}
 
 
 def convert(checkpoint: Path, directory: Path, format: str) -> None:

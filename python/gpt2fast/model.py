@@ -77,7 +77,7 @@ class GPT2(NotOfModels):
         source : str or path, optional
             A model directory made by ``gpt2fast convert``, a Hugging Face checkpoint directory, a single
             model file, or the id of a model on the hub. Default: the small model in the package.
-        precision : {"int8", "int4", "bf16", "fp32"}, optional
+        precision : {"int8", "int4", "int4-all", "bf16", "fp32"}, optional
             Precision of the weights. Default: ``"int8"``, or that of the model directory.
         calibrate : str or path, optional
             For int4: a UTF-8 text like those that the model will read, of 1,024 tokens or more; less is lost.
@@ -174,7 +174,7 @@ class GPT2(NotOfModels):
 
     @property
     def precision(self) -> str:
-        """The weights' precision: ``"fp32"``, ``"bf16"``, ``"int8"`` or ``"int4"``."""
+        """The weights' precision: ``"fp32"``, ``"bf16"``, ``"int8"``, ``"int4"`` or ``"int4-all"``."""
         return self._loaded.directory.precision
 
     @property

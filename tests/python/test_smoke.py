@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from gpt2fast import GPT2
+from gpt2fast.storage.model_directory import PRECISIONS
 from support.goldens import EMBEDDED
 
 
@@ -23,7 +24,7 @@ def test_logits_equal_the_reference(case: dict[str, list[float]]) -> None:
     np.testing.assert_allclose(logits[case["ids"]], case["values"], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8", "int4"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_same_seed_same_text(precision: str) -> None:
     model = GPT2.from_pretrained(precision=precision)
     first = model.generate("Once upon a time", max_new_tokens=30, temperature=0.8, seed=7)

@@ -23,6 +23,7 @@ from gpt2fast.cli.shared import (
     tokenizer_option,
 )
 from gpt2fast.storage.files import errors_of
+from gpt2fast.storage.model_directory import CALIBRATED_PRECISIONS
 
 if TYPE_CHECKING:
     from gpt2fast.evaluation import Journal, LanguageModel, PerplexitySettings
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 _REFERENCE: Precision = "fp32"
-_CALIBRATED: Precision = "int4"
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,11 @@ class _Run:
     precisions: tuple[Precision, ...]
     resume: Path | None
     as_json: bool
+
+    @property
+    def calibrated(self) -> list[Precision]:
+        """The precisions that a calibration text has an effect on."""
+        return [precision for precision in self.precisions if precision in CALIBRATED_PRECISIONS]
 
 
 def _run_options(function: _Function) -> _Function:
@@ -193,9 +198,11 @@ def _take_run(options: dict[str, Any]) -> _Run:
     precisions = tuple(dict.fromkeys(options.pop("precisions")))
     run = _Run(ModelChoice.take(options), precisions, options.pop("resume"), options.pop("as_json"))
     if run.model.calibrate is not None:
-        if _CALIBRATED not in precisions:
-            raise click.UsageError(f"--calibrate has no effect without --precision {_CALIBRATED}")
-        _load(run, _CALIBRATED).close()  # a text that won't do is refused before anything is measured
+        if not run.calibrated:
+            raise click.UsageError(
+                f"--calibrate has no effect without --precision {' or '.join(CALIBRATED_PRECISIONS)}"
+            )
+        _load(run, run.calibrated[0]).close()  # a text that won't do is refused before anything is measured
     return run
 
 
@@ -226,7 +233,7 @@ def _opened(run: _Run, task: str, content: str, settings: Mapping[str, Any]) -> 
         **settings,
     }
     if run.model.calibrate is not None:
-        calibrated = find_model_directory(run.model.source, _CALIBRATED, calibrate=run.model.calibrate)
+        calibrated = find_model_directory(run.model.source, run.calibrated[0], calibrate=run.model.calibrate)
         identity["calibrated"] = calibrated.metadata.get("fingerprint")
     if run.model.kv_cache is not None:
         identity["kv_cache"] = run.model.kv_cache
@@ -240,7 +247,7 @@ def _opened(run: _Run, task: str, content: str, settings: Mapping[str, Any]) -> 
 
 
 def _load(run: _Run, precision: Precision | None) -> GPT2:
-    calibrate = run.model.calibrate if precision == _CALIBRATED else None
+    calibrate = run.model.calibrate if precision in CALIBRATED_PRECISIONS else None
     return replace(run.model, precision=precision, calibrate=calibrate).load_for_text()
 
 

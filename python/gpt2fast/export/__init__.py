@@ -42,11 +42,12 @@ def convert(
     out : str or path
         The directory to write. It appears whole or not at all.
     precision : str
-        ``"fp32"``, ``"bf16"``, ``"int8"`` or ``"int4"`` (which keeps the vocabulary table in int8).
+        ``"fp32"``, ``"bf16"``, ``"int8"``, ``"int4"`` (which keeps the vocabulary table in int8) or
+        ``"int4-all"`` (which does not).
     calibrate : str or path, optional
         A UTF-8 text of 1,024 tokens or more, like those that the model will read: weights of int4 are
         rounded by what it shows of the layers' inputs, and not by what the model's own tokens show. At most
-        4,096 tokens are read, at equal distances. Only with ``precision="int4"``.
+        4,096 tokens are read, at equal distances. Only with the precisions of int4.
     adapter, tokenizer, n_head, revision, token : optional
         As for :func:`gpt2fast.checkpoints.open_checkpoint`; not with a Checkpoint.
     overwrite : bool

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from gpt2fast._validation import shown
 from gpt2fast.errors import ModelError
 from gpt2fast.storage.files import read_bytes
+from gpt2fast.storage.model_directory import CALIBRATED_PRECISIONS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -96,7 +97,7 @@ def read_calibration(path: str | os.PathLike[str], precision: str) -> Calibratio
     name = os.fsdecode(path)
     if not name:
         raise ValueError(f"calibrate must be the path of a text file, got {name!r}")
-    if precision != "int4":
+    if precision not in CALIBRATED_PRECISIONS:
         raise ValueError(
             f"calibrate={name!r} has no effect with precision={precision!r}: only weights of int4 are "
             f"rounded by the inputs of layers; leave it out, or write precision='int4'"

@@ -22,13 +22,14 @@ if TYPE_CHECKING:
 #: Tables with one row per token: packed as the [n_embd -> vocab_size] projection that they also are.
 VOCABULARY_TABLES = ("wte.weight", "lm_head.weight")
 
-# Formats of the linear layers and of the vocabulary tables. Four bits in the table would affect every
-# embedding and every score: that costs more accuracy than all layers together and saves little.
+# Formats of the linear layers and of the vocabulary tables. Four bits in the table affect every embedding and
+# every score, which costs more accuracy than all layers together.
 _FORMATS = {
     "fp32": (core.FORMAT_FLOAT32, core.FORMAT_FLOAT32),
     "bf16": (core.FORMAT_BFLOAT16, core.FORMAT_BFLOAT16),
     "int8": (core.FORMAT_INT8, core.FORMAT_INT8),
     "int4": (core.FORMAT_INT4, core.FORMAT_INT8),
+    "int4-all": (core.FORMAT_INT4, core.FORMAT_INT4),
 }
 _PANEL_COLUMNS = 16
 _CHUNK_BYTES = 8 << 20

@@ -17,7 +17,7 @@ from gpt2fast.export.fitting_tokenizer import fitting_tokenizer
 from gpt2fast.export.graph import build_graph
 from gpt2fast.export.huggingface_writer import write_safetensors
 from gpt2fast.export.input_moments import feedback_of_layers
-from gpt2fast.export.quantize import PackedTensor, layout, packed_chunks
+from gpt2fast.export.quantize import VOCABULARY_TABLES, PackedTensor, layout, packed_chunks
 from gpt2fast.export.written_tokens import sequence_length, written_tokens
 from gpt2fast.storage.atomic import atomic_directory, check_room, write_new
 from gpt2fast.storage.graph_check import WEIGHTS_NAME
@@ -182,7 +182,7 @@ def _write_weights(
         for packed in tensors:
             blocks.pad(packed.offset)
             feedback = None
-            if packed.format == core.FORMAT_INT4:
+            if packed.format == core.FORMAT_INT4 and packed.name not in VOCABULARY_TABLES:
                 name, feedback = next(layers)
                 if name != packed.name:
                     raise RuntimeError(f"the inputs of {name} came in place of those of {packed.name}")

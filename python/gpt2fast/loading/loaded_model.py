@@ -39,7 +39,13 @@ MAX_DECODE_SLOWDOWN = 1000.0
 DEFAULT_PREFIX_CACHE_BYTES = 256 << 20
 
 # The default for each precision: about as exact as the weights.
-_KV_CACHE_OF_PRECISION: dict[str, KvCache] = {"fp32": "fp32", "bf16": "fp16", "int8": "int8", "int4": "int8"}
+_KV_CACHE_OF_PRECISION: dict[str, KvCache] = {
+    "fp32": "fp32",
+    "bf16": "fp16",
+    "int8": "int8",
+    "int4": "int8",
+    "int4-all": "int8",
+}
 # Longer prompts are cut into steps of this many tokens: enough for the matrix kernels to run at full speed,
 # and few enough for a step's activations to stay in the caches.
 _MAX_STEP_TOKENS = 128

@@ -15,7 +15,7 @@ from gpt2fast.storage.model_directory import (
     open_model_directory,
 )
 
-Precision: TypeAlias = Literal["fp32", "bf16", "int8", "int4"]
+Precision: TypeAlias = Literal["fp32", "bf16", "int8", "int4", "int4-all"]
 
 DEFAULT_PRECISION: Precision = "int8"
 

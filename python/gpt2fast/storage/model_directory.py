@@ -30,7 +30,9 @@ from gpt2fast.storage.set_aside import restore_set_aside
 
 #: Incremented whenever a change to the graph, the packed layouts or a reader changes a conversion's result.
 FORMAT_VERSION = 10
-PRECISIONS = ("fp32", "bf16", "int8", "int4")
+PRECISIONS = ("fp32", "bf16", "int8", "int4", "int4-all")
+#: Those whose linear layers are rounded by the inputs that tokens of a text, or of the model itself, make.
+CALIBRATED_PRECISIONS = ("int4", "int4-all")
 
 MODEL_NAME = "model.onnx"
 TOKENIZER_NAME = "tokenizer.json"

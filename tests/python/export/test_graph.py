@@ -19,6 +19,7 @@ from gpt2fast.export import quantize
 from gpt2fast.export.graph import build_graph
 from gpt2fast.export.quantize import PackedTensor, layout, packed_chunks
 from gpt2fast.storage.graph_check import check_graph
+from gpt2fast.storage.model_directory import PRECISIONS
 from support.checkpoint_samples import small_config
 
 
@@ -34,7 +35,7 @@ def node(model: onnx.ModelProto, name: str) -> onnx.NodeProto:
     return next(node for node in model.graph.node if node.name == name)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8", "int4"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("tied", [True, False])
 def test_the_graph_is_valid_and_passes_our_own_check(tmp_path: Path, precision: str, tied: bool) -> None:
     config = small_config(tie_word_embeddings=tied)
@@ -154,7 +155,7 @@ def test_the_same_model_gives_the_same_bytes() -> None:
     assert first == second
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8", "int4"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_layout(precision: str) -> None:
     config = small_config(n_embd=51, n_head=3, tie_word_embeddings=False)
     tensors = layout(config, precision)
@@ -162,7 +163,9 @@ def test_layout(precision: str) -> None:
     assert all(tensor.offset % 4096 == 0 for tensor in tensors)
     assert all(a.offset + a.length <= b.offset < a.offset + a.length + 4096 for a, b in pairwise(tensors))
     formats = {tensor.name: tensor.format for tensor in tensors}
-    linear, table = {"fp32": (0, 0), "bf16": (1, 1), "int8": (2, 2), "int4": (3, 2)}[precision]
+    linear, table = {"fp32": (0, 0), "bf16": (1, 1), "int8": (2, 2), "int4": (3, 2), "int4-all": (3, 3)}[
+        precision
+    ]
     assert formats["wte.weight"] == formats["lm_head.weight"] == table
     assert formats["h.1.mlp.c_fc.weight"] == formats["h.0.attn.c_proj.weight"] == linear
     assert formats["wpe.weight"] is formats["ln_f.weight"] is formats["h.0.mlp.c_fc.bias"] is None
@@ -175,7 +178,7 @@ def packed(tensor: PackedTensor, values: np.ndarray) -> np.ndarray:
     return np.concatenate(list(packed_chunks(tensor, LazyTensor.from_array(values))))
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8", "int4"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("name", ["wte.weight", "h.0.attn.c_attn.weight", "wpe.weight", "h.0.mlp.c_fc.bias"])
 def test_pieces_are_the_whole(monkeypatch: pytest.MonkeyPatch, precision: str, name: str) -> None:
     config = small_config(n_embd=51, n_head=3)

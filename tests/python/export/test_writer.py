@@ -27,6 +27,7 @@ from gpt2fast.storage.model_directory import (
     CLASSIFIER_NAME,
     FILE_NAMES,
     GENERATION_CONFIG_NAME,
+    PRECISIONS,
     open_model_directory,
 )
 from gpt2fast.storage.set_aside import set_aside_name
@@ -46,7 +47,7 @@ def entries(directory: Path) -> list[str]:
     return sorted(os.listdir(directory))
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8", "int4"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_model_directory(source: Path, tmp_path: Path, precision: str) -> None:
     assert convert(source, tmp_path / "out", precision=precision) == tmp_path / "out"
     assert entries(tmp_path / "out") == sorted({*FILE_NAMES} - OPTIONAL)
@@ -104,7 +105,8 @@ def test_progress_ends_at_the_total(source: Path, tmp_path: Path) -> None:
 
 
 def test_an_unknown_precision_is_refused_first(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"precision must be one of fp32, bf16, int8, int4, got 'int3'"):
+    message = "precision must be one of fp32, bf16, int8, int4, int4-all, got 'int3'"
+    with pytest.raises(ValueError, match=message):
         convert(tmp_path / "absent", tmp_path / "out", precision="int3")
 
 

@@ -16,10 +16,10 @@ import pytest
 
 from gpt2fast import GPT2
 from gpt2fast._native import core
+from gpt2fast.storage.model_directory import PRECISIONS
 from support.processes import SECONDS, run_python
 from support.random_models import SHAPES, random_ids, write_random_checkpoint, write_shape
 
-PRECISIONS = ["fp32", "bf16", "int8", "int4"]
 SAMPLED = {"temperature": 0.9, "top_k": 40, "repetition_penalty": 1.2, "eos_token_id": []}
 PROMPTS = ["Once", "The King said to his daughter, who was the fairest of all:", "", "A wolf"]
 
@@ -101,7 +101,8 @@ def test_kv_caches_stay_within_their_precision() -> None:
 
 
 @pytest.mark.parametrize(
-    ("precision", "kv_cache"), [("fp32", "fp32"), ("bf16", "fp16"), ("int8", "int8"), ("int4", "int8")]
+    ("precision", "kv_cache"),
+    [("fp32", "fp32"), ("bf16", "fp16"), ("int8", "int8"), ("int4", "int8"), ("int4-all", "int8")],
 )
 def test_the_kv_cache_follows_the_precision(precision: Any, kv_cache: str) -> None:
     assert GPT2.from_pretrained(precision=precision).kv_cache == kv_cache

@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]
 
 # Every relative error below is over whole arrays of logits or hidden states.
 FP32 = 1e-4
-TOLERANCES = {"fp32": FP32, "bf16": 2e-2, "int8": 5e-2, "int4": 2e-1}
+TOLERANCES = {"fp32": FP32, "bf16": 2e-2, "int8": 5e-2, "int4": 2e-1, "int4-all": 3e-1}
 
 
 class Pair:
@@ -134,7 +134,7 @@ def test_greedy_text_of_random_models(random_pair: Pair) -> None:
     assert list(ours.token_ids) == random_pair.greedy(prompt, tokens)
 
 
-@pytest.mark.parametrize("precision", ["bf16", "int8", "int4"])
+@pytest.mark.parametrize("precision", ["bf16", "int8", "int4", "int4-all"])
 def test_quantised_logits_stay_near(embedded_dir: Path, precision: str) -> None:
     pair = Pair(embedded_dir, precision)
     ids = random_ids(pair.ours, 2, 64)

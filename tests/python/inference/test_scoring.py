@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from gpt2fast import GPT2
+from gpt2fast.storage.model_directory import PRECISIONS
 from support.processes import imported_by
 from support.random_models import random_ids, write_shape
 
@@ -41,7 +42,7 @@ def test_scores_are_the_softmax_of_the_logits(model: GPT2) -> None:
     assert model.score(TEXTS[0]).token_ids == model.score(TEXTS)[0].token_ids
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8", "int4"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_score_has_the_same_bits_alone_and_in_company(precision: Any) -> None:
     models = [GPT2.from_pretrained(precision=precision, threads=threads) for threads in (1, 2)]
     texts = [random_ids(models[0], 2 + 5 * index, seed=index) for index in range(30)]

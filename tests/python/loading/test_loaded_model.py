@@ -26,7 +26,10 @@ def model() -> GPT2:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"precision": "int2"}, "precision must be one of 'fp32', 'bf16', 'int8', 'int4', got 'int2'"),
+        (
+            {"precision": "int2"},
+            "precision must be one of 'fp32', 'bf16', 'int8', 'int4', 'int4-all', got 'int2'",
+        ),
         ({"threads": 0}, "threads must be from 1 to 1024, got 0"),
         ({"max_sequences": 0}, "max_sequences must be from 1 to 4096, got 0"),
         ({"prefix_cache_bytes": -1}, "prefix_cache_bytes must be from 0"),

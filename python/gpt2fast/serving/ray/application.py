@@ -49,7 +49,7 @@ class AppOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
     model: str | None = None
-    precision: Literal["int8", "int4", "bf16", "fp32"] | None = None
+    precision: Literal["int8", "int4", "int4-all", "bf16", "fp32"] | None = None
     kv_cache: Literal["int8", "fp16", "fp32"] | None = None
     tokenizer: str | None = None
     max_sequences: int = Field(32, ge=1, le=4096)
