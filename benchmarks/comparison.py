@@ -23,6 +23,7 @@ _DRAFT_STEPS = 16
 #: Texts that are scored in one call, and their lengths from and up to.
 SCORED_TEXTS = 64
 SCORED_TOKENS = (8, 47)
+_WAKING_TOKENS = 8
 _ATTEMPTS = 3  # a program may end a text of random tokens before it has begun
 
 Log = Callable[[str], None]
@@ -121,6 +122,7 @@ class Comparison:
                     if system.runner != OURS or system.bits > 8:
                         continue
                     with self._giving_up(system):
+                        self._wake(worker)
                         taken = worker.call(
                             "draft_step_ms",
                             context=context,
@@ -140,18 +142,25 @@ class Comparison:
                 if system.runner not in SCORING:
                     continue
                 with self._giving_up(system):
+                    self._wake(worker)
                     seconds = worker.call("score_seconds", texts=texts)
                     if repeat > 0:
                         rate = float(lengths.sum()) / seconds
                         self._results.scored_per_second[system.name].append(rate)
 
     def _run_case(self, worker: Worker, case: Case) -> Timing:
+        self._wake(worker)
         for _ in range(_ATTEMPTS):
             prompts = fresh_prompts(self._generator, case, self._vocab_size)
             arrivals = worker.call("generate", prompts=prompts, new_tokens=case.new_tokens)
             if all(arrivals):
                 return timing(arrivals)
         raise ValueError(f"{case.name}: texts without tokens, {_ATTEMPTS} times in a row")
+
+    def _wake(self, worker: Worker) -> None:
+        """Let a program read all of its weights, which the system may have taken back while others ran."""
+        prompt = self._generator.integers(0, self._vocab_size - 1, _WAKING_TOKENS).tolist()
+        worker.call("generate", prompts=[prompt], new_tokens=_WAKING_TOKENS)
 
     def _worker(self, action: str, system: System) -> Worker:
         log = self._work / "logs" / f"{system.key}-{action}.log"

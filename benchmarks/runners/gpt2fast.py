@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.runners import Request, Runner
 from gpt2fast import GPT2
+from gpt2fast.loading.loaded_model import MAX_DECODE_SLOWDOWN
 
 if TYPE_CHECKING:
     from gpt2fast.evaluation.speed import Arrivals
@@ -27,8 +28,13 @@ def convert(checkpoint: Path, directory: Path, format: str) -> None:
 
 def load(directory: Path, format: str, threads: int, texts: int) -> Runner:
     # With prefix_cache_bytes=0 every text's keys and values would get memory from the system anew. Requests
-    # ask that no prompt be reused.
-    return _Runner(GPT2.from_pretrained(directory, threads=threads, max_sequences=texts))
+    # ask that no prompt be reused. All prompts are read before texts go on, as the other programs do: texts
+    # are timed while all of them are written.
+    return _Runner(
+        GPT2.from_pretrained(
+            directory, threads=threads, max_sequences=texts, decode_slowdown=MAX_DECODE_SLOWDOWN
+        )
+    )
 
 
 class _Runner:

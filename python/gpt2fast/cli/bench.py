@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gpt2fast.cli.shared import ModelChoice, model_options, print_json
+from gpt2fast.loading.loaded_model import MAX_DECODE_SLOWDOWN
 
 if TYPE_CHECKING:
     from gpt2fast.evaluation.speed import Case, Timing
@@ -45,7 +46,8 @@ def command(batches: tuple[int, ...], repeats: int, as_json: bool, **options: An
     gpt2fast bench --model openai-community/gpt2 --precision int4 --threads 2
     gpt2fast bench --batch 4 --batch 16 --json
     """
-    model = ModelChoice.take(options).load()
+    # Several texts are timed while all of them are written: their prompts are read first.
+    model = ModelChoice.take(options).load(decode_slowdown=MAX_DECODE_SLOWDOWN)
     facts = _facts(model)
     measured = _measure(model, batches, repeats)
     drafts = _draft_steps(model)

@@ -114,8 +114,8 @@ class ModelChoice:
         names = [field.name for field in fields(cls) if field.name in options]
         return cls(**{name: options.pop(name) for name in names})
 
-    def load(self) -> GPT2:
-        """The model."""
+    def load(self, **settings: Any) -> GPT2:
+        """The model, with further settings of :meth:`GPT2.from_pretrained`."""
         from gpt2fast.model import GPT2
 
         return GPT2.from_pretrained(
@@ -126,6 +126,7 @@ class ModelChoice:
             tokenizer=self.tokenizer,
             kv_cache=self.kv_cache,
             generation_config="model" if self.generation_config else None,
+            **settings,
         )
 
     def load_for_text(self) -> GPT2:

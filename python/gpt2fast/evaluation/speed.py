@@ -84,11 +84,10 @@ def usual_cases(n_positions: int, texts: Sequence[int] = (8, 32), new_tokens: in
     lengths = [length for length in lengths if 0 < length <= n_positions - new_tokens]
     cases = [Case(f"1 x {length}", 1, length, new_tokens) for length in lengths]
     shared = n_positions // 8
-    # The first of several texts goes on while the prompts of the others are read, in parts: on a fast
-    # processor in some 40 steps for 8 texts and 60 for 32.
-    more = new_tokens + 64
+    # The first of several texts has a token in each of the steps that read the prompts of the others.
     return cases + [
-        Case(f"{count} x {shared}", count, shared, min(more + count, n_positions - shared)) for count in texts
+        Case(f"{count} x {shared}", count, shared, min(new_tokens + 2 * count, n_positions - shared))
+        for count in texts
     ]
 
 

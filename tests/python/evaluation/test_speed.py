@@ -17,6 +17,7 @@ from gpt2fast.evaluation.speed import (
     token_arrivals,
     usual_cases,
 )
+from gpt2fast.loading.loaded_model import MAX_DECODE_SLOWDOWN
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +68,16 @@ def test_every_token_arrives_in_order(model: GPT2) -> None:
     arrivals = token_arrivals(model.loaded, [[1, 2, 3], [4, 5, 6]], 7)
     assert [len(times) for times in arrivals] == [7, 7]
     assert all(times == sorted(times) and times[0] > 0 for times in arrivals)
+
+
+def test_prompts_are_read_before_texts_go_on() -> None:
+    with GPT2.from_pretrained(decode_slowdown=MAX_DECODE_SLOWDOWN) as model:
+        token_arrivals(model.loaded, [[1, 2, 3]], 8)  # from then on the engine knows how long steps take
+        prompts = fresh_prompts(np.random.default_rng(1), Case("", 8, 64, 24), 4096)
+        arrivals = token_arrivals(model.loaded, prompts, 24)
+    began = max(times[0] for times in arrivals)
+    # 512 tokens of prompts, in steps of 128 rows of which running texts take at most 8.
+    assert max(sum(at < began for at in times) for times in arrivals) <= 6
 
 
 def test_cases_are_run_and_warmed_up(model: GPT2) -> None:
