@@ -42,7 +42,11 @@ def main() -> None:
 
     log("preparing checkpoints and conversions")
     checkpoint = checkpoint_directory(arguments.size, work)
-    systems = list(all_systems(threads, arguments.only or NAMES))
+    systems = [
+        system
+        for system in all_systems(threads, arguments.only or NAMES)
+        if arguments.bits is None or system.bits in arguments.bits
+    ]
     directories, skipped = convert_all(systems, checkpoint, work)
     _add_single_thread(directories, threads)
     results = Results(failures=skipped)
@@ -76,6 +80,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, help="default: the cores this process may use")
     parser.add_argument("--repeats", type=int, default=4, help="runs of each case (default: 4)")
     parser.add_argument("--only", nargs="+", choices=NAMES, help="run these programs alone")
+    parser.add_argument("--bits", type=int, nargs="+", help="run formats of so many bits alone")
     parser.add_argument("--work", type=Path, default=Path("build/benchmarks"), help="for conversions")
     parser.add_argument("--out", type=Path, default=Path("build/benchmarks/results"), help="for results")
     parser.add_argument("--no-plot", dest="plot", action="store_false", help="write no picture")
