@@ -8,6 +8,9 @@
 #if defined(__aarch64__) && defined(__linux__)
 #include <sys/auxv.h>
 #endif
+#if defined(__aarch64__) && defined(__APPLE__)
+#include <sys/sysctl.h>
+#endif
 #if defined(GPT2FAST_HAVE_AMX)
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -89,6 +92,20 @@ bool runs_neon_dot() {
 #endif
 }
 
+// Products of byte matrices.
+bool runs_neon_i8mm() {
+#if defined(__aarch64__) && defined(__linux__)
+  constexpr unsigned long kByteMatrices = 1ul << 13;  // HWCAP2_I8MM
+  return runs_neon_dot() && (getauxval(AT_HWCAP2) & kByteMatrices) != 0;
+#elif defined(__aarch64__) && defined(__APPLE__)
+  int32_t present = 0;
+  size_t bytes = sizeof(present);
+  return sysctlbyname("hw.optional.arm.FEAT_I8MM", &present, &bytes, nullptr, 0) == 0 && present != 0;
+#else
+  return false;
+#endif
+}
+
 Isa best_isa() {
   Isa best = Isa::kPortable;
   for (Isa isa : kAllIsas) {
@@ -142,6 +159,8 @@ bool isa_is_available(Isa isa) {
       return true;
     case Isa::kNeonDot:
       return runs_neon_dot();
+    case Isa::kNeonI8mm:
+      return runs_neon_i8mm();
 #if defined(__x86_64__)
     case Isa::kAvx2:
       return runs_avx2();
@@ -167,6 +186,8 @@ std::string_view isa_name(Isa isa) {
       return "portable";
     case Isa::kNeonDot:
       return "neon_dot";
+    case Isa::kNeonI8mm:
+      return "neon_i8mm";
     case Isa::kAvx2:
       return "avx2";
     case Isa::kAvxVnni:

@@ -6,11 +6,20 @@
 
 namespace gpt2fast {
 
-enum class Isa { kPortable, kNeonDot, kAvx2, kAvxVnni, kAvx512Vnni, kAvx512Bf16, kAmxInt8 };
+enum class Isa {
+  kPortable,
+  kNeonDot,
+  kNeonI8mm,
+  kAvx2,
+  kAvxVnni,
+  kAvx512Vnni,
+  kAvx512Bf16,
+  kAmxInt8,
+};
 
 // From the plainest to the best.
-inline constexpr std::array kAllIsas = {Isa::kPortable,   Isa::kNeonDot,    Isa::kAvx2,   Isa::kAvxVnni,
-                                        Isa::kAvx512Vnni, Isa::kAvx512Bf16, Isa::kAmxInt8};
+inline constexpr std::array kAllIsas = {Isa::kPortable, Isa::kNeonDot,    Isa::kNeonI8mm,   Isa::kAvx2,
+                                        Isa::kAvxVnni,  Isa::kAvx512Vnni, Isa::kAvx512Bf16, Isa::kAmxInt8};
 
 // The best variant that this binary carries and this processor runs.
 // The environment variable GPT2FAST_ISA overrides it with one of isa_name()'s names; throws

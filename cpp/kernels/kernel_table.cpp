@@ -27,6 +27,10 @@ const KernelTable& kernels(Isa isa) {
     case Isa::kAvx2:
       return kernels_avx2();
 #endif
+#if defined(GPT2FAST_HAVE_NEON_I8MM)
+    case Isa::kNeonI8mm:
+      return kernels_neon_i8mm();
+#endif
 #if defined(GPT2FAST_HAVE_NEON)
     case Isa::kNeonDot:
       return kernels_neon();

@@ -273,8 +273,9 @@ GPT2FAST_INLINE void prepare_rows(const LinearTask& task, Range rows, float* scr
   }
 }
 
-// Rounds and arranges `rows`, which are those of whole tiles, in Int8Arrangement for int8 weights.
-template <typename Ops, typename Int8Arrangement = InterleavedInt8Rows<Ops>>
+// Rounds and arranges `rows`, which are those of whole tiles.
+template <typename Ops, typename Int8Arrangement = InterleavedInt8Rows<Ops>,
+          typename Int4Arrangement = InterleavedRows<Ops>>
 void quantize_rows(const LinearTask& task, Range rows, float* scratch, uint8_t* prepared) {
   static_assert(Ops::kInt8Rows <= kMaxTileRows && Ops::kInt4Rows <= kMaxTileRows);
   const LinearArguments& a = task.arguments;
@@ -296,7 +297,7 @@ void quantize_rows(const LinearTask& task, Range rows, float* scratch, uint8_t* 
                       if (row + 1 < height) return;
                       for (int64_t b = 0; b < blocks; ++b) {
                         uint8_t* scaled = out + b / together * height * scaled_bytes;
-                        const auto arrange = int8 ? Int8Arrangement::arrange : InterleavedRows<Ops>::arrange;
+                        const auto arrange = int8 ? Int8Arrangement::arrange : Int4Arrangement::arrange;
                         arrange(rounded + b * kBlockValues, width, height,
                                 scaled + b % together * kBlockValues * value_bytes * height);
                       }

@@ -32,13 +32,15 @@ struct PrefetchAhead {
 // One call of linear(). Kernels read prepared rows: x after the LayerNorm, tile after tile, laid out so that
 // a kernel reads one stream whatever the number of rows. A tile of H rows is stored as
 //   fp32 weights: float values[in_features][H]
-//   bf16 weights: the same, rounded to bf16; some instruction sets have bfloat16 values[in_features /
-//   2][H][2] int8 weights, for every 128 along in_features, the last of which may be 64:
-//     int8 values[32][H][4], zero beyond in_features; some instruction sets have other bytes, see Int8Rows
+//   bf16 weights: the same, rounded to bf16; some instruction sets have
+//     bfloat16 values[in_features / 2][H][2]
+//   int8 weights, for every 128 along in_features, the last of which may be 64:
+//     int8 values[32][H][4], zero beyond in_features; some instruction sets have other bytes, see Int8Rows,
+//     or values[2][H][64]
 //     float scales[H]
 //     int32 corrections[H], from which the sums start
 //   int4 weights, for every 64 along in_features:
-//     int8 values[16][H][4], zero beyond in_features
+//     int8 values[16][H][4], zero beyond in_features; some instruction sets have values[H][64]
 //     float scales[H]
 //     int32 corrections[2][H], minus the sum of 32 values: an int16 in the low half, or, where an instruction
 //       set brings int4_correction(), the bits of a float

@@ -7,6 +7,7 @@ namespace gpt2fast {
 
 const KernelTable& kernels_portable();
 const KernelTable& kernels_neon();
+const KernelTable& kernels_neon_i8mm();
 const KernelTable& kernels_avx2();
 const KernelTable& kernels_avx_vnni();
 const KernelTable& kernels_avx512();

@@ -20,6 +20,7 @@ TEST(the_active_set_is_available_and_obeys_the_environment) {
 TEST(names_are_those_of_the_environment_variable) {
   CHECK_EQ(isa_name(Isa::kPortable), "portable");
   CHECK_EQ(isa_name(Isa::kNeonDot), "neon_dot");
+  CHECK_EQ(isa_name(Isa::kNeonI8mm), "neon_i8mm");
   CHECK_EQ(isa_name(Isa::kAvx2), "avx2");
   CHECK_EQ(isa_name(Isa::kAvxVnni), "avx_vnni");
   CHECK_EQ(isa_name(Isa::kAvx512Vnni), "avx512_vnni");
@@ -30,6 +31,7 @@ TEST(names_are_those_of_the_environment_variable) {
 TEST(sets_of_another_architecture_are_not_available) {
 #if defined(__x86_64__)
   CHECK(!isa_is_available(Isa::kNeonDot));
+  CHECK(!isa_is_available(Isa::kNeonI8mm));
 #else
   CHECK(!isa_is_available(Isa::kAvx2));
   CHECK(!isa_is_available(Isa::kAvxVnni));
