@@ -87,15 +87,20 @@ def sanitize(session: nox.Session) -> None:
 
 
 @nox.session
-def sanitize_python(session: nox.Session) -> None:
-    """Run the Python tests under the address sanitizer, for an hour; arguments after ``--`` go to pytest."""
+@nox.parametrize("sanitizer", ["address", "undefined"])
+def sanitize_python(session: nox.Session, sanitizer: str) -> None:
+    """Run the Python tests under a sanitizer, for an hour each; arguments after ``--`` go to pytest."""
     flags = {
         "cmake.build-type": "Debug",
         "cmake.define.CMAKE_CXX_FLAGS_DEBUG": "-O1 -g1 -DNDEBUG",
-        "cmake.define.GPT2FAST_SANITIZE": "address",
-        "build-dir": "build/sanitize_python",  # not that of other installs, which would stay sanitized
+        "cmake.define.GPT2FAST_SANITIZE": sanitizer,
+        # Not that of other installs, which would stay sanitized.
+        "build-dir": f"build/sanitize_python_{sanitizer}",
     }
     session.install(".[server,test]", *(f"--config-settings={name}={value}" for name, value in flags.items()))
+    if sanitizer == "undefined":
+        session.run("python", "-m", "pytest", *session.posargs, env={"UBSAN_OPTIONS": "print_stacktrace=1"})
+        return
     libraries = [
         str(session.run("gcc", f"-print-file-name={name}", external=True, silent=True)).strip()
         for name in ("libasan.so", "libstdc++.so.6")
