@@ -122,6 +122,21 @@ class Instance:
         return value
 
 
+def _takes_three(function: Callable[..., Any]) -> bool:
+    """Whether a function takes three arguments by place, as far as Python knows."""
+    from inspect import signature
+
+    try:
+        parameters = signature(function)
+    except (TypeError, ValueError):  # as of some that are written in C
+        return True
+    try:
+        parameters.bind(None, None, None)
+    except TypeError:
+        return False
+    return True
+
+
 @dataclass(eq=False, repr=False)
 class Callables:
     """A function or several, at most ``limit``; becomes a tuple."""
@@ -139,6 +154,11 @@ class Callables:
                 raise TypeError(
                     f"{name}[{position}] is a {type(one).__name__} of transformers, which returns scores; "
                     f"give a function of (prompt_ids, output_ids, scores) that changes the scores in place"
+                )
+            if not _takes_three(one):
+                raise TypeError(
+                    f"{name}[{position}] must take (prompt_ids, output_ids, scores) and change the scores in "
+                    f"place, and return nothing"
                 )
         return tuple(values)
 

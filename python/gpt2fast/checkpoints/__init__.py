@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,10 @@ __all__ = ["locate", "locate_with_adapter", "open_checkpoint", "with_tokenizer"]
 
 _TORCH_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 _SUFFIXES = (".safetensors", *_TORCH_SUFFIXES, ".gguf", ".onnx")
+# The page of a model, or of one of its files.
+_HUB_ADDRESS = re.compile(
+    r"(?:https?://(?:www\.)?(?:huggingface\.co|hf\.co)|hf:/)/([\w.-]+/[\w.-]+)", re.ASCII
+)
 
 
 def locate(source: str | os.PathLike[str], *, revision: str | None = None, token: str | None = None) -> Path:
@@ -36,6 +41,8 @@ def locate(source: str | os.PathLike[str], *, revision: str | None = None, token
     ------
     FileNotFoundError
         There is no such file or directory, and it is not a hub id.
+    ModelError
+        The address of a page of the hub.
     """
     if not os.fspath(source):
         raise FileNotFoundError("source must name a directory, a file or a model of the hub, got ''")
@@ -44,6 +51,9 @@ def locate(source: str | os.PathLike[str], *, revision: str | None = None, token
         return path
     from gpt2fast.checkpoints.hub import download_snapshot, is_repo_id
 
+    address = _HUB_ADDRESS.match(os.fspath(source))
+    if address is not None:
+        raise ModelError(f"{source}: a model of the hub is named by its id: {address[1]!r}")
     if not isinstance(source, str) or not is_repo_id(source) or path.suffix.lower() in _SUFFIXES:
         raise FileNotFoundError(errno.ENOENT, "no such file or directory, and not a hub id", str(source))
     return download_snapshot(source, revision=revision, token=token)

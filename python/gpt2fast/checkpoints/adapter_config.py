@@ -52,6 +52,10 @@ def read_adapter_config(directory: Path) -> dict[str, Any]:
 
 
 def _config(directory: Path) -> dict[str, Any]:
+    if directory.is_file():
+        raise ModelError(
+            f"{directory}: adapter must name the directory of an adapter, which has {ADAPTER_CONFIG}"
+        )
     if not is_adapter(directory):
         raise ModelError(f"{directory}: no adapter: has no {ADAPTER_CONFIG} in it")
     return read_json_object(file_inside(directory, ADAPTER_CONFIG))

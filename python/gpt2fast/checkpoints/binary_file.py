@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt2fast.errors import ModelError
-from gpt2fast.storage.files import open_regular, refuse_lfs_pointer
+from gpt2fast.storage.files import open_regular, refuse_substitute
 
 _BEGINNING = 64
 
@@ -55,7 +55,7 @@ class BinaryFile:
         self.size = os.fstat(self._file.fileno()).st_size
         if not self.size:
             raise ModelError(f"{path}: the file is empty")
-        refuse_lfs_pointer(self._file.read(_BEGINNING), path)
+        refuse_substitute(self._file.read(_BEGINNING), path)
 
     def check_range(self, offset: int, length: int, what: str) -> None:
         """Raise ModelError unless the range lies inside the file."""

@@ -17,6 +17,11 @@ _FOREIGN = {
     ".h5": ("TensorFlow", "from_tf=True"),
     ".msgpack": ("Flax", "from_flax=True"),
 }
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+#: What a Trainer saves beside a model.
+_OF_TRAINING = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state.*)\.(bin|pt|pth)")
+#: What says that there is a model, or an adapter, in a folder.
+_DESCRIPTIONS = ("config.json", "adapter_config.json")
 _SHOWN = 5
 
 
@@ -46,12 +51,19 @@ def explain_without_weights(directory: Path) -> str:
     ]
     if steps:
         return f"the output of a Trainer; did you mean {max(steps)[1]}?"
-    for path in sorted(directory.iterdir()):
+    entries = sorted(directory.iterdir())
+    for path in entries:
         if path.suffix.lower() in _FOREIGN:
             return explain_foreign(path)
+    for path in entries:
+        if path.suffix.lower() in _WEIGHTS and not _OF_TRAINING.fullmatch(path.name):
+            return f"its weights have a name of their own; did you mean {path}?"
     folder = directory / "onnx"
     graphs = sorted(folder.glob("*.onnx")) if folder.is_dir() else []
-    return f"its ONNX models are in a folder; did you mean {graphs[0]}?" if graphs else ""
+    if graphs:
+        return f"its ONNX models are in a folder; did you mean {graphs[0]}?"
+    inner = [path for path in entries if any((path / name).is_file() for name in _DESCRIPTIONS)]
+    return f"there is a model in a folder; did you mean {inner[0]}?" if inner else ""
 
 
 def explain_foreign(path: Path) -> str:

@@ -35,6 +35,8 @@ _STORAGE_DTYPES = {
 _ORDERED_DICT = ("collections", "OrderedDict")
 _REBUILD_TENSOR = ("torch._utils", "_rebuild_tensor_v2")
 _REBUILD_PARAMETER = ("torch._utils", "_rebuild_parameter")
+# Describes tensors of formats that have no class of storage, such as those of eight bits.
+_OTHER_NUMBERS = "_rebuild_tensor_v3"
 #: What training programs save beside tensors; it is neither looked up nor made.
 _IGNORED = {
     ("argparse", "Namespace"),
@@ -205,11 +207,7 @@ class _Machine:
         if not isinstance(module, str) or not isinstance(name, str):
             raise ValueError("a name is not text")
         if (module, name) not in _ADMITTED:
-            raise ModelError(
-                f"{self._where}: the pickle refers to {module[:80]}.{name[:80]}, which is no part of a "
-                f"tensor; nothing of it was run. Save the weights alone, by "
-                f"torch.save(model.state_dict(), PATH)"
-            )
+            raise ModelError(f"{self._where}: {_refusal(module, name)}")
         self._stack.append(_Symbol((module, name)))
 
     def _stack_symbol(self) -> None:
@@ -258,6 +256,19 @@ class _Machine:
         if self._storages.setdefault(key, storage) != storage:
             raise ValueError(f"the storage {key!r} is described in two ways")
         self._stack.append(storage)
+
+
+def _refusal(module: str, name: str) -> str:
+    """What to say of a name that is not admitted."""
+    if module.split(".")[0] == "torch" and (name.endswith("Storage") or name == _OTHER_NUMBERS):
+        return (
+            f"a tensor's numbers ({name[:80]}) are in a format that is not read; save the model with "
+            f"float32, float16 or bfloat16 weights"
+        )
+    return (
+        f"the pickle refers to {module[:80]}.{name[:80]}, which is no part of a tensor; nothing of it was "
+        f"run. Save the weights alone, by torch.save(model.state_dict(), PATH)"
+    )
 
 
 def _tensor_view(storage: Any, offset: Any, shape: Any, strides: Any) -> TensorView:

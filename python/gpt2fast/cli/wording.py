@@ -13,6 +13,13 @@ from gpt2fast.inference.other_names import advice, is_foreign, our_name
 
 # name='word', name=5, name=True; not name=... nor a part of a longer expression.
 _ASSIGNED = re.compile(r"\b([a-z][a-z_]*)=('([^']*)'|True\b|False\b|-?\d+(?:\.\d+)?)")
+# Options of `gpt2fast convert` alone -> what to type.
+_OF_CONVERT = {
+    "adapter": "give the adapter as --model, if it names its base; gpt2fast convert BASE DIRECTORY --adapter "
+    "ADAPTER merges it into another",
+    "n_head": "convert the model first: gpt2fast convert SOURCE DIRECTORY --n-head N",
+    "revision": "convert the model first: gpt2fast convert ID DIRECTORY --revision NAME",
+}
 # --option (option=...) says the same twice.
 _TWICE = re.compile(r"(--[a-z-]+) \([a-z_]+=[^)]*\)")
 
@@ -34,6 +41,8 @@ def in_words_of_the_command_line(message: str) -> str:
 def unknown_option(error: click.NoSuchOption) -> str:
     """The message for an option that doesn't exist: what to type in place of another library's."""
     name = error.option_name.lstrip("-").replace("-", "_")
+    if name in _OF_CONVERT:
+        return f"No such option: {error.option_name}; {_OF_CONVERT[name]}"
     if not is_foreign(name):
         return error.format_message()
     ours = our_name(name)

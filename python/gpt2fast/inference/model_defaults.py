@@ -168,7 +168,7 @@ def limit_by_defaults(
         if "max_new_tokens" in defaults.options:
             most = min(most, max(1, n_positions - longest))
         elif defaults.max_length is not None:
-            most = defaults.max_length - longest
+            most = min(defaults.max_length - longest, max(1, n_positions - longest))
             if most < 1:
                 raise ValueError(
                     f"the prompt has {longest} tokens, and the model's generation_config.json ends texts at "

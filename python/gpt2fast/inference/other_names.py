@@ -324,7 +324,8 @@ def refuse_settings(given: Mapping[str, Any], from_pretrained: Callable[..., Any
     for name in given:
         import inspect
 
-        names = inspect.signature(from_pretrained).parameters
+        parameters = inspect.signature(from_pretrained).parameters.values()
+        names = [one.name for one in parameters if one.kind is not one.VAR_KEYWORD]
         hint = _SETTINGS.get(name) or _nearest(name, names) or f"it takes {', '.join(names)}"
         raise TypeError(f"from_pretrained has no argument {name!r}; {hint}")
 

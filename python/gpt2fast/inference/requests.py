@@ -352,7 +352,10 @@ def _ids_of(model: LoadedModel, text: str | Sequence[int], name: str) -> list[in
         if not text:
             return []
         if model.tokenizer is None:
-            raise ValueError(f"{name} is text, but the model has no tokenizer; give token ids")
+            raise ValueError(
+                f"{name} is text, but the model has no tokenizer; give token ids, or a tokenizer: "
+                f"from_pretrained(tokenizer=...)"
+            )
         return model.tokenizer.get().encode(text, add_special_tokens=False)
     check_token_ids(text, name, model.config)
     return list(text)

@@ -29,6 +29,7 @@ _CONTENT_HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+_HTML = (b"<!doctype html", b"<html")
 
 # Without these (Windows) a link or FIFO is still caught by the checks on the resolved path and the
 # descriptor.
@@ -149,16 +150,20 @@ def read_bytes(path: Path, limit: int) -> bytes:
         if size > limit:
             raise ModelError(f"{path}: has {size} bytes; the limit for such a file is {limit}")
         data = file.read(size)
-    refuse_lfs_pointer(data, path)
+    refuse_substitute(data, path)
     return data
 
 
-def refuse_lfs_pointer(beginning: bytes, path: Path) -> None:
-    """Raise ModelError if a file is what Git LFS leaves where the content was not fetched."""
+def refuse_substitute(beginning: bytes, path: Path) -> None:
+    """Raise ModelError if a file is what Git LFS or a web server gives in place of the content."""
     if beginning.startswith(_LFS_POINTER):
         raise ModelError(
             f"{path}: a pointer of Git LFS, not the file itself; run 'git lfs pull' in its repository, or "
             f"download the file"
+        )
+    if beginning[:64].lstrip().lower().startswith(_HTML):
+        raise ModelError(
+            f"{path}: a web page (HTML), not the file itself; download the file by the link that the page has"
         )
 
 

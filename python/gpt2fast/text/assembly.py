@@ -41,7 +41,7 @@ def assemble(
     """
     settings = read_settings(files, where)
     if files.tokenizer_json is not None:
-        text = _without_tokens_beyond(files.tokenizer_json, vocab_size, where)
+        text = without_tokens_beyond(files.tokenizer_json, vocab_size, where)
         backend = package.read_backend(text, _file(where, "tokenizer.json"))
         if settings.is_gpt2:
             _cut_as_gpt2(backend, settings)
@@ -141,7 +141,7 @@ def _set_template(backend: package.Backend, begin: str | None, end: str | None) 
         package.set_template(backend, begin, end)
 
 
-def _without_tokens_beyond(text: str, vocab_size: int | None, where: str) -> str:
+def without_tokens_beyond(text: str, vocab_size: int | None, where: str) -> str:
     """The tokenizer without added tokens whose ids the model does not have; unchanged if there are none."""
     if vocab_size is None:
         return text

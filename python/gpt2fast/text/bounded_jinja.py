@@ -17,7 +17,9 @@ from typing import Any
 
 from jinja2 import Environment, TemplateError, nodes
 from jinja2.compiler import CodeGenerator, Frame
+from jinja2.ext import Extension
 from jinja2.nodes import EvalContext
+from jinja2.parser import Parser
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
@@ -35,6 +37,17 @@ _MULTIPLYING_METHODS = {"center", "expandtabs", "join", "ljust", "replace", "rju
 _MULTIPLYING_FILTERS = {"batch", "center", "indent", "join", "replace", "slice", "urlize", "wordwrap"}
 # Widths of four digits, and widths that are arguments.
 _WIDE_FORMAT = re.compile(r"%[^a-zA-Z%]*(\d{4}|\*)|\{[^{}]*(\d{4}|\{)")
+
+
+class GenerationTag(Extension):
+    """``{% generation %}``, in which ``transformers`` marks what a model said, is what it holds."""
+
+    tags = {"generation"}  # noqa: RUF012 - as Jinja declares it
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        """The block as a scope of its own."""
+        line = next(parser.stream).lineno
+        return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
 
 
 class TemplateLimitError(TemplateError):

@@ -37,17 +37,23 @@ class CompiledTemplate:
         self._environment = _environment()
         self._template = _compile(self._environment, source)
 
-    def render(self, conversation: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool) -> str:
-        """The text of a conversation, whose turns have ``role`` and ``content``.
+    def render(
+        self, conversation: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool, **variables: Any
+    ) -> str:
+        """The text of a conversation, whose turns have ``role`` and ``content``; None counts as not given.
+
+        ``variables`` are what else the template may refer to; ``tools`` and ``documents`` are None unless
+        they are among them, as in ``transformers``.
 
         Raises
         ------
         ValueError
             The template refuses the conversation, takes too long, or makes too long a text of it.
         """
-        turns = list(map(dict, conversation))
+        turns = [{key: value for key, value in turn.items() if value is not None} for turn in conversation]
         pieces, length = [], 0
-        values = {**self._names, "messages": turns, "add_generation_prompt": add_generation_prompt}
+        values = {"tools": None, "documents": None, **self._names, **variables}
+        values |= {"messages": turns, "add_generation_prompt": add_generation_prompt}
         self._environment.begin()
         try:
             for piece in self._template.generate(values):
@@ -66,7 +72,7 @@ def _environment() -> BoundedEnvironment:
     try:
         from jinja2 import TemplateError
 
-        from gpt2fast.text.bounded_jinja import BoundedEnvironment
+        from gpt2fast.text.bounded_jinja import BoundedEnvironment, GenerationTag
     except ImportError:
         raise ImportError("chat templates need the package jinja2: pip install 'gpt2fast[server]'") from None
 
@@ -74,7 +80,7 @@ def _environment() -> BoundedEnvironment:
         raise TemplateError(message)
 
     environment = BoundedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", GenerationTag]
     )
     environment.globals["raise_exception"] = raise_exception
     environment.globals["strftime_now"] = time.strftime

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from gpt2fast._validation import Flag, Integer
+from gpt2fast._validation import Flag, Integer, shown
 from gpt2fast.text.backend import explained
 from gpt2fast.text.chat_template import CompiledTemplate
 from gpt2fast.text.unicode_text import check_text
@@ -34,6 +34,14 @@ _OTHERS = {
     "text_pair": _PAIRS,
     "text_target": "write text alone",
     "verbose": "leave it out",
+}
+# Options of transformers' apply_chat_template -> what to write.
+_CHAT_OTHERS = {
+    "continue_final_message": "write add_generation_prompt=True and tokenize=False, and add what the answer "
+    "begins with",
+    "return_assistant_tokens_mask": "leave it out: the model is not trained",
+    "sanitize_control_tokens": "leave it out: gpt2fast chat and serve take DialoGPT's turns literally",
+    "tokenizer_kwargs": "give max_length, padding, ... by themselves",
 }
 _MAX_LENGTH = Integer(1, 1 << 31)
 
@@ -64,8 +72,8 @@ class Encoder(Protocol):
     def roles(self) -> dict[str, str]:
         """The tokens that have a role."""
 
-    def __call__(self, text: str, **options: Any) -> EncodedTexts:
-        """Ids and mask of a text."""
+    def __call__(self, text: str | Sequence[str], **options: Any) -> EncodedTexts:
+        """Ids and masks of texts."""
 
 
 class EncodedTexts(dict[str, Any]):
@@ -131,6 +139,8 @@ def encode_texts(
         different lengths can't be an array.
     """
     _refuse_others(other)
+    if not isinstance(text, Iterable):
+        raise TypeError(f"text must be a str or a list of str, got {shown(text)}")
     single = isinstance(text, str)
     texts = [text] if isinstance(text, str) else list(text)
     _check_options(padding, truncation, return_tensors)
@@ -158,22 +168,22 @@ def encode_texts(
 
 def apply_chat_template(
     tokenizer: Encoder,
-    conversation: Sequence[Mapping[str, Any]],
+    conversation: Sequence[Any],
     *,
     chat_template: str | None = None,
     add_generation_prompt: bool = False,
     tokenize: bool = True,
     return_dict: bool = True,
     **options: Any,
-) -> str | list[int] | EncodedTexts | Any:
-    """A conversation as a prompt, by the tokenizer's chat template.
+) -> str | list[str] | list[int] | EncodedTexts | Any:
+    """A conversation as a prompt, or each of several, by the tokenizer's chat template.
 
     Parameters
     ----------
     tokenizer : Tokenizer
         It has the template, and the tokens that it names.
     conversation : sequence of dict
-        Turns with ``role`` and ``content``.
+        Turns with ``role`` and ``content``; or a sequence of such conversations.
     chat_template : str, optional
         In place of the tokenizer's.
     add_generation_prompt : bool
@@ -183,10 +193,13 @@ def apply_chat_template(
     return_dict : bool
         Whether the ids come with a mask, as from calling the tokenizer.
     **options
-        As for calling the tokenizer: ``truncation``, ``max_length``, ``return_tensors``, ...
+        As for calling the tokenizer: ``truncation``, ``max_length``, ``return_tensors``, ... Others are
+        variables of the template, as in ``transformers``: ``documents``, ``enable_thinking``, ...
 
     Raises
     ------
+    TypeError
+        An option that there is not, or what is no conversation.
     ValueError
         There is no template, or it is broken or refuses the conversation.
     ImportError
@@ -195,13 +208,35 @@ def apply_chat_template(
     source = chat_template or tokenizer.chat_template
     if source is None:
         raise ValueError("the tokenizer has no chat template; give one as chat_template=")
-    prompt = CompiledTemplate(source, tokenizer.roles()).render(
-        conversation, add_generation_prompt=add_generation_prompt
-    )
+    for name, advice in _CHAT_OTHERS.items():
+        if options.pop(name, None):
+            raise TypeError(f"apply_chat_template has no option {name!r}; {advice}")
+    variables = {name: options.pop(name) for name in options.keys() - {*_OPTIONS}}
+    template = CompiledTemplate(source, tokenizer.roles())
+    conversations, single = _conversations(conversation)
+    prompts = [
+        template.render(one, add_generation_prompt=add_generation_prompt, **variables)
+        for one in conversations
+    ]
     if not tokenize:
-        return prompt
-    encoded = tokenizer(prompt, add_special_tokens=False, **options)
+        return prompts[0] if single else prompts
+    encoded = tokenizer(prompts[0] if single else prompts, add_special_tokens=False, **options)
     return encoded if return_dict else encoded["input_ids"]
+
+
+def _conversations(given: Sequence[Any]) -> tuple[list[Sequence[Mapping[str, Any]]], bool]:
+    """Conversations, and whether a single one was given."""
+    single = not isinstance(given, (list, tuple)) or not given or isinstance(given[0], Mapping)
+    conversations = [given] if single else list(given)
+    for one in conversations:
+        if not isinstance(one, (list, tuple)) or not all(isinstance(turn, Mapping) for turn in one):
+            raise TypeError(
+                f"conversation must be a list of dicts with role and content, or a list of such lists, got "
+                f"{shown(one)}"
+            )
+        if not one:
+            raise ValueError("conversation must have at least one turn")
+    return conversations, single
 
 
 def _refuse_others(other: Mapping[str, Any]) -> None:

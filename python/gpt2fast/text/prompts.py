@@ -146,7 +146,10 @@ def _read_ids(
 ) -> list[int]:
     if isinstance(prompt, str):
         if tokenizer is None:
-            raise ValueError(f"{name} is text, but the model has no tokenizer; give token ids")
+            raise ValueError(
+                f"{name} is text, but the model has no tokenizer; give token ids, or a tokenizer: "
+                f"from_pretrained(tokenizer=...)"
+            )
         encode = tokenizer.get().encode
         try:
             return encode(prompt, add_special_tokens=not continues)

@@ -10,7 +10,7 @@ from operator import index
 from typing import TYPE_CHECKING, Any, cast
 
 from gpt2fast.errors import ModelError
-from gpt2fast.text.assembly import assemble
+from gpt2fast.text.assembly import assemble, without_tokens_beyond
 from gpt2fast.text.backend import Backend, checked_vocabulary, explained, read_backend, written
 from gpt2fast.text.byte_level import (
     BYTE_ALPHABET,
@@ -22,7 +22,7 @@ from gpt2fast.text.byte_level import (
 from gpt2fast.text.clean_up import clean_up
 from gpt2fast.text.decoders import TokenPieces, read_decoding
 from gpt2fast.text.tokenizer_settings import END_OF_TEXT, TokenizerSettings
-from gpt2fast.text.transformers_names import TransformersNames
+from gpt2fast.text.transformers_names import TransformersNames, is_single_id
 from gpt2fast.text.unicode_text import check_text
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ class Tokenizer(TransformersNames):
         cls, files: TokenizerFiles, *, vocab_size: int | None = None, where: str = "tokenizer"
     ) -> Tokenizer:
         """The tokenizer of files that are read already; errors as of the class."""
-        backend, settings = assemble(files, where=where)
+        backend, settings = assemble(files, where=where, vocab_size=vocab_size)
         made = cls.__new__(cls)
         made._set_up(backend, settings, vocab_size, files.chat_template, where)
         return made
@@ -158,6 +158,7 @@ class Tokenizer(TransformersNames):
 
         text, settings, chat_template = foreign_tokenizer(tokenizer)
         where = type(tokenizer).__name__
+        text = without_tokens_beyond(text, vocab_size, where)
         return cls(text, vocab_size=vocab_size, settings=settings, chat_template=chat_template, where=where)
 
     def __repr__(self) -> str:
@@ -260,7 +261,10 @@ class Tokenizer(TransformersNames):
         return ids
 
     def _checked_ids(self, ids: Iterable[int]) -> list[int]:
-        checked = list(map(index, ids))
+        try:
+            checked = list(map(index, ids))
+        except TypeError as error:
+            raise TypeError(f"ids must be integers ({error}); batch_decode takes several sequences") from None
         for position, token in enumerate(checked):
             if not 0 <= token < self._model_size:
                 raise ValueError(
@@ -305,7 +309,9 @@ class Tokenizer(TransformersNames):
                 f"clean_up_tokenization_spaces={clean_up_tokenization_spaces} contradicts the tokenizer's "
                 f"own setting; leave it out"
             )
-        ids = [ids] if isinstance(ids, int) else ids
+        if is_single_id(ids):
+            ids = [index(cast("int", ids))]
+        ids = cast("Iterable[int]", ids)
         if self._decoding.by_bytes:
             return self.decode_bytes(ids, skip_special_tokens=skip_special_tokens).decode("utf-8", "replace")
         return self._decode(self._checked_ids(ids), skip_special_tokens)
@@ -319,11 +325,11 @@ class Tokenizer(TransformersNames):
         """:meth:`decode` of each sequence of ids."""
         return [self.decode(ids, skip_special_tokens=skip_special_tokens) for ids in batch]
 
-    def batch_decode(self, sequences: Any, *, skip_special_tokens: bool = True) -> list[str]:
-        """:meth:`decode_batch`; a single sequence of ids is one text, as in ``transformers`` 5."""
+    def batch_decode(self, sequences: Any, **options: Any) -> list[str]:
+        """:meth:`decode` of each sequence; a single one of ids is one text, as in ``transformers`` 5."""
         rows = list(sequences)
-        is_single = bool(rows) and all(isinstance(one, int) for one in rows)
-        return self.decode_batch([rows] if is_single else rows, skip_special_tokens=skip_special_tokens)
+        is_single = bool(rows) and all(map(is_single_id, rows))
+        return [self.decode(ids, **options) for ids in ([rows] if is_single else rows)]
 
     def token_bytes(self, *, skip_special_tokens: bool = True) -> list[bytes]:
         """The bytes of each id of the vocabulary, ``vocab_size`` entries; ``b""`` where there are none.

@@ -17,22 +17,45 @@ if TYPE_CHECKING:
 
 _CAN_BE_SET = ("pad_token", "pad_token_id", "padding_side")
 _FIXED = "a tokenizer doesn't change: a new token has no row in the model's table"
+_BY_CALL = "give padding and truncation to each call of the tokenizer"
 _CALL = "write tokenizer(text)"
 _WRITE = "write tokenizer.to_json() to a file tokenizer.json"
+_BACKEND = "write tokenizers.Tokenizer.from_str(tokenizer.to_json())"
+_ADDED = "tokenizer.get_vocab() has them all, tokenizer.all_special_tokens the special ones"
+_SETTINGS = "write tokenizer.settings, which has what lies beside the vocabulary"
+_ROLE = "write tokenizer.roles(), which has those that there are"
+_TEXT = "a model's answer is text: out.text"
 # Attributes of transformers' tokenizers -> what to write.
 _OTHERS = {
     **dict.fromkeys(("add_tokens", "add_special_tokens", "train_new_from_iterator"), _FIXED),
     **dict.fromkeys(("encode_plus", "batch_encode_plus", "prepare_for_model"), _CALL),
-    **dict.fromkeys(("save_pretrained", "push_to_hub", "save_vocabulary"), _WRITE),
-    "additional_special_tokens": "write tokenizer.all_special_tokens",
-    "backend_tokenizer": "write tokenizers.Tokenizer.from_str(tokenizer.to_json())",
+    **dict.fromkeys(("save_pretrained", "push_to_hub", "save_vocabulary", "save_chat_templates"), _WRITE),
+    **dict.fromkeys(
+        ("additional_special_tokens", "extra_special_tokens"), "write tokenizer.all_special_tokens"
+    ),
+    **dict.fromkeys(("added_tokens_decoder", "added_tokens_encoder", "get_added_vocab"), _ADDED),
+    **dict.fromkeys(("add_bos_token", "add_eos_token", "add_prefix_space", "init_kwargs"), _SETTINGS),
+    **dict.fromkeys(("backend_tokenizer", "backend", "decoder", "model"), _BACKEND),
+    **dict.fromkeys(("clean_up_tokenization", "clean_up_tokenization_spaces"), "write tokenizer.cleans_up"),
+    **dict.fromkeys((f"{role}_token{end}" for role in ("sep", "cls", "mask") for end in ("", "_id")), _ROLE),
+    **dict.fromkeys(("set_truncation_and_padding", "update_post_processor"), _BY_CALL),
+    **dict.fromkeys(("get_response_parser", "parse_response", "response_template"), _TEXT),
     "build_inputs_with_special_tokens": "write tokenizer.encode(text)",
     "convert_tokens_to_string": "write tokenizer.decode(tokenizer.convert_tokens_to_ids(tokens))",
+    "encode_message_with_chat_template": "write tokenizer.apply_chat_template(messages)",
     "from_pretrained": "write Tokenizer.from_source(...)",
+    "get_chat_template": "write tokenizer.chat_template",
     "get_special_tokens_mask": "compare the ids with tokenizer.all_special_ids",
     "id_to_token": "write tokenizer.convert_ids_to_tokens(id)",
+    "is_fast": "leave it out: every tokenizer is a fast one",
+    "max_len_single_sentence": "write tokenizer.model_max_length",
+    "model_input_names": "tokenizer(text) gives input_ids and attention_mask",
+    "name_or_path": "the model is in model.directory.path",
+    "num_special_tokens_to_add": 'write len(tokenizer.encode(""))',
     "pad": "write tokenizer(texts, padding=True)",
+    "pad_token_type_id": "leave it out: GPT-2 has no token types",
     "special_tokens_map": "write tokenizer.roles()",
+    "split_special_tokens": "write tokenizer.encode_bytes(text.encode()), which takes them literally",
     "token_to_id": "write tokenizer.convert_tokens_to_ids(token)",
     "vocab": "write tokenizer.get_vocab()",
 }
@@ -41,6 +64,11 @@ _HINTS_OF_SETTING = {
     "model_max_length": "write tokenizer(text, max_length=...)",
     "truncation_side": "generate(..., overflow='truncate') cuts prompts from the left",
 }
+
+
+def is_single_id(value: Any) -> bool:
+    """Whether a value is one integer, of Python or of an array library, rather than several."""
+    return isinstance(value, int) or getattr(value, "ndim", None) == 0
 
 
 class TransformersNames:
@@ -197,14 +225,15 @@ class TransformersNames:
         with explained("text can't be encoded", ValueError):
             return list(self._backend.encode(checked, add_special_tokens=False).tokens)
 
-    def __call__(self, text: str | Sequence[str], **options: Any) -> EncodedTexts:
+    def __call__(self, text: str | Sequence[str], text_pair: None = None, **options: Any) -> EncodedTexts:
         """Token ids and attention masks, as from a tokenizer of ``transformers``.
 
-        Parameters and errors are those of :func:`gpt2fast.text.encoding.encode_texts`.
+        Parameters and errors are those of :func:`gpt2fast.text.encoding.encode_texts`; there is no second
+        text.
         """
         from gpt2fast.text.encoding import encode_texts
 
-        return encode_texts(self, self._backend, text, **options)
+        return encode_texts(self, self._backend, text, text_pair=text_pair, **options)
 
     def apply_chat_template(self, conversation: Sequence[Mapping[str, Any]], **options: Any) -> Any:
         """A conversation as a prompt.

@@ -182,6 +182,10 @@ def test_the_weights_alone_are_no_model(tmp_path: Path) -> None:
     adapter = write_adapter(tmp_path / "adapter", "attention", BASE)
     with pytest.raises(ModelError, match="the weights of an adapter, not of a model; give its directory"):
         open_checkpoint(adapter / "adapter_model.safetensors")
+    with pytest.raises(ModelError, match="adapter must name the directory of an adapter"):
+        open_checkpoint(BASE, adapter=adapter / "adapter_model.safetensors")
+    with pytest.raises(ModelError, match=r"there is a model in a folder; did you mean .*/adapter\?"):
+        open_checkpoint(tmp_path)
 
 
 def test_half_a_pair_is_refused(tmp_path: Path) -> None:

@@ -103,6 +103,16 @@ def test_nothing_is_executed(tmp_path: Path, protocol: int, legacy: bool) -> Non
     assert not (tmp_path / "witness").exists()
 
 
+@pytest.mark.parametrize("symbol", ["torch\nComplexFloatStorage", "torch._utils\n_rebuild_tensor_v3"])
+def test_numbers_that_are_not_read(tmp_path: Path, symbol: str) -> None:
+    value = b"c" + symbol.encode() + b"\n(K\x01tR"
+    message = (
+        f"a tensor's numbers .{symbol.split()[1]}. are in a format that is not read; save the model with"
+    )
+    with pytest.raises(ModelError, match=message):
+        opened(tmp_path, torch_zip(pickled_state({"x": value}), {}))
+
+
 @pytest.mark.parametrize(
     "value",
     [

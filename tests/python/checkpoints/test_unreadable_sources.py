@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpt2fast.checkpoints import open_checkpoint
+from gpt2fast.checkpoints import locate, open_checkpoint
 from gpt2fast.checkpoints.tokenizer_files import read_tokenizer_files
 from gpt2fast.errors import ModelError
 from gpt2fast.export.standard import export_onnx
@@ -35,6 +35,48 @@ def test_pointers_of_git_lfs(tmp_path: Path, name: str) -> None:
         ModelError, match=rf"{name}: a pointer of Git LFS, not the file itself; run 'git lfs pull'"
     ):
         open_checkpoint(tmp_path / name if name.startswith("model") else tmp_path)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "config.json", "model.gguf"])
+def test_web_pages(tmp_path: Path, name: str) -> None:
+    write_directory(tmp_path)
+    if not name.endswith(".json"):
+        (tmp_path / "model.safetensors").unlink()
+    (tmp_path / name).write_text("\n<!DOCTYPE html>\n<html><body>Sign in</body></html>\n" + " " * 4000)
+    with pytest.raises(ModelError, match=rf"{name}: a web page \(HTML\), not the file itself; download"):
+        open_checkpoint(tmp_path / name if name.startswith("model") else tmp_path)
+
+
+@pytest.mark.parametrize("name", ["model.fp16.safetensors", "last.ckpt"])
+def test_weights_of_another_name(tmp_path: Path, name: str) -> None:
+    write_directory(tmp_path)
+    (tmp_path / "model.safetensors").rename(tmp_path / name)
+    for other in ("training_args.bin", "optimizer.pt", "rng_state_0.pth"):
+        (tmp_path / other).write_bytes(b"")
+    with pytest.raises(ModelError, match=rf"its weights have a name of their own; did you mean .*/{name}\?"):
+        open_checkpoint(tmp_path)
+    (tmp_path / name).unlink()
+    with pytest.raises(ModelError, match="no weights in it; looked for model"):
+        open_checkpoint(tmp_path)
+
+
+def test_a_model_in_a_folder(tmp_path: Path) -> None:
+    write_directory(tmp_path / "final")
+    with pytest.raises(ModelError, match=r"there is a model in a folder; did you mean .*/final\?"):
+        open_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("address", "name"),
+    [
+        ("https://huggingface.co/openai-community/gpt2", "openai-community/gpt2"),
+        ("https://huggingface.co/openai-community/gpt2/blob/main/model.safetensors", "openai-community/gpt2"),
+        ("hf://distilbert/distilgpt2", "distilbert/distilgpt2"),
+    ],
+)
+def test_addresses_of_the_hub(address: str, name: str) -> None:
+    with pytest.raises(ModelError, match=f"a model of the hub is named by its id: '{name}'"):
+        locate(address)
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,11 @@ def error_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         ("--stop", "did you mean --stop-strings?"),
         ("--use-cache", "leave it out: keys and values are always kept"),
         ("--truncation", "write --overflow truncate"),
+        (
+            "--adapter",
+            "give the adapter as --model, if it names its base; gpt2fast convert BASE DIRECTORY --",
+        ),
+        ("--revision", "convert the model first: gpt2fast convert ID DIRECTORY --revision NAME"),
     ],
 )
 def test_options_of_other_libraries(capsys: pytest.CaptureFixture[str], given: str, hint: str) -> None:

@@ -128,6 +128,7 @@ def test_limits_adapt_to_the_prompt_and_the_caller(load: Load) -> None:
     ]
     with pytest.raises(ValueError, match=r"the prompt has 9 tokens, .* at max_length = 9"):
         model.generate([5] * 9)
+    assert len(ids(load({"max_length": 10**6}), eos_token_id=[])) == room
 
 
 def test_contradictions_name_the_file(load: Load) -> None:

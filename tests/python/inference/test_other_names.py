@@ -8,11 +8,13 @@ import pickle
 import re
 from typing import Any
 
+import numpy as np
 import pytest
 
 from gpt2fast import GPT2
 from gpt2fast.inference import other_names
 from gpt2fast.inference.options import GenerationOptions
+from gpt2fast.text import transformers_names
 
 # Names of GenerationConfig, generate and from_pretrained that nobody types.
 INTERNAL = {
@@ -52,6 +54,11 @@ def test_every_setting_of_transformers_is_known() -> None:
     assert names - other_names._SETTINGS.keys() == set()
 
 
+def test_an_unknown_setting_lists_those_that_there_are() -> None:
+    with pytest.raises(TypeError, match=r"no argument 'foo'; it takes source, .*, generation_config$"):
+        GPT2.from_pretrained(foo=1)
+
+
 class LogitsProcessorList(list[Any]):
     """As that of transformers: a list that can be called."""
 
@@ -70,6 +77,9 @@ def test_empty_lists_are_none(model: GPT2) -> None:
 def test_the_members_of_a_processor_list_are_checked() -> None:
     with pytest.raises(TypeError, match=r"logits_processor\[0\] must be a function, got 5"):
         GenerationOptions(logits_processor=LogitsProcessorList([5]))
+    message = r"logits_processor\[0\] must take \(prompt_ids, output_ids, scores\) and change the scores"
+    with pytest.raises(TypeError, match=message):
+        GenerationOptions(logits_processor=lambda input_ids, scores: scores)
 
 
 @pytest.mark.parametrize(
@@ -121,6 +131,27 @@ def test_tokenizers(model: GPT2) -> None:
     with pytest.raises(TypeError, match="has no option 'foo'; it takes add_special_tokens, "):
         tokenizer("Once", foo=False)
     assert tokenizer("Once", return_token_type_ids=False) == tokenizer("Once")
+    with pytest.raises(TypeError, match="has no option 'text_pair'; a text has no pair in GPT-2"):
+        tokenizer("Once", "upon")
+    for nothing in (None, 5):
+        with pytest.raises(TypeError, match=f"text must be a str or a list of str, got {nothing}"):
+            tokenizer(nothing)
+
+
+@pytest.mark.parity
+@pytest.mark.filterwarnings("ignore")
+def test_every_name_of_a_tokenizer_of_transformers_is_known(model: GPT2) -> None:
+    theirs = pytest.importorskip("transformers").GPT2Tokenizer(vocab={"<|endoftext|>": 0}, merges=[])
+    roles = {f"{role}{end}" for role in theirs.SPECIAL_TOKENS_ATTRIBUTES[:7] for end in ("", "_id")}
+    names = {name for name in dir(theirs) if not name.startswith("_")} | roles
+    known = {*dir(model.tokenizer), *transformers_names._OTHERS}
+    assert names - known == {
+        *("SPECIAL_TOKENS_ATTRIBUTES", "can_save_slow_tokenizer", "chat_control_tokens", "files_loaded"),
+        *("clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output", "deprecation_warnings"),
+        *("convert_added_tokens", "convert_to_native_format", "init_inputs", "max_len_sentences_pair"),
+        *("pretrained_vocab_files_map", "register_for_auto_class", "slow_tokenizer_class", "verbose"),
+        "vocab_files_names",
+    }
 
 
 def test_encoding_and_decoding_as_in_transformers(model: GPT2) -> None:
@@ -131,6 +162,12 @@ def test_encoding_and_decoding_as_in_transformers(model: GPT2) -> None:
     assert tokenizer.batch_decode(ids) == ["Once upon a time"]
     assert tokenizer.batch_decode([ids, ids[:2]]) == ["Once upon a time", "Once"]
     assert tokenizer.batch_decode([]) == []
+    arrays = np.array(ids), np.array([ids[:2], ids[2:4]])
+    assert tokenizer.batch_decode(arrays[0]) == ["Once upon a time"]
+    assert tokenizer.batch_decode(arrays[1], clean_up_tokenization_spaces=True) == ["Once", " upon a"]
+    assert tokenizer.decode(arrays[0][2]) == tokenizer.decode(ids[2]) == " upon"
+    with pytest.raises(TypeError, match=r"ids must be integers .*; batch_decode takes several sequences"):
+        tokenizer.decode([ids])  # type: ignore[list-item]
     text = "Hi , you ."
     assert (
         tokenizer.decode(tokenizer.encode(text), clean_up_tokenization_spaces=True) == text

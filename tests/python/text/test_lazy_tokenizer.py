@@ -82,7 +82,7 @@ def test_text_that_cannot_be_read_stops_before_any_work(broken: Path, call: Any)
 def test_a_tokenizer_that_does_not_fit_is_named_when_it_is_needed(broken: Path, model: GPT2) -> None:
     loaded = GPT2.from_pretrained(broken)
     values = json.loads(model.tokenizer.to_json())
-    values["added_tokens"].append({**values["added_tokens"][0], "id": 4096, "content": "<|more|>"})
+    values["model"]["vocab"]["<|more|>"] = 4096
     (broken / "tokenizer.json").write_text(json.dumps(values), "utf-8")
     result = loaded.generate(IDS, max_new_tokens=2)
     with pytest.raises(ModelError, match=r"broken/tokenizer\.json: the tokenizer does not fit .* is 4096"):

@@ -55,6 +55,79 @@ def test_a_template_beside_the_tokenizer(tmp_path: Path) -> None:
         tokenizer.apply_chat_template(CHAT, chat_template="{% for %}")
 
 
+TURNS = "{% for turn in messages %}{{ turn.content }}|{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "options", "wanted"),
+    [
+        # What transformers 5.24 makes of CHAT[:1], by apply_chat_template(..., tokenize=False).
+        ("{% if tools is none and documents is none %}{{ messages[0].content }}{% endif %}", {}, "Is it?"),
+        ("{{ name }}{{ messages[0].content }}", {"name": "Fox: "}, "Fox: Is it?"),
+        ("{{ tools[0].name }}{{ documents }}", {"tools": [{"name": "f"}], "documents": ["d"]}, "f['d']"),
+        ("a{% generation %}{{ messages[0].content }}{% endgeneration %}b", {}, "aIs it?b"),
+        ("{{ messages[0].tool_calls is defined }}", {}, "False"),
+    ],
+)
+def test_variables_of_a_chat_template(template: str, options: dict[str, Any], wanted: str) -> None:
+    pytest.importorskip("jinja2")
+    chat = [{"role": "user", "content": "Is it?", "tool_calls": None}]
+    tokenizer = Tokenizer.from_source(embedded_model())
+    assert tokenizer.apply_chat_template(chat, chat_template=template, tokenize=False, **options) == wanted
+    ids = tokenizer.apply_chat_template(chat, chat_template=template, **options).input_ids
+    assert ids == tokenizer.encode(wanted)
+
+
+def test_several_conversations() -> None:
+    pytest.importorskip("jinja2")
+    tokenizer = Tokenizer.from_source(embedded_model())
+    chats = [[{"role": "user", "content": "Once"}], CHAT]
+    texts = tokenizer.apply_chat_template(chats, chat_template=TURNS, tokenize=False)
+    assert texts == ["Once|", "Is the fox there ?|It was </s> é|"]
+    assert tokenizer.apply_chat_template(chats, chat_template=TURNS).input_ids == [
+        tokenizer.encode(text) for text in texts
+    ]
+
+
+@pytest.mark.parametrize(
+    ("chat", "options", "error", "message"),
+    [
+        (
+            CHAT,
+            {"continue_final_message": True},
+            TypeError,
+            "'continue_final_message'; write add_generation_pr",
+        ),
+        (
+            CHAT,
+            {"return_assistant_tokens_mask": True},
+            TypeError,
+            "no option 'return_assistant_tokens_mask'; ",
+        ),
+        (
+            "Hello",
+            {},
+            TypeError,
+            "conversation must be a list of dicts with role and content, .* got 'Hello'",
+        ),
+        (
+            ["Hello"],
+            {},
+            TypeError,
+            "conversation must be a list of dicts with role and content, .* got 'Hello'",
+        ),
+        ([], {}, ValueError, "conversation must have at least one turn"),
+    ],
+)
+def test_conversations_that_are_refused(
+    chat: Any, options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    pytest.importorskip("jinja2")
+    tokenizer = Tokenizer.from_source(embedded_model())
+    with pytest.raises(error, match=message):
+        tokenizer.apply_chat_template(chat, chat_template=TURNS, tokenize=False, **options)
+
+
 def test_one_text_and_arrays(tmp_path: Path) -> None:
     tokenizer = sample("special_tokens_map", tmp_path)
     one = tokenizer("the fox")
@@ -165,6 +238,20 @@ def test_transformers_tokenizers_are_taken(tmp_path: Path) -> None:
 
 def test_one_that_does_not_fit_the_model() -> None:
     values = json.loads((embedded_model() / "tokenizer.json").read_text("utf-8"))
-    values["added_tokens"].append({**values["added_tokens"][0], "id": 4096, "content": "<x>"})
+    values["model"]["vocab"]["<x>"] = 4096
     with pytest.raises(ModelError, match="does not fit the model: its largest token id is 4096"):
         GPT2.from_pretrained(tokenizer=tokenizers.Tokenizer.from_str(json.dumps(values)))  # type: ignore[arg-type]
+
+
+def test_added_tokens_without_a_row_in_the_table(tmp_path: Path) -> None:
+    """A padding token that was added without a row, as when training a batch: given as object or as files."""
+    values = json.loads((embedded_model() / "tokenizer.json").read_text("utf-8"))
+    values["added_tokens"].append({**values["added_tokens"][0], "id": 4096, "content": "[PAD]"})
+    text = json.dumps(values)
+    (tmp_path / "tokenizer.json").write_text(text, "utf-8")
+    for given in (tokenizers.Tokenizer.from_str(text), tmp_path):
+        with pytest.warns(UserWarning, match=r"added tokens '\[PAD\]' are left out: .* ends at 4095"):
+            model = GPT2.from_pretrained(tokenizer=given, threads=1)  # type: ignore[arg-type]
+        assert model.generate("Once", max_new_tokens=1).token_ids
+        with pytest.raises(ValueError, match="padding needs a token"):
+            model.tokenizer(["a", "b c"], padding=True)
