@@ -26,17 +26,23 @@ _ROLES = {
 
 
 def tokenizer_files(metadata: dict[str, Any], path: Path) -> TokenizerFiles:
-    """The tokenizer in the metadata; empty if there is none or it isn't GPT-2's kind.
+    """The tokenizer in the metadata; empty if there is none.
 
     Raises
     ------
     ModelError
-        Its parts contradict each other.
+        It is of another kind than GPT-2's, or its parts contradict each other.
     """
+    if "tokenizer.ggml.model" not in metadata:
+        return TokenizerFiles()
+    kinds = (metadata["tokenizer.ggml.model"], metadata.get("tokenizer.ggml.pre"))
+    if kinds[0] != "gpt2" or kinds[1] not in _GPT2_CUTS:
+        raise ModelError(
+            f"{path}: has no tokenizer of GPT-2's kind: tokenizer.ggml.model is {str(kinds[0])[:40]!r}, "
+            f"tokenizer.ggml.pre {str(kinds[1])[:40]!r}"
+        )
     tokens = metadata.get("tokenizer.ggml.tokens")
     merges = metadata.get("tokenizer.ggml.merges")
-    if metadata.get("tokenizer.ggml.model") != "gpt2" or metadata.get("tokenizer.ggml.pre") not in _GPT2_CUTS:
-        return TokenizerFiles()
     if not _is_strings(tokens) or not _is_strings(merges):
         raise ModelError(f"{path}: tokenizer.ggml.tokens and tokenizer.ggml.merges must be lists of strings")
     types = metadata.get("tokenizer.ggml.token_type", [1] * len(tokens))

@@ -62,7 +62,8 @@ def explain_without_weights(directory: Path) -> str:
     graphs = sorted(folder.glob("*.onnx")) if folder.is_dir() else []
     if graphs:
         return f"its ONNX models are in a folder; did you mean {graphs[0]}?"
-    inner = [path for path in entries if any((path / name).is_file() for name in _DESCRIPTIONS)]
+    folders = [*entries, *sorted(directory.glob("snapshots/*"))]  # of the hub's cache
+    inner = [path for path in folders if any((path / name).is_file() for name in _DESCRIPTIONS)]
     return f"there is a model in a folder; did you mean {inner[0]}?" if inner else ""
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gpt2fast import GPT2
 from gpt2fast.checkpoints.base import Checkpoint
 from gpt2fast.checkpoints.gguf_file import open_gguf
 from gpt2fast.errors import ModelError
@@ -127,7 +128,15 @@ def test_another_kind_of_tokenizer_is_named(tmp_path: Path) -> None:
 
 def test_another_kind_of_tokenizer_is_left_out(tmp_path: Path) -> None:
     write_gguf(tmp_path / "model.gguf", pre="llama-bpe")
-    assert not open_gguf(tmp_path / "model.gguf").tokenizer
+    checkpoint = open_gguf(tmp_path / "model.gguf")
+    assert not checkpoint.tokenizer
+    kind = "has no tokenizer of GPT-2's kind: tokenizer.ggml.model is 'gpt2', tokenizer.ggml.pre 'llama-bpe'"
+    assert kind in str(checkpoint.tokenizer_fault)
+    with pytest.warns(UserWarning, match=kind):
+        model = GPT2.from_pretrained(tmp_path / "model.gguf")
+    assert len(model.generate([5], max_new_tokens=2, eos_token_id=[]).token_ids) == 2
+    with pytest.raises(ModelError, match=kind):
+        model.tokenizer  # noqa: B018
 
 
 @pytest.mark.parametrize(

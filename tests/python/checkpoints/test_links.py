@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,12 @@ def test_links_of_the_hub_cache_are_followed(tmp_path: Path, name: str) -> None:
     with pytest.warns(UserWarning, match="not used"):
         lone = open_checkpoint(with_extra(snapshot / "model.safetensors"))
     assert_tensors(lone, tensors)
+
+
+def test_the_folder_of_a_model_in_the_hub_s_cache(tmp_path: Path) -> None:
+    snapshot = as_hub_snapshot(write_directory(tmp_path / "m"), tmp_path / "hub")
+    with pytest.raises(ModelError, match=rf"a model in a folder; did you mean {re.escape(str(snapshot))}\?"):
+        open_checkpoint(snapshot.parents[1])
 
 
 def with_extra(path: Path) -> Path:
