@@ -145,14 +145,14 @@ class Callables:
 
 @dataclass(eq=False, repr=False)
 class Choice:
-    """One of a few words."""
+    """One of a few words; a member of an enumeration of strings becomes the word itself."""
 
     words: tuple[str, ...]
 
     def __call__(self, name: str, value: Any) -> str:
-        if value not in self.words:
+        if not isinstance(value, str) or value not in self.words:
             raise ValueError(f"{name} must be one of {', '.join(map(repr, self.words))}, got {value!r}")
-        return str(value)
+        return self.words[self.words.index(value)]
 
 
 @dataclass(eq=False, repr=False)
@@ -212,7 +212,7 @@ class TokenIds:
     limit: int
 
     def __call__(self, name: str, value: Any) -> tuple[int, ...]:
-        single = hasattr(value, "__index__") and not isinstance(value, Collection)
+        single = hasattr(value, "__index__") and not (isinstance(value, Collection) and _has_items(value))
         values = (value,) if single else _sequence(name, value, "a token id or a list of them")
         _check_count(name, values, self.limit)
         if all_in_range(values, _TOKEN_ID.low, _TOKEN_ID.high):
@@ -266,7 +266,9 @@ class TokenWeights:
         weight = Real(-self.largest, self.largest)
         return {
             _TOKEN_ID(f"a key of {name}", token): (
-                bias if isinstance(bias, float) and bias == -math.inf else weight(f"{name}[{token}]", bias)
+                -math.inf
+                if isinstance(bias, RealNumber) and bias == -math.inf
+                else weight(f"{name}[{token}]", bias)
             )
             for token, bias in value.items()
         }
@@ -293,9 +295,15 @@ def shown(value: Any) -> str:
 
 
 def _sequence(name: str, value: Any, wanted: str) -> Sequence[Any]:
-    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Collection):
+    collection = isinstance(value, Collection) and not isinstance(value, (str, bytes, Mapping))
+    if not (collection and _has_items(value)):
         raise TypeError(f"{name} must be {wanted}, got {shown(value)}")
     return list(value)
+
+
+def _has_items(value: Any) -> bool:
+    """Whether a collection is one: an array without dimensions, of any library, is a number."""
+    return getattr(value, "ndim", 1) > 0
 
 
 def _check_count(name: str, values: Sequence[Any] | Mapping[Any, Any], limit: int) -> None:
