@@ -102,8 +102,9 @@ class GPT2(NotOfModels):
         prefix_cache_bytes : int
             Memory for keys and values of finished texts, which later prompts with the same beginning reuse.
         max_waiting : int, optional
-            How many texts may wait for their turn. A call that finds as many waiting, and none of the
-            ``max_sequences`` places free, gets :class:`BusyError` at once. Default: any number may wait.
+            How many texts may wait for their turn; a search counts as ``num_beams``, the places it takes.
+            A call that finds as many waiting, besides those that free places are for, gets
+            :class:`BusyError` at once. Default: any number may wait.
         read_ahead : int
             By how many tokens a streamed text may be ahead of its reader. A text that is further ahead
             pauses, and leaves its place to others that wait for one.
@@ -300,6 +301,8 @@ class GPT2(NotOfModels):
         ------
         TypeError, ValueError
             A wrong prompt or option; raised before any work.
+        BusyError
+            More texts would wait than ``max_waiting`` allows.
         """
         call = read_call(self._loaded, prompts, options, overrides)
         return run(outputs.generation(self._loaded, call), call.options.cancel)
@@ -312,9 +315,10 @@ class GPT2(NotOfModels):
     ) -> Generator[StreamChunk, None, None]:
         """Like :meth:`generate`, but yields text as it is made: a chunk for each text that a step advanced.
 
-        A chunk's ``index`` is the index of its text in the list that :meth:`generate` would return. The
-        stream holds memory for its texts until it is exhausted, closed or dropped. ``num_beams`` and
-        ``best_of`` choose whole texts and can't stream.
+        A chunk's ``index`` is the index of its text in the list that :meth:`generate` would return. Nothing
+        is done, and ``max_time`` does not count, before the first chunk is asked for; from then on the stream
+        holds memory for its texts until it is exhausted, closed or dropped. ``num_beams`` and ``best_of``
+        choose whole texts and can't stream.
         """
         return outputs.stream(self._loaded, read_call(self._loaded, prompts, options, overrides))
 
@@ -366,10 +370,16 @@ class GPT2(NotOfModels):
         Raises
         ------
         TypeError, ValueError
-            A wrong option or a single text as ``prompts``, at once; a wrong prompt, when it is reached. What
-            was started before ends.
+            A wrong option or a single text as ``prompts``, at once; a wrong prompt, by its number, when it is
+            reached.
         BusyError
             As many texts of other callers wait as may wait; those of its own never refuse a prompt.
+
+        Notes
+        -----
+        Any error ends the iteration, also one of ``prompts`` itself or of a ``logits_processor``: no further
+        prompts are read, the texts of those after the wrong one are ended, and the error is raised when the
+        results of all prompts before it have been yielded.
         """
         from gpt2fast.inference.many import generate_many
 

@@ -292,7 +292,9 @@ def _shared_options(model: LoadedModel, options: GenerationOptions) -> core.Gene
     shared.forced_prefix = forced
     shared.eos_token_ids = _eos_token_ids(model, options)
     if stop_strings and tokenizer is not None:
-        shared.stop_strings = [text.encode() for text in stop_strings]
+        shared.stop_strings = [
+            _utf8(text, f"stop_strings[{position}]") for position, text in enumerate(stop_strings)
+        ]
         shared.token_bytes = tokenizer.token_bytes()
     shared.include_stop_string = options.include_stop_string
     shared.logprobs = _logprobs(model, options)
@@ -353,6 +355,21 @@ def _ids_of(model: LoadedModel, text: str | Sequence[int], name: str) -> list[in
             return []
         if model.tokenizer is None:
             raise ValueError(f"{name} is text, but the model has no tokenizer; give token ids")
-        return model.tokenizer.get().encode(text, add_special_tokens=False)
+        encode = model.tokenizer.get().encode
+        try:
+            return encode(text, add_special_tokens=False)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
     check_token_ids(text, name, model.config)
     return list(text)
+
+
+def _utf8(text: str, name: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        found = ord(text[error.start])
+        raise ValueError(
+            f"{name} holds the lone surrogate U+{found:04X} at position {error.start}, which is no Unicode "
+            f"character"
+        ) from None
