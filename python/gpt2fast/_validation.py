@@ -263,7 +263,12 @@ class TokenWeights:
         if not isinstance(value, Mapping):
             raise TypeError(f"{name} must map token ids to numbers, got {shown(value)}")
         _check_count(name, value, self.limit)
-        weight = Real(-self.largest, self.largest)
+        weight, biases = Real(-self.largest, self.largest), value.values()
+        plain = all_in_range(tuple(value), _TOKEN_ID.low, _TOKEN_ID.high) and set(map(type, biases)) <= {
+            float
+        }
+        if plain and all(-self.largest <= bias <= self.largest for bias in biases):
+            return dict(value)
         return {
             _TOKEN_ID(f"a key of {name}", token): (
                 -math.inf

@@ -549,7 +549,8 @@ class GPT2(NotOfModels):
         texts : str, token ids, or a list of these
             As for :meth:`gpt2fast.GPT2.generate`, of any length.
         context : str, token ids, or a list of these, optional
-            What precedes the texts, or each of them; it is not scored, and the first token after it is.
+            What precedes the texts, or each of them; it is not scored, and the first token after it is. It is
+            read for each text again: of many short texts after one context, :meth:`rank` reads it once.
         stride : int, optional
             A text longer than the model's context is read in windows as long as that, which start this many
             tokens apart. Default: half of it. Each token is scored once, in the first window in which a token

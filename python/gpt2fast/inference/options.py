@@ -261,10 +261,7 @@ class GenerationOptions:
 
     def __new__(cls, **values: Any) -> GenerationOptions:
         """An object that remembers which options were given: the others are the model's to choose."""
-        if not values.keys() <= cls.__dataclass_fields__.keys():
-            raise unknown_option(
-                min(values.keys() - cls.__dataclass_fields__.keys()), cls.__dataclass_fields__
-            )
+        cls._check_names(values)
         made = super().__new__(cls)
         object.__setattr__(made, "_given", frozenset(values))
         return made
@@ -273,6 +270,13 @@ class GenerationOptions:
         for name in self.given:
             object.__setattr__(self, name, self.checked(name, getattr(self, name)))
         self._check_contradictions()
+
+    @classmethod
+    def _check_names(cls, names: Collection[str]) -> None:
+        options = cls.__dataclass_fields__
+        unknown = [name for name in names if name not in options]
+        if unknown:
+            raise unknown_option(min(unknown), options)
 
     @classmethod
     def checked(cls, name: str, value: Any) -> Any:
@@ -300,8 +304,16 @@ class GenerationOptions:
         return options.changed(**overrides) if overrides else options
 
     def changed(self, **values: Any) -> GenerationOptions:
-        """A copy with other values; :func:`dataclasses.replace` makes one in which every option is given."""
-        return GenerationOptions(**{**self.given_values(), **values})
+        """A copy with other values, which alone are checked, and what contradicts them.
+
+        :func:`dataclasses.replace` makes one in which every option is given.
+        """
+        self._check_names(values)
+        made = self.with_given(self.given | values.keys())
+        for name, value in values.items():
+            object.__setattr__(made, name, self.checked(name, value))
+        made._check_contradictions()
+        return made
 
     def with_given(self, names: Collection[str]) -> GenerationOptions:
         """A copy in which these options count as given."""

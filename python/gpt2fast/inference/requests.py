@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from gpt2fast._native import core
-from gpt2fast._validation import MAX_PROMPTS, Integer
+from gpt2fast._validation import MAX_PROMPTS, Integer, all_in_range
 from gpt2fast.inference.hooks import Hooks
 from gpt2fast.inference.model_defaults import join_defaults, limit_by_defaults
 from gpt2fast.inference.options import CONSTRAINTS, GenerationOptions
@@ -258,8 +258,10 @@ def _check_against_model(model: LoadedModel, options: GenerationOptions) -> None
     check_token_ids(suppressed, "suppress_tokens", model.config)
     if len(set(suppressed)) >= model.config.vocab_size:
         raise ValueError("suppress_tokens holds the whole vocabulary; leave at least one token")
-    for token in options.logit_bias or {}:
-        Integer(0, model.config.vocab_size - 1)("a key of logit_bias", token)
+    biased = tuple(options.logit_bias or ())
+    if not all_in_range(biased, 0, model.config.vocab_size - 1):
+        for token in biased:
+            Integer(0, model.config.vocab_size - 1)("a key of logit_bias", token)
 
 
 def _shared_options(model: LoadedModel, options: GenerationOptions) -> core.GenerationOptions:

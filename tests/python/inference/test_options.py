@@ -185,6 +185,21 @@ def test_overrides_win() -> None:
         GenerationOptions.make({"top_k": 5})  # type: ignore[arg-type]
 
 
+def test_a_changed_copy_checks_what_is_changed() -> None:
+    options = GenerationOptions(logit_bias={5: -1.5}, top_k=5)
+    copied = options.changed(top_k=9, stop_strings="a")
+    assert copied.logit_bias is options.logit_bias  # a long one is not gone through again
+    assert copied == GenerationOptions(logit_bias={5: -1.5}, top_k=9, stop_strings=["a"])
+    assert copied.given == {"logit_bias", "top_k", "stop_strings"}
+    assert (options.top_k, options.given) == (5, {"logit_bias", "top_k"})
+    with pytest.raises(ValueError, match="top_k=5 contradicts do_sample=False"):
+        GenerationOptions(top_k=5).changed(top_k=5, do_sample=False)
+    with pytest.raises(TypeError, match="top_k must be an integer, got 'x'"):
+        options.changed(top_k="x")
+    with pytest.raises(TypeError, match="unknown generation option 'topk'; did you mean 'top_k'"):
+        options.changed(topk=1)
+
+
 def test_single_values_become_tuples() -> None:
     options = GenerationOptions(
         stop_strings="end", eos_token_id=5, suppress_tokens=[1, np.int32(2)], bad_words=["a", [1, 2]]
