@@ -105,12 +105,6 @@ void Scheduler::queue_waiting(const Entry& entry) {
   waiting_.insert(std::ranges::upper_bound(waiting_, entry.call->turn, {}, turn), entry);
 }
 
-// Counts a text that begins to wait for its first slot (1), or waits no more (-1).
-void Scheduler::count_waiting(const Participant& participant, int64_t change) {
-  counters_.waiting.add(change);
-  counters_.waiting_slots.add(change * participant.slots_needed());
-}
-
 void Scheduler::retire() {
   now_ = Clock::now();
   const size_t live = live_.size();

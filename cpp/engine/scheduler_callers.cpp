@@ -83,6 +83,12 @@ void Scheduler::submit(const std::shared_ptr<Call>& call, bool bounded) {
   for (const auto& participant : call->participants) count_waiting(*participant, 1);
 }
 
+// Counts a text that begins to wait for its first slot (1), or waits no more (-1).
+void Scheduler::count_waiting(const Participant& participant, int64_t change) {
+  counters_.waiting.add(change);
+  counters_.waiting_slots.add(change * participant.slots_needed());
+}
+
 // Texts are counted by the slots that they need, so each beam of a search is one.
 void Scheduler::check_room_locked() {
   if (options_.max_waiting < 0) return;

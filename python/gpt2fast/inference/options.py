@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -261,7 +261,7 @@ class GenerationOptions:
 
     def __new__(cls, **values: Any) -> GenerationOptions:
         """An object that remembers which options were given: the others are the model's to choose."""
-        cls._check_names(values)
+        cls._check_names(values.keys())
         made = super().__new__(cls)
         object.__setattr__(made, "_given", frozenset(values))
         return made
@@ -272,11 +272,10 @@ class GenerationOptions:
         self._check_contradictions()
 
     @classmethod
-    def _check_names(cls, names: Collection[str]) -> None:
-        options = cls.__dataclass_fields__
-        unknown = [name for name in names if name not in options]
+    def _check_names(cls, names: Set[str]) -> None:
+        unknown = names - cls.__dataclass_fields__.keys()
         if unknown:
-            raise unknown_option(min(unknown), options)
+            raise unknown_option(min(unknown), cls.__dataclass_fields__)
 
     @classmethod
     def checked(cls, name: str, value: Any) -> Any:
@@ -304,11 +303,8 @@ class GenerationOptions:
         return options.changed(**overrides) if overrides else options
 
     def changed(self, **values: Any) -> GenerationOptions:
-        """A copy with other values, which alone are checked, and what contradicts them.
-
-        :func:`dataclasses.replace` makes one in which every option is given.
-        """
-        self._check_names(values)
+        """A copy with other values; :func:`dataclasses.replace` makes one in which every option is given."""
+        self._check_names(values.keys())
         made = self.with_given(self.given | values.keys())
         for name, value in values.items():
             object.__setattr__(made, name, self.checked(name, value))
