@@ -166,9 +166,7 @@ def test_what_would_fail_after_a_measurement_is_refused_before(
     text.write_text(TEXT, "utf-8")
     assert _run("convert", write_directory(tmp_path / "source"), tmp_path / "int8") == 0
     measured: list[Any] = []
-    monkeypatch.setattr(
-        "gpt2fast.evaluation.perplexity.measure", lambda *given, **more: measured.append(given)
-    )
+    monkeypatch.setattr("gpt2fast.cli.eval._measure_all", lambda *given: measured.append(given))
     command = ("eval", "perplexity", "--text", text, "--precision")
     assert _run(*command, "int8", "--precision", "fp32", "--model", tmp_path / "int8") == 1
     assert "holds 'int8'" in capsys.readouterr().err
