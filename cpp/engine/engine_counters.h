@@ -48,6 +48,8 @@ class EngineCounters {
       recomputed;
   Counter prompt_tokens, generated_tokens, prefix_queries, prefix_hits, drafted_tokens, accepted_tokens;
   Counter steps, step_rows, step_nanoseconds;
+  // What the waiting texts need: several slots for a search with beams.
+  Counter waiting_slots;
 };
 
 }  // namespace gpt2fast

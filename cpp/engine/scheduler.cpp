@@ -90,7 +90,7 @@ void Scheduler::make_room_for_call(Call& call) {
 
 // Ends a call for which there is no memory.
 void Scheduler::refuse(const std::shared_ptr<Call>& call) noexcept {
-  counters_.waiting.add(-static_cast<int64_t>(call->participants.size()));
+  for (const auto& participant : call->participants) count_waiting(*participant, -1);
   counters_.failed.add(1);
   {
     const std::lock_guard lock(mutex_);
@@ -149,7 +149,7 @@ void Scheduler::finish_entry(const Entry& entry, bool live) {
   entry.participant->release(slots_);
   counters_.free_slots.set(slots_.free());
   if (live) counters_.running.add(-1);
-  if (!entry.had_slot) counters_.waiting.add(-1);
+  if (!entry.had_slot) count_waiting(*entry.participant, -1);
   counters_.finished.add(1);
   changed_ = true;
   if (--entry.call->unfinished == 0) finish_call(*entry.call);
@@ -199,7 +199,7 @@ void Scheduler::admit() {
       ++i;
       continue;
     }
-    if (!std::exchange(entry.had_slot, true)) counters_.waiting.add(-1);
+    if (!std::exchange(entry.had_slot, true)) count_waiting(*entry.participant, -1);
     entry.served = served_;  // it comes after those that have waited longer
     holders_.push_back(entry.participant);
     live_.push_back(entry);

@@ -84,6 +84,7 @@ class Scheduler {
   void admit();
   bool make_room(int64_t slots);
   void queue_waiting(const Entry& entry);
+  void count_waiting(const Participant& participant, int64_t change);
   void plan();
   void plan_prompts(bool streaming);
   int64_t room_beside_short_prompts(int64_t room) const;

@@ -80,13 +80,19 @@ void Scheduler::submit(const std::shared_ptr<Call>& call, bool bounded) {
   }
   shortest_incoming_ = std::min<int64_t>(shortest_incoming_, shortest);
   counters_.calls.add(1);
-  counters_.waiting.add(static_cast<int64_t>(call->participants.size()));
+  for (const auto& participant : call->participants) count_waiting(*participant, 1);
 }
 
+// Counts a text that begins to wait for its first slot (1), or waits no more (-1).
+void Scheduler::count_waiting(const Participant& participant, int64_t change) {
+  counters_.waiting.add(change);
+  counters_.waiting_slots.add(change * participant.slots_needed());
+}
+
+// Texts are counted by the slots that they need, so each beam of a search is one.
 void Scheduler::check_room_locked() {
   if (options_.max_waiting < 0) return;
-  const int64_t waiting = counters_.waiting.get();
-  const int64_t queued = waiting - counters_.free_slots.get();
+  const int64_t queued = counters_.waiting_slots.get() - counters_.free_slots.get();
   if (queued < 0 || queued < options_.max_waiting) return;
   counters_.refused.add(1);
   throw BusyError(std::to_string(std::max<int64_t>(0, queued)) +

@@ -165,14 +165,14 @@ class Callables:
 
 @dataclass(eq=False, repr=False)
 class Choice:
-    """One of a few words."""
+    """One of a few words; a member of an enumeration of strings becomes the word itself."""
 
     words: tuple[str, ...]
 
     def __call__(self, name: str, value: Any) -> str:
-        if value not in self.words:
+        if not isinstance(value, str) or value not in self.words:
             raise ValueError(f"{name} must be one of {', '.join(map(repr, self.words))}, got {value!r}")
-        return str(value)
+        return self.words[self.words.index(value)]
 
 
 @dataclass(eq=False, repr=False)
@@ -232,7 +232,7 @@ class TokenIds:
     limit: int
 
     def __call__(self, name: str, value: Any) -> tuple[int, ...]:
-        single = hasattr(value, "__index__") and not isinstance(value, Collection)
+        single = hasattr(value, "__index__") and not (isinstance(value, Collection) and _has_items(value))
         values = (value,) if single else _sequence(name, value, "a token id or a list of them")
         _check_count(name, values, self.limit)
         if all_in_range(values, _TOKEN_ID.low, _TOKEN_ID.high):
@@ -283,10 +283,17 @@ class TokenWeights:
         if not isinstance(value, Mapping):
             raise TypeError(f"{name} must map token ids to numbers, got {shown(value)}")
         _check_count(name, value, self.limit)
-        weight = Real(-self.largest, self.largest)
+        weight, biases = Real(-self.largest, self.largest), value.values()
+        plain = all_in_range(tuple(value), _TOKEN_ID.low, _TOKEN_ID.high) and set(map(type, biases)) <= {
+            float
+        }
+        if plain and all(-self.largest <= bias <= self.largest for bias in biases):
+            return dict(value)
         return {
             _TOKEN_ID(f"a key of {name}", token): (
-                bias if isinstance(bias, float) and bias == -math.inf else weight(f"{name}[{token}]", bias)
+                -math.inf
+                if isinstance(bias, RealNumber) and bias == -math.inf
+                else weight(f"{name}[{token}]", bias)
             )
             for token, bias in value.items()
         }
@@ -313,9 +320,15 @@ def shown(value: Any) -> str:
 
 
 def _sequence(name: str, value: Any, wanted: str) -> Sequence[Any]:
-    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Collection):
+    collection = isinstance(value, Collection) and not isinstance(value, (str, bytes, Mapping))
+    if not (collection and _has_items(value)):
         raise TypeError(f"{name} must be {wanted}, got {shown(value)}")
     return list(value)
+
+
+def _has_items(value: Any) -> bool:
+    """Whether a collection is one: an array without dimensions, of any library, is a number."""
+    return getattr(value, "ndim", 1) > 0
 
 
 def _check_count(name: str, values: Sequence[Any] | Mapping[Any, Any], limit: int) -> None:

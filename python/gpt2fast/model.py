@@ -102,8 +102,8 @@ class GPT2(NotOfModels):
         prefix_cache_bytes : int
             Memory for keys and values of finished texts, which later prompts with the same beginning reuse.
         max_waiting : int, optional
-            How many texts may wait for their turn. A call that finds as many waiting, and none of the
-            ``max_sequences`` places free, gets :class:`BusyError` at once. Default: any number may wait.
+            How many texts may wait for their turn, a search counted as ``num_beams``. A call that finds as
+            many waiting, and no place free, gets :class:`BusyError` at once. Default: any number may wait.
         read_ahead : int
             By how many tokens a streamed text may be ahead of its reader. A text that is further ahead
             pauses, and leaves its place to others that wait for one.
@@ -298,8 +298,8 @@ class GPT2(NotOfModels):
 
         Raises
         ------
-        TypeError, ValueError
-            A wrong prompt or option; raised before any work.
+        TypeError, ValueError, BusyError
+            A wrong prompt or option, or ``max_waiting`` texts wait already; raised before any work.
         """
         call = read_call(self._loaded, prompts, options, overrides)
         return run(outputs.generation(self._loaded, call), call.options.cancel)
@@ -312,9 +312,9 @@ class GPT2(NotOfModels):
     ) -> Generator[StreamChunk, None, None]:
         """Like :meth:`generate`, but yields text as it is made: a chunk for each text that a step advanced.
 
-        A chunk's ``index`` is the index of its text in the list that :meth:`generate` would return. The
-        stream holds memory for its texts until it is exhausted, closed or dropped. ``num_beams`` and
-        ``best_of`` choose whole texts and can't stream.
+        A chunk's ``index`` is the index of its text in the list that :meth:`generate` would return. It
+        begins (and ``max_time``) when one is asked for, and holds memory until it is exhausted, closed or
+        dropped. ``num_beams`` and ``best_of`` choose whole texts and can't stream.
         """
         return outputs.stream(self._loaded, read_call(self._loaded, prompts, options, overrides))
 
@@ -366,8 +366,8 @@ class GPT2(NotOfModels):
         Raises
         ------
         TypeError, ValueError
-            A wrong option or a single text as ``prompts``, at once; a wrong prompt, when it is reached. What
-            was started before ends.
+            A wrong option or a single text as ``prompts``, at once. A wrong prompt by its number: it ends the
+            iteration, after the results of all prompts before it, as any error does, also one of a hook.
         BusyError
             As many texts of other callers wait as may wait; those of its own never refuse a prompt.
         """
@@ -539,7 +539,7 @@ class GPT2(NotOfModels):
         texts : str, token ids, or a list of these
             As for :meth:`gpt2fast.GPT2.generate`, of any length.
         context : str, token ids, or a list of these, optional
-            What precedes the texts, or each of them; it is not scored, and the first token after it is.
+            Precedes the texts, or each; not scored, while the token after it is. :meth:`rank` reads one once.
         stride : int, optional
             A text longer than the model's context is read in windows as long as that, which start this many
             tokens apart. Default: half of it. Each token is scored once, in the first window in which a token

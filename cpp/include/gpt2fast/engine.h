@@ -35,7 +35,8 @@ struct EngineOptions {
   int64_t max_step_tokens = 128;
   // Memory for keys and values of finished sequences, which later prompts reuse; 0: none are kept.
   int64_t prefix_cache_bytes = 0;
-  // Texts that may wait for a slot; a call that finds as many waiting is refused. -1: any number.
+  // Texts that may wait for a slot, each beam counted as one; a call that finds as many waiting is refused.
+  // -1: any number.
   int64_t max_waiting = -1;
   // Tokens by which a streamed text may be ahead of its reader.
   int64_t read_ahead = 16;

@@ -100,11 +100,11 @@ def command() -> None:
 @click.option("--limit", type=int, metavar="N", help="Only the first N tokens.")
 @click.option(
     "--compare-tokens",
-    type=click.IntRange(min=0),
+    type=int,
     default=16384,
     show_default=True,
     metavar="N",
-    help="With fp32 among several precisions: compare the others' predictions with it on N tokens.",
+    help="With fp32 among several precisions: compare the others' predictions with it on N tokens; 0: don't.",
 )
 @_run_options
 def _perplexity(text: Path, compare_tokens: int, **options: Any) -> None:
@@ -119,6 +119,8 @@ def _perplexity(text: Path, compare_tokens: int, **options: Any) -> None:
 
     run = _take_run(options)
     settings = PerplexitySettings(**options)
+    if compare_tokens < 0 or compare_tokens == 1:
+        raise click.UsageError(f"--compare-tokens must be 0 or at least 2, got {compare_tokens}")
     content = _read(text)
 
     def measure(model: GPT2, precision: str, journal: Journal | None, progress: Progress) -> dict[str, Any]:
@@ -195,6 +197,8 @@ def _choice(file: Path, limit: int | None, **options: Any) -> None:
 
 
 def _take_run(options: dict[str, Any]) -> _Run:
+    from gpt2fast.loading.sources import find_model_directory
+
     precisions = tuple(dict.fromkeys(options.pop("precisions")))
     run = _Run(ModelChoice.take(options), precisions, options.pop("resume"), options.pop("as_json"))
     if run.model.calibrate is not None:
@@ -203,6 +207,8 @@ def _take_run(options: dict[str, Any]) -> _Run:
                 f"--calibrate has no effect without --precision {' or '.join(CALIBRATED_PRECISIONS)}"
             )
         _load(run, run.calibrated[0]).close()  # a text that won't do is refused before anything is measured
+    for precision in precisions[1:]:  # and so is a precision that the model directory doesn't have
+        find_model_directory(run.model.source, precision, calibrate=_calibrate(run, precision))
     return run
 
 
@@ -247,8 +253,11 @@ def _opened(run: _Run, task: str, content: str, settings: Mapping[str, Any]) -> 
 
 
 def _load(run: _Run, precision: Precision | None) -> GPT2:
-    calibrate = run.model.calibrate if precision in CALIBRATED_PRECISIONS else None
-    return replace(run.model, precision=precision, calibrate=calibrate).load_for_text()
+    return replace(run.model, precision=precision, calibrate=_calibrate(run, precision)).load_for_text()
+
+
+def _calibrate(run: _Run, precision: Precision | None) -> str | None:
+    return run.model.calibrate if precision in CALIBRATED_PRECISIONS else None
 
 
 def _scorer(model: GPT2) -> LanguageModel:

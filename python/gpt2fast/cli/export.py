@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
+from gpt2fast._validation import Real
 from gpt2fast.cli.shared import source_options
 
 if TYPE_CHECKING:
     from gpt2fast.checkpoints.base import Checkpoint
+    from gpt2fast.export.standard import StandardOptions
+
+#: Writes a checkpoint; returns the files.
+_Write: TypeAlias = "Callable[[Checkpoint], list[Path]]"
 
 # Options that only one of the formats takes.
 _ONNX_ONLY = ("head", "past", "opset", "layout", "external_data", "test_data", "archive")
@@ -79,35 +87,48 @@ def command(
     gpt2fast export gpt2 gpt2-10/gpt2-10.onnx --layout zoo --head hidden --opset 10 --test-data 3 --archive
     gpt2fast export model.gguf my-checkpoint --format safetensors
     """
-    given = {name: value for name, value in options.items() if value not in (None, False)}
+    given = {name: value for name, value in options.items() if value is not None and value is not False}
     for name in _SAFETENSORS_ONLY if kind == "onnx" else _ONNX_ONLY:
         if name in given:
             raise click.UsageError(f"--{name.replace('_', '-')} does not go with --format {kind}")
     from gpt2fast.checkpoints import open_checkpoint
 
-    write = _write_onnx if kind == "onnx" else _write_checkpoint
+    # Options and places are checked before a checkpoint is fetched.
+    write = (_onnx_writer if kind == "onnx" else _checkpoint_writer)(out, overwrite, given)
     checkpoint = open_checkpoint(
         source, adapter=adapter, tokenizer=tokenizer, n_head=n_head, revision=revision
     )
-    for path in write(checkpoint, out, overwrite, given):
+    for path in write(checkpoint):
         click.echo(str(path), err=True)
 
 
-def _write_onnx(checkpoint: Checkpoint, out: Path, overwrite: bool, given: dict[str, Any]) -> list[Path]:
-    from gpt2fast.export.archive import archive_path, pack_archive
-    from gpt2fast.export.standard import StandardOptions, export_onnx
-    from gpt2fast.export.test_data import check_sets, find_sets, write_test_data
+def _onnx_writer(out: Path, overwrite: bool, given: dict[str, Any]) -> _Write:
+    """What writes a checkpoint as ONNX, with what these options add."""
+    from gpt2fast.export.archive import archive_path
+    from gpt2fast.export.onnx_stream import data_path
+    from gpt2fast.export.standard import StandardOptions
+    from gpt2fast.export.test_data import check_sets
     from gpt2fast.storage.atomic import check_free
-    from gpt2fast.storage.progress import progress_bar
 
     chosen = StandardOptions(
         **{name: given[name] for name in ("head", "past", "opset", "layout") if name in given}
     )
+    if "test_data" in given:
+        check_sets(out.parent, given["test_data"], overwrite=overwrite)
+    for path in (out, data_path(out), *([archive_path(out)] if "archive" in given else [])):
+        check_free(path, overwrite=overwrite)
+    return partial(_write_onnx, out=out, chosen=chosen, overwrite=overwrite, given=given)
+
+
+def _write_onnx(
+    checkpoint: Checkpoint, *, out: Path, chosen: StandardOptions, overwrite: bool, given: dict[str, Any]
+) -> list[Path]:
+    from gpt2fast.export.archive import archive_path, pack_archive
+    from gpt2fast.export.standard import export_onnx
+    from gpt2fast.export.test_data import find_sets, write_test_data
+    from gpt2fast.storage.progress import progress_bar
+
     sets = given.get("test_data")
-    if sets is not None:
-        check_sets(out.parent, overwrite=overwrite)
-    if "archive" in given:
-        check_free(archive_path(out), overwrite=overwrite)
     with progress_bar(f"Exporting {out.name}") as progress:
         model_files = export_onnx(
             checkpoint,
@@ -126,15 +147,24 @@ def _write_onnx(checkpoint: Checkpoint, out: Path, overwrite: bool, given: dict[
     return written
 
 
+def _checkpoint_writer(out: Path, overwrite: bool, given: dict[str, Any]) -> _Write:
+    """What writes a checkpoint in Hugging Face's form."""
+    from gpt2fast.export.huggingface_writer import check_checkpoint_directory
+
+    if "max_shard_size" in given:
+        Real(1e-9, 1e9)("--max-shard-size", given["max_shard_size"])
+    check_checkpoint_directory(Path(os.path.realpath(out)), overwrite=overwrite)
+    return partial(_write_checkpoint, out=out, overwrite=overwrite, given=given)
+
+
 def _write_checkpoint(
-    checkpoint: Checkpoint, out: Path, overwrite: bool, given: dict[str, Any]
+    checkpoint: Checkpoint, *, out: Path, overwrite: bool, given: dict[str, Any]
 ) -> list[Path]:
     from gpt2fast.export.huggingface_writer import DEFAULT_SHARD_BYTES, save_huggingface
     from gpt2fast.storage.progress import progress_bar
 
-    shard_bytes = DEFAULT_SHARD_BYTES
-    if "max_shard_size" in given:
-        shard_bytes = int(given["max_shard_size"] * 1e9)
+    size = given.get("max_shard_size")
+    shard_bytes = DEFAULT_SHARD_BYTES if size is None else int(size * 1e9)
     with progress_bar(f"Exporting {out.name}") as progress:
         return save_huggingface(
             checkpoint,

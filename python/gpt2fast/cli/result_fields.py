@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from gpt2fast.inference.results import Generation
+from gpt2fast.inference.results import Generation, plain
 
 
 def result_fields(result: Generation) -> dict[str, Any]:
@@ -23,12 +19,7 @@ def result_fields(result: Generation) -> dict[str, Any]:
     if result.score is not None:
         values["score"] = result.score
     if result.logprobs is not None:
-        values["logprobs"] = _without_nan(result.logprobs.chosen)
-        values["top_token_ids"] = result.logprobs.top_ids.tolist()
-        values["top_logprobs"] = [_without_nan(row) for row in result.logprobs.top]
+        values["logprobs"] = plain(result.logprobs.chosen)
+        values["top_token_ids"] = plain(result.logprobs.top_ids)
+        values["top_logprobs"] = plain(result.logprobs.top)
     return values
-
-
-def _without_nan(values: NDArray[np.float32]) -> list[float | None]:
-    """JSON has no NaN; null replaces it."""
-    return [None if value != value else value for value in values.tolist()]

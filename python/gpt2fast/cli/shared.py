@@ -164,5 +164,7 @@ def read_text(text: str) -> str:
 
 
 def print_json(value: Any) -> None:
-    """One line of JSON."""
-    click.echo(json.dumps(value, ensure_ascii=False))
+    """One line of JSON; NaN and infinities, which JSON lacks, are null."""
+    from gpt2fast.inference.results import plain
+
+    click.echo(json.dumps(plain(value), ensure_ascii=False))

@@ -17,7 +17,7 @@ Progress: TypeAlias = Callable[[int, int], None]
 
 #: Groups have about this many tokens: enough to fill the engine's steps many times.
 GROUP_TOKENS = 8192
-MAX_LINE_CHARACTERS = 1 << 20
+MAX_LINE_BYTES = 1 << 20
 
 
 class Item(Protocol):
@@ -117,15 +117,16 @@ def read_json_lines(path: Path, limit: int | None) -> Iterator[tuple[str, dict[s
         A line is not a JSON object; the message names file and line.
     """
     found = 0
-    with errors_of(path), path.open("r", encoding="utf-8") as file:
-        for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_CHARACTERS), ""), 1):
+    with errors_of(path), path.open("rb") as file:
+        for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES), b""), 1):
             if found == limit:
                 return
             if not line.strip():
                 continue
             where = f"{path}: line {number}"
             try:
-                value = json.loads(line)
+                # Editors of Windows begin a text with a byte order mark.
+                value = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
             except (ValueError, RecursionError) as error:
                 raise ValueError(f"{where}: not valid JSON: {error}") from None
             if not isinstance(value, dict):

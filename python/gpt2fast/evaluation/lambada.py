@@ -86,6 +86,8 @@ def lambada(
     Parameters and errors are those of :func:`~gpt2fast.evaluation.perplexity.perplexity`; a passage longer
     than the model's positions loses its beginning.
     """
+    if not texts:
+        raise ValueError("texts must hold at least one passage")
     items = list(_items(tokenizer, texts, model.n_positions))
 
     def evaluate(group: Sequence[Continuation]) -> list[list[float]]:

@@ -90,6 +90,8 @@ def multiple_choice(
     are those of :func:`~gpt2fast.evaluation.perplexity.perplexity`; a prompt too long for the model loses
     its beginning.
     """
+    if not questions:
+        raise ValueError("questions must hold at least one")
     items = list(_items(tokenizer, questions, model.n_positions))
 
     def evaluate(group: Sequence[_Item]) -> list[list[float]]:

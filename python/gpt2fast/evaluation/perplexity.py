@@ -50,8 +50,8 @@ class PerplexitySettings:
     def __post_init__(self) -> None:
         for name in ("window", "stride", "limit"):
             if getattr(self, name) is not None:
-                _POSITIVE(name, getattr(self, name))
-        _FLAG("drop_last", self.drop_last)
+                object.__setattr__(self, name, _POSITIVE(name, getattr(self, name)))
+        object.__setattr__(self, "drop_last", _FLAG("drop_last", self.drop_last))
         if self.window is not None and self.window < 2:
             raise ValueError(f"window must be at least 2, got {self.window}")
         if self.split is not None:

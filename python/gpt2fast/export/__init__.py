@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from gpt2fast.checkpoints import open_checkpoint
 from gpt2fast.checkpoints.base import Checkpoint
-from gpt2fast.storage.model_directory import no_text
+from gpt2fast.storage.model_directory import check_precision, no_text
 
 if TYPE_CHECKING:
     from gpt2fast.storage.progress import Progress
@@ -72,10 +72,9 @@ def convert(
         The text named by ``calibrate`` is too short or not UTF-8, or would have no effect.
     """
     from gpt2fast.export.calibration import read_calibration
-    from gpt2fast.export.quantize import check_precision
     from gpt2fast.export.writer import check_destination, write_model_directory
 
-    check_precision(precision)
+    precision = check_precision(precision)
     calibration = None if calibrate is None else read_calibration(calibrate, precision)
     destination = Path(out)
     check_destination(destination, overwrite=overwrite)

@@ -88,7 +88,7 @@ def save_huggingface(
     """
     from gpt2fast.export.fitting_tokenizer import fitting_tokenizer
 
-    _DTYPE("dtype", dtype)
+    dtype = _DTYPE("dtype", dtype)
     shards = _shards(checkpoint, dtype, _SHARD_BYTES("max_shard_bytes", max_shard_bytes))
     target = Path(os.path.realpath(directory))
     check_checkpoint_directory(target, overwrite=overwrite)
@@ -212,7 +212,7 @@ def _row_chunks(tensor: LazyTensor) -> Iterator[NDArray[np.float32]]:
 def _converted(values: NDArray[np.float32], dtype: str, what: str) -> NDArray[Any]:
     with np.errstate(over="ignore"):
         converted = values.astype(_NUMPY_DTYPES[dtype])
-    if np.isinf(converted).any() and not np.isinf(values).any():
+    if (np.isinf(converted) & np.isfinite(values)).any():
         raise ModelError(f"{what} has values beyond float16; write it with --dtype fp32 (dtype='fp32')")
     return converted
 

@@ -12,7 +12,6 @@ from gpt2fast._native import core
 from gpt2fast.checkpoints.base import LazyTensor, expected_shapes
 from gpt2fast.errors import ModelError
 from gpt2fast.storage.graph_check import PAGE_BYTES
-from gpt2fast.storage.model_directory import PRECISIONS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -56,12 +55,6 @@ class PackedTensor:
     format: int | None
     offset: int
     length: int
-
-
-def check_precision(precision: str) -> None:
-    """Raise ValueError unless ``precision`` is one of ``PRECISIONS``."""
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
 
 
 def layout(config: ModelConfig, precision: str) -> list[PackedTensor]:

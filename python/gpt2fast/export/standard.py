@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from onnx import ModelProto, TensorProto, ValueInfoProto, defs, helper
 
-from gpt2fast._validation import Choice, Flag, Integer
+from gpt2fast._validation import Check, Choice, Flag, Integer
 from gpt2fast.checkpoints.base import Checkpoint
 from gpt2fast.config import ModelConfig
 from gpt2fast.export import standard_layers as layers
@@ -22,10 +22,12 @@ MIN_OPSET = 10
 MAX_OPSET = defs.onnx_opset_version()
 DEFAULT_OPSET = 17
 
-_HEAD = Choice(("lm", "hidden"))
-_LAYOUT = Choice(("gpt2fast", "zoo"))
-_PAST = Flag()
-_OPSET = Integer(MIN_OPSET, MAX_OPSET)
+_CHECKS: Mapping[str, Check] = {
+    "head": Choice(("lm", "hidden")),
+    "past": Flag(),
+    "opset": Integer(MIN_OPSET, MAX_OPSET),
+    "layout": Choice(("gpt2fast", "zoo")),
+}
 
 
 @dataclass(frozen=True)
@@ -55,10 +57,8 @@ class StandardOptions:
     layout: str = "gpt2fast"
 
     def __post_init__(self) -> None:
-        _HEAD("head", self.head)
-        _PAST("past", self.past)
-        _OPSET("opset", self.opset)
-        _LAYOUT("layout", self.layout)
+        for name, check in _CHECKS.items():
+            object.__setattr__(self, name, check(name, getattr(self, name)))
 
     @property
     def is_zoo(self) -> bool:

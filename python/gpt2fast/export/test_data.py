@@ -92,8 +92,7 @@ def write_test_data(
     FileExistsError
         There are sets that may not be replaced.
     """
-    Integer(0, MAX_SETS)("test_data", count)
-    check_sets(directory, overwrite=overwrite)
+    check_sets(directory, count, overwrite=overwrite)
     for old in find_sets(directory):
         shutil.rmtree(old)
     written = []
@@ -107,8 +106,16 @@ def write_test_data(
     return written
 
 
-def check_sets(directory: Path, *, overwrite: bool) -> None:
-    """Raise FileExistsError if there are sets that may not be replaced, or that hold other files as well."""
+def check_sets(directory: Path, count: int, *, overwrite: bool) -> None:
+    """Raise ValueError unless there may be so many sets.
+
+    Raise FileExistsError if there are sets that may not be replaced, or that hold other files as well, or if
+    ``directory`` is a set itself.
+    """
+    Integer(0, MAX_SETS)("test_data", count)
+    if (directory / "input_0.pb").exists():
+        message = "holds input_0.pb, so it is test data itself; name another place for the model"
+        raise FileExistsError(errno.EEXIST, message, str(directory))
     for old in find_sets(directory) if directory.is_dir() else ():
         foreign = sorted(name for name in os.listdir(old) if not _FILE_NAME.fullmatch(name))
         if foreign:

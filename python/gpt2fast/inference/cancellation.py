@@ -50,7 +50,8 @@ class CancelToken:
         """End all work that has this token, now and later."""
         with self._lock:
             self._cancelled = True
-            for run in self._running:
+            # A copy: what the garbage collector ends meanwhile leaves the list.
+            for run in list(self._running):
                 run.cancel()
 
     @contextmanager

@@ -227,9 +227,10 @@ def _grammar(compiler: type[LLMatcher], name: str, value: Any) -> str:
         return compiler.grammar_from_json_schema(value, defaults=_JSON_STYLE)
     if name == "grammar":
         return compiler.grammar_from_lark(value)
-    # The grammar language writes strings as JSON does. One terminal is one automaton; alternatives of a
-    # rule would be followed one by one.
-    alternatives = " | ".join(json.dumps(choice, ensure_ascii=False) for choice in value)
+    # The grammar language writes strings as JSON does, but that DEL counts as a control character, too. One
+    # terminal is one automaton; alternatives of a rule would be followed one by one.
+    strings = (json.dumps(choice, ensure_ascii=False).replace("\x7f", "\\u007f") for choice in value)
+    alternatives = " | ".join(strings)
     return compiler.grammar_from_lark(f"start: CHOICE\nCHOICE: {alternatives}")
 
 

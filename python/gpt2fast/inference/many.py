@@ -6,11 +6,11 @@ import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from gpt2fast._native import core
 from gpt2fast._validation import Flag, shown
-from gpt2fast.errors import BusyError
+from gpt2fast.errors import BusyError, ModelError
 from gpt2fast.inference.outputs import generation
 from gpt2fast.inference.requests import Call, read_call
 from gpt2fast.inference.results import Generation
@@ -35,11 +35,11 @@ def generate_many(
 ) -> Iterator[tuple[int, Outcome]]:
     """The number of each prompt and its result: in the order of the prompts, or as they end.
 
-    Raises TypeError at once if ``prompts`` is a single text, or nothing to go through.
+    Raises at once if ``prompts`` is a single text, or nothing to go through, and for wrong options.
     """
     Flag()("ordered", ordered)
     try:
-        all_prompts = None if isinstance(prompts, (str, bytes)) else iter(prompts)
+        all_prompts = None if isinstance(prompts, (str, bytes, bytearray, memoryview)) else iter(prompts)
     except TypeError:
         all_prompts = None
     if all_prompts is None:
@@ -47,6 +47,7 @@ def generate_many(
             f"prompts must be an iterable of texts or of lists of token ids, got {shown(prompts)}; put a "
             f"single one in a list"
         )
+    read_call(model, [], options)  # checks the options against the model
     running = _RunningPrompts(model, all_prompts, options, at_hand=isinstance(prompts, Sequence))
     return _outcomes(running, ordered)
 
@@ -64,14 +65,37 @@ def _outcomes(running: _RunningPrompts, ordered: bool) -> Iterator[tuple[int, Ou
                 while wanted in waiting:
                     yield wanted, waiting.pop(wanted)
                     wanted += 1
+        running.raise_failure()
     finally:
         running.cancel()
+
+
+class _Failure(NamedTuple):
+    """What ends the iteration, and the number of the prompt that it belongs to."""
+
+    number: int
+    error: Exception
+
+
+class _Running(NamedTuple):
+    """A call in the engine."""
+
+    number: int
+    work: Work[Outcome]
+    call: core.Call
+    watch: ExitStack
+
+    def cancel(self) -> None:
+        """End it."""
+        self.watch.close()
+        self.call.cancel()
 
 
 class _RunningPrompts:
     """Prompts that have been started and not finished.
 
-    Those that are ``at_hand`` begin together. The next of others may keep the engine waiting.
+    Those that are ``at_hand`` begin together. The next of others may keep the engine waiting. After an error
+    no more are read, and those after its own prompt are ended; those before it go on.
     """
 
     def __init__(
@@ -87,12 +111,13 @@ class _RunningPrompts:
         self._exhausted = False
         self._queue = core.ReadyQueue()
         self._keys = itertools.count(1)
-        self._calls: dict[int, tuple[int, Work[Outcome], core.Call, ExitStack]] = {}
+        self._calls: dict[int, _Running] = {}
         # Calls that the engine has not accepted yet, because too many were waiting.
         self._unstarted: deque[tuple[int, Work[Outcome], Start]] = deque()
         # Calls that have been made and are to begin together.
         self._held: list[core.Call] = []
         self._finished: list[tuple[int, Outcome]] = []
+        self._failure: _Failure | None = None
 
     def go_on(self, oldest: int | None) -> bool:
         """Start prompts as far as there is room; False when all are finished and taken.
@@ -106,43 +131,70 @@ class _RunningPrompts:
                 break
             if oldest is not None and self._next - oldest >= _PROMPTS_AHEAD * self._most:
                 break
-            try:
-                prompt = next(self._prompts)
-            except StopIteration:
-                self._exhausted = True
-                break
-            self._advance(self._next, generation(self._model, self._read(prompt)), None)
-            self._next += 1
+            self._start_next()
         self._begin_held()
         return bool(self._calls or self._finished)
 
     def take(self) -> list[tuple[int, Outcome]]:
-        """Wait until a prompt has finished; what has finished since the last call."""
-        while not self._finished:
+        """Wait until a prompt has finished, or all have been ended; what has finished since the last call."""
+        while self._calls and not self._finished:
             self._queue.wait()
             for key in self._queue.take():
-                if key not in self._calls:  # it has been done for longer than the queue knows
-                    continue
-                index, work, call, watch = self._calls[key]
-                if call.done():
-                    watch.close()
-                    del self._calls[key]
-                    self._advance(index, work, call)
+                if key in self._calls:  # if not, it has been done for longer than the queue knows
+                    self._look_at(key)
             self._begin_held()
         finished, self._finished = self._finished, []
         return finished
 
+    def raise_failure(self) -> None:
+        """Raise the error that ended the iteration, if one did."""
+        failure, self._failure = self._failure, None
+        if failure is None:
+            return
+        try:
+            raise failure.error
+        finally:
+            del failure  # its traceback refers to this frame
+
     def cancel(self) -> None:
         """End what is running."""
-        for _, _, call, watch in self._calls.values():
-            watch.close()
-            call.cancel()
+        for one in self._calls.values():
+            one.cancel()
+
+    def _start_next(self) -> None:
+        index = self._next
+        try:
+            work = generation(self._model, self._read(next(self._prompts)))
+        except StopIteration:
+            self._exhausted = True
+        except Exception as error:
+            self._fail(index, error)
+        else:
+            self._next += 1
+            self._advance(index, work, None)
+
+    def _look_at(self, key: int) -> None:
+        one = self._calls[key]
+        try:
+            done = one.call.done()
+        except Exception as error:
+            del self._calls[key]
+            one.watch.close()
+            self._fail(one.number, _noted(error, one.number))
+            return
+        if done:
+            del self._calls[key]
+            one.watch.close()
+            self._advance(one.number, one.work, one.call)
 
     def _read(self, prompt: Prompt) -> Call:
         try:
             call = read_call(self._model, prompt, self._options)
+        except ModelError:  # of the tokenizer, whatever the prompt
+            raise
         except (TypeError, ValueError) as error:
-            raise type(error)(f"prompts[{self._next}]: {error}") from None
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(f"prompts[{self._next}]: {error}") from None
         if call.single or self._options.num_return_sequences is not None:
             return call
         raise TypeError(f"prompts[{self._next}] is a list of prompts: give each prompt as an item of its own")
@@ -152,9 +204,11 @@ class _RunningPrompts:
             start = work.send(call)
         except StopIteration as end:
             self._finished.append((index, end.value))
-            return
-        self._unstarted.append((index, work, start))
-        self._start_calls()
+        except Exception as error:
+            self._fail(index, _noted(error, index))
+        else:
+            self._unstarted.append((index, work, start))
+            self._start_calls()
 
     def _start_calls(self) -> None:
         """Start what has not been; when the engine takes no more, the rest waits for what it has."""
@@ -163,14 +217,15 @@ class _RunningPrompts:
             key = next(self._keys)
             try:
                 call = start(queue=self._queue, key=key)
-            except BusyError:
-                if not self._calls:
-                    raise
-                return
+            except Exception as error:
+                if isinstance(error, BusyError) and self._calls:
+                    return
+                self._fail(index, _noted(error, index))
+                continue
             self._unstarted.popleft()
             watch = ExitStack()
             watch.enter_context(watched(call, self._options.cancel))
-            self._calls[key] = index, work, call, watch
+            self._calls[key] = _Running(index, work, call, watch)
             self._held.append(call)
             if not self._at_hand:
                 self._begin_held()
@@ -179,3 +234,20 @@ class _RunningPrompts:
         held, self._held = self._held, []
         for call in held:
             call.begin()
+
+    def _fail(self, index: int, error: Exception) -> None:
+        """End the iteration by an error, after the results of the prompts before this one."""
+        if self._failure is None or index < self._failure.number:
+            self._failure = _Failure(index, error)
+        self._exhausted = True
+        last = self._failure.number
+        for key in [key for key, one in self._calls.items() if one.number > last]:
+            self._calls.pop(key).cancel()
+        self._unstarted = deque(one for one in self._unstarted if one[0] < last)
+
+
+def _noted(error: Exception, index: int) -> Exception:
+    """The error with the prompt's number, where Python has notes."""
+    if hasattr(error, "add_note"):  # from 3.11 on
+        error.add_note(f"of prompts[{index}]")
+    return error

@@ -107,13 +107,10 @@ def join_defaults(
     ValueError
         The file's values contradict the caller's or each other; the message says which they are.
     """
-    given: dict[str, Any] = {}
-    if options is not None:
-        made = GenerationOptions.make(options)
-        if not overrides and defaults.options.keys() <= made.given:
-            return made  # as when they have been joined before
-        given = made.given_values()
-    given.update(overrides)
+    made = GenerationOptions.make(options)
+    if options is not None and not overrides and defaults.options.keys() <= made.given:
+        return made  # as when they have been joined before
+    given = {**made.given_values(), **overrides}
     values = {name: value for name, value in defaults.options.items() if name not in given}
     requested = sampling_requested(given)
     sampling = values.pop("do_sample", False)
@@ -128,7 +125,7 @@ def join_defaults(
         values.pop("early_stopping", None)
     least = values.pop("min_new_tokens", None)
     try:
-        joined = GenerationOptions(**values, **given)
+        joined = made.changed(**values, **overrides)
         if least is not None:
             joined = joined.changed(min_new_tokens=min(least, joined.max_new_tokens))
     except ValueError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -261,10 +261,7 @@ class GenerationOptions:
 
     def __new__(cls, **values: Any) -> GenerationOptions:
         """An object that remembers which options were given: the others are the model's to choose."""
-        if not values.keys() <= cls.__dataclass_fields__.keys():
-            raise unknown_option(
-                min(values.keys() - cls.__dataclass_fields__.keys()), cls.__dataclass_fields__
-            )
+        cls._check_names(values.keys())
         made = super().__new__(cls)
         object.__setattr__(made, "_given", frozenset(values))
         return made
@@ -273,6 +270,12 @@ class GenerationOptions:
         for name in self.given:
             object.__setattr__(self, name, self.checked(name, getattr(self, name)))
         self._check_contradictions()
+
+    @classmethod
+    def _check_names(cls, names: Set[str]) -> None:
+        unknown = names - cls.__dataclass_fields__.keys()
+        if unknown:
+            raise unknown_option(min(unknown), cls.__dataclass_fields__)
 
     @classmethod
     def checked(cls, name: str, value: Any) -> Any:
@@ -301,7 +304,12 @@ class GenerationOptions:
 
     def changed(self, **values: Any) -> GenerationOptions:
         """A copy with other values; :func:`dataclasses.replace` makes one in which every option is given."""
-        return GenerationOptions(**{**self.given_values(), **values})
+        self._check_names(values.keys())
+        made = self.with_given(self.given | values.keys())
+        for name, value in values.items():
+            object.__setattr__(made, name, self.checked(name, value))
+        made._check_contradictions()
+        return made
 
     def with_given(self, names: Collection[str]) -> GenerationOptions:
         """A copy in which these options count as given."""

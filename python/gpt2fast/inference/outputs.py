@@ -176,18 +176,21 @@ def _token_logprobs(
 
 
 def _best(results: list[Generation], options: GenerationOptions, best_of: int) -> list[Generation]:
-    """The results with the likeliest tokens among every ``best_of``, the best first."""
+    """The results with the likeliest tokens among every ``best_of``, the best first.
+
+    Those that ended before their first token come last: nothing is known of them.
+    """
     kept: list[Generation] = []
     for start in range(0, len(results), best_of):
         scored = [changed(one, score=_mean_logprob(one)) for one in results[start : start + best_of]]
-        scored.sort(key=lambda one: one.score or 0.0, reverse=True)
+        scored.sort(key=lambda one: -math.inf if one.score is None else one.score, reverse=True)
         kept += scored[: options.num_return_sequences or 1]
     return kept if options.logprobs is not None else [changed(one, logprobs=None) for one in kept]
 
 
-def _mean_logprob(result: Generation) -> float:
+def _mean_logprob(result: Generation) -> float | None:
     if result.logprobs is None or not result.token_ids:
-        return 0.0
+        return None
     return math.fsum(result.logprobs.chosen.tolist()) / len(result.token_ids)
 
 

@@ -141,6 +141,10 @@ class Prefix:
 def prefill(model: LoadedModel, text: Prompt) -> Prefix:
     """See :meth:`gpt2fast.GPT2.prefill`."""
     ids = np.array(read_prompt(text, model.config, model.tokenizer, name="text"), np.int32)
+    if len(ids) > model.config.n_positions:
+        raise ValueError(
+            f"text has {len(ids)} tokens, more than the model's n_positions ({model.config.n_positions})"
+        )
     past = run(forward(model, ids))[1]
     return Prefix(CacheFormat.of(model), ids, past)
 

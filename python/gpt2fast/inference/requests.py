@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from gpt2fast._native import core
-from gpt2fast._validation import MAX_PROMPTS, Integer
+from gpt2fast._validation import MAX_PROMPTS, Integer, all_in_range
 from gpt2fast.inference.hooks import Hooks
 from gpt2fast.inference.model_defaults import join_defaults, limit_by_defaults
 from gpt2fast.inference.options import CONSTRAINTS, GenerationOptions
@@ -258,8 +258,10 @@ def _check_against_model(model: LoadedModel, options: GenerationOptions) -> None
     check_token_ids(suppressed, "suppress_tokens", model.config)
     if len(set(suppressed)) >= model.config.vocab_size:
         raise ValueError("suppress_tokens holds the whole vocabulary; leave at least one token")
-    for token in options.logit_bias or {}:
-        Integer(0, model.config.vocab_size - 1)("a key of logit_bias", token)
+    biased = tuple(options.logit_bias or ())
+    if not all_in_range(biased, 0, model.config.vocab_size - 1):
+        for token in biased:
+            Integer(0, model.config.vocab_size - 1)("a key of logit_bias", token)
 
 
 def _shared_options(model: LoadedModel, options: GenerationOptions) -> core.GenerationOptions:
@@ -292,7 +294,9 @@ def _shared_options(model: LoadedModel, options: GenerationOptions) -> core.Gene
     shared.forced_prefix = forced
     shared.eos_token_ids = _eos_token_ids(model, options)
     if stop_strings and tokenizer is not None:
-        shared.stop_strings = [text.encode() for text in stop_strings]
+        shared.stop_strings = [
+            _utf8(text, f"stop_strings[{position}]") for position, text in enumerate(stop_strings)
+        ]
         shared.token_bytes = tokenizer.token_bytes()
     shared.include_stop_string = options.include_stop_string
     shared.logprobs = _logprobs(model, options)
@@ -356,6 +360,21 @@ def _ids_of(model: LoadedModel, text: str | Sequence[int], name: str) -> list[in
                 f"{name} is text, but the model has no tokenizer; give token ids, or a tokenizer: "
                 f"from_pretrained(tokenizer=...)"
             )
-        return model.tokenizer.get().encode(text, add_special_tokens=False)
+        encode = model.tokenizer.get().encode
+        try:
+            return encode(text, add_special_tokens=False)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
     check_token_ids(text, name, model.config)
     return list(text)
+
+
+def _utf8(text: str, name: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        found = ord(text[error.start])
+        raise ValueError(
+            f"{name} holds the lone surrogate U+{found:04X} at position {error.start}, which is no Unicode "
+            f"character"
+        ) from None

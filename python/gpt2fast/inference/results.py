@@ -42,18 +42,21 @@ class Result:
     """What the results have in common."""
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as plain values that ``json.dumps`` takes; NaN, which JSON lacks, as None."""
-        return {one.name: _plain(getattr(self, one.name)) for one in fields(cast("Any", self))}
+        """The fields as plain values that ``json.dumps`` takes; NaN and infinities become None."""
+        return {one.name: plain(getattr(self, one.name)) for one in fields(cast("Any", self))}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A value in the form that ``json.dumps`` takes; NaN and infinities, which JSON lacks, become None."""
     if isinstance(value, Result):
         return value.to_dict()
     if hasattr(value, "tolist"):
         value = value.tolist()
+    if isinstance(value, dict):
+        return {key: plain(one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in value]
-    return None if value != value else value
+        return [plain(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _with_lazy_text(cls: type[_Result]) -> type[_Result]:
@@ -103,7 +106,8 @@ class ForwardOutput(NamedTuple):
 class TokenLogprobs(Result):
     """Natural-logarithm probabilities of generated tokens, before any option changed them.
 
-    With ``echo`` those of the prompt's tokens come first; the first token has none: NaN, and -1 for ids.
+    With ``echo`` those of the prompt's tokens come first; the first token has none: NaN, and -1 for ids. So
+    have those of the prompt that a cancelled call did not come to read.
 
     Attributes
     ----------
@@ -151,7 +155,7 @@ class Generation(Result):
         If requested.
     score : float or None
         The score that it was chosen by: with ``num_beams`` the log-probability divided by a power of the
-        length, with ``best_of`` the mean log-probability.
+        length, with ``best_of`` the mean log-probability (None for a text without tokens).
     started_seconds : float or None
         From the call until the text got its slot and began to be computed: its time of waiting. None if it
         never did, and for ``num_beams``.

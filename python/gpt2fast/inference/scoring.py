@@ -85,8 +85,8 @@ def rank(
     prefix_scope: int = 0,
 ) -> Work[list[RankedChoice]]:
     """See :meth:`gpt2fast.GPT2.rank`; for ``prefix_scope`` :func:`gpt2fast.inference.requests.read_call`."""
-    Choice(_ORDERS)("by", by)
-    Choice(_OVERFLOWS)("overflow", overflow)
+    by = Choice(_ORDERS)("by", by)
+    overflow = Choice(_OVERFLOWS)("overflow", overflow)
     before = None
     if prefix is not None:
         Instance("gpt2fast.inference.prefix", "Prefix")("prefix", prefix).check_model(model)
@@ -114,12 +114,13 @@ def rank(
 def _read_choices(model: LoadedModel, choices: Sequence[Prompt]) -> list[list[int]]:
     if isinstance(choices, str) or not isinstance(choices, Sequence) or not choices:
         raise TypeError("choices must be a list of at least one text or list of token ids")
-    for index, choice in enumerate(choices):
-        if len(choice) == 0:
-            raise ValueError(f"choices[{index}] must not be empty")
-    tokens, single = read_prompts(choices, model.config, model.tokenizer, continues=True, name="choice")
+    # An empty one continues nothing: it becomes no token.
+    tokens, single = read_prompts(choices, model.config, model.tokenizer, before=[], name="choice")
     if single:
         raise TypeError("choices must be a list of texts or of lists of token ids, got a list of ids")
+    for index, ids in enumerate(tokens):
+        if not ids:
+            raise ValueError(f"choices[{index}] must not be empty")
     return tokens
 
 
@@ -182,9 +183,10 @@ def token_logprobs(
     call = yield partial(
         model.engine.score, pieces, [begin - window.start for _, window, begin in places], top
     )
-    for (index, window, begin), values in zip(places, call.results(), strict=True):
-        for result, value in zip(results[index][:3], values, strict=True):
-            result[begin : window.stop] = value
+    for (index, _, begin), values in zip(places, call.results(), strict=True):
+        read = len(values[0])  # fewer than the window's, or none, where a token has cancelled the call
+        for result, value in zip(results[index][:3], values if read else (), strict=False):
+            result[begin : begin + read] = value
     return results
 
 
@@ -196,7 +198,7 @@ def embed(
     layer: int | None = None,
 ) -> Work[NDArray[np.float32]]:
     """See :meth:`gpt2fast.GPT2.embed`."""
-    Choice(_POOLINGS)("pooling", pooling)
+    pooling = Choice(_POOLINGS)("pooling", pooling)
     normalize = Flag()("normalize", normalize)
     ids, single = read_whole_texts(model, texts)
     vectors = np.empty((len(ids), model.config.n_embd), np.float32)

@@ -29,7 +29,7 @@ from gpt2fast.storage.files import read_json_object
 from gpt2fast.storage.model_directory import (
     FORMAT_VERSION,
     METADATA_NAME,
-    PRECISIONS,
+    check_precision,
     is_complete,
     stored_warnings,
 )
@@ -87,8 +87,7 @@ def cached_conversion(
     ValueError
         The calibration text is too short, or the source has no tokenizer for it.
     """
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    precision = check_precision(precision)
     path, adapter_path = locate_with_adapter(source, adapter, revision=revision, token=token)
     root = cache_root()
     record = root / "sources" / f"{_source_key(path, adapter_path)}.json"

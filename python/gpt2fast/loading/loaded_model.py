@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from gpt2fast._native import core, load_runtime
-from gpt2fast._validation import Choice, Integer, Real
+from gpt2fast._validation import Check, Choice, Integer, Real
 from gpt2fast.errors import ModelError
 from gpt2fast.loading.sources import Precision, find_model_directory
 from gpt2fast.storage.model_directory import MODEL_NAME, ModelDirectory, no_text, open_model_directory
@@ -53,7 +53,10 @@ _MAX_STEP_TOKENS = 128
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """How a model is run; fields and errors as of :meth:`gpt2fast.GPT2.from_pretrained`."""
+    """How a model is run; fields and errors as of :meth:`gpt2fast.GPT2.from_pretrained`.
+
+    Values are kept in plain form: a NumPy integer as ``int``, a member of an enumeration as the word.
+    """
 
     threads: int | None = None
     kv_cache: KvCache | None = None
@@ -64,16 +67,23 @@ class EngineSettings:
     decode_slowdown: float = 2.0
 
     def __post_init__(self) -> None:
-        if self.threads is not None:
-            Integer(1, MAX_THREADS)("threads", self.threads)
-        if self.kv_cache is not None:
-            Choice(tuple(KV_CACHES))("kv_cache", self.kv_cache)
-        Integer(1, MAX_SEQUENCES)("max_sequences", self.max_sequences)
-        Integer(0, 2**62)("prefix_cache_bytes", self.prefix_cache_bytes)
-        if self.max_waiting is not None:
-            Integer(0, MAX_WAITING)("max_waiting", self.max_waiting)
-        Integer(1, MAX_READ_AHEAD)("read_ahead", self.read_ahead)
-        Real(1, MAX_DECODE_SLOWDOWN)("decode_slowdown", self.decode_slowdown)
+        for name, check in _CHECKS.items():
+            value = getattr(self, name)
+            if value is not None or name not in _OPTIONAL:
+                object.__setattr__(self, name, check(name, value))
+
+
+_CHECKS: Mapping[str, Check] = {
+    "threads": Integer(1, MAX_THREADS),
+    "kv_cache": Choice(tuple(KV_CACHES)),
+    "max_sequences": Integer(1, MAX_SEQUENCES),
+    "prefix_cache_bytes": Integer(0, 2**62),
+    "max_waiting": Integer(0, MAX_WAITING),
+    "read_ahead": Integer(1, MAX_READ_AHEAD),
+    "decode_slowdown": Real(1, MAX_DECODE_SLOWDOWN),
+}
+# Those that may be None.
+_OPTIONAL = ("threads", "kv_cache", "max_waiting")
 
 
 @dataclass(frozen=True)
@@ -269,20 +279,36 @@ def find_model(
             f"calibrate={str(calibrate)!r} is read by the model's own tokenizer, which tokenizer replaces; "
             f"for another tokenizer convert the model: gpt2fast convert --tokenizer --calibrate"
         )
-    # A missing library is reported before a long conversion.
+    # A missing library is reported before a long conversion, and so are missing files of a tokenizer.
     load_runtime()
+    make_tokenizer = None if tokenizer is None else _read_tokenizer(tokenizer, token)
     directory = find_model_directory(
         source, precision, calibrate=calibrate, adapter=adapter, revision=revision, token=token
     )
-    if tokenizer is None:
+    if make_tokenizer is None:
         if directory.tokenizer_fault is not None:
             warnings.warn(no_text(directory.tokenizer_fault), stacklevel=3)
         return directory, None
+    return directory, make_tokenizer(directory.config.vocab_size)
+
+
+def _read_tokenizer(
+    tokenizer: Tokenizer | str | os.PathLike[str], token: str | None
+) -> Callable[[int], Tokenizer]:
+    """What makes the given tokenizer for a vocabulary of some size; its files are read here."""
     from gpt2fast.text.tokenizer import Tokenizer
 
-    vocab_size = directory.config.vocab_size
+    if isinstance(tokenizer, Tokenizer):
+        return lambda vocab_size: tokenizer
     if isinstance(tokenizer, (str, os.PathLike)):
-        tokenizer = Tokenizer.from_source(tokenizer, vocab_size=vocab_size, token=token)
-    elif not isinstance(tokenizer, Tokenizer):
-        tokenizer = Tokenizer.from_transformers(tokenizer, vocab_size=vocab_size)
-    return directory, tokenizer
+        from gpt2fast.checkpoints.tokenizer_files import read_tokenizer_files
+
+        files, where = read_tokenizer_files(tokenizer, token=token), str(tokenizer)
+        return lambda vocab_size: Tokenizer.from_files(files, vocab_size=vocab_size, where=where)
+    from gpt2fast.text.foreign import foreign_tokenizer
+
+    text, settings, template = foreign_tokenizer(tokenizer)
+    where = type(tokenizer).__name__
+    return lambda vocab_size: Tokenizer(
+        text, vocab_size=vocab_size, settings=settings, chat_template=template, where=where
+    )

@@ -7,10 +7,9 @@ import warnings
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from gpt2fast._validation import Choice
 from gpt2fast.storage.model_directory import (
-    PRECISIONS,
     ModelDirectory,
+    check_precision,
     is_model_directory,
     open_model_directory,
 )
@@ -38,15 +37,14 @@ def find_model_directory(
 
     Parameters and errors are those of :meth:`gpt2fast.GPT2.from_pretrained`.
     """
-    if precision is not None:
-        Choice(PRECISIONS)("precision", precision)
+    chosen = None if precision is None else check_precision(precision)
     source = embedded_model() if source is None else source
     if not isinstance(source, (str, os.PathLike)):
         raise TypeError(f"source must be a path, the id of a model on the hub, or None, got {source!r}")
     if not os.fspath(source):
         raise ValueError("source must name a directory, a file or a model of the hub, got ''")
     if not is_model_directory(source):
-        return _convert(source, precision or DEFAULT_PRECISION, calibrate, adapter, revision, token)
+        return _convert(source, chosen or DEFAULT_PRECISION, calibrate, adapter, revision, token)
     if calibrate is not None:
         raise ValueError(
             f"calibrate={str(calibrate)!r}, but {source} is a converted model; a text takes effect when the "
@@ -58,9 +56,9 @@ def find_model_directory(
             f"the original checkpoint"
         )
     directory = open_model_directory(source)
-    if precision is not None and precision != directory.precision:
+    if chosen is not None and chosen != directory.precision:
         raise ValueError(
-            f"precision={precision!r}, but the model directory {source} holds {directory.precision!r}; leave "
+            f"precision={chosen!r}, but the model directory {source} holds {directory.precision!r}; leave "
             f"precision out, or convert the original checkpoint again"
         )
     for text in directory.warnings:
@@ -70,7 +68,7 @@ def find_model_directory(
 
 def _convert(
     source: str | os.PathLike[str],
-    precision: Precision,
+    precision: str,
     calibrate: str | os.PathLike[str] | None,
     adapter: str | os.PathLike[str] | None,
     revision: str | None,

@@ -12,7 +12,7 @@ from pydantic import Field, PlainValidator, ValidationInfo, WithJsonSchema
 
 from gpt2fast import _validation as checks
 from gpt2fast._validation import shown
-from gpt2fast.inference.options import GenerationOptions
+from gpt2fast.inference.options import CONSTRAINTS, GenerationOptions
 
 #: Options of ``GenerationOptions`` that have another name or form in OpenAI's interface.
 OPENAI_OPTIONS = (
@@ -35,6 +35,9 @@ _LIMITED = {
 # Options that are objects of Python, which a request can't hold, or have no effect without one.
 _OF_PYTHON = (checks.Callables, checks.Instance)
 _OF_AN_ASSISTANT = ("num_assistant_tokens",)
+
+#: Names in a schema the limit of the server's own that holds there, until a server writes its document.
+LIMIT = "x-limit"
 
 _AN_ID = re.compile(r"(0|[1-9][0-9]{0,9})")
 
@@ -69,8 +72,10 @@ def checked(
 def option_field(name: str) -> Any:
     """The field for an option of ``GenerationOptions``."""
     option = GenerationOptions.__dataclass_fields__[name]
-    check, text = option.metadata["check"], option.metadata["help"]
-    return checked(_from_json(check), schema_of(check), text, limit=_LIMITED.get(name))
+    check, text, limit = option.metadata["check"], option.metadata["help"], _LIMITED.get(name)
+    shown = "grammar" if name in CONSTRAINTS else limit
+    schema = schema_of(check) if shown is None else {**schema_of(check), LIMIT: shown}
+    return checked(_from_json(check), schema, text, limit=limit)
 
 
 def own_options() -> dict[str, Any]:

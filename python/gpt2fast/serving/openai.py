@@ -8,16 +8,16 @@ from typing import Any, Literal, cast
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from gpt2fast._validation import shown
-from gpt2fast.serving.fields import Schema, checked, option_field, own_options
+from gpt2fast.serving.fields import LIMIT, Schema, checked, option_field, own_options
 
 _TOKEN: Schema = {"type": "integer", "minimum": 0}
 _TOKENS: Schema = {"type": "array", "items": _TOKEN}
 _TEXTS: Schema = {
     "anyOf": [
         {"type": "string"},
-        {"type": "array", "items": {"type": "string"}, "minItems": 1},
-        {**_TOKENS, "minItems": 1},
-        {"type": "array", "items": _TOKENS, "minItems": 1},
+        {"type": "array", "items": {"type": "string"}, "minItems": 1, LIMIT: "prompts"},
+        {**_TOKENS, "minItems": 1, LIMIT: "tokens"},
+        {"type": "array", "items": _TOKENS, "minItems": 1, LIMIT: "prompts"},
     ]
 }
 

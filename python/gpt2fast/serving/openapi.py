@@ -8,9 +8,10 @@ from typing import Any
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from gpt2fast.serving.answers import ANSWERS, Error
+from gpt2fast.serving.fields import LIMIT
 from gpt2fast.serving.openai import REQUESTS
 from gpt2fast.serving.route_names import ROUTES
-from gpt2fast.serving.settings import Settings
+from gpt2fast.serving.settings import Limits, Settings
 
 Json = dict[str, Any]
 
@@ -32,11 +33,12 @@ _ERRORS = {
     503: "The server ends, or has no memory left",
 }
 _GET_ERRORS = (400, 401, 404, 503)
+_BOUNDS = {"integer": "maximum", "string": "maxLength", "array": "maxItems"}
 
 
 def openapi_document(settings: Settings, root_path: str) -> Json:
     """The document of a service that is reached under ``root_path``."""
-    document = dict(_document())
+    document: Json = _with_limits(_document(), settings.limits)
     document["info"] = {
         "title": "gpt2fast",
         "version": _version(),
@@ -49,6 +51,24 @@ def openapi_document(settings: Settings, root_path: str) -> Json:
         document["components"] = {**document["components"], "securitySchemes": {"key": scheme}}
         document["security"] = [{"key": []}]
     return document
+
+
+def _with_limits(value: Any, limits: Limits) -> Any:
+    """A copy in which the server's own limits are bounds."""
+    if isinstance(value, list):
+        return [_with_limits(one, limits) for one in value]
+    if not isinstance(value, dict):
+        return value
+    copied = {key: _with_limits(one, limits) for key, one in value.items()}
+    name = copied.pop(LIMIT, None)
+    return copied if name is None else _bounded(copied, getattr(limits, name))
+
+
+def _bounded(schema: Json, most: int) -> Json:
+    if "anyOf" in schema:
+        return {**schema, "anyOf": [_bounded(one, most) for one in schema["anyOf"]]}
+    bound = _BOUNDS.get(schema.get("type", ""))
+    return schema if bound is None else {**schema, bound: min(most, schema.get(bound, most))}
 
 
 def _version() -> str:

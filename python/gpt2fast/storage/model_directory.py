@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from gpt2fast._validation import Choice
 from gpt2fast.config import ClassifierConfig, ModelConfig, classifier_kind
 from gpt2fast.errors import ModelError
 from gpt2fast.storage.files import (
@@ -53,6 +54,11 @@ MAX_GRAPH_BYTES = 4 << 20
 _MAX_WARNINGS = 16
 _MAX_MESSAGE = 2000
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def check_precision(precision: str) -> str:
+    """The argument ``precision`` in plain form; raises ValueError unless it is one of ``PRECISIONS``."""
+    return Choice(PRECISIONS)("precision", precision)
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,11 @@ def read_batch(input_ids: ArrayLike, config: ModelConfig, *, past_tokens: int = 
 
 def read_past(past: Sequence[ArrayLike], config: ModelConfig) -> Past:
     """A past as contiguous float32 arrays, one [2, batch, heads, tokens, head_dim] for each layer."""
-    layers = tuple(np.ascontiguousarray(layer, dtype=np.float32) for layer in past)
+    try:
+        layers = tuple(np.ascontiguousarray(layer, dtype=np.float32) for layer in past)
+    except (TypeError, ValueError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"past must be a sequence of float arrays, one for each layer: {error}") from None
     if len(layers) != config.n_layer:
         raise ValueError(f"past must have one array for each of {config.n_layer} layers, got {len(layers)}")
     fixed = (2, config.n_head, config.head_dim)

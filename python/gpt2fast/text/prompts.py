@@ -81,9 +81,10 @@ def check_token_ids(ids: Sequence[int], name: str, config: ModelConfig) -> None:
 def _is_single(prompts: Any, name: str) -> bool:
     if isinstance(prompts, str):
         return True
-    if isinstance(prompts, bytes):
+    if isinstance(prompts, (bytes, bytearray, memoryview)):
         raise TypeError(
-            f"{name}s must be text or token ids, got bytes; Tokenizer.encode_bytes makes ids of it"
+            f"{name}s must be text or token ids, got {type(prompts).__name__}; Tokenizer.encode_bytes makes "
+            f"ids of it"
         )
     if hasattr(prompts, "__array__"):
         return _axes(prompts) == 1

@@ -88,6 +88,40 @@ def test_contradicting_options(tmp_path: Path, options: tuple[str, ...]) -> None
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--opset", 0), "opset must be from 10 to"),
+        (("--test-data", -1), "test_data must be from 0 to 1000, got -1"),
+        (("--format", "safetensors", "--max-shard-size", 0), "--max-shard-size must be in .*, got 0"),
+        (("--format", "safetensors", "--max-shard-size", "inf"), "--max-shard-size must be in .*, got inf"),
+        (("--format", "safetensors", "--max-shard-size", "nan"), "--max-shard-size must be in .*, got nan"),
+    ],
+)
+def test_wrong_values_are_refused_before_the_source_is_opened(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: tuple[Any, ...], message: str
+) -> None:
+    assert _run("export", tmp_path / "absent", tmp_path / "out", *options) == 1
+    assert re.search(message, capsys.readouterr().err)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_place_that_is_taken_is_named_before_the_source_is_opened(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("m.onnx", "m.onnx.data", "m.tar.gz"):
+        (tmp_path / name).touch()
+        assert _run("export", tmp_path / "absent", tmp_path / "m.onnx", "--archive") == 1
+        assert f"{name}: exists; --overwrite" in capsys.readouterr().err
+        (tmp_path / name).unlink()
+    (tmp_path / "mine.txt").touch()
+    assert _run("export", tmp_path / "absent", tmp_path, "--format", "safetensors") == 1
+    assert "it holds 'mine.txt'" in capsys.readouterr().err
+    (tmp_path / "input_0.pb").touch()
+    assert _run("export", tmp_path / "absent", tmp_path / "m.onnx", "--test-data", 1, "--overwrite") == 1
+    assert "holds input_0.pb, so it is test data itself" in capsys.readouterr().err
+
+
 def test_perplexity_in_several_precisions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = tmp_path / "text.txt"
     text.write_text(TEXT, "utf-8")
@@ -123,6 +157,31 @@ def test_int4_by_a_calibration_text(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "another measurement" in capsys.readouterr().err
     assert _run(*command[:-1], "int8", *given) == 2
     assert "--calibrate has no effect without --precision int4" in capsys.readouterr().err
+
+
+def test_what_would_fail_after_a_measurement_is_refused_before(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text(TEXT, "utf-8")
+    assert _run("convert", write_directory(tmp_path / "source"), tmp_path / "int8") == 0
+    measured: list[Any] = []
+    monkeypatch.setattr("gpt2fast.cli.eval._measure_all", lambda *given: measured.append(given))
+    command = ("eval", "perplexity", "--text", text, "--precision")
+    assert _run(*command, "int8", "--precision", "fp32", "--model", tmp_path / "int8") == 1
+    assert "holds 'int8'" in capsys.readouterr().err
+    assert _run(*command, "fp32", "--precision", "int8", "--compare-tokens", 1) == 2
+    assert "--compare-tokens must be 0 or at least 2, got 1" in capsys.readouterr().err
+    assert measured == []
+
+
+def test_numbers_that_json_lacks_are_null(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("\n \n" * 20, "utf-8")
+    assert _run("eval", "perplexity", "--text", text, "--json") == 0
+    (result,) = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)["results"]
+    assert result["words"] == 0
+    assert result["word_perplexity"] is None
 
 
 def test_evaluation_resumes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

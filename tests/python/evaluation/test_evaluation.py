@@ -352,6 +352,27 @@ def test_bad_line_is_named(tmp_path: Path, read: Callable[[Path], Any], line: st
     assert len(read(path)) == 1
 
 
+@pytest.mark.parametrize("read", [read_lambada, read_choices])
+def test_a_line_that_is_not_text_is_named(tmp_path: Path, read: Callable[[Path], Any]) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_bytes(b'\n{"text": "\xff"}\n')
+    with pytest.raises(ValueError, match=r"data\.jsonl: line 2: not valid JSON: 'utf-8' codec"):
+        read(path)
+
+
+def test_a_file_of_windows_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_text('{"text": "two words"}\n', "utf-8-sig")
+    assert read_lambada(path) == ["two words"]
+
+
+def test_nothing_to_measure_is_an_error(tokenizer: Tokenizer) -> None:
+    with pytest.raises(ValueError, match="texts must hold at least one passage"):
+        lambada(MadeUpModel(), tokenizer, [])
+    with pytest.raises(ValueError, match="questions must hold at least one"):
+        multiple_choice(MadeUpModel(), tokenizer, [])
+
+
 def test_passages_of_lambada_are_read(shared_dir: Path) -> None:
     path = shared_dir / "data" / "eval" / "lambada_test.jsonl"
     assert len(read_lambada(path)) == 5153

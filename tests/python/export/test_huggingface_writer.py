@@ -54,9 +54,11 @@ def test_half_precision(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "out" / "config.json").read_text())["torch_dtype"] == "float16"
 
 
-def test_value_beyond_half_precision_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("others", [1e6, np.inf, np.nan])
+def test_value_beyond_half_precision_is_refused(tmp_path: Path, others: float) -> None:
     checkpoint = random_checkpoint()
-    large = {**checkpoint.tensors, "ln_f.bias": LazyTensor.from_array(np.full(64, 1e6))}
+    values = np.array([1e6] + [others] * 63)
+    large = {**checkpoint.tensors, "ln_f.bias": LazyTensor.from_array(values)}
     checkpoint = Checkpoint.checked(checkpoint.config, large, source="large", fingerprint="0")
     with pytest.raises(ModelError, match=r"large: the tensor 'transformer\.ln_f\.bias' has values beyond"):
         save_huggingface(checkpoint, tmp_path / "out", dtype="fp16")

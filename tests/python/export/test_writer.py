@@ -105,7 +105,7 @@ def test_progress_ends_at_the_total(source: Path, tmp_path: Path) -> None:
 
 
 def test_an_unknown_precision_is_refused_first(tmp_path: Path) -> None:
-    message = "precision must be one of fp32, bf16, int8, int4, int4-all, got 'int3'"
+    message = "precision must be one of 'fp32', 'bf16', 'int8', 'int4', 'int4-all', got 'int3'"
     with pytest.raises(ValueError, match=message):
         convert(tmp_path / "absent", tmp_path / "out", precision="int3")
 

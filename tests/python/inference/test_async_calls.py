@@ -147,7 +147,7 @@ def test_cancelled_tasks_give_their_slots_back() -> None:
             await asyncio.wait([started, waiting], timeout=0.05)
             for task in (waiting, started):
                 task.cancel()
-            assert await asyncio.gather(started, waiting, return_exceptions=True) != []
+            await asyncio.gather(started, waiting, return_exceptions=True)
             assert started.cancelled()
             assert waiting.cancelled()
             assert model.generate("Twice", max_new_tokens=3).text == expected

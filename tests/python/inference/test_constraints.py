@@ -174,6 +174,11 @@ def test_a_choice_that_begins_another_one(model: GPT2) -> None:
     assert texts == {"ab", "abcd"}
 
 
+@pytest.mark.parametrize("choice", ["a\x7fb", "a\x00b", 'say "a\\b"\n\t'])
+def test_choices_hold_any_characters(model: GPT2, choice: str) -> None:
+    assert model.generate("It is", choices=[choice], max_new_tokens=40).text == choice
+
+
 def test_thousands_of_choices(model: GPT2) -> None:
     choices = [f"number {i} of {i * 7}" for i in range(4096)]
     out = model.generate("It is", choices=choices, **SAMPLED)

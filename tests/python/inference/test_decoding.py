@@ -50,6 +50,23 @@ def test_best_of_keeps_the_likeliest(model: GPT2) -> None:
         assert kept[0].logprobs is None
 
 
+def test_best_of_prefers_what_has_tokens(model: GPT2) -> None:
+    """A text that was ended before its first token has no log-probability that it could be chosen by."""
+    token = CancelToken()
+
+    def end(_prompt: Any, output: NDArray[np.int32], _scores: Any) -> None:
+        if len(output) == 2:
+            token.cancel()
+
+    with GPT2.from_pretrained(max_sequences=1) as one_at_a_time:
+        texts = one_at_a_time.generate(
+            "Once", best_of=3, num_return_sequences=3, seed=1, cancel=token, logits_processor=end, **ENDLESS
+        )
+    assert [len(one.token_ids) >= 2 for one in texts] == [True, False, False]
+    assert texts[0].score is not None
+    assert [one.score for one in texts[1:]] == [None, None]
+
+
 def test_a_processor_changes_the_scores(model: GPT2) -> None:
     seen: list[tuple[list[int], list[int], NDArray[np.float32]]] = []
 
@@ -132,6 +149,44 @@ def test_echo_puts_the_prompt_in_front(model: GPT2) -> None:
         np.testing.assert_array_equal(echoed.logprobs.chosen, score.logprobs)
     streamed = "".join(chunk.text for chunk in model.stream("Once", max_new_tokens=6, echo=True))
     assert streamed == model.generate("Once", max_new_tokens=6, echo=True).text
+
+
+@pytest.mark.parametrize("tokens", [0, 2])
+def test_a_cancelled_text_may_have_an_unread_prompt_in_front(model: GPT2, tokens: int) -> None:
+    """The log-probabilities of the prompt are read after the text."""
+    token = CancelToken()
+
+    def end(_prompt: Any, output: NDArray[np.int32], _scores: Any) -> None:
+        if len(output) == tokens:
+            token.cancel()
+
+    out = model.generate(PROMPTS[0], echo=True, logprobs=2, cancel=token, logits_processor=end, **ENDLESS)
+    assert out.finish_reason == "cancelled"
+    assert out.logprobs is not None
+    prompt = len(out.prompt_token_ids)
+    assert out.logprobs.top.shape == (prompt + len(out.token_ids), 2)
+    assert np.isnan(out.logprobs.chosen[:prompt]).all()
+    assert (out.logprobs.top_ids[:prompt] == -1).all()
+    assert not np.isnan(out.logprobs.chosen[prompt:]).any()
+
+
+def test_what_leaves_a_token_while_it_cancels_spares_the_others_nothing() -> None:
+    """As when the garbage collector closes a stream meanwhile, which has the same token."""
+    token, cancelled = CancelToken(), []
+
+    class Run:
+        def __init__(self, name: str) -> None:
+            self.name = name
+            self.watch = token.watching(self)
+            self.watch.__enter__()
+
+        def cancel(self) -> None:
+            cancelled.append(self.name)
+            self.watch.__exit__(None, None, None)
+
+    runs = [Run("first"), Run("second"), Run("third")]
+    token.cancel()
+    assert cancelled == [one.name for one in runs]
 
 
 def test_a_cancelled_token_ends_at_once(model: GPT2) -> None:

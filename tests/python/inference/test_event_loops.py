@@ -135,7 +135,7 @@ def test_a_cancelled_task_ends_its_text() -> None:
                 await asyncio.sleep(0)  # the tasks begin
             for task in tasks:
                 task.cancel()
-            assert await asyncio.gather(*tasks, return_exceptions=True) != []
+            await asyncio.gather(*tasks, return_exceptions=True)
             assert all(task.cancelled() for task in tasks)
             assert await running_after_a_call(model) == 0
 

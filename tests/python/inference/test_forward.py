@@ -73,6 +73,11 @@ def test_arrays_that_are_refused(
 
 def test_pasts_that_are_refused(model: GPT2) -> None:
     _, past = model.forward([IDS])
+    no_past: Any = 5
+    with pytest.raises(TypeError, match="past must be a sequence of float arrays, one for each layer: 'int'"):
+        model.forward([IDS], past=no_past)
+    with pytest.raises(ValueError, match=r"past must be a sequence of float arrays, .*: could not convert"):
+        model.forward([IDS], past=["a"] * 6)
     with pytest.raises(ValueError, match="past must have one array for each of 6 layers, got 5"):
         model.forward([IDS], past=past[:-1])
     with pytest.raises(ValueError, match=r"past\[0\] must have shape \(2, batch, 4, tokens, 64\)"):

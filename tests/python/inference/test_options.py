@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import FrozenInstanceError, fields, replace
+from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -184,6 +185,21 @@ def test_overrides_win() -> None:
         GenerationOptions.make({"top_k": 5})  # type: ignore[arg-type]
 
 
+def test_a_changed_copy_checks_what_is_changed() -> None:
+    options = GenerationOptions(logit_bias={5: -1.5}, top_k=5)
+    copied = options.changed(top_k=9, stop_strings="a")
+    assert copied.logit_bias is options.logit_bias  # a long one is not gone through again
+    assert copied == GenerationOptions(logit_bias={5: -1.5}, top_k=9, stop_strings=["a"])
+    assert copied.given == {"logit_bias", "top_k", "stop_strings"}
+    assert (options.top_k, options.given) == (5, {"logit_bias", "top_k"})
+    with pytest.raises(ValueError, match="top_k=5 contradicts do_sample=False"):
+        GenerationOptions(top_k=5).changed(top_k=5, do_sample=False)
+    with pytest.raises(TypeError, match="top_k must be an integer, got 'x'"):
+        options.changed(top_k="x")
+    with pytest.raises(TypeError, match="unknown generation option 'topk'; did you mean 'top_k'"):
+        options.changed(topk=1)
+
+
 def test_single_values_become_tuples() -> None:
     options = GenerationOptions(
         stop_strings="end", eos_token_id=5, suppress_tokens=[1, np.int32(2)], bad_words=["a", [1, 2]]
@@ -261,6 +277,35 @@ def test_options_that_need_others(values: dict[str, Any], named: str) -> None:
         GenerationOptions(**values).check_needs()
 
 
+class Word(str, Enum):
+    """As programs keep the words of a setting."""
+
+    SLIDE = "slide"
+
+
+def test_a_member_of_an_enumeration_is_its_word() -> None:
+    overflow: Any = Word.SLIDE
+    stored = GenerationOptions(overflow=overflow).overflow
+    assert (stored, type(stored)) == ("slide", str)
+    words: Any = np.array(["slide", "error"])
+    with pytest.raises(ValueError, match="overflow must be one of 'error', 'truncate', 'slide', got array"):
+        GenerationOptions(overflow=words)
+
+
+@pytest.mark.parametrize("kind", [float, np.float64, np.float32, np.float16])
+def test_minus_infinity_of_any_kind_forbids_a_token(kind: Any) -> None:
+    assert GenerationOptions(logit_bias={5: kind("-inf")}).logit_bias == {5: -math.inf}
+    with pytest.raises(ValueError, match=r"logit_bias\[5\] must be in .*, got inf"):
+        GenerationOptions(logit_bias={5: kind("inf")})
+
+
+def test_an_array_without_dimensions_is_a_number() -> None:
+    token: Any = np.array(5)
+    assert GenerationOptions(eos_token_id=token, suppress_tokens=token).eos_token_id == (5,)
+    with pytest.raises(TypeError, match=r"stop_strings must be a string or a list of strings, got array"):
+        GenerationOptions(stop_strings=np.array("a"))  # type: ignore[arg-type]
+
+
 def test_options_are_frozen_and_copied() -> None:
     bias = {1: 1.0}
     options = GenerationOptions(logit_bias=bias)
@@ -310,7 +355,7 @@ def test_results_become_json() -> None:
     logprobs = TokenLogprobs(
         np.array([np.nan, -1.5], np.float32),
         np.array([[-1], [7]], np.int32),
-        np.array([[np.nan], [-0.5]], np.float32),
+        np.array([[-np.inf], [-0.5]], np.float32),
     )
     result = Generation("a", [5, 6], "eos", [0], seed=3, logprobs=logprobs)
     assert json.loads(json.dumps(result.to_dict(), allow_nan=False)) == {

@@ -65,6 +65,26 @@ def test_texts_beyond_max_waiting_are_refused() -> None:
     run(main())
 
 
+def test_a_search_waits_for_as_many_slots_as_it_has_beams() -> None:
+    async def main() -> None:
+        with GPT2.from_pretrained(max_sequences=3, read_ahead=_ANY, max_waiting=3) as model:
+            holders = [await hold(model) for _ in range(2)]
+            search = asyncio.create_task(model.agenerate("Once", num_beams=3, max_new_tokens=2))
+            while model.stats().waiting < 1:
+                await asyncio.sleep(0)
+            # Two of its three beams wait for a slot.
+            last = asyncio.create_task(model.agenerate("Twice", max_new_tokens=2))
+            while model.stats().waiting < 2:
+                await asyncio.sleep(0)
+            with pytest.raises(BusyError, match=r"^3 texts wait for a slot already, and max_waiting is 3"):
+                model.generate("Thrice")
+            await end(*holders)
+            assert [len(one.token_ids) for one in await asyncio.gather(search, last)] == [2, 2]
+            assert len(model.generate("Thrice", max_new_tokens=2).token_ids) == 2
+
+    run(main())
+
+
 def test_with_no_room_to_wait_free_slots_are_still_used() -> None:
     with GPT2.from_pretrained(max_sequences=2, max_waiting=0) as model:
         assert [len(one.token_ids) for one in model.generate(["Once", "Twice"], max_new_tokens=2)] == [2, 2]

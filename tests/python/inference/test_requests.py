@@ -100,6 +100,8 @@ def test_without_a_seed_texts_differ_and_report_theirs(model: GPT2) -> None:
         ),
         (np.zeros((1, 1, 1), dtype=np.int64), ValueError, r"prompts\[0\] must be text or a 1-D array"),
         (b"abc", TypeError, "got bytes; Tokenizer.encode_bytes"),
+        (bytearray(b"abc"), TypeError, "got bytearray; Tokenizer.encode_bytes"),
+        (memoryview(b"abc"), TypeError, "got memoryview; Tokenizer.encode_bytes"),
         (5, TypeError, "got int"),
         (None, TypeError, "got NoneType"),
         ({"a": 1}, TypeError, "got dict"),
@@ -171,6 +173,12 @@ def test_sliding_goes_beyond_the_positions(model: GPT2) -> None:
         ({"eos_token_id": [5000]}, r"eos_token_id\[0\] must be from 0 to 4095"),
         ({"logit_bias": {9999: 1.0}}, "a key of logit_bias must be from 0 to 4095, got 9999"),
         ({"bad_words": [[4096]]}, r"bad_words\[0\]\[0\] must be from 0 to 4095"),
+        ({"bad_words": ["a", "b\ud800"]}, r"bad_words\[1\]: text holds the lone surrogate U\+D800"),
+        ({"forced_prefix": "b\ud800"}, r"forced_prefix: text holds the lone surrogate U\+D800 at position 1"),
+        (
+            {"stop_strings": ["a", "b\ud800"]},
+            r"stop_strings\[1\] holds the lone surrogate U\+D800 at position 1",
+        ),
         (
             {"forced_prefix": [1, 2, 3], "max_new_tokens": 2},
             r"forced_prefix has 3 tokens, more than max_new_tokens",

@@ -132,6 +132,14 @@ def test_bad_options_are_refused_before_the_first_chunk(model: GPT2) -> None:
         model.stream("Once", top_p=2.0)
 
 
+def test_a_stream_begins_with_its_first_chunk() -> None:
+    with GPT2.from_pretrained() as model:
+        stream = model.stream("Once", max_new_tokens=3, eos_token_id=[])
+        assert model.stats().calls == 0
+        next(stream)
+        assert model.stats().calls == 1
+
+
 def test_a_stream_dropped_half_way_gives_its_slot_back(model: GPT2) -> None:
     for _ in range(5):
         streams = [model.stream("Once", max_new_tokens=100) for _ in range(2)]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from enum import Enum
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from gpt2fast import GPT2, ModelError
@@ -90,6 +92,29 @@ def test_a_model_without_a_tokenizer(model: GPT2) -> None:
     assert result.text == ""
     assert result.token_ids == model.generate(IDS, **GREEDY).token_ids
     assert [chunk.text for chunk in bare.stream(IDS, **GREEDY)] == [""] * 4
+
+
+def test_words_and_numbers_of_other_types_become_plain(model: GPT2) -> None:
+    class Word(str, Enum):
+        FP32 = "fp32"
+        FP16 = "fp16"
+
+    given: dict[str, Any] = {"precision": Word.FP32, "kv_cache": Word.FP16, "threads": np.int64(1)}
+    loaded = GPT2.from_pretrained(**given)
+    assert loaded.directory.path == model.directory.path  # the same conversion
+    assert (loaded.kv_cache, type(loaded.kv_cache)) == ("fp16", str)
+    assert type(loaded.loaded.settings.threads) is int
+
+
+@pytest.mark.parametrize("tokenizer", ["no/such/tokenizer", "missing.json", 5])
+def test_a_wrong_tokenizer_is_refused_before_a_conversion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokenizer: Any
+) -> None:
+    source = write_directory(tmp_path / "source")
+    monkeypatch.setenv("GPT2FAST_CACHE", str(tmp_path / "cache"))
+    with pytest.raises((ModelError, OSError, TypeError)):
+        GPT2.from_pretrained(source, tokenizer=tokenizer)
+    assert not (tmp_path / "cache").exists()
 
 
 def test_a_given_tokenizer(model: GPT2) -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -15,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from gpt2fast import GPT2
 from gpt2fast.serving import Limits, Settings
 from gpt2fast.serving.openai import REQUESTS
+from gpt2fast.serving.openapi import openapi_document
 from support.live_server import DEADLINE, LiveServer, live_server
 
 schemathesis = pytest.importorskip("schemathesis")
@@ -40,6 +42,30 @@ def limited(model: GPT2) -> Iterator[LiveServer]:
 @pytest.fixture(scope="module")
 def schema(limited: LiveServer) -> Any:
     return schemathesis.openapi.from_url(f"{limited.url}/openapi.json")
+
+
+def test_the_limits_are_those_of_the_server() -> None:
+    limits = Limits(tokens=2000, texts_per_prompt=4, prompts=16, grammar=1000, logprobs=7, priority=-3)
+    document = openapi_document(Settings(limits=limits), "")
+    schemas = document["components"]["schemas"]
+    fields = schemas["CompletionRequest"]["properties"]
+    found = {name: fields[name]["anyOf"][0] for name in fields if "anyOf" in fields[name]}
+    for name in ("n", "best_of", "num_beams"):
+        assert (found[name]["minimum"], found[name]["maximum"]) == (1, 4)
+    assert found["logprobs"]["maximum"] == 7
+    assert schemas["ChatRequest"]["properties"]["top_logprobs"]["anyOf"][0]["maximum"] == 7
+    assert found["priority"]["maximum"] == -3
+    assert found["regex"]["maxLength"] == found["grammar"]["maxLength"] == 1000
+    assert found["json_schema"]["anyOf"][1]["maxLength"] == 1000
+    assert found["min_new_tokens"]["maximum"] == 2**31 - 1  # which no limit of the server's bounds
+    text, texts, tokens, lists = found["prompt"]["anyOf"]
+    assert "maxLength" not in text
+    assert (texts["maxItems"], tokens["maxItems"], lists["maxItems"]) == (16, 2000, 16)
+    choices = schemas["RankRequest"]["properties"]["choices"]["anyOf"][0]["anyOf"]
+    assert [one["maxItems"] for one in choices] == [16, 16]
+    assert "x-limit" not in json.dumps(document)
+    others = openapi_document(Settings(), "")["components"]["schemas"]["CompletionRequest"]["properties"]
+    assert others["n"]["anyOf"][0]["maximum"] == Limits().texts_per_prompt
 
 
 @pytest.mark.parametrize(("path", "mode"), CASES)
