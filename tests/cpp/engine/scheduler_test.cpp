@@ -218,7 +218,7 @@ class Elsewhere final : public OneToken {
   explicit Elsewhere(std::atomic<bool>& reached) : reached_(reached) {}
   void use(const StepResults& results) override {
     if (std::this_thread::get_id() != own_) reached_ = true;
-    if (!reached_ && ++uses_ < 100'000) return std::this_thread::yield();
+    if (!reached_ && ++uses_ < 20'000) return std::this_thread::yield();
     OneToken::use(results);
   }
 
