@@ -66,7 +66,7 @@ TopLogprobs::TopLogprobs(int64_t vocab_size, int32_t k)
 }
 
 std::span<const TokenLogprob> TopLogprobs::find(std::span<const float> logits) {
-  const double normalizer = log_sum_exp(logits);
+  normalizer_ = log_sum_exp(logits);
   candidates_.reset(logits, 0);
   candidates_.keep_top_k(k_);
   const auto count = static_cast<size_t>(candidates_.count());
@@ -81,7 +81,7 @@ std::span<const TokenLogprob> TopLogprobs::find(std::span<const float> logits) {
   std::partial_sort(best_.begin(), best_.begin() + static_cast<std::ptrdiff_t>(kept),
                     best_.begin() + static_cast<std::ptrdiff_t>(count), before);
   for (TokenLogprob& entry : std::span(best_).first(kept)) {
-    entry.logprob = static_cast<float>(static_cast<double>(entry.logprob) - normalizer);
+    entry.logprob = log_probability(entry.logprob);
   }
   return std::span(best_).first(kept);
 }

@@ -42,9 +42,14 @@ class TopLogprobs {
 
   // Returns min(k, vocab_size) entries, fewer if too many logits are -infinity. Valid until the next call.
   std::span<const TokenLogprob> find(std::span<const float> logits);
+  // Of a token that has this logit among those that find() was given last.
+  float log_probability(float logit) const {
+    return static_cast<float>(static_cast<double>(logit) - normalizer_);
+  }
 
  private:
   int64_t k_;
+  double normalizer_ = 0;  // log_sum_exp() of the logits
   Candidates candidates_;
   std::vector<TokenLogprob> best_;  // [vocab_size]: room for all that tie with the k-th
 };

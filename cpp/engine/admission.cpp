@@ -37,7 +37,7 @@ Admission::Grant Admission::acquire(std::span<const int32_t> tokens, Sharing sha
   const SlotPool::Grant idle = slots_.acquire(tokens, sharing, length);
   Grant grant{Admitted::kYes, idle.slot, idle.cached_length};
   if (donated > grant.cached_length) {
-    cache_.copy(donor.slot, grant.slot, donated);
+    cache_.copy(donor.slot, grant.slot, grant.cached_length, donated);
     grant.cached_length = donated;
   }
   if (sharing.reuses) {

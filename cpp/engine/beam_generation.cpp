@@ -2,12 +2,14 @@
 #include "engine/beam_generation.h"
 
 #include <algorithm>
+#include <cstdint>
 #include <limits>
 #include <stdexcept>
 #include <string>
 #include <utility>
 
 #include "engine/admission.h"
+#include "engine/common_prefix.h"
 #include "engine/live_sequence.h"
 
 namespace gpt2fast {
@@ -51,8 +53,11 @@ Admitted BeamGeneration::admit(Admission& admission) {
   if (admission.free_slots() < slots_needed()) return Admitted::kNoSlot;
   cache_ = &admission.cache();
   const int64_t length = static_cast<int64_t>(request_.prompt.size()) + generation_->stop.max_new_tokens;
+  slots_.reserve(static_cast<size_t>(slots_needed()));
   while (static_cast<int64_t>(slots_.size()) < slots_needed()) {
-    slots_.push_back(admission.acquire_empty(length));
+    std::vector<int32_t> tokens;
+    tokens.reserve(static_cast<size_t>(length));
+    slots_.push_back({admission.acquire_empty(length), std::move(tokens)});
   }
   if (generation_->logprobs > 0)
     top_logprobs_.emplace(static_cast<int64_t>(vocabulary_), generation_->logprobs);
@@ -60,36 +65,47 @@ Admitted BeamGeneration::admit(Admission& admission) {
 }
 
 void BeamGeneration::release(SlotPool& slots) {
-  for (const int64_t slot : std::exchange(slots_, {})) slots.release(slot, {});
+  for (const BeamSlot& held : std::exchange(slots_, {})) slots.release(held.slot, {});
   log_probabilities_ = {};
   own_log_probabilities_ = {};
   top_logprobs_.reset();
 }
 
 int64_t BeamGeneration::pending() {
-  return reads_prompt() ? static_cast<int64_t>(request_.prompt.size()) - length_ : 1;
+  return reads_prompt() ? static_cast<int64_t>(request_.prompt.size()) - length() : 1;
 }
 
 void BeamGeneration::plan(StepPlan& plan) {
   if (reads_prompt()) {
-    std::span<const int32_t> tokens = std::span(request_.prompt).subspan(static_cast<size_t>(length_));
+    std::span<const int32_t> tokens = std::span(request_.prompt).subspan(static_cast<size_t>(length()));
     const bool reaches_end = static_cast<int64_t>(tokens.size()) <= plan.room();
     if (plan.room() <= 0 || (reaches_end && plan.rows() <= 0)) return;
     if (!reaches_end) tokens = tokens.first(static_cast<size_t>(plan.room()));
-    plan.add(slots_[0], length_, tokens, reaches_end ? 1 : 0);
+    plan.add(slots_[0].slot, length(), tokens, reaches_end ? 1 : 0);
     return;
   }
   const auto beams = static_cast<int64_t>(extensions_.size());
   if (std::min({plan.room(), plan.rows(), plan.parts_left()}) < beams) return;
   for (size_t i = 0; i < extensions_.size(); ++i) {
-    plan.add(slots_[i], length_, {&extensions_[i].token, 1}, 1);
+    plan.add(slots_[i].slot, length(), {&extensions_[i].token, 1}, 1);
   }
+}
+
+void BeamGeneration::note_tokens(std::span<const PlannedPart> parts) {
+  if (!reads_prompt()) {
+    for (size_t i = 0; i < parts.size(); ++i) slots_[i].tokens.push_back(extensions_[i].token);
+    return;
+  }
+  const std::span<const int32_t> read =
+      std::span<const int32_t>(request_.prompt)
+          .subspan(static_cast<size_t>(length()), static_cast<size_t>(parts[0].tokens));
+  slots_[0].tokens.insert(slots_[0].tokens.end(), read.begin(), read.end());
 }
 
 // The step's logits become processed log-probabilities, in the order that transformers has.
 void BeamGeneration::use(const StepResults& results) {
   const std::span<const PlannedPart> parts = results.parts();
-  length_ += parts[0].tokens;
+  note_tokens(parts);
   if (parts[0].wanted == 0) return;
   log_probabilities_.resize(parts.size() * vocabulary_);
   own_log_probabilities_.clear();
@@ -134,26 +150,38 @@ Logprobs BeamGeneration::logprobs_of(BeamSearch::Hypothesis& hypothesis) const {
 }
 
 // Lets slots_[i] hold what beam i continues. A beam's first continuation stays in its slot; only further ones
-// are copied, to the slots of beams that nothing continues.
+// are copied, to the slots of beams that nothing continues, and only what these do not hold already: beams
+// have their beginning in common.
 void BeamGeneration::move_beams() {
-  std::vector<int64_t> free = slots_;
-  std::vector<int64_t> moved(extensions_.size(), -1);
+  constexpr size_t kNowhere = SIZE_MAX;
+  std::vector<size_t> places(extensions_.size(), kNowhere);  // of the new beams, in slots_
   std::vector<bool> taken(slots_.size(), false);
   for (size_t i = 0; i < extensions_.size(); ++i) {
     const auto parent = static_cast<size_t>(extensions_[i].parent);
-    if (taken[parent]) continue;
+    if (!taken[parent]) places[i] = parent;
     taken[parent] = true;
-    moved[i] = slots_[parent];
-    std::erase(free, moved[i]);
+  }
+  std::vector<size_t> free;
+  for (size_t place = 0; place < slots_.size(); ++place) {
+    if (!taken[place]) free.push_back(place);
   }
   for (size_t i = 0; i < extensions_.size(); ++i) {
-    if (moved[i] >= 0) continue;
-    moved[i] = free.back();
+    if (places[i] != kNowhere) continue;
+    places[i] = free.back();
     free.pop_back();
-    cache_->copy(slots_[static_cast<size_t>(extensions_[i].parent)], moved[i], length_);
+    copy_beam(slots_[static_cast<size_t>(extensions_[i].parent)], slots_[places[i]]);
   }
-  moved.insert(moved.end(), free.begin(), free.end());
+  places.insert(places.end(), free.begin(), free.end());
+  std::vector<BeamSlot> moved;
+  moved.reserve(slots_.size());
+  for (const size_t place : places) moved.push_back(std::move(slots_[place]));
   slots_ = std::move(moved);
+}
+
+void BeamGeneration::copy_beam(const BeamSlot& from, BeamSlot& to) {
+  const auto length = static_cast<int64_t>(from.tokens.size());
+  cache_->copy(from.slot, to.slot, common_prefix(from.tokens, to.tokens), length);
+  to.tokens.assign(from.tokens.begin(), from.tokens.end());
 }
 
 void BeamGeneration::end(FinishReason reason) {

@@ -37,11 +37,20 @@ class BeamGeneration final : public Participant {
   std::vector<TextResult> results() const;
 
  private:
-  bool reads_prompt() const { return length_ < static_cast<int64_t>(request_.prompt.size()); }
+  struct BeamSlot {
+    int64_t slot;
+    std::vector<int32_t> tokens;  // whose keys and values it holds
+  };
+
+  // Positions that every live beam's slot holds.
+  int64_t length() const { return slots_.empty() ? 0 : static_cast<int64_t>(slots_[0].tokens.size()); }
+  bool reads_prompt() const { return length() < static_cast<int64_t>(request_.prompt.size()); }
   bool wants_logprobs() const { return generation_->logprobs >= 0; }
   void record_likeliest(std::span<const float> logits);
   Logprobs logprobs_of(BeamSearch::Hypothesis& hypothesis) const;
+  void note_tokens(std::span<const PlannedPart> parts);
   void move_beams();
+  void copy_beam(const BeamSlot& from, BeamSlot& to);
 
   const Request request_;
   const std::shared_ptr<const GenerationOptions> generation_;
@@ -49,9 +58,8 @@ class BeamGeneration final : public Participant {
   LogitsProcessors processors_;
   BeamSearch search_;
   KvCache* cache_ = nullptr;
-  std::vector<int64_t> slots_;  // slots of the beams; those beyond the live beams are spare
+  std::vector<BeamSlot> slots_;                    // of the beams; those beyond the live beams are spare
   std::vector<BeamSearch::Extension> extensions_;  // the tokens that the next step reads, one a beam
-  int64_t length_ = 0;                             // positions that every live beam's slot holds
   std::vector<float> log_probabilities_;           // [live beams, vocabulary]
   std::vector<float> own_log_probabilities_;       // the same before processors; empty unless wanted
   std::optional<TopLogprobs> top_logprobs_;        // while it holds slots

@@ -29,7 +29,8 @@ class Call {
         participants(std::move(participants)),
         has_hooks(std::ranges::any_of(this->participants, [](const auto& one) { return one->has_hooks(); })),
         unfinished(static_cast<int64_t>(this->participants.size())),
-        cancelled_(options.cancelled) {}
+        cancelled_(options.cancelled),
+        refers_to_host_(has_hooks) {}
 
   // May be called from any thread.
   void cancel() noexcept { cancelled_ = true; }
@@ -52,6 +53,13 @@ class Call {
     }
     mailbox.rethrow();
   }
+  // What the participants point to lives as long as the call. For the caller's thread.
+  void keep(std::shared_ptr<const void> memory) {
+    memory_ = std::move(memory);
+    refers_to_host_ = true;
+  }
+  // Whether the host's lock may be needed to destroy it.
+  bool refers_to_host() const { return refers_to_host_; }
   // Whether the thread that should run its hooks is not waiting. Its texts then need no slot.
   bool is_left_alone() const { return has_hooks && attended && !awaited; }
   // Why its texts must end now; kNone: they go on.
@@ -70,9 +78,6 @@ class Call {
   // Whether a thread is waiting for it at this moment.
   std::atomic<bool> awaited = false;
 
-  // What the participants point to; it outlives them. Set by the caller's thread.
-  std::shared_ptr<const void> memory;
-
   // Used by the loop alone until the mailbox is finished.
   std::vector<std::unique_ptr<Participant>> participants;
   const bool has_hooks;
@@ -80,6 +85,8 @@ class Call {
 
  private:
   std::atomic<bool> cancelled_;
+  std::atomic<bool> refers_to_host_;
+  std::shared_ptr<const void> memory_;
   mutable std::mutex mutex_;
   std::exception_ptr error_;
 };

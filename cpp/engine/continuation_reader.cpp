@@ -40,7 +40,7 @@ Admitted ContinuationReader::admit(Admission& admission) {
     if (work_->prompt_slot < 0) return Admitted::kLater;
     slot_ = admission.acquire_empty(work_->length());
     if (slot_ < 0) return Admitted::kNoSlot;
-    admission.cache().copy(work_->prompt_slot, slot_, prompt_length());
+    admission.cache().copy(work_->prompt_slot, slot_, 0, prompt_length());
     cached_length_ = prompt_length();
     return Admitted::kYes;
   }

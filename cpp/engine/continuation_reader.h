@@ -44,6 +44,7 @@ class ContinuationReader final : public Participant {
   void plan(StepPlan& plan) override;
   void use(const StepResults& results) override;
   bool done() const override;
+  bool ends_others() const override { return true; }
   void end(FinishReason) override { ended_ = true; }
 
  private:

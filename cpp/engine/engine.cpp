@@ -116,7 +116,7 @@ class BasicCall : public Interface {
   void begin() noexcept override { handle_.begin(); }
   bool done() override { return handle_.done(); }
   void cancel() noexcept override { handle_.cancel(); }
-  void keep(std::shared_ptr<const void> data) override { handle_.call().memory = std::move(data); }
+  void keep(std::shared_ptr<const void> data) override { handle_.call().keep(std::move(data)); }
   void close() noexcept override { handle_.close(); }
 
  protected:

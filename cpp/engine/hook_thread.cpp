@@ -45,11 +45,20 @@ void HookThread::add(std::shared_ptr<Call> call) {
   changed_.notify_one();
 }
 
+void HookThread::let_go(std::shared_ptr<Call> call) noexcept {
+  try {
+    add(std::move(call));
+  } catch (const std::exception&) {
+    // The system grants no thread, or no memory: the call has gone with `add`.
+  }
+}
+
 void HookThread::close() {
+  std::vector<std::shared_ptr<Call>> left;  // destroyed without the lock
   {
     const std::lock_guard lock(mutex_);
     closed_ = true;
-    calls_.clear();
+    left.swap(calls_);
   }
   changed_.notify_one();
   if (thread_.joinable()) thread_.join();

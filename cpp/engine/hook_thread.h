@@ -17,7 +17,7 @@ namespace gpt2fast {
 // forked, throws what the hook throws: the call is the parent's, and its locks may be held for ever.
 bool run_hooks(Call& call, const WithHostLock& with_host_lock, const void* engine);
 
-// A thread that is started when the first hook arrives.
+// A thread that is started when it first gets something to do.
 class HookThread {
  public:
   // `finished` is called after the hooks of a call have run.
@@ -27,6 +27,9 @@ class HookThread {
   HookThread& operator=(const HookThread&) = delete;
 
   void add(std::shared_ptr<Call> call);
+  // Lets go of a finished call, for which the host's lock may be needed. If there is no thread, this one
+  // does.
+  void let_go(std::shared_ptr<Call> call) noexcept;
   // Waits for the hook that is running; those still waiting are not run.
   void close();
 

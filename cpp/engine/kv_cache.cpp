@@ -29,8 +29,8 @@ char* KvCache::slot_data(int64_t slot, int64_t layer) const {
   return memory_.as<char>() + slot * shape_.slot_bytes() + layer * shape_.layer_stride();
 }
 
-void KvCache::copy(int64_t from_slot, int64_t to_slot, int64_t length) {
-  copy_slot(shape_, slot_data(from_slot), slot_data(to_slot), length);
+void KvCache::copy(int64_t from_slot, int64_t to_slot, int64_t first, int64_t length) {
+  copy_slot(shape_, slot_data(from_slot), slot_data(to_slot), first, length);
 }
 
 void KvCache::read(int64_t layer, int64_t slot, int64_t first, int64_t length, float* keys,

@@ -20,8 +20,8 @@ class KvCache {
 
   void* data() const { return memory_.data(); }  // see CacheShape::dimensions()
 
-  // Copies the first `length` positions of a slot to another slot.
-  void copy(int64_t from_slot, int64_t to_slot, int64_t length);
+  // Copies a slot's positions [first, length) to another slot, which agrees with it on those before.
+  void copy(int64_t from_slot, int64_t to_slot, int64_t first, int64_t length);
   // Read and write one layer's keys and values as plain float32, [heads, length, head_dim] each.
   void read(int64_t layer, int64_t slot, int64_t first, int64_t length, float* keys, float* values) const;
   void write(int64_t layer, int64_t slot, int64_t first, int64_t length, const float* keys,

@@ -263,25 +263,25 @@ void LiveSequence::choose_all(const Rows& rows) {
 int32_t LiveSequence::choose_next(std::span<const float> scores, std::span<const float> maxima) {
   const uint32_t* allowed = nullptr;
   if (request_.hook) allowed = request_.hook->allowed_tokens(history(), options_.vocab_size);
-  const bool want_logprob = generation_->logprobs >= 0;
+  const bool want_logprob = generation_->logprobs == 0;  // else it comes with the likeliest
   const TokenChooser::Choice choice =
       chooser_->choose(scores, history(), allowed, want_logprob, request_.hook.get(), maxima);
   if (choice.token == TokenChooser::kNoToken) {
     finish(FinishReason::kConstraint);
     return choice.token;
   }
-  if (want_logprob) record_logprobs(scores, choice.logprob);
+  if (want_logprob) logprobs_.chosen.push_back(choice.logprob);
+  if (top_logprobs_) record_likeliest(scores, choice.token);
   append(choice.token);
   return choice.token;
 }
 
-void LiveSequence::record_logprobs(std::span<const float> scores, float chosen) {
-  logprobs_.chosen.push_back(chosen);
-  if (!top_logprobs_) return;
+void LiveSequence::record_likeliest(std::span<const float> scores, int32_t chosen) {
   for (const TokenLogprob& best : top_logprobs_->find(scores)) {
     logprobs_.top_ids.push_back(best.token);
     logprobs_.top_values.push_back(best.logprob);
   }
+  logprobs_.chosen.push_back(top_logprobs_->log_probability(scores[static_cast<size_t>(chosen)]));
 }
 
 void LiveSequence::append(int32_t token) {

@@ -82,7 +82,8 @@ class LiveSequence final : public Participant, public HookWork {
   // Chooses the next token from its scores [vocab_size], appends it and sees whether that ends the text.
   int32_t choose_next(std::span<const float> scores, std::span<const float> maxima);
   void append(int32_t token);
-  void record_logprobs(std::span<const float> scores, float chosen);
+  // The log-probabilities of the chosen token and of the likeliest ones.
+  void record_likeliest(std::span<const float> scores, int32_t chosen);
   void hold_rows(const StepResults& results);
   bool finished() const { return finish_reason_ != FinishReason::kNone; }
   void finish(FinishReason reason) { finish_reason_ = reason; }

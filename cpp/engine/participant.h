@@ -44,7 +44,7 @@ struct TokenGains {
 
 inline constexpr int64_t kNoPrompt = std::numeric_limits<int64_t>::max();
 
-// Used by one thread at a time, the one that runs the scheduler's loop.
+// Used by one thread at a time, the one that runs the scheduler's loop; by use() one of the step's threads.
 class Participant {
  public:
   virtual ~Participant() = default;
@@ -70,6 +70,7 @@ class Participant {
   virtual int64_t pending() = 0;
   // Adds parts to the step, as far as there is room. Changes nothing else: the step may be abandoned.
   virtual void plan(StepPlan& plan) = 0;
+  // Several participants use the results of a step at once, each on one of the step's threads.
   virtual void use(const StepResults& results) = 0;
 
   // Whether it has hooks.
@@ -80,6 +81,8 @@ class Participant {
   virtual void drop_hook() {}
 
   virtual bool done() const = 0;
+  // Whether others of its call, which wait, may be done when it is.
+  virtual bool ends_others() const { return false; }
   // Ends it before its time.
   virtual void end(FinishReason reason) = 0;
   // The counts since the last call.

@@ -6,7 +6,6 @@
 #include <utility>
 
 #include "engine/admission.h"
-#include "engine/room.h"
 #include "gpt2fast/errors.h"
 
 namespace gpt2fast {
@@ -15,9 +14,6 @@ namespace {
 
 // In a turn, at most this many texts are considered that wait to share what others are computing.
 constexpr int64_t kMaxDeferred = 64;
-
-// Tokens of each streamed text that a mailbox has room for, beyond those that its reader may be behind.
-constexpr int64_t kSpareTokens = 16;
 
 // Prompts shorter than this take hardly less time, so a step reads this much of others beside them.
 constexpr int64_t kShortPrompt = 16;
@@ -53,160 +49,35 @@ void Scheduler::clear_if_wanted() {
   driver_changed_.notify_all();
 }
 
-void Scheduler::take_incoming() {
-  {
-    const std::lock_guard lock(mutex_);
-    arrived_.swap(incoming_);
-    shortest_incoming_ = kNoPrompt;
-  }
-  for (std::shared_ptr<Call>& call : arrived_) {
-    const auto texts = static_cast<int64_t>(call->participants.size());
-    changed_ = true;
-    try {
-      make_room_for_call(*call);
-    } catch (...) {
-      refuse(call);
-      continue;
-    }
-    for (int64_t i = 0; i < texts; ++i) {
-      queue_waiting(
-          {.call = call.get(), .participant = call->participants[static_cast<size_t>(i)].get(), .index = i});
-    }
-    calls_.push_back(call);
-    if (texts == 0) finish_call(*call);
-  }
-  if (!arrived_.empty()) look_at_waiting_ = true;
-  arrived_.clear();
-}
-
-void Scheduler::make_room_for_call(Call& call) {
-  const size_t texts = call.participants.size();
-  if (call.streamed) call.mailbox.reserve(static_cast<int64_t>(texts), options_.read_ahead + kSpareTokens);
-  make_room_for(calls_, 1);
-  make_room_for(finished_, calls_.size() + 1);
-  make_room_for(news_, calls_.size() + 1);
-  make_room_for(waiting_, live_.size() + texts);  // texts that lose their slots wait again
-}
-
-// Ends a call for which there is no memory.
-void Scheduler::refuse(const std::shared_ptr<Call>& call) noexcept {
-  for (const auto& participant : call->participants) count_waiting(*participant, -1);
-  counters_.failed.add(1);
-  {
-    const std::lock_guard lock(mutex_);
-    std::erase(active_, call);
-  }
-  call->mailbox.finish(std::current_exception());
-  call->mailbox.notify();
-}
-
-void Scheduler::queue_waiting(const Entry& entry) {
-  const auto turn = [](const Entry& other) { return other.call->turn; };
-  waiting_.insert(std::ranges::upper_bound(waiting_, entry.call->turn, {}, turn), entry);
-}
-
-void Scheduler::retire() {
-  now_ = Clock::now();
-  const size_t live = live_.size();
-  std::erase_if(live_, [this](const Entry& entry) { return retire_entry(entry, true); });
-  const bool late = now_ >= next_deadline_;
-  if (look_at_waiting_.exchange(false) || late || live_.size() != live) {
-    std::erase_if(waiting_, [this](const Entry& entry) { return retire_entry(entry, false); });
-    find_next_deadline();
-  }
-  counters_.free_slots.set(slots_.free());
-  counters_.running.set(static_cast<int64_t>(live_.size()));
-}
-
-bool Scheduler::retire_entry(const Entry& entry, bool live) {
-  Participant& participant = *entry.participant;
-  const FinishReason reason = entry.call->end_reason(now_);
-  if (live && participant.readiness() == Readiness::kAway &&
-      (reason == FinishReason::kNone || !withdraw_hook(entry))) {
-    return false;
-  }
-  if (!participant.done() && reason != FinishReason::kNone) {
-    participant.end(reason);
-    if (reason == FinishReason::kTime) counters_.timed_out.add(1);
-    if (reason == FinishReason::kCancelled && !entry.call->error()) counters_.cancelled.add(1);
-  }
-  const bool done = participant.done();
-  if (live || done) report(entry);
-  if (done) finish_entry(entry, live);
-  return done;
-}
-
-// Takes back a hook that no thread has begun to run.
-bool Scheduler::withdraw_hook(const Entry& entry) {
-  HookWork* const hook = entry.participant->hook();
-  if (hook == nullptr || !entry.call->mailbox.withdraw_hook(hook)) return false;
-  entry.participant->drop_hook();
-  return true;
-}
-
-// Counts a text as gone before its caller can see that its call has ended.
-void Scheduler::finish_entry(const Entry& entry, bool live) {
-  entry.participant->release(slots_);
-  counters_.free_slots.set(slots_.free());
-  if (live) counters_.running.add(-1);
-  if (!entry.had_slot) count_waiting(*entry.participant, -1);
-  counters_.finished.add(1);
-  changed_ = true;
-  if (--entry.call->unfinished == 0) finish_call(*entry.call);
-}
-
-void Scheduler::finish_call(Call& call) {
-  const std::exception_ptr error = call.error();
-  if (error) counters_.failed.add(1);
-  const auto is_it = [&call](const std::shared_ptr<Call>& other) { return other.get() == &call; };
-  const auto place = std::ranges::find_if(calls_, is_it);  // where it has been since it came
-  finished_.push_back(std::move(*place));
-  calls_.erase(place);
-  {
-    const std::lock_guard lock(mutex_);
-    std::erase_if(active_, is_it);
-  }
-  call.mailbox.finish(error);
-  add_news(call);
-}
-
 void Scheduler::admit() {
   Admission admission(runner_.cache(), slots_, holders_);
   holders_.clear();
   for (const Entry& entry : live_) holders_.push_back(entry.participant);
   int64_t deferred = 0;
-  for (size_t i = 0; i < waiting_.size() && deferred < kMaxDeferred;) {
-    Entry& entry = waiting_[i];
-    if (entry.participant->readiness() != Readiness::kReady || entry.call->is_left_alone()) {
-      ++i;
-      continue;
-    }
+  for (size_t left = waiting_.size(); left > 0 && deferred < kMaxDeferred; --left) {
+    Entry& entry = waiting_[left - 1];
+    if (entry.participant->readiness() != Readiness::kReady || entry.call->is_left_alone()) continue;
     Admitted admitted = Admitted::kNoSlot;
     if (make_room(entry.participant->slots_needed())) {
       try {
         admitted = entry.participant->admit(admission);
       } catch (...) {
-        entry.call->fail(std::current_exception());
-        look_at_waiting_ = true;  // the next turn ends it, and releases what it has taken
+        fail(*entry.call);  // the next turn ends it, and releases what it has taken
         changed_ = true;
-        ++i;
         continue;
       }
     }
     if (admitted == Admitted::kNoSlot && entry.participant->refused()) break;
-    if (admitted != Admitted::kYes) {
-      if (admitted == Admitted::kLater) ++deferred;
-      ++i;
-      continue;
-    }
+    if (admitted == Admitted::kLater) ++deferred;
+    if (admitted != Admitted::kYes) continue;
     if (!std::exchange(entry.had_slot, true)) count_waiting(*entry.participant, -1);
     entry.served = served_;  // it comes after those that have waited longer
     holders_.push_back(entry.participant);
     live_.push_back(entry);
-    waiting_.erase(waiting_.begin() + static_cast<std::ptrdiff_t>(i));
+    waiting_.erase(waiting_.begin() + static_cast<std::ptrdiff_t>(left - 1));
     changed_ = true;
   }
-  for (const Entry& entry : displaced_) queue_waiting(entry);
+  for (const Entry& entry : displaced_) *make_places(entry.call->turn, 1) = entry;
   displaced_.clear();
   counters_.prefix_queries.add(admission.prefix_queries());
   counters_.prefix_hits.add(admission.prefix_hits());
@@ -306,7 +177,7 @@ void Scheduler::plan_entry(Entry& entry, int64_t tokens, int64_t kept_back) {
   try {
     entry.participant->plan(plan_);
   } catch (...) {
-    entry.call->fail(std::current_exception());
+    fail(*entry.call);
     changed_ = true;  // the next turn ends it
   }
   entry.first_part = before;
@@ -327,7 +198,7 @@ bool Scheduler::run_step(InterruptGuard* guard) {
     return false;
   } catch (...) {
     // The error belongs to no text in particular, so all of them get it.
-    for (const Entry* entry : planned_) entry->call->fail(std::current_exception());
+    for (const Entry* entry : planned_) fail(*entry->call);
     return false;
   }
   gave_way_ = false;
@@ -360,30 +231,40 @@ bool Scheduler::gives_way() {
   return gave_way_;
 }
 
+// To choose tokens for many texts takes a good part of the time of their step, so its threads share that.
 void Scheduler::use() {
-  for (Entry* entry : planned_) {
-    try {
-      use_entry(*entry);
-    } catch (...) {
-      entry->call->fail(std::current_exception());
-    }
+  runner_.parallel().run(static_cast<int64_t>(planned_.size()), [this](int64_t index) noexcept {
+    use_results(*planned_[static_cast<size_t>(index)]);
+  });
+  for (const Entry* entry : planned_) {
+    if (HookWork* const hook = entry->participant->hook(); hook != nullptr) hand_over(*entry, hook);
   }
 }
 
-void Scheduler::use_entry(const Entry& entry) {
+void Scheduler::use_results(const Entry& entry) noexcept {
   const auto parts =
       plan_.planned().subspan(static_cast<size_t>(entry.first_part), static_cast<size_t>(entry.parts));
-  entry.participant->use(StepResults(runner_, parts));
-  HookWork* const hook = entry.participant->hook();
-  if (hook == nullptr) return;
+  try {
+    entry.participant->use(StepResults(runner_, parts));
+  } catch (...) {
+    fail(*entry.call);
+  }
+}
+
+void Scheduler::hand_over(const Entry& entry, HookWork* hook) noexcept {
   try {
     entry.call->mailbox.put_hook(hook);
   } catch (...) {
     entry.participant->drop_hook();  // nobody would run it
-    throw;
+    return fail(*entry.call);
+  }
+  try {
+    if (!entry.call->attended)
+      hooks_.add(*std::ranges::find(calls_, entry.call, &std::shared_ptr<Call>::get));
+  } catch (...) {
+    fail(*entry.call);  // the next turn takes the hook back
   }
   add_news(*entry.call);
-  if (!entry.call->attended) hooks_.add(*std::ranges::find(calls_, entry.call, &std::shared_ptr<Call>::get));
 }
 
 void Scheduler::report(const Entry& entry) {
@@ -395,7 +276,7 @@ void Scheduler::report(const Entry& entry) {
   try {
     if (entry.participant->report(entry.call->mailbox, entry.index)) add_news(*entry.call);
   } catch (...) {
-    entry.call->fail(std::current_exception());
+    fail(*entry.call);
   }
 }
 
@@ -406,15 +287,11 @@ void Scheduler::add_news(Call& call) {
 void Scheduler::deliver() {
   for (Call* call : news_) call->mailbox.notify();
   news_.clear();
-  finished_.clear();
-}
-
-// Deadlines that have passed are left out: their texts have ended, or wait for a hook.
-void Scheduler::find_next_deadline() {
-  next_deadline_ = kNever;
-  for (const auto& call : calls_) {
-    if (call->deadline > now_) next_deadline_ = std::min(next_deadline_, call->deadline);
+  for (std::shared_ptr<Call>& call : finished_) {
+    // If its caller has gone already, this thread would destroy it, and wait for the host's lock.
+    if (call.use_count() == 1 && call->refers_to_host()) hooks_.let_go(std::move(call));
   }
+  finished_.clear();
 }
 
 }  // namespace gpt2fast

@@ -83,7 +83,7 @@ class Scheduler {
   void finish_call(Call& call);
   void admit();
   bool make_room(int64_t slots);
-  void queue_waiting(const Entry& entry);
+  std::vector<Entry>::iterator make_places(Clock::time_point turn, int64_t texts);
   void count_waiting(const Participant& participant, int64_t change);
   void plan();
   void plan_prompts(bool streaming);
@@ -93,11 +93,13 @@ class Scheduler {
   bool all_planned_ended() const;
   bool gives_way();
   void use();
-  void use_entry(const Entry& entry);
+  void use_results(const Entry& entry) noexcept;
+  void hand_over(const Entry& entry, HookWork* hook) noexcept;
   void report(const Entry& entry);
   void add_news(Call& call);
   void deliver();
-  void find_next_deadline();
+  void fail(Call& call) noexcept;
+  bool look_at_calls();
 
   bool try_drive(const Call& call);
   // `own`: the call whose thread has driven the loop; null if another thread has.
@@ -122,7 +124,7 @@ class Scheduler {
   std::vector<std::shared_ptr<Call>> calls_;
   std::vector<std::shared_ptr<Call>> finished_;  // in this turn
   std::vector<Entry> live_;                      // those that hold slots
-  std::vector<Entry> waiting_;                   // the others, in the order of their calls' turns
+  std::vector<Entry> waiting_;                   // the others; the next in turn is the last
   std::vector<Entry> displaced_;                 // those that lost their slots in this turn
   std::vector<Participant*> holders_;            // the participants of live_
   std::vector<Entry*> planned_;                  // those that have parts in the step
@@ -134,6 +136,7 @@ class Scheduler {
   Clock::time_point step_begun_;
   uint64_t served_ = 0;
   bool changed_ = false;                      // whether this turn has done anything
+  bool may_be_done_ = false;                  // whether a waiting text may be, without its call having ended
   Clock::time_point now_;                     // when this turn last looked at the clock
   Clock::time_point next_deadline_ = kNever;  // the earliest of all calls, after now_
 
@@ -150,7 +153,7 @@ class Scheduler {
   int64_t lone_turns_ = 0;  // turns of the loop's thread for a caller that could make them itself
   std::thread loop_;
   std::mutex closing_mutex_;  // one thread joins the others
-  // Whether a waiting text may have been cancelled. Only then does the loop look at waiting texts.
+  // Whether a call may have been cancelled, or has come. Only then does the loop look at waiting texts.
   std::atomic<bool> look_at_waiting_ = false;
   // Length of the shortest prompt among calls that the loop has not taken yet.
   std::atomic<int64_t> shortest_incoming_ = kNoPrompt;

@@ -66,12 +66,10 @@ void Scheduler::submit(const std::shared_ptr<Call>& call, bool bounded) {
   if (loop_has_work_locked()) {
     try {
       start_loop_locked();
-    } catch (const std::system_error&) {
+    } catch (...) {  // no thread, or no memory for one
       incoming_.pop_back();
       active_.pop_back();
-      throw std::runtime_error(
-          "the system grants no thread for the engine's loop: end other programs, or raise the limit of "
-          "processes and threads (ulimit -u, the container's pids)");
+      throw;
     }
     if (!call->held) {
       woken_ = true;
@@ -204,7 +202,14 @@ void Scheduler::stop_driving(const Call* own) {
 }
 
 void Scheduler::start_loop_locked() {
-  if (!loop_.joinable()) loop_ = std::thread([this] { run_loop(); });
+  if (loop_.joinable()) return;
+  try {
+    loop_ = std::thread([this] { run_loop(); });
+  } catch (const std::system_error&) {
+    throw std::runtime_error(
+        "the system grants no thread for the engine's loop: end other programs, or raise the limit of "
+        "processes and threads (ulimit -u, the container's pids)");
+  }
 }
 
 void Scheduler::run_loop() {
@@ -232,7 +237,7 @@ void Scheduler::run_loop() {
     try {
       advanced = turn(nullptr);
     } catch (...) {
-      for (const auto& call : calls_) call->fail(std::current_exception());
+      for (const auto& call : calls_) fail(*call);
     }
     deadline = advanced ? kNever : next_deadline_;
     lock.lock();
@@ -245,23 +250,23 @@ void Scheduler::run_loop() {
 }
 
 void Scheduler::close(bool quietly) {
+  const auto error = std::make_exception_ptr(ClosedError("the model was closed"));
   bool is_refused = false;
   {
     const std::lock_guard lock(mutex_);
     if (!closed_) {
       closed_ = true;
-      const auto error = std::make_exception_ptr(ClosedError("the model was closed"));
       for (const auto& call : active_) quietly ? call->cancel() : call->fail(error);
       woken_ = true;
       try {
         if (!active_.empty()) start_loop_locked();
-      } catch (const std::system_error&) {
+      } catch (const std::exception&) {
         is_refused = true;
       }
     }
     loop_changed_.notify_one();
   }
-  if (is_refused) run_loop();  // on this thread, as the system has no other
+  if (is_refused) run_loop();  // on this thread, as there is no other
   const std::lock_guard closing(closing_mutex_);
   if (loop_.joinable()) loop_.join();
   hooks_.close();

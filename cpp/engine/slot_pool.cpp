@@ -43,7 +43,7 @@ SlotPool::Grant SlotPool::acquire(std::span<const int32_t> prompt, Sharing shari
     // Taking the slot over is free but loses what follows the prefix there; a copy keeps both.
     const bool loses_much = static_cast<int64_t>(best->tokens.size()) > 2 * best_length;
     if (best != chosen && loses_much) {
-      cache_.copy(best - slots_.data(), chosen - slots_.data(), best_length);
+      cache_.copy(best - slots_.data(), chosen - slots_.data(), 0, best_length);
       best->last_use = ++clock_;
     } else {
       chosen = best;

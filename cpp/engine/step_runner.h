@@ -6,6 +6,7 @@
 #include <span>
 
 #include "engine/kv_cache.h"
+#include "system/parallel.h"
 
 namespace gpt2fast {
 
@@ -36,6 +37,8 @@ class StepRunner {
   // Computes one step. Throws Interrupted when `stop` returns true; what the slots got is then invalid. The
   // parts must fit max_tokens(), max_logits_rows() and the cache.
   virtual void step(std::span<const StepPart> parts, const StopCheck& stop) = 0;
+  // The threads that compute steps, for what is to be done between two of them.
+  virtual const Parallel& parallel() const = 0;
 
   // Scores [vocab_size] of the row-th wanted token of the last step, counted over all parts that are not
   // scored.

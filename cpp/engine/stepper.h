@@ -23,6 +23,7 @@ class Stepper final : public StepRunner {
   int64_t max_logits_rows() const override { return buffers_.max_rows(); }
 
   void step(std::span<const StepPart> parts, const StopCheck& stop) override;
+  const Parallel& parallel() const override { return context_.pool; }
 
   std::span<const float> logits(int64_t row) const override { return buffers_.logits(row); }
   float log_probability(int64_t row) const override {

@@ -106,7 +106,16 @@ void HiddenReader::finish(const KvCache& cache, int64_t slot) {
 
 LogitsReader::LogitsReader(std::span<const int32_t> tokens, std::optional<std::span<const int64_t>> rows,
                            float* logits)
-    : TextReader({tokens.begin(), tokens.end()}), rows_(rows), next_(logits) {}
+    : TextReader({tokens.begin(), tokens.end()}), rows_(rows), next_(logits) {
+  int64_t before = -1;
+  for (const int64_t row : rows.value_or(std::span<const int64_t>())) {
+    if (row <= before || row >= static_cast<int64_t>(tokens.size())) {
+      throw std::invalid_argument("rows must ascend from 0 on, below " + std::to_string(tokens.size()) +
+                                  ", got " + std::to_string(row));
+    }
+    before = row;
+  }
+}
 
 bool LogitsReader::wants(int64_t first, int64_t count, std::vector<int32_t>& wanted) {
   if (!rows_) {
@@ -171,11 +180,12 @@ void ScoreReader::take(const StepResults& results, const PlannedPart& part, int6
   }
   for (size_t i = 0; i < wanted.size(); ++i) {
     const std::span<const float> logits = results.logits(part.first_row + static_cast<int64_t>(i));
-    scores_.chosen.push_back(log_probability(logits, targets_[static_cast<size_t>(first + wanted[i]) + 1]));
     for (const TokenLogprob& best : likeliest_->find(logits)) {
       scores_.top_ids.push_back(best.token);
       scores_.top_values.push_back(best.logprob);
     }
+    const int32_t target = targets_[static_cast<size_t>(first + wanted[i]) + 1];
+    scores_.chosen.push_back(likeliest_->log_probability(logits[static_cast<size_t>(target)]));
   }
 }
 

@@ -97,7 +97,7 @@ class HiddenReader final : public TextReader {
 // Scores of every possible next token, written to the caller's memory.
 class LogitsReader final : public TextReader {
  public:
-  // rows: ascending; nothing: every token.
+  // rows: ascending, each once; nothing: every token. Throws std::invalid_argument for others.
   LogitsReader(std::span<const int32_t> tokens, std::optional<std::span<const int64_t>> rows, float* logits);
 
  protected:

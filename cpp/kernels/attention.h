@@ -58,9 +58,9 @@ struct CacheShape {
   }
 };
 
-// The caller has checked that every sequence has at least one new token, that no two share a slot, that slots
-// lie in the cache, and that cached_lengths plus the new tokens stay within shape.positions. The cache's
-// contents beyond the cached lengths are never used, NaNs included.
+// The caller has checked that no two sequences share a slot, that slots lie in the cache, and that
+// cached_lengths plus the new tokens, of which a sequence may have none, stay within shape.positions. The
+// cache's contents beyond the cached lengths are never used, NaNs included.
 struct AttentionArguments {
   CacheShape shape;
   float scale = 1.0f;
@@ -87,8 +87,9 @@ WorkspaceSize attention_workspace(const AttentionArguments& arguments, int64_t t
 void cached_attention(const AttentionArguments& arguments, const Parallel& parallel,
                       const WorkspaceParts& workspace, const KernelTable& table);
 
-// Copies `length` positions of one slot, all layers, to another slot (beam search, shared prefixes).
-void copy_slot(const CacheShape& shape, const void* from, void* to, int64_t length);
+// Copies the positions [first, length) of one slot, all layers, to another slot (beam search, shared
+// prefixes). Some positions before them may be copied too: the slots agree there.
+void copy_slot(const CacheShape& shape, const void* from, void* to, int64_t first, int64_t length);
 
 // Convert between the cache's own layout and plain float32 [heads, length, head_dim] for keys and for values.
 // `slot` is one layer's first block in a slot.

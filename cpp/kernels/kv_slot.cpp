@@ -78,18 +78,21 @@ void read_heads(const CacheShape& shape, const char* slot, int64_t first, int64_
 
 }  // namespace
 
-void copy_slot(const CacheShape& shape, const void* from, void* to, int64_t length) {
+void copy_slot(const CacheShape& shape, const void* from, void* to, int64_t first, int64_t length) {
+  if (first >= length) return;
+  const int64_t begin = first / kKeyBlock * shape.block_stride();
   const int64_t whole = length / kKeyBlock * shape.block_stride();
   const auto copy = [&](int64_t offset, int64_t bytes) {
     std::memcpy(static_cast<char*>(to) + offset, static_cast<const char*>(from) + offset,
                 static_cast<size_t>(bytes));
   };
-  copy(0, whole);
+  copy(begin, whole - begin);
   // Only the parts of the last block that hold something: reading the others would commit their memory.
-  const int64_t parts = (length % kKeyBlock + kLanes - 1) / kLanes;
-  if (parts == 0) return;
-  for (int64_t i = 0; i < 2 * shape.layers * shape.heads; ++i) {
-    copy(whole + i * shape.block_bytes(), parts * kLanes * shape.position_bytes());
+  const int64_t part_bytes = kLanes * shape.position_bytes();
+  const int64_t skipped = begin == whole ? first % kKeyBlock / kLanes : 0;
+  const int64_t parts = (length % kKeyBlock + kLanes - 1) / kLanes - skipped;
+  for (int64_t i = 0; parts > 0 && i < 2 * shape.layers * shape.heads; ++i) {
+    copy(whole + i * shape.block_bytes() + skipped * part_bytes, parts * part_bytes);
   }
 }
 

@@ -12,7 +12,8 @@ namespace gpt2fast {
 
 namespace {
 
-constexpr int64_t kMaxLayers = 1 << 12;
+// The bytes of a slot of kMaxWidth positions fit 64 bits.
+constexpr int64_t kMaxLayers = 1 << 11;
 constexpr int64_t kMaxHeads = 1 << 12;
 constexpr int64_t kMaxHeadDim = 1 << 12;
 

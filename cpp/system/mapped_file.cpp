@@ -82,7 +82,7 @@ void handle_bus_error(int number, siginfo_t* info, void* context) {
   WatchedRange* range = by_reading ? watched_ranges.load() : nullptr;
   for (; range != nullptr; range = range->next) {
     const uintptr_t begin = range->begin, end = range->end;
-    if (address < begin || address >= end) continue;
+    if (begin == 0 || address < begin || address >= end) continue;  // its end is set before its beginning
     const int error = errno;
     const uintptr_t page = address / page_bytes * page_bytes;
     void* lost = reinterpret_cast<void*>(page);  // NOLINT(performance-no-int-to-ptr)

@@ -179,6 +179,9 @@ ThreadPool::ThreadPool(int threads) : state_(std::make_unique<State>()) {
           "threads=" + std::to_string(threads) + " needs " + std::to_string(threads - 1) +
           " threads beside the caller's, and the system grants " + std::to_string(i - 1) + " (" +
           error.what() + "); give threads=" + std::to_string(i) + " or raise the limit on processes");
+    } catch (...) {  // no memory
+      stop();
+      throw;
     }
   }
 }

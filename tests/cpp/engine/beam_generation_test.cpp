@@ -54,6 +54,31 @@ TEST(beams_in_slots_find_what_the_search_alone_finds) {
   }
 }
 
+TEST(beams_copy_only_what_a_slot_does_not_hold_already) {
+  ByHand engine;
+  const Tokens prompt = range(2, 20);  // more than the part of 16 positions that is copied at once
+  BeamGeneration search = made(engine, prompt, beams(4, 9));
+  engine.admit(search);
+  while (search.pending() > 1) engine.step(search);
+  // The fake model reads keys alone: the first value of each slot marks it from here on.
+  KvCache& cache = engine.model.cache();
+  const auto key = static_cast<float>(prompt[0]);
+  for (int64_t slot = 0; slot < 4; ++slot) {
+    const auto mark = static_cast<float>(100 + slot);
+    cache.write(0, slot, 0, 1, &key, &mark);
+  }
+  engine.run(search);
+  for (int64_t slot = 0; slot < 4; ++slot) {
+    float found_key = 0, mark = 0;
+    cache.read(0, slot, 0, 1, &found_key, &mark);
+    CHECK_EQ(mark, static_cast<float>(100 + slot));
+  }
+  const auto hypotheses = expected_beams(prompt, *beams(4, 9));
+  const std::vector<TextResult> results = search.results();
+  CHECK_EQ(results.size(), hypotheses.size());
+  for (size_t i = 0; i < results.size(); ++i) CHECK(results[i].tokens == hypotheses[i].tokens);
+}
+
 TEST(log_probabilities_are_those_that_scoring_the_text_gives) {
   const Tokens prompt = range(2, 11);
   for (const int32_t k : {0, 3}) {

@@ -43,7 +43,7 @@ TEST(a_cache_of_large_blocks_holds_what_is_written) {
   const int64_t size = 25 * 40 * 64;
   const Floats keys = random_normal(size, 1, 3), values = random_normal(size, 1, 4);
   cache.write(47, 1, 0, 40, keys.data(), values.data());
-  cache.copy(1, 0, 40);
+  cache.copy(1, 0, 0, 40);
   Floats found_keys(keys.size()), found_values(values.size());
   cache.read(47, 0, 0, 40, found_keys.data(), found_values.data());
   CHECK_EQ(count_different(found_keys, keys), 0);
@@ -76,7 +76,7 @@ TEST(slots_and_layers_are_separate) {
 TEST(a_copy_takes_all_layers) {
   KvCache cache(kShape, 2);
   for (const int64_t layer : {0, 1}) fill(cache, layer, 0, 100, static_cast<uint32_t>(layer + 2));
-  cache.copy(0, 1, 80);
+  cache.copy(0, 1, 0, 80);
   for (const int64_t layer : {0, 1}) {
     CHECK_EQ(count_different(read(cache, layer, 1, 0, 80), read(cache, layer, 0, 0, 80)), 0);
     CHECK(is_zero(read(cache, layer, 1, 80, 20)));

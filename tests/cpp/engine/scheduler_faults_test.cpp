@@ -1,6 +1,5 @@
 // What goes wrong inside the loop, or is withdrawn from it: the calls concerned end, and no others.
 #include <atomic>
-#include <cstdlib>
 #include <functional>
 #include <latch>
 #include <memory>
@@ -9,10 +8,11 @@
 #include <thread>
 #include <utility>
 
-#include "engine/admission.h"
 #include "engine/scheduler.h"
 #include "gpt2fast/errors.h"
 #include "support/fake_loop.h"
+#include "support/one_token.h"
+#include "support/refused_memory.h"
 #include "support/testing.h"
 
 #if defined(__linux__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
@@ -23,51 +23,10 @@
 #include <cerrno>
 #endif
 
-namespace {
-
-// Whether the next memory that this thread asks for is refused.
-thread_local bool no_memory = false;
-
-}  // namespace
-
-__attribute__((noinline)) void* operator new(size_t size) {
-  void* const memory = std::exchange(no_memory, false) ? nullptr : std::malloc(size == 0 ? 1 : size);
-  if (memory == nullptr) throw std::bad_alloc();
-  return memory;
-}
-__attribute__((noinline)) void operator delete(void* memory) noexcept { std::free(memory); }
-__attribute__((noinline)) void operator delete(void* memory, size_t) noexcept { std::free(memory); }
-
 namespace gpt2fast {
 namespace {
 
 using namespace testing;
-
-// Reads one token.
-class OneToken : public Participant {
- public:
-  Admitted admit(Admission& admission) override {
-    slot_ = admission.acquire_empty(0);
-    return slot_ < 0 ? Admitted::kNoSlot : Admitted::kYes;
-  }
-  bool has_slot() const override { return slot_ >= 0; }
-  void release(SlotPool& slots) override {
-    if (slot_ >= 0) slots.release(std::exchange(slot_, -1), {});
-  }
-  bool decodes() override { return false; }
-  int64_t pending() override { return 1; }
-  void plan(StepPlan& plan) override {
-    const int32_t token = 1;
-    if (plan.room() > 0) plan.add(slot_, 0, {&token, 1}, 0);
-  }
-  void use(const StepResults&) override { done_ = true; }
-  bool done() const override { return done_; }
-  void end(FinishReason) override { done_ = true; }
-
- private:
-  int64_t slot_ = -1;
-  bool done_ = false;
-};
 
 // Throws where the test wants it.
 class Faulty final : public OneToken {
@@ -107,7 +66,7 @@ class WithoutHookMemory final : public OneToken, public HookWork {
   void use(const StepResults&) override { away_ = true; }
   bool has_hooks() const override { return true; }
   HookWork* hook() override {
-    no_memory = !std::exchange(asked_, true);
+    if (!std::exchange(asked_, true)) granted_allocations = 0;
     return this;
   }
   void drop_hook() override { away_ = false; }
@@ -121,6 +80,12 @@ class WithoutHookMemory final : public OneToken, public HookWork {
 // The next text is the one that it should be.
 void check_it_goes_on(Loop& loop) {
   const auto next = loop.submit(loop.text(range(0, 3), 3), false);
+  loop.finish(*next);
+  CHECK(result_of(*next).tokens == FakeModel::greedy(range(0, 3), 3));
+}
+
+void check_it_is_driven(Loop& loop) {
+  const auto next = loop.submit(loop.text(range(0, 3), 3));
   loop.finish(*next);
   CHECK(result_of(*next).tokens == FakeModel::greedy(range(0, 3), 3));
 }
@@ -190,6 +155,40 @@ TEST(a_call_for_which_there_is_no_memory_ends_alone) {
   CHECK(result_of(*other).tokens == FakeModel::greedy(range(5, 3), 20));
   CHECK_EQ(loop.scheduler.stats().failed, 1);
   CHECK_EQ(loop.scheduler.stats().waiting, 0);
+}
+
+TEST(a_call_for_whose_thread_there_is_no_memory_is_refused) {
+  Loop loop(2, 8);
+  // The lists have grown, so the thread's is the first memory that is wanted.
+  for (int i = 0; i < 2; ++i) check_it_is_driven(loop);
+  Texts texts;
+  texts.push_back(loop.text(range(0, 3), 3));
+  const auto call = std::make_shared<Call>(std::move(texts), CallOptions{}, false);
+  granted_allocations = 0;
+  CHECK_THROWS(loop.scheduler.submit(call, true), std::bad_alloc);
+  CHECK_EQ(call.use_count(), 1);  // what it points to may go
+  CHECK_EQ(loop.scheduler.stats().calls, 2);
+  CHECK_EQ(loop.scheduler.stats().waiting, 0);
+  check_it_goes_on(loop);
+}
+
+TEST(closing_ends_all_calls_wherever_memory_is_refused) {
+  bool closed = false;
+  for (int64_t granted = 0; !closed; ++granted) {
+    Loop loop(2, 8);
+    const auto call = loop.submit(loop.text(range(0, 3), 3));  // which its own thread was to run
+    granted_allocations = granted;
+    try {
+      loop.scheduler.close();
+    } catch (const std::bad_alloc&) {
+    }
+    closed = granted_allocations >= 0;
+    granted_allocations = -1;
+    loop.scheduler.close();
+    CHECK(call->mailbox.finished());
+    CHECK_THROWS(call->mailbox.rethrow(), ClosedError);
+    CHECK_EQ(loop.scheduler.stats().slots_used, 0);
+  }
 }
 
 TEST(an_interrupt_ends_the_wait_for_a_text_that_pauses) {

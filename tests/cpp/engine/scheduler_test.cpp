@@ -3,13 +3,16 @@
 
 #include <atomic>
 #include <cstdint>
+#include <memory>
 #include <new>
 #include <span>
 #include <stdexcept>
+#include <thread>
 #include <vector>
 
 #include "engine/continuation_reader.h"
 #include "support/fake_loop.h"
+#include "support/one_token.h"
 #include "support/testing.h"
 
 namespace gpt2fast {
@@ -207,6 +210,31 @@ TEST(continuations_share_their_prompt) {
     }
     CHECK_EQ(loop.scheduler.stats().slots_used, 0);
   }
+}
+
+// Uses results until one of its uses was on another thread than the one that makes the steps.
+class Elsewhere final : public OneToken {
+ public:
+  explicit Elsewhere(std::atomic<bool>& reached) : reached_(reached) {}
+  void use(const StepResults& results) override {
+    if (std::this_thread::get_id() != own_) reached_ = true;
+    if (!reached_ && ++uses_ < 20'000) return std::this_thread::yield();
+    OneToken::use(results);
+  }
+
+ private:
+  const std::thread::id own_ = std::this_thread::get_id();
+  std::atomic<bool>& reached_;
+  int uses_ = 0;
+};
+
+TEST(the_threads_of_a_step_use_its_results) {
+  Loop loop(2, 8);
+  std::atomic<bool> reached = false;
+  Texts texts;
+  for (int i = 0; i < 2; ++i) texts.push_back(std::make_unique<Elsewhere>(reached));
+  loop.finish(*loop.submit(std::move(texts)));
+  CHECK(reached);
 }
 
 }  // namespace

@@ -96,6 +96,14 @@ TEST(hidden_states_before_layers_come_with_the_last_ones) {
   }
 }
 
+TEST(rows_that_do_not_ascend_within_the_text_are_refused) {
+  const Tokens text = range(1, 5);
+  Floats logits(3 * FakeModel::kVocabulary);
+  for (const std::vector<int64_t>& rows : {std::vector<int64_t>{1, 1}, {2, 1}, {0, 5}, {-1}}) {
+    CHECK_THROWS(LogitsReader(text, std::span(rows), logits.data()), std::invalid_argument);
+  }
+}
+
 TEST(logits_of_every_token_or_of_the_rows_that_are_asked_for) {
   const Tokens text = range(1, 13);
   const std::vector<int64_t> some{0, 4, 5, 12};

@@ -65,9 +65,9 @@ TEST(a_slot_survives_export_import_and_copy) {
     write_slot(shape, keys.data(), values.data(), 0, 70, cache.slot(1));
     CHECK_EQ(count_different(tail, cache.step({{1, &qkv, 70, 30}}, machine)), 0);
 
-    copy_slot(shape, cache.slot(0), cache.slot(2), 70);
+    copy_slot(shape, cache.slot(0), cache.slot(2), 0, 70);
     CHECK_EQ(count_different(tail, cache.step({{2, &qkv, 70, 30}}, machine)), 0);
-    copy_slot(shape, cache.slot(2), cache.slot(0), 0);
+    copy_slot(shape, cache.slot(2), cache.slot(0), 0, 0);
     CHECK_EQ(count_different(tail, cache.step({{0, &qkv, 70, 30}}, machine)), 0);
   }
 }
@@ -143,7 +143,7 @@ TEST(layers_share_a_slot_and_are_copied_together) {
       CHECK_EQ(count_different(own.step({{0, &qkv, 0, 140}}, {}), cache.step({{0, &qkv, 0, 140}}, {}, layer)),
                0);
     }
-    copy_slot(shape, cache.slot(0), cache.slot(1), 140);
+    copy_slot(shape, cache.slot(0), cache.slot(1), 0, 140);
     for (int64_t layer = 0; layer < shape.layers; ++layer) {
       const std::vector<float> qkv = random_qkv(shape, 150, 30 + static_cast<uint32_t>(layer));
       CHECK_EQ(count_different(cache.step({{0, &qkv, 140, 10}}, {}, layer),

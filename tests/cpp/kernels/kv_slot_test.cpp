@@ -114,13 +114,42 @@ TEST(a_copy_takes_all_layers_and_no_position_more_than_a_part) {
         from.write(layer, random_half(from.shape, 130, seed + 1), random_half(from.shape, 130, seed + 2), 0,
                    130);
       }
-      copy_slot(from.shape, from.bytes.data(), to.bytes.data(), length);
+      copy_slot(from.shape, from.bytes.data(), to.bytes.data(), 0, length);
       for (const int64_t layer : {0, 1}) {
         if (length > 0) CHECK_EQ(count_different(to.read(layer, 0, length), from.read(layer, 0, length)), 0);
         const int64_t beyond = (length + 15) / 16 * 16;  // parts of 16 positions are copied whole
         if (beyond < 130) {
           const Floats rest = to.read(layer, beyond, 130 - beyond);
           CHECK(std::ranges::all_of(rest, [](float x) { return x == 0; }));
+        }
+      }
+    }
+  }
+}
+
+TEST(a_copy_leaves_what_lies_before_the_first_position_but_for_its_part) {
+  for (const CacheFormat format : kFormats) {
+    const Slot from(shape_of(format));
+    for (const int64_t layer : {0, 1}) {
+      const auto seed = static_cast<uint32_t>(10 * layer);
+      from.write(layer, random_half(from.shape, 130, seed + 1), random_half(from.shape, 130, seed + 2), 0,
+                 130);
+    }
+    for (const int64_t length : {0, 1, 60, 64, 70, 128, 130}) {
+      for (const int64_t first : {0, 1, 15, 16, 40, 63, 64, 65, 70, 129, 130}) {
+        const Slot to(shape_of(format));
+        copy_slot(from.shape, from.bytes.data(), to.bytes.data(), first, length);
+        // In the block of the last position parts of 16 are copied, before it whole blocks.
+        const int64_t unit = first / kKeyBlock == length / kKeyBlock ? 16 : kKeyBlock;
+        const int64_t begin = first < length ? first / unit * unit : 130;
+        for (const int64_t layer : {0, 1}) {
+          const int64_t before = std::min<int64_t>(begin, 130);
+          const Floats left = to.read(layer, 0, before);
+          CHECK(std::ranges::all_of(left, [](float x) { return x == 0; }));
+          if (first >= length) continue;
+          CHECK_EQ(
+              count_different(to.read(layer, first, length - first), from.read(layer, first, length - first)),
+              0);
         }
       }
     }

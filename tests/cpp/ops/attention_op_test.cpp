@@ -159,6 +159,38 @@ ORT_TEST(attention_refuses_batches_outside_the_cache) {
       contains(message([](Batch& b) { b.cache_shape = {3, 1, 1, 1, 32, 16}; }), "kv_cache must be rows of"));
 }
 
+ORT_TEST(a_slot_of_the_largest_sizes_has_bytes_that_fit_64_bits) {
+  constexpr int64_t kHeads = 1 << 12, kHeadDim = 1 << 12;
+  const auto message = [](int64_t layers) {
+    std::vector<float> qkv, cache(16), y;
+    std::vector<int32_t> none, starts{0};
+    return error_of<ModelError>([&] {
+      LoadedModel model(
+          Model()
+              .input("qkv", kFloat, {Model::kAny, 3 * kHeads * kHeadDim})
+              .input("starts", kInt, {Model::kAny})
+              .input("slots", kInt, {Model::kAny})
+              .input("kv_cache", kBytes, std::vector<int64_t>(6, Model::kAny))
+              .node(Node("CachedAttention", {"qkv", "starts", "slots", "slots", "kv_cache"}, "y")
+                        .set("layer", int64_t{0})
+                        .set("layers", layers)
+                        .set("heads", kHeads)
+                        .set("head_dim", kHeadDim)
+                        .set("positions", int64_t{1} << 24)
+                        .set("scale", 1.0f))
+              .output("y", kFloat, {Model::kAny, kHeads * kHeadDim}));
+      model.input("qkv", qkv, kFloat, {0, 3 * kHeads * kHeadDim});
+      model.input("starts", starts, kInt, {1});
+      model.input("slots", none, kInt, {0});
+      model.input("kv_cache", cache, kBytes, {1, 1, 1, 1, 1, 64});
+      model.output("y", y, {0, kHeads * kHeadDim});
+      model.run();
+    });
+  };
+  CHECK(contains(message(1 << 11), "kv_cache must be rows of 4611686018427387904 elements"));
+  CHECK(contains(message(1 << 12), "layers must be in [1, 2048], got 4096"));
+}
+
 ORT_TEST(attention_refuses_a_constant_cache) {
   const std::vector<int64_t> shape = dimensions(1);
   const std::vector<uint8_t> cache(static_cast<size_t>(element_count(shape)));

@@ -12,6 +12,7 @@
 #include "decoding/log_probabilities.h"
 #include "engine/step_runner.h"
 #include "gpt2fast/errors.h"
+#include "system/thread_pool.h"
 
 namespace gpt2fast::testing {
 
@@ -56,6 +57,8 @@ class FakeModel final : public StepRunner {
     rows_ = static_cast<int64_t>(logits_.size()) / kVocabulary;
     ++steps_;
   }
+
+  const Parallel& parallel() const override { return pool_; }
 
   std::span<const float> logits(int64_t row) const override {
     if (row >= rows_) throw std::logic_error("there is no such row");
@@ -158,6 +161,7 @@ class FakeModel final : public StepRunner {
     }
   }
 
+  ThreadPool pool_{2};
   KvCache cache_;
   const int64_t positions_;
   const int64_t max_tokens_;

@@ -6,6 +6,7 @@
 #include <thread>
 #include <vector>
 
+#include "support/refused_memory.h"
 #include "support/testing.h"
 
 #ifdef __linux__
@@ -43,6 +44,20 @@ TEST(each_task_runs_once_whatever_the_number_of_threads) {
       for (const std::atomic<int>& one : runs) CHECK_EQ(one.load(), 1);
     }
   }
+}
+
+TEST(a_pool_for_which_there_is_no_memory_is_not_made) {
+  int64_t granted = 0;
+  for (bool made = false; !made; ++granted) {
+    testing::granted_allocations = granted;
+    try {
+      const ThreadPool pool(4);
+    } catch (const std::bad_alloc&) {
+    }
+    made = testing::granted_allocations >= 0;
+    testing::granted_allocations = -1;
+  }
+  CHECK(granted > 3);  // that of each thread was refused once
 }
 
 TEST(tasks_have_ended_when_the_run_returns) {
