@@ -29,6 +29,7 @@ class CountedStepper final : public StepRunner {
     stepper_.step(parts, stop);
     counts_.push_back(allocations());
   }
+  const Parallel& parallel() const override { return stepper_.parallel(); }
   std::span<const float> logits(int64_t row) const override { return stepper_.logits(row); }
   float log_probability(int64_t row) const override { return stepper_.log_probability(row); }
   std::span<const float> maxima(int64_t row) const override { return stepper_.maxima(row); }
