@@ -20,7 +20,7 @@ _SECONDS = 3600.0
 
 
 def fuzz(count: int, seed: int, only: list[str]) -> Outcome:
-    """Damage the samples of each reader in ``count`` ways, as many readers at once as there are processors."""
+    """Damage each reader's samples in ``count`` ways, as many readers at once as there are processors."""
     from tests.campaign.readers import READERS
 
     outcome = Outcome()
