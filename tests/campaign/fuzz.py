@@ -6,31 +6,42 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from tests.campaign import ROOT
+from tests.campaign.child import SINGLE, quick_directory
 from tests.campaign.outcome import Outcome
 
 _BATCH = 5000
+_FEW = 500
 _SECONDS = 3600.0
 
 
 def fuzz(count: int, seed: int, only: list[str]) -> Outcome:
-    """Damage the samples of each reader in ``count`` ways."""
+    """Damage each reader's samples in ``count`` ways, as many readers at once as there are processors."""
     from tests.campaign.readers import READERS
 
     outcome = Outcome()
     names = only or list(READERS)
+    processors = len(os.sched_getaffinity(0))
+    # A process takes a second to start, so it has several readers where each has few files.
+    shares = len(names) if count > _FEW else min(processors, len(names))
+    with ThreadPoolExecutor(processors) as pool:
+        for totals in pool.map(lambda at: _share(names[at::shares], count, seed), range(shares)):
+            for name, found in totals.items():
+                outcome.add(name, **found.to_dict())
+    return outcome
+
+
+def _share(names: list[str], count: int, seed: int) -> dict[str, _Totals]:
     totals = {name: _Totals(seed) for name in names}
     while unfinished := [name for name in names if totals[name].next_seed < seed + count]:
         first = totals[unfinished[0]].next_seed
         together = [name for name in unfinished if totals[name].next_seed == first]
         _batch(together, first, min(_BATCH, seed + count - first), totals)
-    for name in names:
-        outcome.add(name, **totals[name].to_dict())
-    return outcome
+    return totals
 
 
 class _Totals:
@@ -58,11 +69,11 @@ class _Totals:
 
 def _batch(names: list[str], first: int, count: int, totals: dict[str, _Totals]) -> None:
     """The next seeds of readers that have come equally far, until a child dies."""
-    with tempfile.TemporaryDirectory(prefix="gpt2fast-fuzz-") as directory:
+    with quick_directory("fuzz") as directory:
         run = subprocess.run(
             [sys.executable, "-m", "tests.campaign.fuzz_worker", str(first), str(count), directory, *names],
             cwd=ROOT,
-            env={**os.environ, "GPT2FAST_CACHE": f"{directory}/cache"},
+            env={**os.environ, **SINGLE, "GPT2FAST_CACHE": f"{directory}/cache"},
             capture_output=True,
             text=True,
             timeout=_SECONDS,

@@ -10,11 +10,10 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 from tests.campaign import ROOT
-from tests.campaign.child import real_package
+from tests.campaign.child import quick_directory, real_package
 from tests.campaign.outcome import Outcome
 
 _COVERAGE = re.compile(r"cov: (\d+)")
@@ -27,7 +26,7 @@ def guided(count: int, seed: int, only: list[str]) -> Outcome:
     real_package("guided")  # atheris instruments nothing of one that is installed in place
     outcome = Outcome()
     for name in only or READERS:
-        with tempfile.TemporaryDirectory(prefix="gpt2fast-guided-") as directory:
+        with quick_directory("guided") as directory:
             run = subprocess.run(
                 [
                     sys.executable,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 from gpt2fast.errors import ModelError
 from tests.campaign import container_mutations as containers
 from tests.campaign.json_mutations import mutate_json, mutate_lines
+from tests.campaign.mild_mutations import mild_json, mild_pickle, mild_safetensors, mild_zip
 from tests.campaign.protobuf_mutations import mutate_protobuf
 from tests.campaign.samples import CONFIG, SAMPLES
+from tests.campaign.tokenizer_mutations import mutate_tokenizer
 
 TEXT = "Once upon a time<|sep|> there was  a fox.\n 中文 \U0001f999"
 if TYPE_CHECKING:
@@ -105,9 +107,10 @@ def _tokenizers(directory: Path, *names: str) -> tuple[list[Path], Read]:
 
 
 def _use_tokenizer(tokenizer: Tokenizer) -> None:
+    """Encode, decode and stream; what must agree is compared."""
     attempts: tuple[Callable[[], Any], ...] = (
-        lambda: tokenizer.decode(tokenizer.encode(TEXT)),
-        lambda: tokenizer.decode(range(min(400, tokenizer.vocab_size))),
+        lambda: _stream(tokenizer, tokenizer.encode(TEXT)),
+        lambda: _stream(tokenizer, range(min(400, tokenizer.vocab_size))),
         lambda: tokenizer.encode_bytes(b"\xff fox"),
         lambda: tokenizer.byte_table(),
         lambda: tokenizer([TEXT, "a"], padding=True),
@@ -118,6 +121,17 @@ def _use_tokenizer(tokenizer: Tokenizer) -> None:
         except ValueError as error:  # documented for texts that a vocabulary can't express
             if not str(error):
                 raise AssertionError("an empty message") from None
+
+
+def _stream(tokenizer: Tokenizer, ids: Sequence[int]) -> None:
+    from gpt2fast.text.incremental import IncrementalDecoder
+
+    for skip in (True, False):
+        whole = tokenizer.decode(ids, skip_special_tokens=skip)
+        decoder = IncrementalDecoder(tokenizer, skip_special_tokens=skip)
+        text = "".join(decoder.feed([token]) for token in ids) + decoder.feed([], final=True)
+        if text != whole:
+            raise AssertionError(f"the stream is {text!r:.120}, the whole {whole!r:.120}")
 
 
 def _sentencepiece(directory: Path) -> tuple[list[Path], Read]:
@@ -307,15 +321,17 @@ def _test_data(directory: Path) -> tuple[list[Path], Read]:
     return files, read
 
 
-_JSON, _TEXT = {".json": mutate_json}, {".txt": containers.mutate_text}
+_JSON: dict[str, Mutation] = {".json": containers.either(mutate_json, mild_json)}
+_TEXT: dict[str, Mutation] = {".txt": containers.mutate_text}
+_ZIP = containers.either(containers.mutate_zip, mild_zip)
 _ONNX: dict[str, Mutation] = {".onnx": mutate_protobuf}
 _LINES: dict[str, Mutation] = {".jsonl": mutate_lines, **_JSON}
 _OF_CHECKPOINT: dict[str, dict[str, Mutation]] = {
-    "safetensors": {".safetensors": containers.mutate_safetensors},
+    "safetensors": {".safetensors": containers.either(containers.mutate_safetensors, mild_safetensors)},
     "shard-index": _JSON,
     "config": _JSON,
-    "torch-zip": {".bin": containers.mutate_zip},
-    "torch-legacy": {".bin": containers.mutate_pickle},
+    "torch-zip": {".bin": _ZIP},
+    "torch-legacy": {".bin": containers.either(containers.mutate_pickle, mild_pickle)},
     "gguf": {".gguf": containers.mutate_gguf},
     "onnx": _ONNX,
     "onnx-external": _ONNX,
@@ -326,7 +342,10 @@ _OF_CHECKPOINT: dict[str, dict[str, Mutation]] = {
 READERS: dict[str, Reader] = {
     **{name: Reader(partial(_checkpoint, name), _OF_CHECKPOINT[name]) for name in SAMPLES},
     "adapter-config": Reader(_adapter, _JSON),
-    "tokenizer-json": Reader(lambda directory: _tokenizers(directory, "tokenizer.json"), _JSON),
+    "tokenizer-json": Reader(
+        lambda directory: _tokenizers(directory, "tokenizer.json"),
+        {".json": containers.either(mutate_json, *[mutate_tokenizer] * 4)},
+    ),
     "vocabularies": Reader(
         lambda directory: _tokenizers(
             *(directory, "vocab.json", "merges.txt", "vocab.txt", "added_tokens.json"),
@@ -335,7 +354,7 @@ READERS: dict[str, Reader] = {
         {**_JSON, **_TEXT},
     ),
     "sentencepiece": Reader(_sentencepiece, {".model": mutate_protobuf}),
-    "trained": Reader(_trained, {".pt": containers.mutate_zip}),
+    "trained": Reader(_trained, {".pt": _ZIP}),
     "chat-template": Reader(_chat_template, {".jinja": containers.mutate_text}, (ValueError,)),
     "model-directory": Reader(_model_directory, {**_JSON, **_ONNX}, (ModelError, ValueError)),
     "prefix": Reader(_prefix, {".prefix": containers.mutate_checksummed}),

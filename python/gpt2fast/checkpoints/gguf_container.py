@@ -15,7 +15,9 @@ from gpt2fast.errors import ModelError
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
-_MAX_ENTRIES = 1 << 16
+_MAX_METADATA = 1 << 16
+#: Those of 1,300 layers; the largest GPT-2 has 48.
+_MAX_TENSORS = 1 << 14
 #: The most items of all arrays together: a vocabulary has a text, a type, a score and a merge for each token.
 _MAX_ITEMS = 1 << 20
 _MAX_STRING = 1 << 20
@@ -62,8 +64,8 @@ def read_container(file: BinaryFile) -> Container:
         raise ModelError(
             f"{file.path}: has GGUF version {version}; little-endian versions 2 and 3 are supported"
         )
-    tensor_count = cursor.count(_MIN_TENSOR, _MAX_ENTRIES, "tensors")
-    metadata_count = cursor.count(_MIN_METADATA, _MAX_ENTRIES, "metadata entries")
+    tensor_count = cursor.count(_MIN_TENSOR, _MAX_TENSORS, "tensors")
+    metadata_count = cursor.count(_MIN_METADATA, _MAX_METADATA, "metadata entries")
     metadata: dict[str, Any] = {}
     for _ in range(metadata_count):
         key = cursor.string()

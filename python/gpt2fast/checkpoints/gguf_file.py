@@ -10,7 +10,7 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -193,16 +193,26 @@ def _stored(file: BinaryFile, name: str, info: TensorInfo) -> _Stored:
         raise ImportError(
             f"{file.path}: the tensor {name!r} is quantised; to read it, pip install 'gpt2fast[gguf]'"
         ) from error
+    blocks = _block_format(gguf, info.type_id)
+    if blocks is None:
+        raise ModelError(f"{file.path}: the tensor {name!r} has the unsupported type {info.type_id}")
+    return _Stored(file, name, info, *blocks)
+
+
+@lru_cache(64)
+def _block_format(gguf: Any, type_id: int) -> tuple[int, int, _Decode] | None:
+    """Numbers and bytes of a block, and what expands it; None for a type that the package ``gguf`` doesn't.
+
+    Only trying tells which types it expands, which takes too long for each of many tensors.
+    """
     try:
-        kind = gguf.GGMLQuantizationType(info.type_id)
+        kind = gguf.GGMLQuantizationType(type_id)
         block, block_bytes = gguf.GGML_QUANT_SIZES[kind]
         decode = partial(_decode_blocks, gguf.quants.dequantize, kind)
         decode(np.zeros((1, block_bytes), np.uint8))
-    except (ValueError, KeyError, NotImplementedError) as error:
-        raise ModelError(
-            f"{file.path}: the tensor {name!r} has the unsupported type {info.type_id}"
-        ) from error
-    return _Stored(file, name, info, block, block_bytes, decode)
+    except (ValueError, KeyError, NotImplementedError):
+        return None
+    return block, block_bytes, decode
 
 
 def _decode_plain(dtype_name: str, raw: NDArray[np.uint8]) -> NDArray[np.float32]:

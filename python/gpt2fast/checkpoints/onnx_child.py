@@ -32,7 +32,14 @@ DTYPES = frozenset(
 _NO_MEMORY = ("bad_alloc", "bad allocation", "allocate memory", "out of memory", "length_error")
 # The setting of a session for the folder of the external data of a model in memory.
 _FOLDER_OF_EXTERNAL_DATA = "session.model_external_initializers_file_folder_path"
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
+# Linux's Landlock: numbers of its calls, and the rights that each version knows, as in linux/landlock.h.
+_LANDLOCK_CREATE, _LANDLOCK_RESTRICT = 444, 446
+_LANDLOCK_VERSION = 1
+_READING = 1 << 2 | 1 << 3
+_FILE_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
+_TCP, _TCP_SINCE = 1 << 0 | 1 << 1, 4
+_SCOPES, _SCOPES_SINCE = 1 << 0 | 1 << 1, 6
 
 
 def write_message(
@@ -135,9 +142,11 @@ def _answer(answers: BufferedWriter, work: Callable[[], tuple[Any, dict[str, Any
 def _session(
     requests: BufferedReader, answers: BufferedWriter, settings: dict[str, Any]
 ) -> tuple[Any, dict[str, Any], list[Any]]:
+    confine()  # before the library starts a thread, which would keep its rights
     import onnxruntime
 
     onnxruntime.disable_telemetry_events()
+    _start_nothing()
     _limit_memory(settings["memory_bytes"])
     _limit_time(settings["seconds"])
     write_message(answers, {"ready": True})
@@ -150,6 +159,7 @@ def _session(
     session = onnxruntime.InferenceSession(
         read_exactly(requests, settings["model_bytes"]), options, providers=["CPUExecutionProvider"]
     )
+    _open_no_more()
     inputs = [[one.name, one.type, one.shape] for one in session.get_inputs()]
     return session, {"inputs": inputs, "outputs": [one.name for one in session.get_outputs()]}, []
 
@@ -165,6 +175,59 @@ def _run(
         if not isinstance(output, np.ndarray) or output.dtype.name not in DTYPES:
             raise TypeError("an output is not an array of numbers")
     return None, {}, outputs
+
+
+def confine() -> None:
+    """Give up what no graph needs, where the system has such limits, in case a graph takes this process over.
+
+    It writes no files, and on Linux with Landlock changes and runs no files, makes no connections by TCP, and
+    signals no other process. It can still read what its user can.
+    """
+    if sys.platform == "win32":
+        return
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    if sys.platform.startswith("linux"):
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        _restrict_files(libc)
+
+
+def _restrict_files(libc: ctypes.CDLL) -> None:
+    """Rights to read alone; nothing happens where the kernel has no Landlock."""
+    version = libc.syscall(_LANDLOCK_CREATE, None, 0, _LANDLOCK_VERSION)
+    if version < 1:
+        return
+    files = (1 << _FILE_RIGHTS.get(version, max(_FILE_RIGHTS.values()))) - 1
+    rights = [files & ~_READING]
+    if version >= _TCP_SINCE:
+        rights.append(_TCP)
+    if version >= _SCOPES_SINCE:
+        rights.append(_SCOPES)
+    attributes = struct.pack(f"={len(rights)}Q", *rights)
+    ruleset = libc.syscall(_LANDLOCK_CREATE, attributes, len(attributes), 0)
+    if ruleset >= 0:
+        libc.syscall(_LANDLOCK_RESTRICT, ruleset, 0)
+        os.close(ruleset)
+
+
+def _start_nothing() -> None:
+    """Start no more threads and processes; root may still."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+
+
+def _open_no_more() -> None:
+    """Open no more files: the model is loaded with its external data."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))
 
 
 def _limit_memory(more: int) -> None:

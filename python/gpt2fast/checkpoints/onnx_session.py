@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from gpt2fast.checkpoints import onnx_child
 from gpt2fast.checkpoints.onnx_limits import OnnxLimits
 from gpt2fast.errors import ModelError
-from gpt2fast.storage.files import find_inside, read_bytes
+from gpt2fast.storage.files import find_inside, read_bytes, stored_bytes
 
 _MAX_MODEL_BYTES = (1 << 31) - 1
 #: What a graph may take: so much, and so many times its model's bytes.
@@ -171,11 +171,13 @@ def open_session(path: Path) -> Iterator[Session]:
     RuntimeError
         There is no Python to start.
     """
-    data = read_bytes(Path(os.path.realpath(path)), _MAX_MODEL_BYTES)
-    data, folder, external_bytes = _with_resolved_links(data, path)
+    resolved = Path(os.path.realpath(path))
+    data = read_bytes(resolved, _MAX_MODEL_BYTES)
+    data, folder, external = _with_resolved_links(data, path)
+    size = sum(map(stored_bytes, {resolved, *external}))
     process = _start_process()
     try:
-        session = Session(process, path, data, folder, len(data) + external_bytes)
+        session = Session(process, path, data, folder, size)
         del data  # of up to two gigabytes
         yield session
     finally:
@@ -203,8 +205,8 @@ def _start_process() -> subprocess.Popen[bytes]:
         raise RuntimeError(f"{_NO_PROCESS}: {error}") from None
 
 
-def _with_resolved_links(data: bytes, path: Path) -> tuple[bytes, Path, int]:
-    """The model, the folder of its external data, which is where links of the hub's cache lead to, its bytes.
+def _with_resolved_links(data: bytes, path: Path) -> tuple[bytes, Path, set[Path]]:
+    """The model, the folder of its external data, which is where links of the hub's cache lead to, its files.
 
     ONNX Runtime takes no links out of a folder. Raises ModelError unless every external tensor lies in a
     regular file beside the model.
@@ -226,14 +228,13 @@ def _with_resolved_links(data: bytes, path: Path) -> tuple[bytes, Path, int]:
         if found is None:
             raise ModelError(f"{path}: its weights are in {location!r}, which is not beside it")
         places[location] = found
-    size = sum(place.stat().st_size for place in set(places.values()))
     home = Path(os.path.realpath(path.parent))
     folders = {place.parent for place in places.values()}
     if folders <= {home} or len(folders) > 1:
-        return data, home, size
+        return data, home, set(places.values())
     for entry in entries:
         entry.value = places[entry.value].name
-    return model.SerializeToString(), folders.pop(), size
+    return model.SerializeToString(), folders.pop(), set(places.values())
 
 
 def _tensors(model: Any) -> Iterator[Any]:

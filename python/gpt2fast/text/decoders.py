@@ -113,7 +113,7 @@ class TokenPieces:
         self._probe = next(probes, "")
         # What such a mark becomes depends on what follows only at a token's end.
         end = decoding.word_end
-        is_odd = end is not None and (not end or any(end in token[: -len(end)] for token in tokens))
+        is_odd = end is not None and (not end or any(_has_within(token, end) for token in tokens))
         if not decoding.in_pieces or not self._probe or is_odd:
             raise ValueError(
                 f"the tokenizer's decoder ({decoding.name}) makes a text of all tokens together: single "
@@ -144,3 +144,8 @@ class TokenPieces:
     def ends_word(self, token: str) -> bool:
         """Whether the text of a token within a text ends in a space that its last one lacks."""
         return self.decoding.word_end is not None and token.endswith(self.decoding.word_end)
+
+
+def _has_within(token: str, mark: str) -> bool:
+    """Whether a mark is in a token elsewhere than at its end."""
+    return token.find(mark) not in (-1, len(token) - len(mark))

@@ -317,8 +317,10 @@ class Tokenizer(TransformersNames):
         return self._decode(self._checked_ids(ids), skip_special_tokens)
 
     def _decode(self, ids: list[int], skip_special_tokens: bool) -> str:
+        if skip_special_tokens:  # the package does not know those again that its normalizer changes
+            ids = [token for token in ids if token not in self._special]
         with explained("the tokens can't be decoded", ValueError):
-            text = self._backend.decode(ids, skip_special_tokens=skip_special_tokens)
+            text = self._backend.decode(ids, skip_special_tokens=False)
         return clean_up(text) if self._cleans_up else str(text)
 
     def decode_batch(self, batch: Iterable[Iterable[int]], *, skip_special_tokens: bool = True) -> list[str]:

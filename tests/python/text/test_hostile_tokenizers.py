@@ -18,7 +18,8 @@ from gpt2fast.loading.sources import embedded_model
 from gpt2fast.text import growth
 from gpt2fast.text.backend import explained, written
 from gpt2fast.text.clean_up import IncrementalCleanUp, clean_up
-from support.tokenizer_samples import write_sample
+from gpt2fast.text.incremental import IncrementalDecoder
+from support.tokenizer_samples import SAMPLES, write_sample
 
 FILE: dict[str, Any] = json.loads((embedded_model() / "tokenizer.json").read_text("utf-8"))
 VOCABULARY = FILE["model"]["vocab"]
@@ -182,6 +183,33 @@ def test_a_panic_for_want_of_memory_is_a_memory_error() -> None:
         written(Failing())  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="it can't: index out of range"), explained("it can't", ValueError):
         raise panic("index out of range")
+
+
+def streamed(tokenizer: Tokenizer, ids: list[int], **options: Any) -> str:
+    decoder = IncrementalDecoder(tokenizer, **options)
+    return "".join(decoder.feed([token]) for token in ids) + decoder.feed([], final=True)
+
+
+def test_special_tokens_that_the_normalizer_changes_are_special() -> None:
+    """The package looks for them by what they become."""
+    values = SAMPLES["byte_fallback"]()["tokenizer.json"]
+    values["added_tokens"][1]["normalized"] = True
+    tokenizer = Tokenizer(json.dumps(values))
+    ids = tokenizer.encode("at once")
+    assert ids[0] == 1
+    assert tokenizer.decode(ids) == streamed(tokenizer, ids) == tokenizer.decode(ids[1:])
+    whole = tokenizer.decode(ids, skip_special_tokens=False)
+    assert streamed(tokenizer, ids, skip_special_tokens=False) == whole
+    assert whole.startswith("<s>")
+
+
+@pytest.mark.parametrize("token", ["o</w>x", "</w>ab", "a</w>b</w>", "</w></w>"])
+def test_marks_within_tokens_are_not_streamed(token: str) -> None:
+    """What they become depends on what follows, which the end of a stream tells too late."""
+    values = SAMPLES["word_end"]()["tokenizer.json"]
+    values["model"]["vocab"][token] = len(values["model"]["vocab"])
+    with pytest.raises(ValueError, match=r"decoder \(BPEDecoder\) makes a text of all tokens together"):
+        IncrementalDecoder(Tokenizer(json.dumps(values)))
 
 
 def test_dropout_of_training_is_not_applied() -> None:
