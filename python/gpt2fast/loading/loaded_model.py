@@ -307,8 +307,5 @@ def _read_tokenizer(
         return lambda vocab_size: Tokenizer.from_files(files, vocab_size=vocab_size, where=where)
     from gpt2fast.text.foreign import foreign_tokenizer
 
-    text, settings, template = foreign_tokenizer(tokenizer)
-    where = type(tokenizer).__name__
-    return lambda vocab_size: Tokenizer(
-        text, vocab_size=vocab_size, settings=settings, chat_template=template, where=where
-    )
+    foreign_tokenizer(tokenizer)  # one that can't be copied is refused before a long conversion
+    return lambda vocab_size: Tokenizer.from_transformers(tokenizer, vocab_size=vocab_size)
