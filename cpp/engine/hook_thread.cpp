@@ -49,7 +49,7 @@ void HookThread::let_go(std::shared_ptr<Call> call) noexcept {
   try {
     add(std::move(call));
   } catch (const std::exception&) {
-    // The system grants no thread, or no memory: the call has gone with `add`.
+    call.reset();  // the system grants no thread, or no memory, and the call has gone with add()
   }
 }
 
