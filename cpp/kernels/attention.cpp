@@ -54,7 +54,7 @@ int64_t tile_rows(const AttentionArguments& arguments, const Parallel& parallel)
                 longest = longest_sequence(arguments);
   int64_t least = kFewRows;
   while (least > kFewestRows && longest > least &&
-         divide_up(tokens, least) * arguments.shape.heads < kSharesPerThread * parallel.threads()) {
+         divide_up(tokens, least) * arguments.shape.heads < parallel.threads()) {
     least /= 2;
   }
   return std::clamp(divide_up(tokens, parallel.threads()), least, kAttentionTileRows);

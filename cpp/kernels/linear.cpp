@@ -19,7 +19,7 @@ constexpr int64_t kMaxRowTasks = 16;  // each has scratch memory in the workspac
 constexpr int64_t kSerialRowElements = int64_t{1} << 13;
 constexpr int64_t kSerialProducts = int64_t{1} << 16;
 // Each further thread costs the others about as much as so many weights take that it could read.
-constexpr int64_t kWeightsPerThread = int64_t{1} << 16;
+constexpr int64_t kWeightsPerThread = int64_t{1} << 15;
 constexpr int64_t kRowsPerReading = 8;  // up to so many, reading the weights takes longer than multiplying
 // From here on, several parts a thread even out delays.
 constexpr int64_t kLargeProducts = int64_t{1} << 25;

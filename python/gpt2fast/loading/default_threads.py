@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from gpt2fast.config import ModelConfig
 
-# A thread takes part in a step if it has so many weights to read: with less, waking it and waiting for it take
-# longer than what it does (docs/decisions/0048-threads-worth-waking.md).
+# A thread takes part in a step if it has so many weights to read: with less, waking it and waiting for it
+# take longer than what it does (docs/decisions/0048-threads-worth-waking.md).
 WEIGHTS_PER_THREAD = 1 << 19
 
 

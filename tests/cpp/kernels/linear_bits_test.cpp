@@ -93,7 +93,7 @@ TEST(thread_count_does_not_change_bits) {
   }
 }
 
-TEST(a_thread_is_woken_for_65536_weights_or_a_group_of_columns) {
+TEST(a_thread_is_woken_for_32768_weights_or_a_group_of_columns) {
   const auto woken = [](const Shape& shape, int threads, bool maxima = false) {
     const Problem problem(WeightFormat::kInt8, shape.in_features, shape.out_features);
     const std::vector<float> x = random_normal(shape.rows * shape.in_features, 1.0f, 17);
@@ -106,12 +106,12 @@ TEST(a_thread_is_woken_for_65536_weights_or_a_group_of_columns) {
   };
   using Woken = std::vector<int64_t>;
   CHECK(woken({1, 256, 256}, 64) == Woken({}));
-  CHECK(woken({1, 256, 272}, 64) == Woken({2}));
-  CHECK(woken({1, 256, 1024}, 64) == Woken({4}));
+  CHECK(woken({1, 256, 272}, 64) == Woken({3}));
+  CHECK(woken({1, 256, 1024}, 64) == Woken({8}));
   CHECK(woken({1, 256, 1024}, 3) == Woken({3}));
-  CHECK(woken({8, 256, 1024}, 64) == Woken({4}));  // still read once
-  CHECK(woken({9, 256, 1024}, 64) == Woken({8}));
-  CHECK(woken({1, 1024, 1100}, 64, true) == Woken({5}));  // 18 threads' weights in 5 groups of columns
+  CHECK(woken({8, 256, 1024}, 64) == Woken({8}));  // still read once
+  CHECK(woken({9, 256, 1024}, 64) == Woken({16}));
+  CHECK(woken({1, 1024, 1100}, 64, true) == Woken({5}));  // 35 threads' weights in 5 groups of columns
 }
 
 TEST(residual_may_be_the_output) {

@@ -38,7 +38,9 @@ def test_threads_grow_with_the_weights_up_to_the_cores(config: ModelConfig, core
     assert default_threads(config, cores) == threads
 
 
-def test_a_small_model_leaves_cores_alone_unless_it_is_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_small_model_leaves_cores_alone_unless_told_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(core, "usable_cores", lambda: 64)
     default, told = GPT2.from_pretrained(), GPT2.from_pretrained(threads=20)
     assert (default.threads, told.threads) == (11, 20)
