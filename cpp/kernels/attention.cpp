@@ -48,9 +48,16 @@ bool some_unwanted(const AttentionArguments& arguments) {
 // The height of a tile of queries. It gives each thread tiles of its own: threads that share a tile's heads
 // read each other's rows.
 int64_t tile_rows(const AttentionArguments& arguments, const Parallel& parallel) {
-  constexpr int64_t kFewRows = 32;  // below this, reading keys and values again costs more
-  const int64_t rows = divide_up(arguments.sequence_starts[arguments.sequences], parallel.threads());
-  return std::clamp(rows, kFewRows, kAttentionTileRows);
+  constexpr int64_t kFewRows = 32;    // below this, reading keys and values again costs more,
+  constexpr int64_t kFewestRows = 8;  // unless threads would have nothing to do
+  const int64_t tokens = arguments.sequence_starts[arguments.sequences],
+                longest = longest_sequence(arguments);
+  int64_t least = kFewRows;
+  while (least > kFewestRows && longest > least &&
+         divide_up(tokens, least) * arguments.shape.heads < parallel.threads()) {
+    least /= 2;
+  }
+  return std::clamp(divide_up(tokens, parallel.threads()), least, kAttentionTileRows);
 }
 
 enum class Work {
@@ -65,13 +72,15 @@ class UnitList {
  public:
   UnitList(const AttentionArguments& arguments, Work work, int64_t tile_rows)
       : arguments_(arguments), work_(work), tile_rows_(tile_rows) {
-    for_each_tile(
-        [this](int64_t, int64_t, int64_t, int64_t cost) { total_ += cost * arguments_.shape.heads; });
+    for_each_tile([this](int64_t, int64_t, int64_t, int64_t cost) {
+      units_ += arguments_.shape.heads;
+      total_ += cost * arguments_.shape.heads;
+    });
   }
 
   // The number of shares that the list is worth cutting into; at least 1, unless there is nothing to do.
   int64_t shares(int64_t threads) const {
-    return std::min(divide_up(total_, kShareCost), kSharesPerThread * threads);
+    return std::min({divide_up(total_, kShareCost), kSharesPerThread * threads, units_});
   }
 
   // Calls visit(sequence, heads, first_row, rows) for the units whose middle lies in the given share of the
@@ -120,6 +129,7 @@ class UnitList {
   const AttentionArguments& arguments_;
   Work work_;
   int64_t tile_rows_;
+  int64_t units_ = 0;
   int64_t total_ = 0;
 };
 

@@ -18,6 +18,9 @@ constexpr int64_t kMaxRowTasks = 16;  // each has scratch memory in the workspac
 // Up to these sizes, one thread prepares rows or multiplies faster than several.
 constexpr int64_t kSerialRowElements = int64_t{1} << 13;
 constexpr int64_t kSerialProducts = int64_t{1} << 16;
+// Each further thread costs the others about as much as so many weights take that it could read.
+constexpr int64_t kWeightsPerThread = int64_t{1} << 15;
+constexpr int64_t kRowsPerReading = 8;  // up to so many, reading the weights takes longer than multiplying
 // From here on, several parts a thread even out delays.
 constexpr int64_t kLargeProducts = int64_t{1} << 25;
 constexpr int64_t kTasksPerThread = 4;
@@ -73,6 +76,22 @@ struct Tasks {
   int64_t panels;  // parts that the panels are cut into, for each part of the tiles
 };
 
+// The number of threads that the products are worth.
+int64_t threads_worth(const LinearTask& task, int64_t threads) {
+  const LinearArguments& a = task.arguments;
+  const int64_t weights = a.in_features * task.panels * kPanelColumns;
+  if (a.rows * weights <= kSerialProducts) return 1;
+  const int64_t read = weights * divide_up(a.rows, kRowsPerReading);
+  return std::min(threads, std::max<int64_t>(2, divide_up(read, kWeightsPerThread)));
+}
+
+// Panels that one task takes together: where maxima are reported or outputs summed up, a group of columns.
+int64_t panels_together(const LinearArguments& arguments) {
+  static_assert(kMaximaColumns == kVocabularyBlock);
+  const bool grouped = arguments.maxima != nullptr || arguments.output_sums.columns != nullptr;
+  return grouped ? kMaximaColumns / kPanelColumns : 1;
+}
+
 Tasks cut(const LinearTask& task, const RowGroups& groups, bool ready, int64_t threads) {
   const LinearArguments& a = task.arguments;
   Tasks tasks = {};
@@ -80,26 +99,24 @@ Tasks cut(const LinearTask& task, const RowGroups& groups, bool ready, int64_t t
   tasks.rows = a.rows * a.in_features <= kSerialRowElements ? 1 : std::min(groups.tiles, kMaxRowTasks);
   if (ready) tasks.rows = 0;
   const int64_t products = a.rows * a.in_features * task.panels * kPanelColumns;
-  int64_t wanted = products <= kSerialProducts ? 1 : threads;
+  int64_t wanted = threads_worth(task, threads);
   if (wanted > 1 && products >= kLargeProducts) wanted *= kTasksPerThread;
+  const int64_t column_groups = divide_up(task.panels, panels_together(a));
   if (groups.owned()) {
     tasks.tiles = groups.count;
-    tasks.panels = std::min(divide_up(wanted, groups.count), task.panels);
+    tasks.panels = std::min(divide_up(wanted, groups.count), column_groups);
   } else {
-    tasks.panels = std::min(wanted, task.panels);
+    tasks.panels = std::min(wanted, column_groups);
     tasks.tiles = std::min(divide_up(wanted, tasks.panels), task.tiles.count);
   }
   return tasks;
 }
 
-// The panels of one of `parts` tasks; where maxima are reported or outputs summed up, in whole groups of
-// columns.
+// The panels of one of `parts` tasks.
 Range panel_range(const LinearTask& task, int64_t index, int64_t parts) {
-  static_assert(kMaximaColumns == kVocabularyBlock);
-  const bool grouped = task.arguments.maxima != nullptr || task.arguments.output_sums.columns != nullptr;
-  const int64_t group = grouped ? kMaximaColumns / kPanelColumns : 1;
-  const Range groups = part(divide_up(task.panels, group), index, parts);
-  return {groups.begin * group, std::min(groups.end * group, task.panels)};
+  const int64_t together = panels_together(task.arguments);
+  const Range groups = part(divide_up(task.panels, together), index, parts);
+  return {groups.begin * together, std::min(groups.end * together, task.panels)};
 }
 
 }  // namespace

@@ -80,9 +80,11 @@ void run_phases(int64_t first, int64_t second, const Parallel& parallel, const F
     parallel.run(second, run_second);  // in shards as well, if the pool is the engine's
     return;
   }
-  Shards firsts(first, parallel.threads()), seconds(second, parallel.threads());
+  // Threads for which there is nothing to do are not woken.
+  const int64_t threads = std::min<int64_t>(parallel.threads(), std::max(first, second));
+  Shards firsts(first, threads), seconds(second, threads);
   Counter done;
-  parallel.run(parallel.threads(), [&](int64_t thread) noexcept {
+  parallel.run(threads, [&](int64_t thread) noexcept {
     firsts.run(thread, [&](int64_t index) noexcept {
       run_first(index);
       done.add_done();

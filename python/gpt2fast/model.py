@@ -82,7 +82,7 @@ class GPT2(NotOfModels):
         calibrate : str or path, optional
             For int4: a UTF-8 text like those that the model will read, of 1,024 tokens or more; less is lost.
         threads : int, optional
-            The number of threads. Default: the cores that this process may use.
+            Default: the cores that this process may use, at most one for every 524,288 weights of the model.
         tokenizer : Tokenizer, path or str, optional
             Replaces the model's own: a tokenizer, a ``tokenizer.json``, a ``vocab.json`` beside its
             ``merges.txt``, a SentencePiece model, a directory with one of these, or the id of a model on the

@@ -36,7 +36,10 @@ model_option = click.option(
     help="Model directory, checkpoint, model file or hub id. Default: the small embedded model.",
 )
 threads_option = click.option(
-    "--threads", type=int, metavar="N", help="Default: the cores this process may use."
+    "--threads",
+    type=int,
+    metavar="N",
+    help="Default: the cores it may use, fewer for a small model.",
 )
 kv_cache_option = click.option(
     "--kv-cache",

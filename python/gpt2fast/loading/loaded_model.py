@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 from gpt2fast._native import core, load_runtime
 from gpt2fast._validation import Check, Choice, Integer, Real
 from gpt2fast.errors import ModelError
+from gpt2fast.loading.default_threads import default_threads
 from gpt2fast.loading.sources import Precision, find_model_directory
 from gpt2fast.storage.model_directory import MODEL_NAME, ModelDirectory, no_text, open_model_directory
 from gpt2fast.text.lazy_tokenizer import lazy_tokenizer
@@ -174,7 +175,7 @@ class LoadedModel:
             n_positions=config.n_positions,
             vocab_size=config.vocab_size,
             cache_format=KV_CACHES[self.kv_cache],
-            threads=core.usable_cores() if settings.threads is None else settings.threads,
+            threads=settings.threads or default_threads(config, core.usable_cores()),
             max_sequences=settings.max_sequences,
             max_step_tokens=max(_MAX_STEP_TOKENS, settings.max_sequences),
             prefix_cache_bytes=settings.prefix_cache_bytes,

@@ -3,6 +3,7 @@
 #include "kernels/attention.h"
 
 #include "support/attention_testing.h"
+#include "support/recorded_runs.h"
 
 using namespace gpt2fast;
 using namespace gpt2fast::testing;
@@ -57,11 +58,27 @@ TEST(same_bits_for_any_number_of_threads) {
     const std::vector<float> qkv = random_qkv(shape, 300, 4);
     for (Isa isa : available_isas()) {
       const std::vector<float> expected = run_alone(shape, qkv, {101, 198, 1}, {isa, 1});
-      for (int threads : {2, 3, 7}) {
+      for (int threads : {2, 3, 7, 64}) {
         CHECK_EQ(count_different(expected, run_alone(shape, qkv, {101, 198, 1}, {isa, threads})), 0);
       }
     }
   }
+}
+
+TEST(threads_are_woken_for_heads_and_tiles_that_there_are) {
+  const CacheShape shape = make_shape(4, 64, 300, kInt8);
+  const std::vector<float> qkv = random_qkv(shape, 300, 5);
+  Cache cache(shape, 1, 0);
+  const auto woken = [&](int64_t first, int64_t count, int threads) {
+    const RecordedRuns pool(threads);
+    cache.step({{0, &qkv, first, count}}, active_isa(), pool);
+    return pool.woken();
+  };
+  CHECK(woken(0, 299, 4) == std::vector<int64_t>({4}));
+  CHECK(woken(299, 1, 64) == std::vector<int64_t>({4}));   // heads
+  CHECK(woken(0, 128, 8) == std::vector<int64_t>({8}));    // 4 tiles of 32 rows, 4 heads
+  CHECK(woken(0, 128, 64) == std::vector<int64_t>({64}));  // 16 tiles of 8 rows, 4 heads
+  CHECK(woken(0, 20, 64) == std::vector<int64_t>({4}));    // too few to cut
 }
 
 TEST(same_bits_whatever_shares_the_step) {

@@ -1,5 +1,6 @@
 // linear(): the promise that a row's bits depend on the row and the weights alone.
 #include "support/linear_testing.h"
+#include "support/recorded_runs.h"
 #include "system/thread_parallel.h"
 
 using namespace gpt2fast;
@@ -86,10 +87,31 @@ TEST(thread_count_does_not_change_bits) {
       const std::vector<float> residual = random_normal(shape.rows * shape.out_features, 1.0f, 14);
       const LinearArguments a = problem.fused(x, residual);
       const std::vector<float> expected = run(a, active_isa());
-      for (int threads : {2, 3, 7})
+      for (int threads : {2, 3, 7, 64})
         CHECK_EQ(count_different(run(a, active_isa(), ThreadParallel(threads)), expected), 0);
     }
   }
+}
+
+TEST(a_thread_is_woken_for_32768_weights_or_a_group_of_columns) {
+  const auto woken = [](const Shape& shape, int threads, bool maxima = false) {
+    const Problem problem(WeightFormat::kInt8, shape.in_features, shape.out_features);
+    const std::vector<float> x = random_normal(shape.rows * shape.in_features, 1.0f, 17);
+    std::vector<float> largest(static_cast<size_t>(shape.rows * maxima_floats(shape.out_features)));
+    LinearArguments a = problem.arguments(x);
+    if (maxima) a.maxima = largest.data();
+    const RecordedRuns pool(threads);
+    run(a, active_isa(), pool);
+    return pool.woken();
+  };
+  using Woken = std::vector<int64_t>;
+  CHECK(woken({1, 256, 256}, 64) == Woken({}));
+  CHECK(woken({1, 256, 272}, 64) == Woken({3}));
+  CHECK(woken({1, 256, 1024}, 64) == Woken({8}));
+  CHECK(woken({1, 256, 1024}, 3) == Woken({3}));
+  CHECK(woken({8, 256, 1024}, 64) == Woken({8}));  // still read once
+  CHECK(woken({9, 256, 1024}, 64) == Woken({16}));
+  CHECK(woken({1, 1024, 1100}, 64, true) == Woken({5}));  // 35 threads' weights in 5 groups of columns
 }
 
 TEST(residual_may_be_the_output) {

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "support/recorded_runs.h"
 #include "support/testing.h"
 #include "system/thread_parallel.h"
 
@@ -50,6 +51,16 @@ TEST(every_task_runs_once_and_the_second_kind_after_the_first) {
       }
     }
   }
+}
+
+TEST(threads_without_a_task_are_not_woken) {
+  const gpt2fast::testing::RecordedRuns pool(64);
+  const auto nothing = [](int64_t) noexcept {};
+  run_phases(1, 5, pool, nothing, nothing);
+  run_phases(3, 5, pool, nothing, nothing);
+  run_phases(8, 2, pool, nothing, nothing);
+  run_phases(8, 200, pool, nothing, nothing);
+  CHECK(pool.woken() == std::vector<int64_t>({5, 5, 8, 64}));
 }
 
 TEST(whoever_is_done_helps_the_others) {

@@ -44,6 +44,11 @@ class Cache {
 
   // Runs one step and returns the parts' outputs, one after another: [tokens, width].
   std::vector<float> step(const std::vector<Part>& parts, const Machine& machine, int64_t layer = 0) {
+    return step(parts, machine.isa, ThreadParallel(machine.threads), layer);
+  }
+
+  std::vector<float> step(const std::vector<Part>& parts, Isa isa, const Parallel& parallel,
+                          int64_t layer = 0) {
     const int64_t width = shape_.heads * shape_.head_dim;
     std::vector<float> qkv;
     std::vector<int32_t> starts = {0}, slots, lengths, begins, ends;
@@ -69,8 +74,8 @@ class Cache {
     arguments.wanted_ends = ends.data();
     arguments.cache = bytes_.data() + layer * shape_.layer_stride();
     arguments.y = y.data();
-    const TestWorkspace workspace(attention_workspace(arguments, machine.threads, kernels(machine.isa)));
-    cached_attention(arguments, ThreadParallel(machine.threads), workspace.parts(), kernels(machine.isa));
+    const TestWorkspace workspace(attention_workspace(arguments, parallel.threads(), kernels(isa)));
+    cached_attention(arguments, parallel, workspace.parts(), kernels(isa));
     return y;
   }
 
