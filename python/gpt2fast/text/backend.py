@@ -14,6 +14,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from gpt2fast.errors import ModelError
 from gpt2fast.storage.files import MAX_JSON_ITEMS, MAX_MERGES, parse_json_object
+from gpt2fast.text.charsmap import check_charsmaps
 from gpt2fast.text.growth import check_growth, check_lengths
 
 #: A tokenizer of the package.
@@ -57,6 +58,7 @@ def read_backend(tokenizer_json: str, where: str) -> Backend:
     """
     values = parse_json_object(tokenizer_json, f"{where}: not a tokenizer")
     _check_vocabulary(values.get("model"), where)
+    check_charsmaps(values.get("normalizer"), where)
     with explained(f"{where}: not a tokenizer"):
         backend = Backend.from_str(tokenizer_json)
         check_growth(backend, where)

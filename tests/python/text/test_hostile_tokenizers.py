@@ -39,6 +39,14 @@ def made(model: dict[str, Any] | None = None, **parts: Any) -> Tokenizer:
     return Tokenizer(json.dumps({**FILE, **parts, "model": {**FILE["model"], **(model or {})}}))
 
 
+def charsmap_of(claimed: int) -> dict[str, str]:
+    """A map of characters that claims so many bytes and has two."""
+    return {
+        "type": "Precompiled",
+        "precompiled_charsmap": base64.b64encode(struct.pack("<I", claimed) + b"ab").decode(),
+    }
+
+
 @pytest.mark.parametrize(
     ("model", "parts", "message"),
     [
@@ -55,6 +63,12 @@ def made(model: dict[str, Any] | None = None, **parts: Any) -> Tokenizer:
             {},
             {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}},
             "not a tokenizer: Prec",
+        ),
+        ({}, {"normalizer": charsmap_of(2**32 - 4096)}, "claims 4294963200 bytes and has 2"),
+        (
+            {},
+            {"normalizer": {"type": "Sequence", "normalizers": [{"type": "NFC"}, charsmap_of(3)]}},
+            r"the map of characters in its normalizer .* claims 3 bytes and has 2",
         ),
         ({}, {"post_processor": template(None)}, "not a tokenizer: no entry found"),
         ({}, {"post_processor": template(99_999)}, "post_processor adds the token id 99999.* ends at 4095"),
