@@ -21,6 +21,7 @@ UNTESTED = {
     "kernels/isa/avx512_bf16.cpp": "as amx.cpp",
     "kernels/isa/avx_vnni.cpp": "as amx.cpp",
     "kernels/isa/neon.cpp": "as amx.cpp",
+    "kernels/isa/neon_i8mm.cpp": "as amx.cpp",
     "kernels/isa/portable.cpp": "as amx.cpp",
 }
 

@@ -64,7 +64,7 @@ TABLE: list[tuple[str, list[Any], list[Any], list[Any]]] = [
     ("early_stopping", [False], [1, "always", None], []),
     ("logprobs", [0, 5, None], [1.5, True], [-1, 5000]),
     ("echo", [True, False], [1, None], []),
-    ("logits_processor", [(), (print, len)], [5, [5], "f", None], [[print] * 65]),
+    ("logits_processor", [(), (print, print)], [5, [5], "f", None, [len]], [[print] * 65]),
     ("regex", [None, "a+"], [5, b"a", ["a"]], ["", "a" * (2**20 + 1)]),
     ("json_schema", [None, '{"type": "string"}'], [5, True, [{}]], ["", {"x": math.nan}, {"x": {1}}]),
     ("grammar", [None, 'start: "a"'], [5, b"a", ["a"]], ["", "a" * (2**20 + 1)]),
