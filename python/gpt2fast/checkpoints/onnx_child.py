@@ -146,7 +146,7 @@ def _session(
     import onnxruntime
 
     onnxruntime.disable_telemetry_events()
-    _start_nothing()
+    _allow_none("RLIMIT_NPROC")  # threads and processes; root may still start some
     _limit_memory(settings["memory_bytes"])
     _limit_time(settings["seconds"])
     write_message(answers, {"ready": True})
@@ -159,7 +159,7 @@ def _session(
     session = onnxruntime.InferenceSession(
         read_exactly(requests, settings["model_bytes"]), options, providers=["CPUExecutionProvider"]
     )
-    _open_no_more()
+    _allow_none("RLIMIT_NOFILE")  # the model is loaded with its external data
     inputs = [[one.name, one.type, one.shape] for one in session.get_inputs()]
     return session, {"inputs": inputs, "outputs": [one.name for one in session.get_outputs()]}, []
 
@@ -183,11 +183,7 @@ def confine() -> None:
     It writes no files, and on Linux with Landlock changes and runs no files, makes no connections by TCP, and
     signals no other process. It can still read what its user can.
     """
-    if sys.platform == "win32":
-        return
-    import resource
-
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    _allow_none("RLIMIT_FSIZE")
     if sys.platform.startswith("linux"):
         libc = ctypes.CDLL(None, use_errno=True)
         libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
@@ -212,22 +208,13 @@ def _restrict_files(libc: ctypes.CDLL) -> None:
         os.close(ruleset)
 
 
-def _start_nothing() -> None:
-    """Start no more threads and processes; root may still."""
+def _allow_none(limit: str) -> None:
+    """Set one of the system's limits to nothing, where it has them."""
     if sys.platform == "win32":
         return
     import resource
 
-    resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
-
-
-def _open_no_more() -> None:
-    """Open no more files: the model is loaded with its external data."""
-    if sys.platform == "win32":
-        return
-    import resource
-
-    resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))
+    resource.setrlimit(getattr(resource, limit), (0, 0))
 
 
 def _limit_memory(more: int) -> None:
